@@ -1,0 +1,28 @@
+"""The errors a user of scattervae can meet; the command line prints each as one line."""
+
+
+class ScatterVaeError(Exception):
+    """Anything wrong with what the user gave: data, settings, stores or checkpoints.
+
+    The message says where, what was found, what was expected and the way out.
+    """
+
+
+class DataError(ScatterVaeError):
+    """A file or table holds no spectra that can be read."""
+
+
+class RecipeError(ScatterVaeError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class StoreError(ScatterVaeError):
+    """A spectrum store is missing, incomplete or of another make."""
+
+
+class CheckpointError(ScatterVaeError):
+    """A model folder is missing, incomplete, or does not fit the data it is given."""
+
+
+class TrainingError(ScatterVaeError):
+    """Training cannot go on: the loss is not a number, or nothing is left to train on."""

@@ -1,0 +1,351 @@
+"""Stars in memory: coefficients and errors in archive units, with what is known against each star."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum, IntFlag
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from scattervae.arrays import (
+    CoeffArray,
+    FluxArray,
+    LabelArray,
+    SourceIds,
+    StarArray,
+    StarFlags,
+    StarMask,
+    Wavelengths,
+)
+from scattervae.errors import DataError
+
+
+class Flag(IntFlag):
+    """What is known against a star, as bits of its ``flags`` column; 0 means nothing."""
+
+    MISSING_BP = 1
+    MISSING_RP = 2
+    BAD_COEFFS = 4
+    BAD_ERRORS = 8
+    NO_G_FLUX = 16
+    DUPLICATE = 32
+    INFERRED = 64
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for tables, logs and documentation."""
+        return _FLAG_MEANINGS[self]
+
+
+_FLAG_MEANINGS = {
+    Flag.MISSING_BP: "the star has no BP coefficients",
+    Flag.MISSING_RP: "the star has no RP coefficients",
+    Flag.BAD_COEFFS: "a coefficient is not finite, or a band has the wrong number of them",
+    Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
+    Flag.NO_G_FLUX: "no positive G flux in the table or from the coefficients",
+    Flag.DUPLICATE: "another row of the same source_id is used instead",
+    Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
+}
+UNUSABLE = (
+    Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
+)
+
+
+class GFluxSource(IntEnum):
+    """Where a star's G flux comes from."""
+
+    NONE = 0
+    TABLE = 1
+    COEFFICIENTS = 2
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How many coefficients each band has, and which set of basis functions they belong to.
+
+    An id is None where the file does not name one; such a basis agrees with any of the same sizes.
+
+    Source:
+        ``bp_basis_function_id``, ``bp_n_parameters`` of the Gaia archive's ``xp_continuous_mean_spectrum``.
+    """
+
+    n_bp: int
+    n_rp: int
+    bp_id: int | None = None
+    rp_id: int | None = None
+
+    @property
+    def n_coeffs(self) -> int:
+        return self.n_bp + self.n_rp
+
+    @property
+    def bp(self) -> slice:
+        """The BP columns of a coefficient array."""
+        return slice(0, self.n_bp)
+
+    @property
+    def rp(self) -> slice:
+        """The RP columns of a coefficient array."""
+        return slice(self.n_bp, self.n_coeffs)
+
+    def agrees_with(self, other: "Basis") -> bool:
+        """True where both have the same sizes and no two given ids differ."""
+        return (
+            (self.n_bp, self.n_rp) == (other.n_bp, other.n_rp)
+            and (None in (self.bp_id, other.bp_id) or self.bp_id == other.bp_id)
+            and (None in (self.rp_id, other.rp_id) or self.rp_id == other.rp_id)
+        )
+
+    def __str__(self) -> str:
+        bp_id, rp_id = ("" if i is None else f" (basis {i})" for i in (self.bp_id, self.rp_id))
+        return f"{self.n_bp} BP{bp_id} + {self.n_rp} RP{rp_id} coefficients"
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Correlations between the coefficients of a band, NaN where a star has none.
+
+    Each row is the strict lower triangle row by row, ``np.tril_indices(n, -1)``; BP and RP are independent.
+
+    Source:
+        ``bp_coefficient_correlations`` of the Gaia archive's ``xp_continuous_mean_spectrum``.
+    """
+
+    bp: Float32[np.ndarray, "star bp_pair"]
+    rp: Float32[np.ndarray, "star rp_pair"]
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Stars in archive units, one a row; coefficients run BP then RP.
+
+    Attributes:
+        source_id: Gaia's identifier.
+        coeffs: Coefficients as published, NaN where missing [electron/s in the basis of `basis`].
+        errors: One standard deviation of each, standard-deviation factor included; same units.
+        basis: Sizes and ids of the coefficients.
+        flags: Bits of `Flag`.
+        g_flux: Mean flux in the G band [electron/s], NaN where unknown.
+        g_flux_source: `GFluxSource` of each star.
+        n_relevant_bases: Recommended truncation of BP and RP, -1 where not given.
+        correlations: Correlations of the coefficients, where the file has them and they were asked for.
+
+    Source:
+        Gaia archive, table ``gaiadr3.xp_continuous_mean_spectrum``.
+    """
+
+    source_id: SourceIds
+    coeffs: CoeffArray
+    errors: CoeffArray
+    basis: Basis
+    flags: StarFlags
+    g_flux: StarArray
+    g_flux_source: StarFlags
+    n_relevant_bases: Int16[np.ndarray, "star band"]
+    correlations: Correlations | None = None
+
+    @classmethod
+    def of(
+        cls,
+        source_id: SourceIds,
+        coeffs: CoeffArray,
+        errors: CoeffArray,
+        *,
+        basis: Basis,
+        g_flux: StarArray | None = None,
+        n_relevant_bases: Int16[np.ndarray, "star band"] | None = None,
+        correlations: Correlations | None = None,
+    ) -> "Spectra":
+        """Stars from plain arrays, each row checked and flagged.
+
+        Args:
+            source_id: Gaia's identifier.
+            coeffs: Coefficients as published, BP then RP; a band that is all NaN is missing.
+            errors: Their errors.
+            basis: Sizes and ids of the coefficients.
+            g_flux: Mean G flux from a table [electron/s]; where absent or not positive it stays unknown.
+            n_relevant_bases: Recommended truncation of BP and RP.
+            correlations: Correlations of the coefficients.
+
+        Raises:
+            DataError: The arrays do not fit each other or the basis.
+        """
+        n = len(source_id)
+        if coeffs.shape != (n, basis.n_coeffs) or errors.shape != coeffs.shape:
+            raise DataError(
+                f"{n} source_ids with coefficients {coeffs.shape} and errors {errors.shape}; "
+                f"expected ({n}, {basis.n_coeffs}) for {basis}"
+            )
+        g_flux = np.full(n, np.nan) if g_flux is None else np.where(g_flux > 0, g_flux, np.nan)
+        known = np.isfinite(g_flux)
+        flags = _flags_of(source_id, coeffs, errors, basis)
+        flags[~known] |= np.uint16(Flag.NO_G_FLUX)
+        return cls(
+            source_id=source_id,
+            coeffs=coeffs,
+            errors=errors,
+            basis=basis,
+            flags=flags,
+            g_flux=np.where(known, g_flux, np.nan),
+            g_flux_source=np.where(known, GFluxSource.TABLE, GFluxSource.NONE).astype(np.uint16),
+            n_relevant_bases=(
+                np.full((n, 2), -1, dtype=np.int16) if n_relevant_bases is None else n_relevant_bases
+            ),
+            correlations=correlations,
+        )
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    @property
+    def usable(self) -> StarMask:
+        """Stars with both bands, finite coefficients, positive errors, a G flux, and no better twin."""
+        usable: StarMask = (self.flags & np.uint16(UNUSABLE)) == 0
+        return usable
+
+    def take(self, rows: np.ndarray | slice) -> "Spectra":
+        """The stars of these rows: a mask, indices or a slice."""
+        correlations = self.correlations
+        if correlations is not None:
+            correlations = Correlations(bp=correlations.bp[rows], rp=correlations.rp[rows])
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _PER_STAR}
+        return replace(self, **columns, correlations=correlations)
+
+    def with_flags(self, bits: StarFlags) -> "Spectra":
+        """The same stars with these bits of `Flag` added to their own."""
+        return replace(self, flags=self.flags | bits)
+
+    def with_g_flux(self, g_flux: StarArray, source: GFluxSource) -> "Spectra":
+        """The same stars with a G flux where they had none and `g_flux` is positive; the rest unchanged."""
+        fill = np.isnan(self.g_flux) & np.isfinite(g_flux) & (g_flux > 0)
+        return replace(
+            self,
+            g_flux=np.where(fill, g_flux, self.g_flux),
+            g_flux_source=np.where(fill, source, self.g_flux_source).astype(np.uint16),
+            flags=np.where(fill, self.flags & ~np.uint16(Flag.NO_G_FLUX), self.flags).astype(np.uint16),
+        )
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Spectra]") -> "Spectra":
+        """All stars of the parts in order; correlations are kept only where every part has them.
+
+        Raises:
+            DataError: The parts have different bases.
+        """
+        first = parts[0]
+        for part in parts[1:]:
+            if not part.basis.agrees_with(first.basis):
+                raise DataError(f"cannot join spectra of {first.basis} with spectra of {part.basis}")
+        pairs = [part.correlations for part in parts if part.correlations is not None]
+        joined = None
+        if len(pairs) == len(parts):
+            joined = Correlations(
+                bp=np.concatenate([c.bp for c in pairs]), rp=np.concatenate([c.rp for c in pairs])
+            )
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_STAR
+        }
+        return replace(first, **columns, correlations=joined)
+
+
+_PER_STAR = tuple(f.name for f in fields(Spectra) if f.name not in ("basis", "correlations"))
+
+
+def _flags_of(source_id: SourceIds, coeffs: CoeffArray, errors: CoeffArray, basis: Basis) -> StarFlags:
+    flags = np.zeros(len(source_id), dtype=np.uint16)
+    for band, missing in ((basis.bp, Flag.MISSING_BP), (basis.rp, Flag.MISSING_RP)):
+        finite = np.isfinite(coeffs[:, band])
+        absent = ~finite.any(axis=1)
+        good_errors = np.isfinite(errors[:, band]) & (errors[:, band] > 0)
+        flags[absent] |= np.uint16(missing)
+        flags[~absent & ~finite.all(axis=1)] |= np.uint16(Flag.BAD_COEFFS)
+        flags[~absent & ~good_errors.all(axis=1)] |= np.uint16(Flag.BAD_ERRORS)
+    flags[repeats(source_id)] |= np.uint16(Flag.DUPLICATE)
+    return flags
+
+
+def repeats(source_id: SourceIds) -> StarMask:
+    """True for every row whose source_id has come before."""
+    again = np.ones(len(source_id), dtype=bool)
+    again[np.unique(source_id, return_index=True)[1]] = False
+    return again
+
+
+@dataclass(frozen=True)
+class SampledSpectra:
+    """Stars as flux on a common wavelength grid.
+
+    Attributes:
+        source_id: Gaia's identifier.
+        flux: Externally calibrated flux [W m^-2 nm^-1], NaN where missing.
+        errors: One standard deviation of each, same units.
+        grid_nm: Wavelengths [nm].
+        g_flux: Mean flux in the G band [electron/s], NaN where the table has none.
+        flags: Bits of `Flag`; a star without a complete spectrum has `Flag.BAD_COEFFS`.
+
+    Source:
+        Gaia archive, table ``gaiadr3.xp_sampled_mean_spectrum``.
+    """
+
+    source_id: SourceIds
+    flux: FluxArray
+    errors: FluxArray
+    grid_nm: Wavelengths
+    g_flux: StarArray
+    flags: StarFlags
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    def take(self, rows: np.ndarray | slice) -> "SampledSpectra":
+        """The stars of these rows: a mask, indices or a slice."""
+        return replace(
+            self,
+            source_id=self.source_id[rows],
+            flux=self.flux[rows],
+            errors=self.errors[rows],
+            g_flux=self.g_flux[rows],
+            flags=self.flags[rows],
+        )
+
+
+LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
+LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
+
+
+@dataclass(frozen=True)
+class StellarLabels:
+    """Teff [K], log g [dex(cm s^-2)], [Fe/H] and [alpha/M] [dex] with errors; NaN where a label is missing.
+
+    Columns are in the order of `LABEL_NAMES`.
+    """
+
+    source_id: SourceIds
+    values: LabelArray
+    errors: LabelArray
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    def aligned_to(self, source_id: SourceIds) -> "StellarLabels":
+        """The labels of these stars in this order, NaN for stars that have none.
+
+        Where a source_id has several rows here, the first is taken.
+        """
+        if len(self) == 0:
+            missing = np.full((len(source_id), len(LABEL_NAMES)), np.nan)
+            return StellarLabels(source_id=source_id, values=missing, errors=missing.copy())
+        order = np.argsort(self.source_id, kind="stable")
+        position = np.searchsorted(self.source_id[order], source_id).clip(max=len(self) - 1)
+        row = order[position]
+        known = (self.source_id[row] == source_id)[:, None]
+        return StellarLabels(
+            source_id=source_id,
+            values=np.where(known, self.values[row], np.nan),
+            errors=np.where(known, self.errors[row], np.nan),
+        )
+
+    def __getitem__(self, name: str) -> StarArray:
+        """One label of all stars, by name."""
+        return self.values[:, LABEL_NAMES.index(name)]

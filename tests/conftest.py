@@ -1,0 +1,34 @@
+"""What every test may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --run-slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real Gaia files kept beside the checkout, not part of the package."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent: the real fixtures are not part of the package")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def formats(shared_data: Path) -> Path:
+    """The same few real stars in every form of file."""
+    return shared_data / "formats"
