@@ -1,0 +1,5 @@
+"""The scatter variational auto-encoder: definition, objective, training, and the trained folder.
+
+This room turns `Inputs` into latents, reconstructions and scatter. It must not know of Gaia's files, of
+figures, or of what anybody asks of the stars.
+"""

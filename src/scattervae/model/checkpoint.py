@@ -1,0 +1,219 @@
+"""The trained folder: config, weights, normalization and provenance, with no pickle anywhere.
+
+``config.json`` holds the recipe, ``weights.safetensors`` the network, ``normalization.safetensors`` mean and
+standard deviation of each coefficient, ``provenance.json`` what it was made from and with, and
+``training.jsonl`` a line for each epoch.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+import scattervae
+from scattervae.arrays import Latents
+from scattervae.errors import CheckpointError
+from scattervae.folders import write_json
+from scattervae.model.network import Posterior, Reconstruction, ScatterVAE
+from scattervae.model.recipe import Recipe, parse_recipe
+from scattervae.model.train import EpochRecord, read_records, write_records
+from scattervae.spectra.chunks import rechunk
+from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.spectra import Basis, Spectra
+
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+NORMALIZATION = "normalization.safetensors"
+PROVENANCE = "provenance.json"
+TRAINING = "training.jsonl"
+_FORMAT = 1
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One batch of stars with all that the model says of them.
+
+    Attributes:
+        spectra: The stars in archive units.
+        inputs: The same as the model saw them.
+        posterior: Where they lie in the latent space.
+        reconstruction: Coefficients and scatter at the posterior mean.
+    """
+
+    spectra: Spectra
+    inputs: Inputs
+    posterior: Posterior
+    reconstruction: Reconstruction
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model: everything that is needed to encode stars and to generate them.
+
+    Attributes:
+        recipe: Every setting it was trained with.
+        normalization: From archive units to its inputs.
+        network: The weights, in evaluation mode.
+        provenance: Version, data digest, counts of stars; readable JSON values.
+        records: What training said after each epoch.
+    """
+
+    recipe: Recipe
+    normalization: Normalization
+    network: ScatterVAE
+    provenance: dict[str, Any]
+    records: tuple[EpochRecord, ...] = ()
+
+    @property
+    def n_latent(self) -> int:
+        return self.recipe.network.n_latent
+
+    def save(self, folder: Path) -> None:
+        """Write the files; the folder appears whole or not at all."""
+        partial = folder.with_name(folder.name + ".saving")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        normalization = self.normalization
+        config = {
+            "format": _FORMAT,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "basis": vars(normalization.basis),
+            "n_coeffs": normalization.n_coeffs,
+        }
+        write_json(partial / CONFIG, config)
+        weights = {name: w.cpu().contiguous() for name, w in self.network.state_dict().items()}
+        save_file(weights, partial / WEIGHTS)
+        safetensors.numpy.save_file(
+            {"columns": normalization.columns, "mean": normalization.mean, "std": normalization.std},
+            partial / NORMALIZATION,
+            {
+                "n_stars": str(normalization.n_stars),
+                "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
+            },
+        )
+        write_json(partial / PROVENANCE, self.provenance)
+        write_records(partial / TRAINING, self.records)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Checkpoint":
+        """Read a trained folder; nothing else is needed, and nothing is guessed from weight shapes.
+
+        Raises:
+            CheckpointError: A file is missing, unreadable, or does not fit the others.
+        """
+        folder = Path(folder)
+        missing = [n for n in (CONFIG, WEIGHTS, NORMALIZATION, PROVENANCE) if not (folder / n).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a trained model")
+        config = _read_json(folder / CONFIG)
+        if config.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{folder / CONFIG}: format {config.get('format')}, this version reads {_FORMAT}; "
+                "use the version of scattervae in its provenance.json"
+            )
+        recipe = parse_recipe(config["recipe"], where=str(folder / CONFIG))
+        network = ScatterVAE(config["n_coeffs"], recipe.network)
+        try:
+            network.load_state_dict(load_file(folder / WEIGHTS))
+            normalization = _read_normalization(folder / NORMALIZATION, Basis(**config["basis"]))
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{folder}: weights do not fit {CONFIG}: {error}") from error
+        records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
+        return cls(recipe, normalization, network.eval(), _read_json(folder / PROVENANCE), records)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def encode(self, spectra: Spectra) -> Posterior:
+        """The latent posterior of each star, in the stars' order; NaN for a star that cannot be encoded.
+
+        Raises:
+            DataError: The spectra are of another basis than the model's.
+        """
+        parts = [encoded.posterior for encoded in self.encode_batches([spectra])]
+        if not parts:
+            empty = torch.empty(0, self.n_latent)
+            return Posterior(empty, empty)
+        return Posterior(torch.cat([p.mean for p in parts]), torch.cat([p.log_variance for p in parts]))
+
+    @torch.no_grad()
+    def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
+        """All that the model says of the stars, in batches of a fixed size that do not depend on the chunks.
+
+        The last batch is padded for the arithmetic and cut after it, so that the bits of a star's answer do
+        not depend on how many stars come with it.
+        """
+        for spectra in rechunk(chunks, batch):
+            inputs = self.normalization.apply(spectra)
+            n = len(inputs)
+            padding = (0, 0, 0, batch - n)
+            x = torch.nn.functional.pad(inputs.x, padding).to(self.device)
+            posterior = self.network.encode(x)
+            reconstruction = self.network.decode(posterior.mean)
+            yield Encoded(
+                spectra=spectra,
+                inputs=inputs,
+                posterior=Posterior(*(part[:n].cpu() for part in posterior)),
+                reconstruction=Reconstruction(*(part[:n].cpu() for part in reconstruction)),
+            )
+
+    @torch.no_grad()
+    def decode(self, z: Latents) -> Reconstruction:
+        """Coefficients and scatter at these latent vectors, in training standard deviations."""
+        reconstruction = self.network.decode(z.to(self.device))
+        return Reconstruction(reconstruction.mean.cpu(), reconstruction.scatter.cpu())
+
+    @property
+    def digest(self) -> str:
+        """What identifies the model in catalogues: a digest of its weights and normalization."""
+        sha = hashlib.sha256()
+        for name, weights in sorted(self.network.state_dict().items()):
+            sha.update(name.encode() + weights.cpu().numpy().tobytes())
+        for values in (self.normalization.columns, self.normalization.mean, self.normalization.std):
+            sha.update(values.tobytes())
+        return sha.hexdigest()[:32]
+
+
+def software_versions() -> dict[str, str]:
+    """The versions that a model or catalogue was made with, for its provenance."""
+    return {
+        "scattervae": scattervae.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _read_normalization(path: Path, basis: Basis) -> Normalization:
+    with safe_open(path, framework="numpy") as file:
+        notes = file.metadata()
+        return Normalization(
+            basis=basis,
+            columns=file.get_tensor("columns"),
+            mean=file.get_tensor("mean"),
+            std=file.get_tensor("std"),
+            n_stars=int(notes["n_stars"]),
+            n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    return content
