@@ -1,6 +1,53 @@
 """Unsupervised, generative models of Gaia's BP/RP spectra.
 
-The rooms, in the order a star passes through them: `spectra`, `gaia`, `model`, `science`, `show`, `cli`.
+The rooms, in the order a star passes through them: `spectra`, `gaia`, `model`, `science`, `show`, `cli`. What
+most programs need is here by its own name, and loaded when it is first asked for.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from scattervae.gaia.facts import g_flux_of as g_flux_of
+    from scattervae.gaia.intake import Stars as Stars
+    from scattervae.gaia.intake import ingest as ingest
+    from scattervae.gaia.intake import load as load
+    from scattervae.model.checkpoint import Checkpoint as Checkpoint
+    from scattervae.model.recipe import Recipe as Recipe
+    from scattervae.model.recipe import load_recipe as load_recipe
+    from scattervae.model.run import RunFolder as RunFolder
+    from scattervae.model.run import train as train
+    from scattervae.science.catalogue import catalogue as catalogue
+    from scattervae.science.catalogue import write_catalogue as write_catalogue
+    from scattervae.science.evaluation import evaluate as evaluate
+    from scattervae.seeds import folds as folds
+    from scattervae.spectra.spectra import Basis as Basis
+    from scattervae.spectra.spectra import Spectra as Spectra
+    from scattervae.spectra.store import SpectrumStore as SpectrumStore
+
+_HOMES = {
+    "gaia.facts": ("g_flux_of",),
+    "gaia.intake": ("Stars", "ingest", "load"),
+    "model.checkpoint": ("Checkpoint",),
+    "model.recipe": ("Recipe", "load_recipe"),
+    "model.run": ("RunFolder", "train"),
+    "science.catalogue": ("catalogue", "write_catalogue"),
+    "science.evaluation": ("evaluate",),
+    "seeds": ("folds",),
+    "spectra.spectra": ("Basis", "Spectra"),
+    "spectra.store": ("SpectrumStore",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'scattervae' has no attribute {name!r}")
+    return getattr(import_module(f"scattervae.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

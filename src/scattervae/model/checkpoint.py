@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import scattervae
 from scattervae.arrays import Latents
-from scattervae.errors import CheckpointError
+from scattervae.errors import CheckpointError, RecipeError
 from scattervae.folders import write_json
 from scattervae.model.network import Posterior, Reconstruction, ScatterVAE
 from scattervae.model.recipe import Recipe, parse_recipe
@@ -107,6 +107,11 @@ class Checkpoint:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
+    @staticmethod
+    def is_model(folder: Path) -> bool:
+        """True where `folder` is the folder of a trained model."""
+        return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
     @classmethod
     def load(cls, folder: str | Path) -> "Checkpoint":
         """Read a trained folder; nothing else is needed, and nothing is guessed from weight shapes.
@@ -124,15 +129,28 @@ class Checkpoint:
                 f"{folder / CONFIG}: format {config.get('format')}, this version reads {_FORMAT}; "
                 "use the version of scattervae in its provenance.json"
             )
-        recipe = parse_recipe(config["recipe"], where=str(folder / CONFIG))
-        network = ScatterVAE(config["n_coeffs"], recipe.network)
         try:
+            recipe = parse_recipe(config["recipe"], where=CONFIG)
+            network = ScatterVAE(config["n_coeffs"], recipe.network)
             network.load_state_dict(load_file(folder / WEIGHTS))
             normalization = _read_normalization(folder / NORMALIZATION, Basis(**config["basis"]))
-        except (SafetensorError, RuntimeError, KeyError) as error:
-            raise CheckpointError(f"{folder}: weights do not fit {CONFIG}: {error}") from error
-        records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
+            records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
+        except (RecipeError, SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())  # PyTorch's have many lines
+            raise CheckpointError(
+                f"{folder}: its files are broken or do not fit each other: {reason}"
+            ) from error
+        if normalization.n_coeffs != network.n_coeffs:
+            raise CheckpointError(
+                f"{folder}: {NORMALIZATION} has {normalization.n_coeffs} coefficients, "
+                f"{CONFIG} has {network.n_coeffs}"
+            )
         return cls(recipe, normalization, network.eval(), _read_json(folder / PROVENANCE), records)
+
+    def to(self, device: torch.device) -> "Checkpoint":
+        """The same model, computing on this device."""
+        self.network.to(device)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +168,6 @@ class Checkpoint:
             return Posterior(empty, empty)
         return Posterior(torch.cat([p.mean for p in parts]), torch.cat([p.log_variance for p in parts]))
 
-    @torch.no_grad()
     def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
         """All that the model says of the stars, in batches of a fixed size that do not depend on the chunks.
 
@@ -162,8 +179,9 @@ class Checkpoint:
             n = len(inputs)
             padding = (0, 0, 0, batch - n)
             x = torch.nn.functional.pad(inputs.x, padding).to(self.device)
-            posterior = self.network.encode(x)
-            reconstruction = self.network.decode(posterior.mean)
+            with torch.no_grad():
+                posterior = self.network.encode(x)
+                reconstruction = self.network.decode(posterior.mean)
             yield Encoded(
                 spectra=spectra,
                 inputs=inputs,
@@ -200,7 +218,7 @@ def software_versions() -> dict[str, str]:
 
 def _read_normalization(path: Path, basis: Basis) -> Normalization:
     with safe_open(path, framework="numpy") as file:
-        notes = file.metadata()
+        notes = file.metadata() or {}
         return Normalization(
             basis=basis,
             columns=file.get_tensor("columns"),
@@ -216,4 +234,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
     return content

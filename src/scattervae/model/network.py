@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
@@ -37,6 +37,13 @@ class NetworkShape(Settings):
     scatter_link: Literal["softplus", "exp", "sigmoid"] = "softplus"
     scatter_floor: PositiveFloat = 1e-4
     log_variance_limits: tuple[float, float] = (-12.0, 6.0)
+
+    @field_validator("log_variance_limits")
+    @classmethod
+    def _rising(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] >= limits[1]:
+            raise ValueError("the first limit must lie below the second")
+        return limits
 
 
 class Posterior(NamedTuple):

@@ -92,7 +92,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     base = given.pop("base", "elbo")
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise RecipeError(f"{path}: base = {base!r} is no recipe; choose one of {', '.join(RECIPES)}")
     settings = RECIPES[base].model_dump()
     settings["name"] = path.stem

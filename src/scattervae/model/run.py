@@ -54,6 +54,10 @@ class RunFolder:
         """
         if self.model.exists() and not self.overwrite:
             raise CheckpointError(f"{self.model}: exists; give another --out, or --overwrite to replace it")
+        if self.model.exists() and not Checkpoint.is_model(self.model):
+            raise CheckpointError(
+                f"{self.model}: exists and is no model; nothing was removed, give another --out"
+            )
         if self.unfinished.exists() and not self.resume:
             if not self.overwrite:
                 raise CheckpointError(

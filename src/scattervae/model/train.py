@@ -3,6 +3,7 @@
 Laroche & Speagle (2023), sect. 2.3.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -61,14 +62,14 @@ class TrainingState:
     Random numbers need no state: each epoch draws from streams named for it.
     """
 
-    def __init__(self, n_coeffs: int, n_stars: int, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, inputs: Inputs, recipe: Recipe) -> None:
         settings = recipe.training
         self.recipe = recipe
-        self.n_stars = n_stars
-        self.network = initial_network(n_coeffs, recipe).to(device)
+        self.stars = _digest(inputs)
+        self.network = initial_network(inputs.x.shape[1], recipe).to(inputs.x.device)
         self.optimizer = _optimizer(self.network, settings)
-        self.steps_an_epoch = math.ceil(n_stars / settings.batch_size)
-        self.schedule = _schedule(self.optimizer, settings, settings.epochs * self.steps_an_epoch)
+        steps_an_epoch = math.ceil(len(inputs) / settings.batch_size)
+        self.schedule = _schedule(self.optimizer, settings, settings.epochs * steps_an_epoch)
         self.records: list[EpochRecord] = []
         self.n_epochs_resumed = 0
 
@@ -80,7 +81,7 @@ class TrainingState:
             tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
         notes = {
             "recipe": self.recipe.model_dump_json(),
-            "n_stars": str(self.n_stars),
+            "stars": self.stars,
             "param_groups": json.dumps(optimizer["param_groups"]),
             "schedule": json.dumps(self.schedule.state_dict()),
             "records": json.dumps([asdict(record) for record in self.records]),
@@ -92,19 +93,20 @@ class TrainingState:
         """Go on from a saved state.
 
         Raises:
-            CheckpointError: The file is not a state of this recipe on this many stars.
+            CheckpointError: The file is not a state of this recipe on these stars.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                notes = file.metadata()
+                notes = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a training state ({error}); start again") from error
-        if notes["recipe"] != self.recipe.model_dump_json() or notes["n_stars"] != str(self.n_stars):
-            raise CheckpointError(
-                f"{path}: left by another recipe or on other stars ({notes['n_stars']} of them, "
-                f"now {self.n_stars}); start again or give the recipe and store it began with"
-            )
+        for name, now in (("recipe", self.recipe.model_dump_json()), ("stars", self.stars)):
+            if notes.get(name) != now:
+                raise CheckpointError(
+                    f"{path}: left by a run with another recipe or other stars ({name}: {notes.get(name)}, "
+                    f"now {now}); start again, or give what it began with"
+                )
         self.network.load_state_dict(_under("network/", tensors))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer/", tensors).items():
@@ -155,7 +157,7 @@ def fit_network(
     """
     if len(inputs) == 0:
         raise TrainingError("no star is left to train on; `scattervae info` on the store says why")
-    state = TrainingState(inputs.x.shape[1], len(inputs), recipe, inputs.x.device)
+    state = TrainingState(inputs, recipe)
     if state_file is not None and state_file.exists():
         state.restore(state_file)
         logger.info("%s: going on after epoch %d", state_file, len(state.records))
@@ -196,10 +198,9 @@ def _run_epoch(state: TrainingState, inputs: Inputs, epoch: int) -> EpochRecord:
         state.schedule.step()
         sums += torch.stack([term.detach().double().sum() for term in (losses, *terms)]).cpu()
         if not torch.isfinite(sums[0]):
-            raise TrainingError(
-                f"epoch {epoch}: the loss is {sums[0].item()}; lower training.learning_rate or "
-                "training.gradient_clip, or look for stars with extreme errors (`scattervae info STORE`)"
-            )
+            raise _diverged(epoch, f"the loss is {sums[0].item()}")
+    if not all(torch.isfinite(weights).all() for weights in parameters):
+        raise _diverged(epoch, "a weight is not a number")  # a gradient overflowed where the loss did not
     mean, chi2, penalty, kl = (sums / len(inputs)).tolist()
     return EpochRecord(
         epoch=epoch,
@@ -209,6 +210,13 @@ def _run_epoch(state: TrainingState, inputs: Inputs, epoch: int) -> EpochRecord:
         kl=kl,
         negative_elbo=chi2 + penalty + kl,
         learning_rate=state.optimizer.param_groups[0]["lr"],
+    )
+
+
+def _diverged(epoch: int, what: str) -> TrainingError:
+    return TrainingError(
+        f"epoch {epoch}: {what}; lower training.learning_rate or training.gradient_clip, "
+        "or look for stars with extreme errors (`scattervae info STORE`)"
     )
 
 
@@ -230,6 +238,13 @@ def _schedule(
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1
     )
+
+
+def _digest(inputs: Inputs) -> str:
+    sha = hashlib.sha256()
+    for values in (inputs.x, inputs.errors):
+        sha.update(values.cpu().contiguous().numpy().tobytes())
+    return f"{len(inputs)} with digest {sha.hexdigest()[:16]}"
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

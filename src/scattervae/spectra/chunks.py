@@ -10,6 +10,8 @@ def rechunk(chunks: Iterable[Spectra], rows: int) -> Iterator[Spectra]:
 
     Sums and matrix products over these pieces do not depend on how the stars arrived.
     """
+    if rows < 1:
+        raise ValueError(f"rows = {rows}; a piece holds at least one star")
     waiting: list[Spectra] = []
     n_waiting = 0
     for chunk in chunks:

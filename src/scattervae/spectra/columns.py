@@ -94,11 +94,11 @@ def table_of(spectra: Spectra, labels: StellarLabels) -> pa.Table:
     }
     for index, (band, where) in enumerate(zip(_BANDS, (basis.bp, basis.rp), strict=True)):
         n_relevant = spectra.n_relevant_bases[:, index]
-        columns[f"{band}_coefficients"] = _lists(spectra.coeffs[:, where])
-        columns[f"{band}_coefficient_errors"] = _lists(spectra.errors[:, where])
+        columns[f"{band}_coefficients"] = list_array(spectra.coeffs[:, where])
+        columns[f"{band}_coefficient_errors"] = list_array(spectra.errors[:, where])
         columns[f"{band}_n_relevant_bases"] = pa.array(n_relevant, mask=n_relevant < 0)
         if spectra.correlations is not None:
-            columns[f"{band}_coefficient_correlations"] = _lists(getattr(spectra.correlations, band))
+            columns[f"{band}_coefficient_correlations"] = list_array(getattr(spectra.correlations, band))
     for index, name in enumerate(LABEL_NAMES):
         columns[name] = pa.array(labels.values[:, index], from_pandas=True)
         columns[f"{name}_err"] = pa.array(labels.errors[:, index], from_pandas=True)
@@ -148,7 +148,7 @@ def _list_field(name: str, unit: str, description: str) -> pa.Field:
     return described(name, pa.list_(pa.float32()), unit, description)
 
 
-def _lists(values: np.ndarray) -> pa.ListArray:
+def list_array(values: np.ndarray) -> pa.ListArray:
     """Each row as a float32 list; a row that is all NaN is null, as the archive leaves a missing band."""
     missing = np.isnan(values).all(axis=1)
     lengths = np.where(missing, 0, values.shape[1])

@@ -20,6 +20,7 @@ from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 
 _ROWS_A_SUM = 8192
 _CLIP_PASSES = 5
+_NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 _NOT_ENCODABLE = np.uint16(
     Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX
 )
@@ -99,9 +100,10 @@ class Normalization:
             for _ in range(_CLIP_PASSES):
                 reach = settings.clip_sigma * std
                 mean, std = _moments(chunks, columns, low=mean - reach, high=mean + reach)
-        if not (std > 0).all():
+        spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
+        if not (spread > _NO_SPREAD).all():
             raise DataError(
-                f"coefficient {int(columns[np.argmin(std)])} is the same in all {n_stars} training stars; "
+                f"coefficient {int(columns[np.argmin(spread)])} is the same in all {n_stars} training stars; "
                 "a coefficient needs a spread to be scaled by: train on more stars"
             )
         return cls(
@@ -153,6 +155,9 @@ def _count(chunks: Callable[[], Iterable[Spectra]]) -> tuple[Basis, int, int]:
     basis, n_stars, n_table = None, 0, 0
     for chunk in chunks():
         basis = basis or chunk.basis
+        if not basis.agrees_with(chunk.basis):
+            raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
+        basis = basis.completed_by(chunk.basis)
         n_stars += int(chunk.usable.sum())
         n_table += int((chunk.usable & (chunk.g_flux_source == GFluxSource.TABLE)).sum())
     if basis is None or n_stars == 0:

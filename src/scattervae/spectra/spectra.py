@@ -97,6 +97,14 @@ class Basis:
             and (None in (self.rp_id, other.rp_id) or self.rp_id == other.rp_id)
         )
 
+    def completed_by(self, other: "Basis") -> "Basis":
+        """The same basis, with ids that only `other` names."""
+        return replace(
+            self,
+            bp_id=other.bp_id if self.bp_id is None else self.bp_id,
+            rp_id=other.rp_id if self.rp_id is None else self.rp_id,
+        )
+
     def __str__(self) -> str:
         bp_id, rp_id = ("" if i is None else f" (basis {i})" for i in (self.bp_id, self.rp_id))
         return f"{self.n_bp} BP{bp_id} + {self.n_rp} RP{rp_id} coefficients"
@@ -114,6 +122,11 @@ class Correlations:
 
     bp: Float32[np.ndarray, "star bp_pair"]
     rp: Float32[np.ndarray, "star rp_pair"]
+
+    def fit(self, basis: Basis) -> bool:
+        """True where each band has one correlation for each pair of its coefficients."""
+        pairs = [n * (n - 1) // 2 for n in (basis.n_bp, basis.n_rp)]
+        return [self.bp.shape[1], self.rp.shape[1]] == pairs
 
 
 @dataclass(frozen=True)
@@ -177,6 +190,11 @@ class Spectra:
                 f"{n} source_ids with coefficients {coeffs.shape} and errors {errors.shape}; "
                 f"expected ({n}, {basis.n_coeffs}) for {basis}"
             )
+        if correlations is not None and not correlations.fit(basis):
+            raise DataError(
+                f"{correlations.bp.shape[1]} BP and {correlations.rp.shape[1]} RP correlations "
+                f"do not fit {basis}"
+            )
         g_flux = np.full(n, np.nan) if g_flux is None else np.where(g_flux > 0, g_flux, np.nan)
         known = np.isfinite(g_flux)
         flags = _flags_of(source_id, coeffs, errors, basis)
@@ -204,7 +222,7 @@ class Spectra:
         usable: StarMask = (self.flags & np.uint16(UNUSABLE)) == 0
         return usable
 
-    def take(self, rows: np.ndarray | slice) -> "Spectra":
+    def take(self, rows: np.ndarray | slice | list[int]) -> "Spectra":
         """The stars of these rows: a mask, indices or a slice."""
         correlations = self.correlations
         if correlations is not None:
@@ -233,10 +251,11 @@ class Spectra:
         Raises:
             DataError: The parts have different bases.
         """
-        first = parts[0]
+        basis = parts[0].basis
         for part in parts[1:]:
-            if not part.basis.agrees_with(first.basis):
-                raise DataError(f"cannot join spectra of {first.basis} with spectra of {part.basis}")
+            if not part.basis.agrees_with(basis):
+                raise DataError(f"cannot join spectra of {basis} with spectra of {part.basis}")
+            basis = basis.completed_by(part.basis)
         pairs = [part.correlations for part in parts if part.correlations is not None]
         joined = None
         if len(pairs) == len(parts):
@@ -246,7 +265,7 @@ class Spectra:
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_STAR
         }
-        return replace(first, **columns, correlations=joined)
+        return replace(parts[0], **columns, basis=basis, correlations=joined)
 
 
 _PER_STAR = tuple(f.name for f in fields(Spectra) if f.name not in ("basis", "correlations"))
@@ -270,6 +289,12 @@ def repeats(source_id: SourceIds) -> StarMask:
     again = np.ones(len(source_id), dtype=bool)
     again[np.unique(source_id, return_index=True)[1]] = False
     return again
+
+
+def flag_counts(flags: StarFlags) -> dict[str, int]:
+    """How many stars carry each flag, by the flag's name; flags that no star carries are left out."""
+    counts = {str(flag.name): int(((flags & np.uint16(flag)) > 0).sum()) for flag in Flag}
+    return {name: n for name, n in counts.items() if n}
 
 
 @dataclass(frozen=True)
@@ -349,3 +374,7 @@ class StellarLabels:
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
         return self.values[:, LABEL_NAMES.index(name)]
+
+    def counts(self) -> dict[str, int]:
+        """How many stars have each label."""
+        return {name: int(np.isfinite(self[name]).sum()) for name in LABEL_NAMES}

@@ -5,6 +5,7 @@ Columns carry the archive's names, with units and descriptions in the schema; co
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ import pyarrow.parquet as pq
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import StoreError
-from scattervae.folders import write_json, written_aside
+from scattervae.folders import file_digest, write_json, written_aside
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import label_columns, labels_from, spectra_from, table_of
-from scattervae.spectra.spectra import Basis, Flag, Spectra, StellarLabels
+from scattervae.spectra.spectra import Basis, Flag, Spectra, StellarLabels, flag_counts
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -35,6 +36,7 @@ class FileEntry:
         name: The file, as the user named it.
         digest: SHA-256 of its bytes.
         kind: What it was recognised as; None where it could not be read.
+        note: How its coefficients came about, where they are not the published ones.
         part: Its part of the store; None where nothing of it was kept.
         n_rows: Rows read, skipped ones included.
         n_kept: Stars written.
@@ -47,6 +49,7 @@ class FileEntry:
     name: str
     digest: str
     kind: str | None = None
+    note: str | None = None
     part: str | None = None
     n_rows: int = 0
     n_kept: int = 0
@@ -69,16 +72,26 @@ class SpectrumStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         basis, self.entries = _read_manifest(self.path)
-        self._parts = [self.path / entry.part for entry in self.entries if entry.part is not None]
-        if basis is None or not self._parts:
+        if basis is None or len(self) == 0:
             raise StoreError(f"{self.path}: holds no star; its {_MANIFEST} says why each file was left out")
         self.basis = basis
-        missing = [part.name for part in self._parts if not part.is_file()]
-        if missing:
-            raise StoreError(f"{self.path}: {', '.join(missing)} is gone; ingest again")
+        self._parts = _parts(self.path, self.entries)
 
     def __len__(self) -> int:
         return sum(entry.n_kept for entry in self.entries)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the stars: the digest of the manifest, which names the digest of every file."""
+        return file_digest(self.path / _MANIFEST)
+
+    @property
+    def flags(self) -> dict[str, int]:
+        """Stars with each flag, by the flag's name."""
+        counts: Counter[str] = Counter()
+        for entry in self.entries:
+            counts.update(entry.flags)
+        return dict(counts)
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
@@ -121,16 +134,17 @@ class StoreWriter:
         self.entries: tuple[FileEntry, ...] = ()
         if SpectrumStore.is_store(self.path):
             self.basis, self.entries = _read_manifest(self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif _holds_something(self.path):
             raise StoreError(f"{self.path}: exists and is no store; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        parts = [self.path / entry.part for entry in self.entries if entry.part is not None]
+        parts = _parts(self.path, self.entries)
         ids = [pq.read_table(part, columns=["source_id"])["source_id"].to_numpy() for part in parts]
         self._source_ids: SourceIds = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
+        self._write_manifest()  # a run stopped within its first file finds its own folder again
 
-    def __contains__(self, digest: str) -> bool:
-        """True where a file of this digest was read before, whatever its name."""
-        return any(entry.digest == digest and entry.error is None for entry in self.entries)
+    def entry_of(self, digest: str) -> FileEntry | None:
+        """What became of a file of this digest that was read before, whatever its name then."""
+        return next((e for e in self.entries if e.digest == digest and e.error is None), None)
 
     def add(self, entry: FileEntry, spectra: Spectra, labels: StellarLabels) -> FileEntry:
         """Write the stars of one file; rows flagged as duplicates, or already in the store, are left out.
@@ -153,6 +167,8 @@ class StoreWriter:
                 f"{entry.name}: {spectra.basis}, but {self.path} holds {self.basis}; "
                 "ingest it into a store of its own"
             )
+        else:
+            self.basis = self.basis.completed_by(spectra.basis)
         known = np.isin(spectra.source_id, self._source_ids)
         repeated = known | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
         kept = spectra.take(~repeated)
@@ -166,7 +182,6 @@ class StoreWriter:
                 compression="zstd",
             )
         self._source_ids = np.concatenate([self._source_ids, kept.source_id])
-        counts = {str(f.name): int(((kept.flags & np.uint16(f)) > 0).sum()) for f in Flag}
         return self._record(
             FileEntry(
                 **{
@@ -174,7 +189,7 @@ class StoreWriter:
                     "part": part,
                     "n_kept": len(kept),
                     "n_duplicates": int(repeated.sum()),
-                    "flags": {name: n for name, n in counts.items() if n},
+                    "flags": flag_counts(kept.flags),
                 }
             )
         )
@@ -184,8 +199,15 @@ class StoreWriter:
         return self._record(entry)
 
     def _record(self, entry: FileEntry) -> FileEntry:
-        others = tuple(e for e in self.entries if not (e.error is not None and e.name == entry.name))
-        self.entries = (*others, entry)
+        earlier = [e for e in self.entries if e.error is not None and e.name == entry.name]
+        if earlier and entry.error is not None:  # broken as before: it keeps its place
+            self.entries = tuple(entry if e is earlier[0] else e for e in self.entries)
+        else:
+            self.entries = (*(e for e in self.entries if e not in earlier), entry)
+        self._write_manifest()
+        return entry
+
+    def _write_manifest(self) -> None:
         manifest = {
             "format": _FORMAT,
             "basis": None if self.basis is None else vars(self.basis),
@@ -193,7 +215,6 @@ class StoreWriter:
             "credit": "ESA/Gaia/DPAC",
         }
         write_json(self.path / _MANIFEST, manifest)
-        return entry
 
 
 def remove_store(path: Path) -> None:
@@ -202,9 +223,22 @@ def remove_store(path: Path) -> None:
     Raises:
         StoreError: The folder holds something else.
     """
-    if path.exists() and not SpectrumStore.is_store(path) and any(path.iterdir()):
+    if not SpectrumStore.is_store(path) and _holds_something(path):
         raise StoreError(f"{path}: exists and is no store; nothing was removed")
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _parts(path: Path, entries: tuple[FileEntry, ...]) -> list[Path]:
+    """The files of a store's stars in order, all of them there."""
+    parts = [path / entry.part for entry in entries if entry.part is not None]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise StoreError(f"{path}: {', '.join(missing)} is gone; ingest again")
+    return parts
 
 
 def _read_manifest(path: Path) -> tuple[Basis | None, tuple[FileEntry, ...]]:
@@ -217,10 +251,12 @@ def _read_manifest(path: Path) -> tuple[Basis | None, tuple[FileEntry, ...]]:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{file}: not readable as JSON ({error}); ingest again") from error
-    if manifest.get("format") != _FORMAT:
-        raise StoreError(
-            f"{file}: format {manifest.get('format')}, this version reads {_FORMAT}; ingest again"
-        )
-    basis = manifest["basis"]
-    entries = tuple(FileEntry(**{**e, "skipped": tuple(e["skipped"])}) for e in manifest["files"])
-    return None if basis is None else Basis(**basis), entries
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != _FORMAT:
+        raise StoreError(f"{file}: format {found}, this version reads {_FORMAT}; ingest again")
+    try:
+        basis = None if manifest["basis"] is None else Basis(**manifest["basis"])
+        entries = tuple(FileEntry(**{**e, "skipped": tuple(e["skipped"])}) for e in manifest["files"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{file}: not what a store's manifest holds ({error!r}); ingest again") from error
+    return basis, entries

@@ -1,0 +1,33 @@
+# Everything a fresh machine needs is Python 3.11 or newer, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint types docs clean
+
+demo: .venv/installed
+	$(BIN)/scattervae demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: lint types docs test
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env docs docs/_build
+
+# The lock names every version; the package itself is installed editable on top of it.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv demo docs/_build

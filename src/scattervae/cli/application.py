@@ -1,0 +1,80 @@
+"""The command ``scattervae``: its commands by name, and every error as one line."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from scattervae import __version__
+from scattervae.cli import demo, encode, evaluate, generate, info, ingest, train
+from scattervae.cli.console import log_to_stderr
+from scattervae.errors import ScatterVaeError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="scattervae",
+    help="Learn an unsupervised, generative model of Gaia's BP/RP spectra, and use it on any stars.\n\n"
+    "The usual way: ingest files to a store, train a model on it, encode stars to a catalogue.",
+    epilog="Try `scattervae demo` first: it does all of it on real stars in under three minutes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    demo.demo,
+    ingest.ingest,
+    train.train,
+    encode.encode,
+    evaluate.evaluate,
+    generate.generate,
+    info.info,
+):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001
+    if wanted:
+        sys.stdout.write(f"scattervae {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also say what is being done.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    del version
+    log_to_stderr(verbose=verbose)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 it could not be done, 2 not a command, 130 interrupted."""
+    try:
+        code = typer.main.get_command(app).main(
+            args=None if arguments is None else list(arguments), prog_name="scattervae", standalone_mode=False
+        )
+    except TyperException as error:
+        _fail(f"{error.format_message()} (`scattervae --help` lists the commands)", error.exit_code)
+    except ScatterVaeError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the machine'}: {error.strerror or error}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(
+            "stopped; what was finished is kept, and the same command goes on (train: with --resume)",
+            INTERRUPTED,
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"scattervae: error: {' '.join(message.split())}\n")
+    sys.exit(code)

@@ -1,0 +1,194 @@
+"""From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32
+
+from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
+from scattervae.errors import DataError
+from scattervae.gaia.facts import BANDS, DR3_BASIS, JOINED_COLUMNS, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.files.bands import Band, read_band
+from scattervae.gaia.files.cells import arrays, floats, integers
+from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
+from scattervae.gaia.files.companions import read_g_flux, read_labels
+from scattervae.gaia.files.sampled import read_sampled
+from scattervae.gaia.files.skips import Skips
+from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra, StellarLabels
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """What a file or table holds.
+
+    Attributes:
+        kind: Kind of the file, for people, as in ``bulk csv`` or ``sampled FITS``.
+        stars: The stars in the order of the file.
+        labels: One row for each star that is no duplicate; empty where the file has no label columns.
+        skipped: Rows that could not be used.
+    """
+
+    kind: str
+    stars: Spectra | SampledSpectra
+    labels: StellarLabels
+    skipped: tuple[SkippedRow, ...]
+
+
+def assemble(columns: Columns) -> FileContents:
+    """The stars of a file; of several rows of one star all but the best are flagged as duplicates.
+
+    Raises:
+        DataError: The file has no columns of spectra, or none of its rows can be used.
+    """
+    _check_columns(columns)
+    columns = _with_bands_apart(columns)
+    skips = Skips(len(columns))
+    source_id = _source_ids(columns, skips)
+    stars: Spectra | SampledSpectra
+    if columns.holds_coeffs:
+        stars = _continuous(columns, source_id, skips)
+    else:
+        stars = read_sampled(columns, source_id, skips)
+    skipped = skips.named(columns)
+    _check_rows(stars, skipped)
+    duplicates = _duplicates(stars.source_id, _snr(columns)[skips.kept])
+    stars = replace(stars, flags=_marked(stars.flags, duplicates))
+    labels = read_labels(columns, source_id, rows=np.flatnonzero(skips.kept)[~duplicates])
+    kind = columns.form if isinstance(stars, Spectra) else f"sampled {columns.form.removeprefix('archive ')}"
+    return FileContents(kind=kind, stars=stars, labels=labels, skipped=skipped)
+
+
+def assemble_labels(columns: Columns) -> StellarLabels:
+    """The labels of a table that need not hold spectra, one row a star, the best where it has several.
+
+    Raises:
+        DataError: The table has no identifier or no column of labels.
+    """
+    if not columns.source_id_name or not any(name in columns for name, _ in LABEL_COLUMNS):
+        labels = ", ".join(name for name, _ in LABEL_COLUMNS)
+        raise DataError(
+            f"holds no labels: columns {_shortened(columns.names)}; "
+            f"expected {' or '.join(SOURCE_ID_NAMES)} and some of {labels}"
+        )
+    skips = Skips(len(columns))
+    source_id = _source_ids(columns, skips)
+    rows = np.flatnonzero(skips.kept)
+    duplicates = _duplicates(source_id[rows], _snr(columns)[rows])
+    return read_labels(columns, source_id, rows=rows[~duplicates])
+
+
+def _check_columns(columns: Columns) -> None:
+    if columns.source_id_name and (columns.holds_coeffs or columns.holds_flux):
+        return
+    lacking = [name for name in CONTINUOUS_COLUMNS if name not in columns]
+    if not columns.source_id_name:
+        lacking.insert(0, " or ".join(SOURCE_ID_NAMES))
+    raise DataError(
+        f"holds no spectra: columns {_shortened(columns.names)}; lacks {', '.join(lacking)} "
+        f"(or {' and '.join(SAMPLED_COLUMNS)} for sampled spectra)"
+    )
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    found = ", ".join(name[:40] for name in names[:8]) or "none"
+    return f"{' '.join(found.split())}{more}"
+
+
+def _check_rows(stars: Spectra | SampledSpectra, skipped: tuple[SkippedRow, ...]) -> None:
+    if len(stars):
+        return
+    if not skipped:
+        raise DataError("has columns of spectra but no rows; expected a row for each star")
+    first = skipped[0]
+    raise DataError(f"none of {len(skipped)} rows can be used; the first, row {first.row}: {first.reason}")
+
+
+def _with_bands_apart(columns: Columns) -> Columns:
+    """The same columns where BP and RP share an array, with the archive's names and DR3's sizes."""
+    if all(name in columns for name in CONTINUOUS_COLUMNS):
+        return columns
+    for coeffs, errors in JOINED_COLUMNS.items():
+        if coeffs in columns and errors in columns:
+            cells = dict(columns.cells)
+            for name, joined in (("coefficients", coeffs), ("coefficient_errors", errors)):
+                cells |= _apart(columns.cells[joined], joined, name)
+            return replace(columns, cells=cells)
+    return columns
+
+
+def _apart(cells: np.ndarray, joined: str, name: str) -> dict[str, np.ndarray]:
+    read = arrays(cells)
+    present = read.lengths[read.lengths > 0]
+    if len(present) and not (present == DR3_BASIS.n_coeffs).any():
+        raise DataError(
+            f"column {joined} holds arrays of {present[0]} numbers; expected {DR3_BASIS.n_coeffs}, "
+            f"since only DR3's {DR3_BASIS} can be told apart"
+        )
+    matrix = read.matrix(DR3_BASIS.n_coeffs)
+    return {f"bp_{name}": matrix[:, DR3_BASIS.bp], f"rp_{name}": matrix[:, DR3_BASIS.rp]}
+
+
+def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
+    name = columns.source_id_name
+    assert name is not None, "checked before"
+    cells = columns.cells[name]
+    if cells.dtype.kind == "f" and len(cells):
+        raise DataError(
+            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers; read it as int64"
+        )
+    read = integers(cells, exact=True)
+    skips.add(read.unreadable, f"{name} is no integer: {{}}", cells)
+    skips.add(~read.known, f"no {name}")
+    skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
+    return read.values
+
+
+def _continuous(columns: Columns, source_id: SourceIds, skips: Skips) -> Spectra:
+    default_sizes = (DR3_BASIS.n_bp, DR3_BASIS.n_rp)
+    bp, rp = (
+        read_band(columns, band, skips, default_size=size)
+        for band, size in zip(BANDS, default_sizes, strict=True)
+    )
+    kept = skips.kept
+    spectra = Spectra.of(
+        source_id[kept],
+        np.concatenate([bp.coeffs, rp.coeffs], axis=1)[kept],
+        np.concatenate([bp.errors, rp.errors], axis=1)[kept],
+        basis=Basis(n_bp=bp.size, n_rp=rp.size, bp_id=bp.basis_id, rp_id=rp.basis_id),
+        g_flux=read_g_flux(columns)[kept],
+        n_relevant_bases=np.stack([bp.n_relevant_bases, rp.n_relevant_bases], axis=1)[kept],
+        correlations=_correlations(bp, rp, kept),
+    )
+    contradicted = (bp.contradicted | rp.contradicted)[kept]
+    return spectra.with_flags(np.where(contradicted, Flag.BAD_COEFFS, 0).astype(np.uint16))
+
+
+def _correlations(bp: Band, rp: Band, kept: StarMask) -> Correlations | None:
+    if bp.correlations is None and rp.correlations is None:
+        return None
+    return Correlations(bp=_or_nan(bp)[kept], rp=_or_nan(rp)[kept])
+
+
+def _or_nan(band: Band) -> Float32[np.ndarray, "star pair"]:
+    if band.correlations is not None:
+        return band.correlations
+    return np.full((len(band.coeffs), band.size * (band.size - 1) // 2), np.nan, dtype=np.float32)
+
+
+def _snr(columns: Columns) -> StarArray:
+    """Signal to noise of each row's labels, the same for all where the table does not say."""
+    return floats(columns.cells[SNR_NAME]) if SNR_NAME in columns else np.zeros(len(columns))
+
+
+def _duplicates(source_id: SourceIds, snr: StarArray) -> StarMask:
+    """True for rows of a star that has a better one: of higher signal to noise, among equals the first."""
+    best_first = np.lexsort((-np.nan_to_num(snr, nan=-np.inf), source_id))
+    duplicate = np.zeros(len(source_id), dtype=bool)
+    duplicate[best_first[1:]] = source_id[best_first[1:]] == source_id[best_first[:-1]]
+    return duplicate
+
+
+def _marked(flags: StarFlags, duplicates: StarMask) -> StarFlags:
+    bit = np.uint16(Flag.DUPLICATE)
+    return np.where(duplicates, flags | bit, flags & ~bit).astype(np.uint16)

@@ -1,0 +1,73 @@
+"""FITS and VOTable, and tables of astropy's in memory."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+
+import numpy as np
+from astropy.io import fits, votable
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
+
+from scattervae.errors import DataError
+from scattervae.gaia.files.columns import Columns, join, pick, with_spectra
+
+
+def read_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
+    """The first table extension that holds an identifier and spectra, else the first.
+
+    Raises:
+        DataError: The file has no table.
+    """
+    with _quiet(), fits.open(stream, memmap=False) as hdus:
+        tables = [
+            columns_of_table(Table.read(hdu), wanted, form="archive FITS")
+            for hdu in hdus
+            if isinstance(hdu, fits.BinTableHDU)
+        ]
+    if not tables:
+        raise DataError("is FITS without a table extension; expected a binary table with a row for each star")
+    return with_spectra(tables)[0]
+
+
+def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
+    """All tables of the file that hold spectra, joined; binary or plain.
+
+    Raises:
+        DataError: The file has no table: the archive writes what went wrong into such a file.
+    """
+    with _quiet():
+        parsed = votable.parse(stream, verify="ignore")
+        tables = [
+            columns_of_table(table.to_table(use_names_over_ids=True), wanted, form="archive VOTable")
+            for table in parsed.iter_tables()
+            if len(table.fields)
+        ]
+    if not tables:
+        raise DataError(
+            "is a VOTable without a table; the archive's answer in it says why the download failed"
+        )
+    return join("archive VOTable", with_spectra(tables))
+
+
+def columns_of_table(table: Table, wanted: frozenset[str], *, form: str = "astropy Table") -> Columns:
+    """The wanted columns of an astropy table; quantities lose their units."""
+    plain = Table(table, copy=False)
+    cells = {name: _masked_or_plain(plain[own]) for name, own in pick(plain.colnames, wanted).items()}
+    return Columns.of(form, cells, plain.colnames)
+
+
+def _masked_or_plain(column: np.ndarray) -> np.ndarray:
+    if isinstance(column, np.ma.MaskedArray):
+        return np.ma.MaskedArray(np.asarray(column), mask=np.ma.getmaskarray(column))
+    return np.asarray(column)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Units and standards that the archive bends are not our users' business; a cut-off file is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        warnings.filterwarnings("error", message=".*truncated.*")
+        yield

@@ -1,0 +1,115 @@
+"""The coefficients of one band for all rows of a file, in the basis that most of them have."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int16
+
+from scattervae.arrays import StarMask
+from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
+from scattervae.gaia.files.columns import Columns
+from scattervae.gaia.files.skips import Skips
+
+
+@dataclass(frozen=True)
+class Band:
+    """BP or RP of all rows of a file.
+
+    Attributes:
+        coeffs: Coefficients, NaN where the band is missing or contradicts itself.
+        errors: Their errors.
+        n_relevant_bases: Recommended truncation, -1 where not given.
+        basis_id: Identifier of the basis functions, None where the file has none.
+        contradicted: True where there are other than the stated number of coefficients.
+        correlations: Correlations of the coefficients, None where the file has none.
+    """
+
+    coeffs: Float64[np.ndarray, "star coeff"]
+    errors: Float64[np.ndarray, "star coeff"]
+    n_relevant_bases: Int16[np.ndarray, "star"]
+    basis_id: int | None
+    contradicted: StarMask
+    correlations: Float32[np.ndarray, "star pair"] | None
+
+    @property
+    def size(self) -> int:
+        return int(self.coeffs.shape[1])
+
+
+def read_band(columns: Columns, band: str, skips: Skips, *, default_size: int) -> Band:
+    """One band of a file; rows whose coefficients are unreadable or of another basis are skipped.
+
+    Args:
+        columns: Rows of the file.
+        band: ``bp`` or ``rp``.
+        skips: Takes the rows that cannot be used.
+        default_size: Number of coefficients to keep places for where no row has the band.
+    """
+    name = f"{band}_coefficients"
+    coeffs = arrays(columns.cells[name])
+    errors = arrays(columns.cells[f"{band}_coefficient_errors"])
+    for column, read in ((name, coeffs), (f"{band}_coefficient_errors", errors)):
+        unreadable = read.lengths == UNREADABLE
+        skips.add(unreadable, column + " is no list of numbers: {}", columns.cells[column])
+    present = coeffs.lengths > 0
+    stated = _integers_or_none(columns, f"{band}_n_parameters", present, skips)
+    ids = _integers_or_none(columns, f"{band}_basis_function_id", present, skips)
+    contradicted = present & stated.known & (stated.values != coeffs.lengths)
+    sound = present & ~contradicted
+    voters = sound & skips.kept
+    size = _most_common(coeffs.lengths[voters]) or _width(coeffs) or default_size
+    basis_id = _most_common(ids.values[voters & ids.known])
+    skips.add(sound & (coeffs.lengths != size), f"{{}} {name} where most rows have {size}", coeffs.lengths)
+    if basis_id is not None:
+        other = sound & ids.known & (ids.values != basis_id)
+        skips.add(other, f"{band}_basis_function_id {{}} where most rows have {basis_id}", ids.values)
+    matrix = coeffs.matrix(size)
+    return Band(
+        coeffs=np.where(contradicted[:, None], np.nan, matrix),
+        errors=np.where(contradicted[:, None], np.nan, errors.matrix(size)),
+        n_relevant_bases=_relevant_bases(columns, band),
+        basis_id=basis_id,
+        contradicted=contradicted,
+        correlations=_correlations(columns, band, size),
+    )
+
+
+def _integers_or_none(columns: Columns, name: str, present: StarMask, skips: Skips) -> Integers:
+    """A column that a file may lack; rows with the band where it is no integer are skipped."""
+    if name not in columns:
+        nowhere = np.zeros(len(columns), dtype=bool)
+        return Integers(np.zeros(len(columns), dtype=np.int64), nowhere, nowhere)
+    read = integers(columns.cells[name])
+    skips.add(present & read.unreadable, name + " is no integer: {}", columns.cells[name])
+    return read
+
+
+def _most_common(values: np.ndarray) -> int | None:
+    """The value that most rows have, the smallest of equals; None where there is no row."""
+    if not len(values):
+        return None
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[counts.argmax()])
+
+
+def _width(read: Arrays) -> int:
+    """The width of a matrix without a single number, 0 for arrays of their own lengths."""
+    return int(read.rows.shape[1]) if isinstance(read.rows, np.ndarray) else 0
+
+
+def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, "star"]:
+    name = f"{band}_n_relevant_bases"
+    if name not in columns:
+        return np.full(len(columns), -1, dtype=np.int16)
+    read = integers(columns.cells[name])
+    fits = read.known & (np.abs(read.values) < 2**15)
+    return np.where(fits, read.values, -1).astype(np.int16)
+
+
+def _correlations(columns: Columns, band: str, size: int) -> Float32[np.ndarray, "star pair"] | None:
+    name = f"{band}_coefficient_correlations"
+    if name not in columns:
+        return None
+    pairs = arrays(columns.cells[name]).matrix(size * (size - 1) // 2)
+    with np.errstate(over="ignore"):
+        return pairs.astype(np.float32)

@@ -1,0 +1,49 @@
+"""What tables give beside the spectra: the G flux and the stellar labels."""
+
+import numpy as np
+from jaxtyping import Int64
+
+from scattervae.arrays import SourceIds, StarArray
+from scattervae.gaia.facts import G_FLUX_NAME, G_MAG_NAMES, LABEL_COLUMNS, NO_LABEL, g_flux_of
+from scattervae.gaia.files.cells import floats
+from scattervae.gaia.files.columns import Columns
+from scattervae.spectra.spectra import StellarLabels
+
+
+def read_g_flux(columns: Columns) -> StarArray:
+    """Mean G flux [electron/s]: the column of it, else from a magnitude, else NaN; never from coefficients.
+
+    Source:
+        `scattervae.gaia.facts.g_flux_of`.
+    """
+    flux = np.full(len(columns), np.nan)
+    if G_FLUX_NAME in columns:
+        flux = floats(columns.cells[G_FLUX_NAME])
+    for name in G_MAG_NAMES:
+        if name in columns:
+            from_mag = g_flux_of(floats(columns.cells[name]))
+            flux = np.where(np.isfinite(flux) & (flux > 0), flux, from_mag)
+    return flux
+
+
+def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, "used"]) -> StellarLabels:
+    """Labels of these rows, no row where the file has no column of labels.
+
+    Source:
+        `scattervae.gaia.facts.LABEL_COLUMNS`.
+    """
+    if not any(name in columns for name, _ in LABEL_COLUMNS):
+        rows = rows[:0]
+    values, errors = (
+        np.stack([_label(columns, name)[rows] for name in names], axis=1)
+        for names in zip(*LABEL_COLUMNS, strict=True)
+    )
+    missing = np.isnan(values)
+    return StellarLabels(source_id[rows], values, np.where(missing, np.nan, errors))
+
+
+def _label(columns: Columns, name: str) -> StarArray:
+    if name not in columns:
+        return np.full(len(columns), np.nan)
+    values = floats(columns.cells[name])
+    return np.where(np.isfinite(values) & (values > NO_LABEL), values, np.nan)

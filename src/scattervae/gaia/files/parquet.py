@@ -1,0 +1,44 @@
+"""parquet with list columns: HATS partitions and tables that pandas, polars or pyarrow wrote."""
+
+from io import BufferedIOBase
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scattervae.gaia.files.columns import Columns, pick
+
+
+def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
+    """The wanted columns; a field of a nested column goes by its own name."""
+    file = pq.ParquetFile(stream)
+    flat: dict[str, str] = {}
+    for name in _leaves(file.schema_arrow):
+        flat.setdefault(name.rsplit(".", 1)[-1], name)
+    picked = pick(list(flat), wanted)
+    table = file.read(columns=[flat[own] for own in picked.values()])
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
+    return Columns.of("parquet", cells, tuple(flat))
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Dotted names of all columns below structs, in the file's order."""
+    names: list[str] = []
+    pending = [(field.name, field.type) for field in reversed(schema)]
+    while pending:
+        name, kind = pending.pop()
+        if pa.types.is_struct(kind):
+            pending += [(f"{name}.{field.name}", field.type) for field in reversed(list(kind))]
+        else:
+            names.append(name)
+    return names
+
+
+def _cells(column: pa.ChunkedArray) -> np.ndarray:
+    """NumPy's form of a column; integers with nulls stay integers."""
+    if pa.types.is_integer(column.type) and column.null_count:
+        mask = np.asarray(column.is_null().to_numpy())
+        return np.ma.MaskedArray(column.fill_null(0).to_numpy(), mask=mask)
+    return np.asarray(column.to_numpy())

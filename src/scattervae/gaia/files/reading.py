@@ -1,0 +1,158 @@
+"""One file or table in, its stars, labels and skipped rows out."""
+
+import csv
+import gzip
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+
+import pandas as pd
+import pyarrow as pa
+from astropy.io.fits import VerifyError
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
+from fastavro.schema import SchemaParseException
+
+from scattervae.errors import DataError
+from scattervae.gaia.facts import SOURCE_ID_NAMES
+from scattervae.gaia.files.assemble import FileContents, assemble, assemble_labels
+from scattervae.gaia.files.astropy_tables import columns_of_table, read_fits, read_votable
+from scattervae.gaia.files.avro import read_avro
+from scattervae.gaia.files.columns import Columns, pick, wanted_columns
+from scattervae.gaia.files.hdf5 import read_hdf5
+from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.gaia.files.parquet import read_parquet
+from scattervae.gaia.files.text import read_text
+from scattervae.spectra.spectra import StellarLabels
+
+logger = logging.getLogger(__name__)
+
+_READERS = {
+    Kind.FITS: read_fits,
+    Kind.VOTABLE: read_votable,
+    Kind.AVRO: read_avro,
+    Kind.HDF5: read_hdf5,
+    Kind.PARQUET: read_parquet,
+}
+# What the libraries raise at a file that is cut off or damaged, as fuzzing them shows.
+_LIBRARY_ERRORS = (
+    ArithmeticError,
+    AstropyWarning,
+    AttributeError,
+    EOFError,
+    ExpatError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SchemaParseException,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    VerifyError,
+    csv.Error,
+    pa.ArrowException,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_file(path: str | Path, *, correlations: bool = False) -> FileContents:
+    """All stars of a file of any kind, told from its content.
+
+    Args:
+        path: bulk or archive csv, ecsv, FITS, VOTable, DPAC avro, HDF5 or parquet, gzipped or not.
+        correlations: Also read the correlations of the coefficients, where the file has them.
+
+    Raises:
+        DataError: The file cannot be opened, is damaged, or holds no spectra that can be used.
+    """
+    path = Path(path)
+    with _located(str(path)):
+        contents = assemble(_read_columns(path, wanted_columns(correlations=correlations)))
+    return _with_warning(str(path), contents)
+
+
+def read_table(table: Table | pd.DataFrame, *, correlations: bool = False) -> FileContents:
+    """All stars of a table in memory with the archive's column names; its units are taken as the archive's.
+
+    Args:
+        table: A table of astropy's or a frame of pandas'; array cells may be arrays, lists or archive text.
+        correlations: Also read the correlations of the coefficients, where the table has them.
+
+    Raises:
+        DataError: The table holds no spectra that can be used.
+    """
+    wanted = wanted_columns(correlations=correlations)
+    if isinstance(table, pd.DataFrame):
+        columns = _columns_of_frame(table, wanted)
+    else:
+        columns = columns_of_table(table, wanted)
+    with _located(columns.form):
+        contents = assemble(columns)
+    return _with_warning(columns.form, contents)
+
+
+def read_labels_file(path: str | Path) -> StellarLabels:
+    """The labels in a file of any kind, with or without spectra; one row a star.
+
+    Args:
+        path: A table with Gaia's identifier and columns such as teff, teff_err, logg, fe_h, alpha_m.
+
+    Raises:
+        DataError: The file cannot be opened, is damaged, or holds no labels.
+    """
+    path = Path(path)
+    with _located(str(path)):
+        return assemble_labels(_read_columns(path, wanted_columns(correlations=False)))
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error.__cause__
+
+
+def _with_warning(where: str, contents: FileContents) -> FileContents:
+    if contents.skipped:
+        first, count = contents.skipped[0], len(contents.skipped)
+        logger.warning("%s: %d rows skipped; row %d: %s", where, count, first.row, first.reason)
+    return contents
+
+
+def _read_columns(path: Path, wanted: frozenset[str]) -> Columns:
+    try:
+        with open_file(path) as stream:
+            kind = recognise(stream)
+            if kind is Kind.TEXT:
+                return read_text(stream, wanted)
+            return _READERS[kind](unpacked(stream), wanted)
+    except FileNotFoundError:
+        raise DataError("does not exist; check the path") from None
+    except PermissionError:
+        raise DataError("may not be read; check its permissions") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError("is cut off or damaged; download it again") from error
+    except _LIBRARY_ERRORS as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"cannot be read ({why}); it may be cut off, so download it again") from error
+
+
+def _columns_of_frame(frame: pd.DataFrame, wanted: frozenset[str]) -> Columns:
+    if str(frame.index.name).lower() in SOURCE_ID_NAMES:
+        frame = frame.reset_index()
+    own_names = {str(name): name for name in reversed(frame.columns)}
+    cells = {}
+    for name, own in pick([str(column) for column in frame.columns], wanted).items():
+        series = frame[own_names[own]]
+        extension = pd.api.types.is_extension_array_dtype(series.dtype)
+        if extension:  # its missing values are no numbers that numpy knows
+            series = series.astype(object).where(series.notna(), None)
+        cells[name] = series.to_numpy()
+    return Columns.of("pandas frame", cells, [str(name) for name in frame.columns])

@@ -1,0 +1,35 @@
+"""Rows of a file that cannot be used, each with its first reason."""
+
+import numpy as np
+
+from scattervae.arrays import StarMask
+from scattervae.gaia.files.columns import Columns, SkippedRow
+
+
+class Skips:
+    """Collects why rows cannot be used; what is found first is what is said."""
+
+    def __init__(self, n: int) -> None:
+        self._reasons: dict[int, str] = {}
+        self._kept = np.ones(n, dtype=bool)
+
+    def add(self, rows: StarMask, reason: str, values: np.ndarray | None = None) -> None:
+        """Skip these rows; a ``{}`` in the reason stands for the row's own value."""
+        for row in np.flatnonzero(rows & self._kept):
+            self._reasons[int(row)] = reason if values is None else reason.format(_short(values[row]))
+            self._kept[row] = False
+
+    @property
+    def kept(self) -> StarMask:
+        """True for the rows that nothing speaks against so far."""
+        return self._kept.copy()
+
+    def named(self, columns: Columns) -> tuple[SkippedRow, ...]:
+        """All skipped rows of the file in order, those that its reader skipped included."""
+        here = (SkippedRow(int(columns.row_numbers[row]), why) for row, why in self._reasons.items())
+        return tuple(sorted((*columns.skipped, *here), key=lambda skipped: skipped.row))
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 30 else f"{text[:27]}..."

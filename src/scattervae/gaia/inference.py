@@ -1,0 +1,246 @@
+"""Coefficients inferred from sampled spectra: the inverse of `sample_flux`, as far as there is one.
+
+A sampled spectrum holds about 97 of the 110 combinations of coefficients to useful precision. The others come
+from a Gaussian prior learnt from the same spectra. Such coefficients are **inferred, not published**: every
+star carries `Flag.INFERRED`, and `InferredCoeffs.provenance` says how they were made.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
+from scattervae.errors import DataError
+from scattervae.gaia.basis import Design, FluxMatrix, design
+from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.flux_errors import coeff_errors
+from scattervae.gaia.instrument import archive_design
+from scattervae.spectra.spectra import UNUSABLE, Flag, SampledSpectra, Spectra
+
+CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
+PixelVector = Float64[np.ndarray, "wavelength"]
+
+NOISE_MARGIN = 3.0
+"""Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from
+the mean spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/inferred_coefficients.md)."""
+NOISE_FLOOR = 6e-8
+"""Relative noise below which float64 arithmetic no longer tells combinations apart: one float32 rounding."""
+MEAN_COUNT, DIAGONAL_COUNT, FULL_COUNT = 1.0, 10.0, 100.0
+"""How many stars the starting prior weighs against in the mean, the variances and the covariance."""
+DIAGONAL_STEPS, FULL_STEPS = 60, 20
+_SAMPLE = 2000  # stars that choose the matrix and measure the noise
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Gaussian of coefficients divided by their star's scale.
+
+    Attributes:
+        mean: Mean.
+        root: Lower factor of the covariance, ``covariance = root @ root.T``; its square would not hold the
+            range of variances in float64.
+    """
+
+    mean: CoeffVector
+    root: CoeffMatrix
+
+    @property
+    def covariance(self) -> CoeffMatrix:
+        return np.asarray(self.root @ self.root.T)
+
+
+@dataclass(frozen=True)
+class InferredCoeffs:
+    """Stars whose coefficients were inferred from sampled spectra.
+
+    Attributes:
+        spectra: The stars, with `Flag.INFERRED`; NaN where the sampled spectrum is incomplete. Their errors
+            are those of the flux brought back to coefficients, without the uncertainty of the inference.
+        scale: Root mean square flux of each star [W m^-2 nm^-1].
+        posterior_covariance: Uncertainty of the inference, the same for all stars in units of scale squared.
+        prior: What the spectra taught.
+        noise: Relative noise assumed, in units of the mean spectrum's shape.
+        n_determined: Combinations that the spectra determine better than the prior.
+        matrix_name: Which design matrix the spectra agree with.
+        n_teachers: Spectra that the prior was learnt from.
+    """
+
+    spectra: Spectra
+    scale: StarArray
+    posterior_covariance: CoeffMatrix
+    prior: Prior
+    noise: float
+    n_determined: int
+    matrix_name: str
+    n_teachers: int
+
+    def covariance_of(self, row: int) -> CoeffMatrix:
+        """Posterior covariance of one star's coefficients, in archive units."""
+        return np.asarray(self.posterior_covariance * self.scale[row] ** 2)
+
+    @property
+    def provenance(self) -> str:
+        """One sentence for files made from these coefficients."""
+        return (
+            f"coefficients inferred from sampled spectra, not published: {self.n_determined} of "
+            f"{len(self.prior.mean)} combinations from the flux ({self.matrix_name}, relative noise "
+            f"{self.noise:.1e}), the others from a Gaussian prior learnt from {self.n_teachers} spectra"
+        )
+
+
+def infer_coeffs(sampled: SampledSpectra, *, progress: Callable[[int], None] | None = None) -> InferredCoeffs:
+    r"""Coefficients c of sampled spectra f by a Gaussian model whose prior is learnt from them by EM.
+
+    .. math:: f / s = A c + \epsilon, \qquad \epsilon_w \sim N(0, \sigma^2 r_w^2), \qquad c \sim N(m, S)
+
+    with s each star's root mean square flux and r the root mean square spectrum. A is the archive's matrix
+    (`archive_design`) or GaiaXPy's rounded one, whichever the spectra lie closer to; sigma is measured
+    from what lies outside it. S is first diagonal, then full, each held by pseudo-counts: one star is enough.
+
+    Args:
+        sampled: Spectra on GaiaXPy's default grid; only stars without a flag teach the prior.
+        progress: Called with the number of stars done so far.
+
+    Raises:
+        DataError: Another grid, or no complete spectrum.
+
+    Source:
+        EM for a linear Gaussian model: Bishop (2006), sections 2.3.3 and 12.2; posterior covariances are kept
+        as square roots since their eigenvalues span 14 decades.
+    """
+    _require_grid(sampled)
+    good = np.isfinite(sampled.flux).all(axis=1) & (sampled.flux != 0).any(axis=1)
+    good &= (sampled.flags & np.uint16(Flag.BAD_COEFFS)) == 0
+    teachers = good & ((sampled.flags & np.uint16(UNUSABLE)) == 0)
+    teachers = teachers if teachers.any() else good
+    if not good.any():
+        raise DataError(f"none of {len(sampled)} sampled spectra is complete: nothing to infer from")
+    scale = np.sqrt(np.square(sampled.flux).mean(axis=1))
+    shape = np.sqrt((np.square(sampled.flux[teachers]) / scale[teachers, None] ** 2).mean(axis=0) + 1e-4)
+    sample = np.flatnonzero(teachers)[:: max(1, int(teachers.sum()) // _SAMPLE)]
+    name, grid, noise = _closest_design(sampled.flux[sample] / scale[sample, None] / shape, shape)
+    model = _Whitened.of(grid.matrix, noise * shape)
+    z = model.compress(sampled.flux[good], scale[good])
+    prior = _learn(model, z[teachers[good]], _starting_sigma(grid.matrix))
+    posterior = model.posterior(prior)
+    coeffs = np.full((len(sampled), DR3_BASIS.n_coeffs), np.nan)
+    coeffs[good] = posterior.mean_of(z) * scale[good, None]
+    errors = np.full_like(coeffs, np.nan)
+    errors[good] = coeff_errors(sampled.errors[good], grid.matrix, progress=progress)
+    _logger.info("%d spectra: %s, noise %.1e, %d determined", good.sum(), name, noise, posterior.n_determined)
+    spectra = Spectra.of(sampled.source_id, coeffs, errors, basis=DR3_BASIS, g_flux=sampled.g_flux)
+    bad = np.where(good, 0, Flag.BAD_COEFFS).astype(np.uint16)
+    return InferredCoeffs(
+        spectra=spectra.with_flags(sampled.flags | bad | np.uint16(Flag.INFERRED)),
+        scale=scale,
+        posterior_covariance=posterior.root @ posterior.root.T,
+        prior=prior,
+        noise=noise,
+        n_determined=posterior.n_determined,
+        matrix_name=name,
+        n_teachers=int(teachers.sum()),
+    )
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """Of one star's scaled coefficients: mean ``offset + gain @ z``, covariance ``root @ root.T``."""
+
+    offset: CoeffVector
+    gain: CoeffMatrix
+    root: CoeffMatrix
+    n_determined: int
+
+    def mean_of(self, z: CoeffArray) -> CoeffArray:
+        return np.asarray(self.offset + z @ self.gain.T)
+
+
+@dataclass(frozen=True)
+class _Whitened:
+    """The model ``z = R c + unit noise`` that holds all a spectrum says about its coefficients."""
+
+    triangle: CoeffMatrix
+    projection: FluxMatrix
+
+    @classmethod
+    def of(cls, matrix: FluxMatrix, sigma: PixelVector) -> "_Whitened":
+        q, triangle = np.linalg.qr(matrix / sigma[:, None])
+        return cls(triangle=triangle, projection=q / sigma[:, None])
+
+    def compress(self, flux: FluxArray, scale: StarArray) -> CoeffArray:
+        return np.asarray((flux @ self.projection) / scale[:, None])
+
+    def posterior(self, prior: Prior) -> _Posterior:
+        u, s, vt = np.linalg.svd(self.triangle @ prior.root)
+        root = prior.root @ vt.T
+        gain = (root * (s / (s**2 + 1))) @ u.T
+        return _Posterior(
+            offset=prior.mean - gain @ (self.triangle @ prior.mean),
+            gain=gain,
+            root=root / np.sqrt(s**2 + 1),
+            n_determined=int((s > 1).sum()),
+        )
+
+
+def _learn(model: _Whitened, z: CoeffArray, start: CoeffVector) -> Prior:
+    """EM on the spectra's first two moments; their number costs nothing."""
+    n, centre = len(z), z.mean(axis=0)
+    spread: CoeffArray = np.asarray(np.linalg.qr((z - centre) / np.sqrt(n), mode="r"))
+    prior = Prior(mean=np.zeros_like(start), root=np.diag(start))
+    sigma = start
+    for step in range(DIAGONAL_STEPS + FULL_STEPS):
+        posterior = model.posterior(prior)
+        mean = (n / (n + MEAN_COUNT)) * posterior.mean_of(centre[None])[0]
+        miss = (posterior.mean_of(centre[None])[0] - mean)[None]
+        parts = np.vstack([spread @ posterior.gain.T, miss, posterior.root.T]) * np.sqrt(n)
+        if step < DIAGONAL_STEPS:
+            total = (parts**2).sum(axis=0) + MEAN_COUNT * mean**2 + DIAGONAL_COUNT * start**2
+            sigma = np.sqrt(total / (n + MEAN_COUNT + DIAGONAL_COUNT))
+            root = np.diag(sigma)
+        else:
+            stack = np.vstack([parts, np.sqrt(FULL_COUNT) * np.diag(sigma)])
+            root = np.asarray(np.linalg.qr(stack / np.sqrt(n + FULL_COUNT), mode="r")).T
+        prior = replace(prior, mean=mean, root=root)
+    return prior
+
+
+def _starting_sigma(matrix: FluxMatrix) -> CoeffVector:
+    """Standard deviations that fall fast over the first orders and slowly after, as real coefficients do.
+
+    The first is what makes a spectrum of unit root mean square by itself.
+    """
+    sigma = np.zeros(DR3_BASIS.n_coeffs)
+    for band in (DR3_BASIS.bp, DR3_BASIS.rp):
+        order = np.arange(band.stop - band.start)
+        sigma[band] = np.exp(-order) + 3e-3 * np.exp(-order / 30)
+        sigma[band] /= np.sqrt(np.square(matrix[:, band.start]).mean())
+    return sigma
+
+
+def _closest_design(relative: FluxArray, shape: PixelVector) -> tuple[str, Design, float]:
+    """The matrix that leaves least of these spectra, in units of their mean shape, and its noise."""
+    candidates = []
+    for name, grid in (("the archive's matrix", archive_design()), ("GaiaXPy's matrix", design())):
+        q = np.linalg.qr(grid.matrix / shape[:, None])[0]
+        outside = relative - (relative @ q) @ q.T
+        free = len(shape) - q.shape[1]
+        noise = float(np.sqrt(np.median(np.square(outside).sum(axis=1)) / free))
+        candidates.append((name, grid, max(NOISE_MARGIN * noise, NOISE_FLOOR)))
+    return min(candidates, key=lambda candidate: candidate[2])
+
+
+def _require_grid(sampled: SampledSpectra) -> None:
+    grid = design().grid_nm
+    if sampled.grid_nm.shape != grid.shape or not np.allclose(sampled.grid_nm, grid):
+        raise DataError(
+            f"sampled spectra on {_span(sampled.grid_nm)}; coefficients can be inferred on {_span(grid)}"
+        )
+
+
+def _span(grid_nm: Wavelengths) -> str:
+    return f"{len(grid_nm)} points from {grid_nm.min():g} to {grid_nm.max():g} nm"

@@ -1,0 +1,104 @@
+"""How well a model tells stars it has not seen: likelihood, normalised errors, latents in use."""
+
+from dataclasses import dataclass
+
+import torch
+
+from scattervae.errors import DataError
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.loss import loss_terms
+from scattervae.model.network import Posterior
+from scattervae.seeds import stream
+from scattervae.spectra.spectra import Spectra
+
+N_DRAWS = 10
+_FIRST = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one set of stars, means over stars unless said.
+
+    Likelihoods are in nats per star, of coefficients in training standard deviations, without the constant
+    with ln 2 pi; lower is better.
+
+    Attributes:
+        n_stars: Stars scored.
+        negative_elbo: Negative evidence lower bound, over draws from the posterior.
+        negative_elbo_error: One standard error of that mean over stars.
+        nll_at_mean: Negative log-likelihood at the posterior mean, divergence not counted.
+        kl: Divergence of the posterior from the prior.
+        kl_per_latent: The same, latent by latent.
+        active_latents: Latents with a divergence above 0.1 nats.
+        mean_abs_normalised_error: At the posterior mean, over the first ten coefficients: ``bp10``, ``rp10``.
+        share_beyond_5_sigma: Of all coefficients of all stars.
+        largest_normalised_error: Absolute, of all coefficients of all stars.
+    """
+
+    n_stars: int
+    negative_elbo: float
+    negative_elbo_error: float
+    nll_at_mean: float
+    kl: float
+    kl_per_latent: list[float]
+    active_latents: int
+    mean_abs_normalised_error: dict[str, float]
+    share_beyond_5_sigma: float
+    largest_normalised_error: float
+
+
+@torch.no_grad()
+def evaluate(
+    checkpoint: Checkpoint, spectra: Spectra, *, n_draws: int = N_DRAWS, seed: int = 0
+) -> Evaluation:
+    """Scores of a model on the usable ones of these stars.
+
+    Args:
+        checkpoint: The model.
+        spectra: Stars, best of the test fold (`scattervae.seeds.folds`).
+        n_draws: Draws from each star's posterior for the evidence lower bound.
+        seed: Of the draws.
+
+    Raises:
+        DataError: No star is usable, or the spectra are of another basis.
+
+    Source:
+        Laroche & Speagle (2023), eqs. 1-5 and sect. 3; Kingma & Welling (2013), eq. 7, for the draws.
+    """
+    stars = spectra.take(spectra.usable)
+    if len(stars) == 0:
+        raise DataError(f"none of {len(spectra)} stars is usable: nothing to evaluate the model on")
+    bands = checkpoint.normalization
+    generator = stream(seed, "evaluate")
+    elbos, nlls, kls = [], [], []
+    abs_bp = abs_rp = n_beyond = largest = 0.0
+    for encoded in checkpoint.encode_batches([stars]):
+        x, errors, posterior = encoded.inputs.x, encoded.inputs.errors, encoded.posterior
+        draws = [
+            loss_terms(x, errors, posterior, checkpoint.decode(posterior.sample(generator))).negative_elbo
+            for _ in range(n_draws)
+        ]
+        elbos.append(torch.stack(draws).double().mean(dim=0))
+        at_mean = loss_terms(x, errors, posterior, encoded.reconstruction)
+        nlls.append(at_mean.nll.double())
+        kls.append(posterior)
+        z = encoded.reconstruction.normalised_errors(x, errors).double().abs()
+        abs_bp += z[:, bands.bp][:, :_FIRST].mean(dim=1).sum().item()
+        abs_rp += z[:, bands.rp][:, :_FIRST].mean(dim=1).sum().item()
+        n_beyond += (z > 5.0).sum().item()
+        largest = max(largest, z.max().item())
+    elbo = torch.cat(elbos)
+    posterior = Posterior(*(torch.cat(parts) for parts in zip(*kls, strict=True)))
+    n = len(stars)
+    return Evaluation(
+        n_stars=n,
+        negative_elbo=elbo.mean().item(),
+        negative_elbo_error=(elbo.std(correction=0) / n**0.5).item(),
+        nll_at_mean=torch.cat(nlls).mean().item(),
+        kl=posterior.kl().double().sum(dim=1).mean().item(),
+        kl_per_latent=posterior.kl_per_latent(),
+        active_latents=posterior.n_active(),
+        mean_abs_normalised_error={"bp10": abs_bp / n, "rp10": abs_rp / n},
+        share_beyond_5_sigma=n_beyond / (n * bands.n_coeffs),
+        largest_normalised_error=largest,
+    )

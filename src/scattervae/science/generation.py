@@ -1,0 +1,173 @@
+"""Spectra and scatter from any place in the latent space: the prior, the survey, a star, between two stars.
+
+Laroche & Speagle (2023), sect. 2.2: after training, coefficients and scatter come from an arbitrary latent
+vector.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelengths
+from scattervae.errors import DataError
+from scattervae.gaia.basis import flux_from_coeffs, require_known
+from scattervae.model.checkpoint import Checkpoint, software_versions
+from scattervae.model.network import Posterior
+from scattervae.seeds import stream
+from scattervae.spectra.columns import described, list_array
+from scattervae.spectra.spectra import Basis
+
+
+@dataclass(frozen=True)
+class GeneratedSpectra:
+    """Spectra that a model made, in archive units.
+
+    Attributes:
+        z: The latent vectors they were made from.
+        coeffs: Coefficients, BP then RP [electron/s in the basis].
+        scatter: Intrinsic scatter of each, one standard deviation, same units.
+        g_flux: The G flux they were scaled to [electron/s].
+        basis: Sizes and ids of the coefficients.
+    """
+
+    z: Latents
+    coeffs: CoeffArray
+    scatter: CoeffArray
+    g_flux: StarArray
+    basis: Basis
+
+    def __len__(self) -> int:
+        return len(self.g_flux)
+
+
+@dataclass(frozen=True)
+class GeneratedFlux:
+    """Generated spectra on a wavelength grid [W m^-2 nm^-1].
+
+    Attributes:
+        grid_nm: Wavelengths.
+        flux: Flux of the generated coefficients.
+        scatter: One standard deviation that the coefficients' scatter gives it, taken as independent.
+    """
+
+    grid_nm: Wavelengths
+    flux: FluxArray
+    scatter: FluxArray
+
+
+def from_prior(checkpoint: Checkpoint, n: int, *, seed: int = 0) -> Latents:
+    """Latent vectors drawn from the standard normal prior."""
+    return torch.randn(n, checkpoint.n_latent, generator=stream(seed, "prior"))
+
+
+def from_aggregate(posterior: Posterior, n: int, *, seed: int = 0) -> Latents:
+    """Latent vectors drawn from the mixture of these stars' posteriors.
+
+    Of a survey's stars: spectra as the survey has them. Of one star: what it could be, given its spectrum.
+
+    Raises:
+        DataError: None of the stars could be encoded.
+    """
+    encoded = posterior.mean.isfinite().all(dim=1).nonzero()[:, 0]
+    if len(encoded) == 0:
+        raise DataError("none of the stars could be encoded: there is no aggregate posterior to draw from")
+    generator = stream(seed, "aggregate")
+    rows = encoded[torch.randint(len(encoded), (n,), generator=generator)]
+    return Posterior(posterior.mean[rows], posterior.log_variance[rows]).sample(generator)
+
+
+def between(
+    start: Float[Tensor, "1 latent"], end: Float[Tensor, "1 latent"], n: int
+) -> Float[Tensor, "step latent"]:
+    """`n` latent vectors in equal steps along the straight line between two, both ends included.
+
+    Args:
+        start: One latent vector.
+        end: The other.
+        n: How many, 2 or more.
+    """
+    steps = torch.linspace(0.0, 1.0, n)[:, None]
+    return start + steps * (end - start)
+
+
+def generate(
+    checkpoint: Checkpoint, z: Latents, g_flux: StarArray, *, noise_seed: int | None = None
+) -> GeneratedSpectra:
+    """Coefficients and scatter at these latent vectors, for stars of this G flux.
+
+    Args:
+        checkpoint: The model.
+        z: One latent vector a spectrum.
+        g_flux: The G flux to scale each to [electron/s].
+        noise_seed: Add a draw of the intrinsic scatter to the coefficients; the mean spectrum where None.
+
+    Source:
+        Laroche & Speagle (2023), sect. 2.2 and fig. 1 (teal).
+    """
+    normalization = checkpoint.normalization
+    mean, scatter = checkpoint.decode(z)
+    if noise_seed is not None:
+        mean = mean + scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
+    n_all = normalization.basis.n_coeffs
+    coeffs, widths = np.zeros((len(z), n_all)), np.zeros((len(z), n_all))
+    coeffs[:, normalization.columns] = normalization.invert(mean, g_flux)
+    widths[:, normalization.columns] = normalization.invert_errors(scatter, g_flux)
+    return GeneratedSpectra(z=z, coeffs=coeffs, scatter=widths, g_flux=g_flux, basis=normalization.basis)
+
+
+def flux_of(spectra: GeneratedSpectra) -> GeneratedFlux:
+    """Generated spectra on Gaia's wavelength grid, with the scatter band.
+
+    Raises:
+        DataError: The basis is not one that GaiaXPy knows.
+    """
+    require_known(spectra.basis)
+    sampled = flux_from_coeffs(spectra.coeffs, spectra.scatter)
+    return GeneratedFlux(grid_nm=sampled.grid_nm, flux=sampled.flux, scatter=sampled.errors)
+
+
+def generated_table(
+    checkpoint: Checkpoint, spectra: GeneratedSpectra, flux: GeneratedFlux | None = None
+) -> pa.Table:
+    """Generated spectra as a table by the archive's column names, with units and descriptions.
+
+    Args:
+        checkpoint: The model that made them, named in the table's metadata.
+        spectra: The spectra.
+        flux: The same on a wavelength grid, where wanted.
+    """
+    unit = "electron/s in the basis"
+    columns: list[tuple[pa.Field, pa.Array]] = [
+        (described("latent", pa.list_(pa.float32()), "", "latent vector"), list_array(spectra.z.numpy())),
+        (
+            described("phot_g_mean_flux", pa.float64(), "electron/s", "G flux the spectrum is scaled to"),
+            pa.array(spectra.g_flux),
+        ),
+    ]
+    for band, where in (("bp", spectra.basis.bp), ("rp", spectra.basis.rp)):
+        for name, text, values in (
+            ("coefficients", "generated coefficients", spectra.coeffs),
+            ("coefficient_scatter", "intrinsic scatter (one sigma) of the coefficients", spectra.scatter),
+        ):
+            field = described(f"{band}_{name}", pa.list_(pa.float32()), unit, f"{band.upper()}: {text}")
+            columns.append((field, list_array(values[:, where])))
+    about = {"model": checkpoint.digest, "recipe": checkpoint.recipe.name, "versions": software_versions()}
+    if flux is not None:
+        flux_unit = "W m^-2 nm^-1"
+        columns += [
+            (described("flux", pa.list_(pa.float32()), flux_unit, "generated flux"), list_array(flux.flux)),
+            (
+                described(
+                    "flux_scatter", pa.list_(pa.float32()), flux_unit, "one sigma of intrinsic scatter"
+                ),
+                list_array(flux.scatter),
+            ),
+        ]
+        about["wavelength_nm"] = flux.grid_nm.tolist()
+    schema = pa.schema([f for f, _ in columns], metadata={"scattervae.generated": json.dumps(about)})
+    return pa.table([values for _, values in columns], schema=schema)

@@ -1,0 +1,163 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch.distributions import Normal, kl_divergence
+
+from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
+from scattervae.seeds import stream
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameters.numel() for parameters in module.parameters())
+
+
+def dense(*widths: int) -> int:
+    """Weights and biases of fully connected layers, counted by hand."""
+    return sum((n_in + 1) * n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+
+
+def test_the_papers_shape_has_44332_parameters():
+    network = ScatterVAE(110)
+    assert count(network.encoder) == dense(110, 80, 50, 30, 12) == 14_832
+    assert count(network.decoder) == dense(6, 30, 50, 80, 110) == 14_750
+    assert count(network.scatter_estimator) == 14_750
+    assert count(network) == 14_832 + 2 * 14_750 == 44_332
+
+
+def test_gelu_stands_between_linear_layers_and_not_after_the_last():
+    names = [type(layer).__name__ for layer in ScatterVAE(110).scatter_estimator]
+    assert names == ["Linear", "GELU", "Linear", "GELU", "Linear", "GELU", "Linear"]
+
+
+def test_no_part_shares_a_weight_with_another():
+    network = ScatterVAE(110)
+    storages = [parameters.data_ptr() for parameters in network.parameters()]
+    assert len(set(storages)) == len(storages) == 3 * 8
+    z = torch.randn(4, 6, generator=stream(0, "z"))
+    before = network.decode(z)
+    with torch.no_grad():
+        for parameters in network.scatter_estimator.parameters():
+            parameters.add_(0.1)
+    after = network.decode(z)
+    assert torch.equal(before.mean, after.mean)
+    assert not torch.equal(before.scatter, after.scatter)
+
+
+@pytest.mark.parametrize("n_coeffs", [106, 110, 11])
+def test_any_number_of_coefficients(n_coeffs):
+    """51 + 55 is what Gaia DR4's solution has."""
+    network = ScatterVAE(n_coeffs, NetworkShape(n_latent=3, hidden=(8,)))
+    x = torch.randn(5, n_coeffs, generator=stream(0, "x"))
+    posterior = network.encode(x)
+    reconstruction = network.decode(posterior.mean)
+    assert posterior.mean.shape == posterior.log_variance.shape == (5, 3)
+    assert reconstruction.mean.shape == reconstruction.scatter.shape == (5, n_coeffs)
+
+
+@given(st.sampled_from(["softplus", "exp", "sigmoid"]), st.floats(-80.0, 80.0), st.floats(1e-6, 1.0))
+def test_scatter_is_positive_and_above_its_floor(link, raw, floor):
+    network = ScatterVAE(4, NetworkShape(n_latent=2, hidden=(3,), scatter_link=link, scatter_floor=floor))
+    with torch.no_grad():
+        for parameters in network.scatter_estimator[-1].parameters():
+            parameters.zero_()
+        network.scatter_estimator[-1].bias.fill_(raw)
+        scatter = network.decode(torch.zeros(1, 2)).scatter
+    exact = {
+        "softplus": max(raw, 0.0) + math.log1p(math.exp(-abs(raw))),
+        "exp": math.exp(raw),
+        "sigmoid": 1.0 / (1.0 + math.exp(-raw)),
+    }[link]
+    assert (scatter > 0).all()
+    assert scatter[0].tolist() == pytest.approx(
+        [exact + floor] * 4, rel=1e-4
+    )  # raw itself is rounded to float32
+
+
+@given(st.floats(-1e6, 1e6), st.sampled_from([(-12.0, 6.0), (-3.0, -1.0)]))
+def test_the_log_variance_stays_inside_its_limits(bias, limits):
+    network = ScatterVAE(4, NetworkShape(n_latent=2, hidden=(3,), log_variance_limits=limits))
+    with torch.no_grad():
+        network.encoder[-1].weight.zero_()
+        network.encoder[-1].bias.fill_(bias)
+        posterior = network.encode(torch.zeros(1, 4))
+    assert posterior.log_variance[0].tolist() == pytest.approx([min(max(bias, limits[0]), limits[1])] * 2)
+    assert posterior.mean[0].tolist() == pytest.approx([bias] * 2)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"n_latent": 0},
+        {"hidden": []},
+        {"hidden": [80, 0]},
+        {"scatter_link": "relu"},
+        {"scatter_floor": 0.0},
+        {"log_variance_limits": [6.0, -12.0]},
+        {"log_variance_limits": [1.0, 1.0]},
+        {"latent": 6},
+    ],
+)
+def test_a_shape_that_makes_no_network_is_refused(given):
+    with pytest.raises(ValidationError):
+        NetworkShape.model_validate(given)
+
+
+def a_posterior(n: int = 7) -> Posterior:
+    draws = stream(0, "posterior")
+    mean = torch.randn(n, 3, generator=draws, dtype=torch.float64)
+    return Posterior(mean, torch.randn(n, 3, generator=draws, dtype=torch.float64))
+
+
+def test_the_divergence_is_that_of_torch_distributions():
+    posterior = a_posterior()
+    expected = kl_divergence(Normal(posterior.mean, posterior.sd), Normal(torch.zeros(3).double(), 1.0))
+    torch.testing.assert_close(posterior.kl(), expected)
+    torch.testing.assert_close(posterior.sd, posterior.log_variance.exp().sqrt())
+    assert posterior.kl_per_latent() == pytest.approx(expected.mean(dim=0).tolist())
+
+
+def test_the_divergence_from_the_prior_itself_is_zero():
+    zeros = torch.zeros(2, 3)
+    assert Posterior(zeros, zeros).kl().tolist() == zeros.tolist()
+
+
+def test_active_latents_are_those_above_a_tenth_of_a_nat_and_nan_rows_do_not_count():
+    mean = torch.tensor([[0.5, 0.44, 2.0], [0.5, 0.44, 0.0], [torch.nan] * 3])
+    log_variance = torch.zeros(3, 3)
+    log_variance[2] = torch.nan
+    posterior = Posterior(mean, log_variance)
+    assert posterior.kl_per_latent() == pytest.approx([0.125, 0.0968, 1.0])  # half the mean square
+    assert posterior.n_active() == 2
+
+
+def test_draws_have_the_mean_and_spread_of_the_posterior_and_come_from_their_stream():
+    mean, log_variance = (
+        torch.tensor([[3.0, -1.0]]).expand(20_000, 2),
+        torch.tensor([[0.0, -2.0]]).expand(20_000, 2),
+    )
+    posterior = Posterior(mean, log_variance)
+    z = posterior.sample(stream(0, "latents"))
+    assert torch.equal(z, posterior.sample(stream(0, "latents")))
+    assert not torch.equal(z, posterior.sample(stream(0, "others")))
+    torch.testing.assert_close(z.mean(dim=0), mean[0], atol=0.03, rtol=0)  # four standard errors
+    torch.testing.assert_close(z.std(dim=0), posterior.sd[0], atol=0, rtol=0.02)  # four standard errors
+
+
+def test_draws_pass_the_gradient_to_mean_and_variance():
+    """The reparametrised draw: dz/dmean = 1, dz/dlogvar = sd eps / 2."""
+    mean = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+    log_variance = torch.full((4, 2), 0.3, dtype=torch.float64, requires_grad=True)
+    z = Posterior(mean, log_variance).sample(stream(0, "latents"))
+    z.sum().backward()
+    torch.testing.assert_close(mean.grad, torch.ones(4, 2, dtype=torch.float64))
+    torch.testing.assert_close(log_variance.grad, 0.5 * z.detach())
+
+
+def test_normalised_errors_are_residuals_over_both_errors_in_quadrature():
+    reconstruction = Reconstruction(mean=torch.tensor([[1.0, 2.0]]), scatter=torch.tensor([[3.0, 0.0]]))
+    normalised = reconstruction.normalised_errors(torch.tensor([[11.0, 1.0]]), torch.tensor([[4.0, 2.0]]))
+    torch.testing.assert_close(normalised, torch.tensor([[2.0, -0.5]]))

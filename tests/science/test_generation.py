@@ -1,0 +1,124 @@
+"""Generated spectra: statistics of the draws against closed forms, and the way back through the model."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from scattervae.errors import DataError
+from scattervae.model.network import Posterior
+from scattervae.model.recipe import Recipe
+from scattervae.science import generation
+from scattervae.spectra.normalization import NormalizationSettings
+from toy import DR3, spoiled, toy_model, toy_sky, untrained_model
+
+SKY = toy_sky(400)
+G_FLUX = np.full(5, 1e4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_model(SKY)
+
+
+def test_prior_draws_are_standard_normal():
+    model = untrained_model(SKY.spectra)
+    z = generation.from_prior(model, 20_000)
+    error = 5 / np.sqrt(20_000)
+    assert z.shape == (20_000, 3)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=error)
+    torch.testing.assert_close(z.std(0), torch.ones(3), rtol=0, atol=error)
+
+
+def test_aggregate_draws_have_the_mixtures_mean_and_variance():
+    mean = torch.tensor([[-2.0, 0.0], [2.0, 1.0], [float("nan"), float("nan")]])
+    posterior = Posterior(mean, torch.full((3, 2), -2.0))
+    z = generation.from_aggregate(posterior, 50_000)
+    variance = torch.tensor([4.0, 0.25]) + np.exp(-2.0)
+    torch.testing.assert_close(z.mean(0), torch.tensor([0.0, 0.5]), rtol=0, atol=0.05)
+    torch.testing.assert_close(z.var(0), variance, rtol=0.05, atol=0)
+
+
+def test_aggregate_of_no_encoded_star_is_an_error(model):
+    posterior = model.encode(spoiled(SKY.spectra).take(slice(0, 5)))
+    with pytest.raises(DataError, match="could be encoded"):
+        generation.from_aggregate(posterior, 3)
+
+
+def test_between_runs_from_one_star_to_the_other_in_equal_steps():
+    start, end = torch.tensor([[0.0, 1.0]]), torch.tensor([[4.0, -1.0]])
+    z = generation.between(start, end, 5)
+    expected = np.linspace([0.0, 1.0], [4.0, -1.0], 5)
+    np.testing.assert_allclose(z.numpy(), expected, atol=1e-6)
+
+
+def test_generated_coefficients_are_the_decoders_in_archive_units(model):
+    z = generation.from_prior(model, 5)
+    made = generation.generate(model, z, G_FLUX)
+    told = model.decode(z)
+    normalization = model.normalization
+    np.testing.assert_allclose(
+        made.coeffs, (told.mean.double().numpy() * normalization.std + normalization.mean) * 1e4
+    )
+    np.testing.assert_allclose(made.scatter, told.scatter.double().numpy() * normalization.std * 1e4)
+
+
+def test_a_star_made_from_its_own_latents_looks_like_itself(model):
+    """The toy sky's intrinsic scatter is 1 % and its noise 2 %: the mean spectrum is told much better."""
+    posterior = model.encode(SKY.spectra)
+    made = generation.generate(model, posterior.mean, SKY.spectra.g_flux)
+    spread = SKY.shapes.std(axis=0)
+    residual = made.coeffs / SKY.spectra.g_flux[:, None] - SKY.shapes
+    assert np.median(np.abs(residual) / spread) < 0.1
+
+
+def test_noise_has_the_width_of_the_scatter(model):
+    z = generation.from_prior(model, 1).expand(4000, -1)
+    g_flux = np.ones(4000)
+    made = generation.generate(model, z, g_flux, noise_seed=1)
+    mean = generation.generate(model, z, g_flux)
+    np.testing.assert_allclose((made.coeffs - mean.coeffs).std(axis=0), made.scatter[0], rtol=0.06)
+    again = generation.generate(model, z, g_flux, noise_seed=1)
+    np.testing.assert_array_equal(made.coeffs, again.coeffs)
+
+
+def test_dropped_coefficients_come_back_as_zeros():
+    recipe = Recipe(name="short", normalization=NormalizationSettings(n_bp=4, n_rp=3))
+    model = untrained_model(SKY.spectra, recipe)
+    made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
+    assert made.coeffs.shape == (5, 11)
+    assert not made.coeffs[:, [4, 5, 9, 10]].any()
+    assert made.coeffs[:, [0, 1, 2, 3, 6, 7, 8]].all()
+
+
+def test_flux_needs_a_basis_that_gaiaxpy_knows(model):
+    made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
+    with pytest.raises(DataError, match="GaiaXPy knows only"):
+        generation.flux_of(made)
+
+
+def test_flux_and_its_scatter_are_linear_in_the_coefficients():
+    """Scatter of the flux against the spread of many spectra with drawn scatter."""
+    model = untrained_model(toy_sky(60, basis=DR3).spectra)
+    z = generation.from_prior(model, 1).expand(3000, -1)
+    g_flux = np.full(3000, 1e4)
+    drawn = generation.flux_of(generation.generate(model, z, g_flux, noise_seed=0))
+    assert drawn.flux.shape == (3000, 343)
+    ratio = drawn.flux.std(axis=0) / drawn.scatter[0]
+    np.testing.assert_allclose(ratio, 1.0, atol=0.08)
+
+
+def test_table_has_units_and_reads_back(tmp_path):
+    model = untrained_model(toy_sky(60, basis=DR3).spectra)
+    made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
+    table = generation.generated_table(model, made, generation.flux_of(made))
+    pq.write_table(table, tmp_path / "made.parquet")
+    read = pq.read_table(tmp_path / "made.parquet")
+    assert all(field.metadata[b"description"] for field in read.schema)
+    assert read.schema.field("flux").metadata[b"unit"] == b"W m^-2 nm^-1"
+    about = json.loads(read.schema.metadata[b"scattervae.generated"])
+    assert about["wavelength_nm"][:2] == [336.0, 338.0]
+    bp = np.stack(read["bp_coefficients"].to_numpy())
+    np.testing.assert_allclose(bp, made.coeffs[:, :55], rtol=1e-6)

@@ -1,0 +1,119 @@
+"""The shape of the package: six rooms, one direction, no module that cannot be read at once."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scattervae
+
+PACKAGE = Path(scattervae.__file__).parent
+ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "core", "misc"}
+
+
+def name_of(path: Path) -> tuple[str, ...]:
+    """A module's dotted name without the package's, as a tuple: ("model", "train")."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
+    """What a module imports of the package, wherever in it the import stands, as `name_of` would have it."""
+    package = name_of(path) if path.name == "__init__.py" else name_of(path)[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            prefix = ".".join((*(("scattervae", *start) if node.level else ()), *filter(None, [node.module])))
+            names = [f"{prefix}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first == "scattervae":
+                yield tuple(rest)
+
+
+def room_of(name: tuple[str, ...]) -> str | None:
+    return name[0] if name and name[0] in ROOMS else None
+
+
+def backward_imports(path: Path) -> list[str]:
+    name = name_of(path)
+    if name in ((), ("__main__",)):  # the door: it offers names of all rooms, and loads none at import
+        return []
+    own = room_of(name)
+    allowed = ROOMS[: ROOMS.index(own) + 1] if own else ()
+    return [
+        ".".join(name)
+        for name in imports_of(path)
+        if room_of(name) is not None and room_of(name) not in allowed
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(name_of(path)) or "scattervae")
+def test_a_module_imports_from_its_own_room_from_rooms_before_it_and_from_the_top_level(path):
+    assert backward_imports(path) == []
+
+
+def test_the_direction_would_be_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    for name, text in {
+        "seeds.py": "def f():\n    import scattervae.model.train\n",
+        "spectra/store.py": "from scattervae.gaia import facts\nfrom scattervae import errors, model\n",
+        "gaia/files/avro.py": "from ...science.catalogue import Catalogue\nfrom ..facts import UNIT\n",
+        "cli/main.py": "from scattervae.spectra.store import SpectrumStore\nimport scattervae.show.plots\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = {str(path.relative_to(tmp_path)): backward_imports(path) for path in tmp_path.rglob("*.py")}
+    assert found == {
+        "seeds.py": ["model.train"],
+        "spectra/store.py": ["gaia.facts", "model"],
+        "gaia/files/avro.py": ["science.catalogue.Catalogue"],
+        "cli/main.py": [],
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(name_of(path)) or "scattervae")
+def test_a_module_can_be_read_at_once_and_its_name_says_what_it_is(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    assert not VAGUE & set(name_of(path))
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_the_rooms_that_exist_are_the_rooms_that_are_named():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.rglob("*.py"))}
+    assert folders <= set(ROOMS)
+
+
+def test_the_library_never_prints_nor_draws_from_global_state():
+    """Print belongs to the command line; chance to `seeds` (ruff's NPY and T20 cannot see torch's)."""
+    for path in MODULES:
+        if room_of(name_of(path)) == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                call = ast.unparse(node.func)
+                assert call != "print", path
+                assert not call.startswith("np.random.") or call == "np.random.default_rng", f"{path}: {call}"
+                if call in ("torch.randn", "torch.rand", "torch.randperm", "torch.randint"):
+                    assert "generator" in {keyword.arg for keyword in node.keywords}, f"{path}: {call}"
+
+
+def test_every_name_the_package_offers_is_there():
+    assert all(getattr(scattervae, name) is not None for name in getattr(scattervae, "__all__", ()))
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    heavy = "torch matplotlib gaiaxpy astropy pandas scipy".split()
+    code = f"import sys, scattervae; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
