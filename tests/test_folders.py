@@ -19,9 +19,14 @@ def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
 def test_a_file_stays_as_it_was_when_writing_breaks(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), written_aside(path) as partial:
-        partial.write_text("ne")
-        raise RuntimeError
+
+    def torn() -> None:
+        with written_aside(path) as partial:
+            partial.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        torn()
     assert path.read_text() == "old"
     with written_aside(path) as partial:
         partial.write_text("new")
@@ -29,7 +34,7 @@ def test_a_file_stays_as_it_was_when_writing_breaks(tmp_path):
 
 
 def test_json_comes_back_as_it_was(tmp_path):
-    content = {"source_id": "6917528997577384320", "values": [1.5, None, True], "name": "σ"}
+    content = {"source_id": "6917528997577384320", "values": [1.5, None, True], "name": "Ångström"}
     write_json(tmp_path / "content.json", content)
     assert json.loads((tmp_path / "content.json").read_text(encoding="utf-8")) == content
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]

@@ -113,7 +113,7 @@ def test_every_name_the_package_offers_is_there():
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    heavy = "torch matplotlib gaiaxpy astropy pandas scipy".split()
+    heavy = ["torch", "matplotlib", "gaiaxpy", "astropy", "pandas", "scipy"]
     code = f"import sys, scattervae; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

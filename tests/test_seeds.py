@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,25 @@ def test_each_star_is_in_one_fold_chosen_by_the_thresholds(ids):
         u = in_python_integers(source_id)
         expected = (u >= 0.25, 0.15 <= u < 0.25, u < 0.15)
         assert (fold.train[row], fold.validation[row], fold.test[row]) == expected
+
+
+@pytest.mark.parametrize(
+    ("numerator", "fold_name"),
+    [
+        (0, "test"),
+        (math.ceil(0.15 * 2**32) - 1, "test"),
+        (math.ceil(0.15 * 2**32), "validation"),
+        (2**30 - 1, "validation"),
+        (2**30, "train"),
+        (2**32 - 1, "train"),
+    ],
+)
+def test_the_last_and_first_star_of_each_fold(numerator, fold_name):
+    """Source_ids made to have u = numerator / 2**32, by the multiplier's inverse."""
+    source_id = numerator * pow(2654435761, -1, 2**32) % 2**32 + 2**61
+    ids = np.array([source_id], dtype=np.int64)
+    assert fold_fraction(ids).tolist() == [numerator / 2**32]
+    assert getattr(folds(ids), fold_name).tolist() == [True]
 
 
 @given(st.lists(source_ids, min_size=1, max_size=30), st.lists(source_ids, max_size=30), st.randoms())

@@ -20,7 +20,7 @@ from scattervae.spectra.spectra import Basis, Flag, Spectra, StellarLabels
 SMALL = Basis(6, 5)
 DR3 = Basis(55, 55, bp_id=56, rp_id=57)
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # matrices this small gain nothing from more, and a busy machine stalls them
 
 
 @dataclass(frozen=True)

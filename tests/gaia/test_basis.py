@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -181,3 +183,14 @@ def test_an_unknown_basis_is_one_line(basis):
     require_known(Basis(55, 55))
     with pytest.raises(DataError, match="3 coefficients a star"):
         flux_from_coeffs(np.ones((1, 3)), np.ones((1, 3)))
+
+
+def test_importing_gaiaxpy_leaves_the_process_as_it_was():
+    """Its import sets LaTeX text in matplotlib and ignores RuntimeWarning; users rely on neither."""
+    script = (
+        "import warnings, matplotlib; before = dict(matplotlib.rcParams)\n"
+        "from scattervae.gaia.instrument import archive_design; archive_design()\n"
+        "assert before == dict(matplotlib.rcParams)\n"
+        "assert not any(f[0] == 'ignore' and f[2] is RuntimeWarning for f in warnings.filters)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -349,6 +349,15 @@ def test_best_of_duplicates_is_used():
     assert aligned["teff"].tolist() == [4002, 4003, 4002, 4003, 4004]
 
 
+def test_an_unbroken_row_is_used_before_a_broken_one():
+    toy = ToyStars(n=4)
+    toy.source_id[:] = [21, 21, 11, 11]
+    columns = toy.columns() | {"snr": np.array([90.0, 10.0, np.nan, 5.0])}
+    columns["bp_coefficient_errors"][0] = -1.0
+    stars = read_table(Table(columns)).stars
+    assert ((stars.flags & Flag.DUPLICATE) > 0).tolist() == [True, False, True, False]
+
+
 def test_sampled_table_is_flagged():
     rng = np.random.default_rng(1)
     flux, errors = rng.uniform(1, 2, (5, 343)), rng.uniform(0.1, 0.2, (5, 343))

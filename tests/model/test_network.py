@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def count(module: torch.nn.Module) -> int:
 
 def dense(*widths: int) -> int:
     """Weights and biases of fully connected layers, counted by hand."""
-    return sum((n_in + 1) * n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths))
 
 
 def test_the_papers_shape_has_44332_parameters():

@@ -50,7 +50,8 @@ def test_paper2023_and_elbo_sgd_differ_in_the_objective_alone():
 def test_a_file_gives_what_differs_from_its_base(tmp_path):
     path = file_with(
         tmp_path,
-        'base = "elbo_sgd"\n[network]\nhidden = [256, 128]\n[training]\nepochs = 7\n[normalization]\nn_bp = 20\n',
+        'base = "elbo_sgd"\n[network]\nhidden = [256, 128]\n'
+        "[training]\nepochs = 7\n[normalization]\nn_bp = 20\n",
     )
     recipe, base = load_recipe(path), RECIPES["elbo_sgd"]
     assert recipe.name == "wide"

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import toy_sky
 
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.spectra import Spectra
+from toy import toy_sky
 
 STARS = toy_sky(60).spectra
 

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from toy import SMALL, toy_sky
 
 from scattervae.spectra.columns import (
     flag_legend,
@@ -16,6 +15,7 @@ from scattervae.spectra.columns import (
     table_of,
 )
 from scattervae.spectra.spectra import Flag
+from toy import SMALL, toy_sky
 
 SKY = toy_sky(5)
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
-from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 from scattervae.errors import DataError
 from scattervae.spectra.normalization import Normalization, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
+from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 STARS = toy_sky(300, basis=DR3).spectra
 SMALL_STARS = toy_sky(40).spectra
@@ -209,9 +209,9 @@ def test_another_basis_is_refused_in_one_line(basis):
 def test_training_stars_of_two_bases_are_refused_however_they_arrive():
     one, other = (toy_sky(40, basis=Basis(6, 5, bp_id=i)).spectra for i in (1, 2))
     unnamed = toy_sky(40, basis=SMALL).spectra
-    with pytest.raises(DataError, match="basis 1.*basis 2"):
+    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
         fit(one, other)
-    with pytest.raises(DataError, match="basis 1.*basis 2"):
+    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
         fit(unnamed, one, other)
     assert fit(unnamed, one).basis == one.basis
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 from scattervae.errors import DataError
 from scattervae.spectra.spectra import (
@@ -18,6 +17,7 @@ from scattervae.spectra.spectra import (
     flag_counts,
     repeats,
 )
+from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 STARS = toy_sky(12).spectra
 
@@ -207,14 +207,14 @@ def with_basis(basis: Basis) -> Spectra:
 
 
 def test_spectra_of_bases_that_disagree_are_not_joined():
-    with pytest.raises(DataError, match="basis 1.*basis 2"):
+    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
         Spectra.concatenate([with_basis(Basis(6, 5, bp_id=1)), with_basis(Basis(6, 5, bp_id=2))])
 
 
 def test_a_part_without_ids_does_not_hide_that_two_others_disagree():
     parts = [with_basis(basis) for basis in (SMALL, Basis(6, 5, bp_id=1), Basis(6, 5, bp_id=2))]
     assert Spectra.concatenate(parts[:2]).basis == Basis(6, 5, bp_id=1)
-    with pytest.raises(DataError, match="basis 1.*basis 2"):
+    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
         Spectra.concatenate(parts)
 
 

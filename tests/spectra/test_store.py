@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from toy import SMALL, ToySky, spoiled, toy_sky
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scattervae.errors import StoreError
 from scattervae.spectra.spectra import Basis, Correlations, GFluxSource, Spectra, StellarLabels
-from scattervae.spectra.store import FileEntry, SpectrumStore, StoreWriter, remove_store
+from scattervae.spectra.store import FileEntry, SpectrumStore, StoreWriter
+from toy import SMALL, ToySky, spoiled, toy_sky
 
 SKY = toy_sky(40)
 NO_LABELS = StellarLabels(
@@ -114,6 +116,7 @@ def test_the_manifest_says_what_became_of_each_file(tmp_path):
         "name": "a.csv",
         "digest": "digest of a.csv",
         "kind": "toy",
+        "note": None,
         "part": "part-00000.parquet",
         "n_rows": 41,
         "n_kept": 39,
@@ -132,6 +135,26 @@ def test_a_star_is_kept_once_within_a_file_and_across_files(tmp_path):
     noted = write(tmp_path, first, second, spoiled(SKY.spectra))
     assert [(e.n_kept, e.n_duplicates) for e in noted] == [(20, 0), (20, 5), (0, 40)]
     np.testing.assert_array_equal(SpectrumStore(tmp_path).read().source_id, SKY.spectra.source_id)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.lists(st.integers(-3, 12), max_size=8), max_size=4), st.booleans())
+def test_whatever_the_files_hold_each_star_is_kept_where_it_comes_first(tmp_path_factory, files, reopened):
+    path = tmp_path_factory.mktemp("stores")
+    writer = StoreWriter(path)
+    seen: set[int] = set()
+    for name, ids in enumerate(files):
+        stars = SKY.spectra.take(slice(0, len(ids)))
+        source_id = np.array(ids, dtype=np.int64)
+        stars = Spectra.of(source_id, stars.coeffs, stars.errors, basis=SMALL, g_flux=stars.g_flux)
+        noted = writer.add(entry(str(name)), stars, NO_LABELS)
+        assert noted.n_kept == len(set(ids) - seen)
+        assert noted.n_kept + noted.n_duplicates == len(ids)
+        seen |= set(ids)
+        writer = StoreWriter(path) if reopened else writer
+    if seen:
+        together = [star for ids in files for star in ids]
+        assert SpectrumStore(path).read().source_id.tolist() == list(dict.fromkeys(together))
 
 
 def test_a_broken_file_is_noted_and_the_others_are_read(tmp_path):
@@ -193,25 +216,24 @@ def test_a_resumed_writer_makes_the_same_bytes(tmp_path, n_done):
 
 
 @pytest.mark.parametrize(
-    "stage", ["scattervae.spectra.store.pq.write_table", "scattervae.spectra.store.write_json"]
+    "stage", ["scattervae.spectra.store.table_of", "scattervae.spectra.store.write_json"]
 )
 @pytest.mark.parametrize("n_done", [0, 1, 2])
 def test_a_writer_killed_within_a_file_goes_on_with_it(tmp_path, monkeypatch, stage, n_done):
     names = ["0", "1", "2"]
     ingest_toys(tmp_path / "whole", SKY, names)
-    writer = StoreWriter(tmp_path / "killed")
-    for name in names[:n_done]:
-        ingest_toys(tmp_path / "killed", SKY, [name])
+    ingest_toys(tmp_path / "killed", SKY, names[:n_done])
     writer = StoreWriter(tmp_path / "killed")
 
     def stop(*args: object, **kwargs: object) -> None:
         (tmp_path / "killed" / f"part-{n_done:05d}.parquet.partial").write_bytes(b"half a p")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    stars = SKY.spectra.take(slice(12 * n_done, 12 * n_done + 14))
+    with monkeypatch.context() as patch:
         patch.setattr(stage, stop)
-        start = 12 * n_done
-        writer.add(entry(names[n_done]), SKY.spectra.take(slice(start, start + 14)), SKY.labels)
+        with pytest.raises(KeyboardInterrupt):
+            writer.add(entry(names[n_done]), stars, SKY.labels)
     ingest_toys(tmp_path / "killed", SKY, names)
     assert all_bytes(tmp_path / "killed") == all_bytes(tmp_path / "whole")
 
@@ -248,7 +270,7 @@ def test_parts_with_and_without_correlations_are_read_together(tmp_path):
 def test_a_folder_that_is_no_store_is_refused(tmp_path):
     assert not SpectrumStore.is_store(tmp_path)
     (tmp_path / "thesis.tex").write_text("years of work")
-    for opened in (SpectrumStore, StoreWriter, remove_store):
+    for opened in (SpectrumStore, StoreWriter):
         with pytest.raises(StoreError, match="no") as caught:
             opened(tmp_path)
         check_one_line(caught, tmp_path)
@@ -261,7 +283,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
 def test_a_file_where_a_store_should_be_is_refused(tmp_path):
     file = tmp_path / "file.parquet"
     file.write_text("a file")
-    for opened in (SpectrumStore, StoreWriter, remove_store):
+    for opened in (SpectrumStore, StoreWriter):
         with pytest.raises(StoreError) as caught:
             opened(file)
         check_one_line(caught, file)
@@ -309,11 +331,3 @@ def test_a_store_without_a_star_says_so(tmp_path):
     with pytest.raises(StoreError, match="holds no star") as caught:
         SpectrumStore(tmp_path)
     check_one_line(caught, tmp_path)
-
-
-def test_a_store_can_be_removed(tmp_path):
-    write(tmp_path / "store", SKY.spectra)
-    remove_store(tmp_path / "store")
-    assert not (tmp_path / "store").exists()
-    remove_store(tmp_path / "store")
-    StoreWriter(tmp_path / "store")

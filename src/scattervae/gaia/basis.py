@@ -5,9 +5,12 @@ a basis that GaiaXPy does not know cannot be turned into flux.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -184,11 +187,16 @@ def _variance(
     return variance
 
 
+@contextmanager
+def as_if_not_imported() -> Iterator[None]:
+    """Importing GaiaXPy changes warning filters and matplotlib's text for the whole process: undo it."""
+    with warnings.catch_warnings(action="ignore"), matplotlib.rc_context():
+        yield
+
+
 def _tables(system: str | None) -> tuple[np.ndarray, list[np.ndarray], list[Float[np.ndarray, "row 55"]]]:
     """GaiaXPy's grid, and the weights and functions of BP and RP, of the sampling grid or of a system."""
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # importing GaiaXPy changes the filters of the whole process
+    with as_if_not_imported():
         from gaiaxpy.core.config import load_xpmerge_from_xml, load_xpsampling_from_xml
 
         grid, weights = load_xpmerge_from_xml(system=system, bp_model=None if system is None else "v375wi")
@@ -197,7 +205,7 @@ def _tables(system: str | None) -> tuple[np.ndarray, list[np.ndarray], list[Floa
 
 
 def _zero_point(system: str) -> float:
-    with warnings.catch_warnings(action="ignore"):
+    with as_if_not_imported():
         from gaiaxpy.core.config import get_file
         from gaiaxpy.core.xml_utils import get_file_root, parse_array
 

@@ -7,7 +7,6 @@ response, inverse bases).
 """
 
 import csv
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from scattervae.arrays import Wavelengths
-from scattervae.gaia.basis import Design, FluxMatrix, design
+from scattervae.gaia.basis import Design, FluxMatrix, as_if_not_imported, design
 
 _HC = 1e9 * 2.99792458e8 * 6.62607004e-34
 """A photon's energy times its wavelength [J nm], from the constants of ``gaiaxpy.core.nature``."""
@@ -95,9 +94,7 @@ def _matrix(text: str, n_rows: int) -> Float64[np.ndarray, "row column"]:
 
 
 def _tables_folder() -> Path:
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # importing GaiaXPy changes the filters of the whole process
+    with as_if_not_imported():
         from gaiaxpy.config.paths import config_path
 
     return Path(config_path)

@@ -5,12 +5,13 @@ standard deviation of each coefficient, ``provenance.json`` what it was made fro
 ``training.jsonl`` a line for each epoch.
 """
 
+import copy
 import hashlib
 import json
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,7 @@ class Checkpoint:
 
     def to(self, device: torch.device) -> "Checkpoint":
         """The same model, computing on this device."""
-        self.network.to(device)
-        return self
+        return replace(self, network=copy.deepcopy(self.network).to(device))
 
     @property
     def device(self) -> torch.device:
@@ -197,8 +197,8 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """What identifies the model in catalogues: a digest of its weights and normalization."""
-        sha = hashlib.sha256()
+        """What identifies the model in catalogues: a digest of its shape, weights and normalization."""
+        sha = hashlib.sha256(f"{self.recipe.network!r} {self.normalization.basis!r}".encode())
         for name, weights in sorted(self.network.state_dict().items()):
             sha.update(name.encode() + weights.cpu().numpy().tobytes())
         for values in (self.normalization.columns, self.normalization.mean, self.normalization.std):

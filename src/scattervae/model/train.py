@@ -101,12 +101,15 @@ class TrainingState:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a training state ({error}); start again") from error
-        for name, now in (("recipe", self.recipe.model_dump_json()), ("stars", self.stars)):
-            if notes.get(name) != now:
-                raise CheckpointError(
-                    f"{path}: left by a run with another recipe or other stars ({name}: {notes.get(name)}, "
-                    f"now {now}); start again, or give what it began with"
-                )
+        if notes.get("recipe") != self.recipe.model_dump_json():
+            raise CheckpointError(
+                f"{path}: left by another recipe; start again, or give the one it began with"
+            )
+        if notes.get("stars") != self.stars:
+            raise CheckpointError(
+                f"{path}: left by a run on other stars ({notes.get('stars')}, now {self.stars}); "
+                "start again, or give the store it began with"
+            )
         self.network.load_state_dict(_under("network/", tensors))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer/", tensors).items():

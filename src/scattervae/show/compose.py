@@ -47,7 +47,8 @@ def star_figure(data: FigureData) -> Figure:
         figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux_known else 5.2), layout="constrained")
         heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux_known else [2.3, 1.5, 1.3]
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-        _draw_coefficients(figure, grid, star, told)
+        curves = {name: _curve(data.models[name], made) for name, made in told.items()}
+        _draw_coefficients(figure, grid, star, curves)
         if flux is not None:
             _draw_flux(figure, grid, flux)
         else:
@@ -121,18 +122,22 @@ def _star_title(data: FigureData, row: int) -> str:
     return ", ".join(parts)
 
 
-def _draw_coefficients(
-    figure: Figure, grid: GridSpec, star: Spectra, told: dict[str, GeneratedSpectra]
-) -> None:
+def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
+    """Coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
+    columns = model.normalization.columns
+    values, sigma = (np.full(made.basis.n_coeffs, np.nan) for _ in range(2))
+    values[columns] = made.coeffs[0, columns] / made.g_flux[0]
+    sigma[columns] = made.scatter[0, columns] / made.g_flux[0]
+    return Curve(values, sigma)
+
+
+def _draw_coefficients(figure: Figure, grid: GridSpec, star: Spectra, told: dict[str, Curve]) -> None:
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
     linear_below = 10.0 ** np.floor(np.log10(np.median(observed.sigma)))
     rows: list[list[Axes]] = [[], [], []]
     for column, (title, band) in enumerate((("BP", star.basis.bp), ("RP", star.basis.rp))):
         seen = Curve(observed.values[band], observed.sigma[band])
-        models = {
-            name: Curve(s.coeffs[0, band] / s.g_flux[0], s.scatter[0, band] / s.g_flux[0])
-            for name, s in told.items()
-        }
+        models = {name: Curve(curve.values[band], curve.sigma[band]) for name, curve in told.items()}
         for row in range(3):
             shared = rows[row][0] if column else None
             rows[row].append(figure.add_subplot(grid[row, column], sharey=shared))
@@ -256,5 +261,5 @@ def _count_note(data: FigureData) -> str:
     ]
     return (
         f"{n:,} stars, {', '.join(missing)}; hexagons: mean label, light grey where no star has it\n"
-        "with each latent, its divergence from the prior; each axis holds 99.6 % of the stars"
+        "nats: divergence of a latent from the prior; each axis holds 99.6 % of the stars"
     )

@@ -371,6 +371,10 @@ class StellarLabels:
             errors=np.where(known, self.errors[row], np.nan),
         )
 
+    def take(self, rows: np.ndarray | slice) -> "StellarLabels":
+        """The labels of these rows: a mask, indices or a slice."""
+        return StellarLabels(self.source_id[rows], self.values[rows], self.errors[rows])
+
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
         return self.values[:, LABEL_NAMES.index(name)]

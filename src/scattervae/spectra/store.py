@@ -4,7 +4,6 @@ Columns carry the archive's names, with units and descriptions in the schema; co
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scattervae.arrays import SourceIds
+from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import StoreError
 from scattervae.folders import file_digest, write_json, written_aside
 from scattervae.spectra.chunks import rechunk
-from scattervae.spectra.columns import label_columns, labels_from, spectra_from, table_of
+from scattervae.spectra.columns import label_columns, labels_from, spectra_from, store_schema, table_of
 from scattervae.spectra.spectra import Basis, Flag, Spectra, StellarLabels, flag_counts
 
 _FORMAT = 1
@@ -137,9 +136,9 @@ class StoreWriter:
         elif _holds_something(self.path):
             raise StoreError(f"{self.path}: exists and is no store; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        parts = _parts(self.path, self.entries)
-        ids = [pq.read_table(part, columns=["source_id"])["source_id"].to_numpy() for part in parts]
-        self._source_ids: SourceIds = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
+        self._source_ids: list[SourceIds] = []  # of each part that holds a star, sorted
+        for part in _parts(self.path, self.entries):
+            self._remember(pq.read_table(part, columns=["source_id"])["source_id"].to_numpy())
         self._write_manifest()  # a run stopped within its first file finds its own folder again
 
     def entry_of(self, digest: str) -> FileEntry | None:
@@ -169,19 +168,13 @@ class StoreWriter:
             )
         else:
             self.basis = self.basis.completed_by(spectra.basis)
-        known = np.isin(spectra.source_id, self._source_ids)
-        repeated = known | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
+        repeated = self._known(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
         kept = spectra.take(~repeated)
         used = [e.part for e in self.entries if e.part is not None]
         part = f"part-{int(used[-1][5:10]) + 1 if used else 0:05d}.parquet"
         with written_aside(self.path / part) as partial:
-            pq.write_table(
-                table_of(kept, labels.aligned_to(kept.source_id)),
-                partial,
-                row_group_size=_ROWS_A_GROUP,
-                compression="zstd",
-            )
-        self._source_ids = np.concatenate([self._source_ids, kept.source_id])
+            _write_part(partial, kept, labels.aligned_to(kept.source_id))
+        self._remember(kept.source_id)
         return self._record(
             FileEntry(
                 **{
@@ -197,6 +190,20 @@ class StoreWriter:
     def leave_out(self, entry: FileEntry) -> FileEntry:
         """Note a file that could not be read; its `error` says why."""
         return self._record(entry)
+
+    def _remember(self, source_id: SourceIds) -> None:
+        if len(source_id):
+            self._source_ids.append(np.sort(source_id))
+
+    def _known(self, source_id: SourceIds) -> StarMask:
+        """Stars that a part holds; bulk files share no range of source_ids, so few parts are searched."""
+        known = np.zeros(len(source_id), dtype=bool)
+        if len(source_id):
+            low, high = source_id.min(), source_id.max()
+            for ids in self._source_ids:
+                if ids[0] <= high and ids[-1] >= low:
+                    known |= np.isin(source_id, ids)
+        return known
 
     def _record(self, entry: FileEntry) -> FileEntry:
         earlier = [e for e in self.entries if e.error is not None and e.name == entry.name]
@@ -217,15 +224,13 @@ class StoreWriter:
         write_json(self.path / _MANIFEST, manifest)
 
 
-def remove_store(path: Path) -> None:
-    """Delete a store; refuses a folder that is none.
-
-    Raises:
-        StoreError: The folder holds something else.
-    """
-    if not SpectrumStore.is_store(path) and _holds_something(path):
-        raise StoreError(f"{path}: exists and is no store; nothing was removed")
-    shutil.rmtree(path, ignore_errors=True)
+def _write_part(path: Path, spectra: Spectra, labels: StellarLabels) -> None:
+    """Write stars a row group at a time, so that no list column outgrows arrow's 32-bit offsets."""
+    schema = store_schema(correlations=spectra.correlations is not None)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, len(spectra), _ROWS_A_GROUP):
+            rows = slice(start, start + _ROWS_A_GROUP)
+            writer.write_table(table_of(spectra.take(rows), labels.take(rows)))
 
 
 def _holds_something(path: Path) -> bool:

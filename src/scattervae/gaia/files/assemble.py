@@ -16,6 +16,8 @@ from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
 from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra, StellarLabels
 
+_BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
+
 
 @dataclass(frozen=True)
 class FileContents:
@@ -51,7 +53,8 @@ def assemble(columns: Columns) -> FileContents:
         stars = read_sampled(columns, source_id, skips)
     skipped = skips.named(columns)
     _check_rows(stars, skipped)
-    duplicates = _duplicates(stars.source_id, _snr(columns)[skips.kept])
+    worth = np.where((stars.flags & _BROKEN) > 0, -np.inf, _snr(columns)[skips.kept])
+    duplicates = _duplicates(stars.source_id, worth)
     stars = replace(stars, flags=_marked(stars.flags, duplicates))
     labels = read_labels(columns, source_id, rows=np.flatnonzero(skips.kept)[~duplicates])
     kind = columns.form if isinstance(stars, Spectra) else f"sampled {columns.form.removeprefix('archive ')}"
@@ -177,13 +180,15 @@ def _or_nan(band: Band) -> Float32[np.ndarray, "star pair"]:
 
 
 def _snr(columns: Columns) -> StarArray:
-    """Signal to noise of each row's labels, the same for all where the table does not say."""
-    return floats(columns.cells[SNR_NAME]) if SNR_NAME in columns else np.zeros(len(columns))
+    """Signal to noise of each row's labels, -1 where missing, 0 for all where there is no such column."""
+    if SNR_NAME not in columns:
+        return np.zeros(len(columns))
+    return np.nan_to_num(floats(columns.cells[SNR_NAME]), nan=-1.0)
 
 
-def _duplicates(source_id: SourceIds, snr: StarArray) -> StarMask:
-    """True for rows of a star that has a better one: of higher signal to noise, among equals the first."""
-    best_first = np.lexsort((-np.nan_to_num(snr, nan=-np.inf), source_id))
+def _duplicates(source_id: SourceIds, worth: StarArray) -> StarMask:
+    """True for rows of a star that has a better one: of higher worth, among equals the first."""
+    best_first = np.lexsort((-worth, source_id))
     duplicate = np.zeros(len(source_id), dtype=bool)
     duplicate[best_first[1:]] = source_id[best_first[1:]] == source_id[best_first[:-1]]
     return duplicate

@@ -72,7 +72,7 @@ def colour_limits(values: StarArray) -> Limits:
 def axis_limits(values: StarArray) -> Limits:
     """The range of an axis: 99.6 % of the values that are known, and a margin; 0 to 1 where none is."""
     inner = _percentiles(values, _SHOWN)
-    margin = 0.05 * (inner.high - inner.low)
+    margin = 0.08 * (inner.high - inner.low)
     return Limits(inner.low - margin, inner.high + margin)
 
 

@@ -1,0 +1,344 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from scattervae.errors import CheckpointError, DataError
+from scattervae.model.checkpoint import Checkpoint, Encoded, software_versions
+from scattervae.model.network import NetworkShape
+from scattervae.model.recipe import Recipe
+from scattervae.model.run import train
+from scattervae.spectra.chunks import rechunk
+from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.spectra import Basis, Flag, Spectra
+from toy import DR3, SMALL, SPOILED, spoiled, toy_recipe, toy_sky, untrained_model
+
+SKY = toy_sky(60)
+DR3_SKY = toy_sky(300, basis=DR3)
+MODEL = train(SKY.spectra, toy_recipe(epochs=3))
+FILES = {
+    "config.json",
+    "weights.safetensors",
+    "normalization.safetensors",
+    "provenance.json",
+    "training.jsonl",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    MODEL.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def bits(model: Checkpoint, spectra: Spectra) -> list[bytes]:
+    """All that the model says of the stars, down to the last bit."""
+    (encoded,) = model.encode_batches([spectra])
+    parts = [*encoded.posterior, *encoded.reconstruction, encoded.inputs.x, encoded.inputs.errors]
+    return [part.numpy().tobytes() for part in parts]
+
+
+@settings(max_examples=15)
+@given(
+    st.builds(
+        NetworkShape,
+        n_latent=st.integers(1, 4),
+        hidden=st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+        scatter_link=st.sampled_from(["softplus", "exp", "sigmoid"]),
+        scatter_floor=st.floats(1e-6, 0.1),
+    ),
+    st.builds(NormalizationSettings, n_bp=st.integers(1, 6) | st.none(), clip_sigma=st.just(3.0) | st.none()),
+    st.sampled_from([SMALL, Basis(6, 5, bp_id=56), Basis(6, 5, bp_id=56, rp_id=57)]),
+)
+def test_a_saved_model_encodes_bit_for_bit_as_before(tmp_path_factory, shape, normalization, basis):
+    spectra = toy_sky(12, basis=basis).spectra
+    model = untrained_model(spectra, Recipe(name="any", network=shape, normalization=normalization))
+    path = tmp_path_factory.mktemp("models") / "model"
+    model.save(path)
+    back = Checkpoint.load(path)
+    assert bits(back, spectra) == bits(model, spectra)
+    assert (back.recipe, back.digest, back.normalization.basis) == (model.recipe, model.digest, basis)
+
+
+def test_a_trained_model_comes_back_with_all_that_was_known_of_it(folder):
+    back = Checkpoint.load(str(folder))
+    assert back.recipe == MODEL.recipe
+    assert back.records == MODEL.records
+    assert back.provenance == MODEL.provenance
+    for name in ("basis", "n_stars", "n_g_flux_from_table"):
+        assert getattr(back.normalization, name) == getattr(MODEL.normalization, name)
+    for name in ("columns", "mean", "std"):
+        np.testing.assert_array_equal(getattr(back.normalization, name), getattr(MODEL.normalization, name))
+    assert bits(back, SKY.spectra) == bits(MODEL, SKY.spectra)
+    assert not back.network.training
+    assert back.n_latent == 3
+
+
+def test_the_folder_holds_no_pickle(folder):
+    assert {path.name for path in folder.iterdir()} == FILES
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            json.loads(content)
+        if path.suffix == ".jsonl":
+            assert [json.loads(line)["epoch"] for line in content.splitlines()] == [1, 2, 3]
+        if path.suffix == ".safetensors":
+            header = int.from_bytes(content[:8], "little")
+            assert isinstance(json.loads(content[8 : 8 + header]), dict)
+
+
+def test_the_config_says_what_the_network_is_without_its_weights(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["basis"] == {"n_bp": 6, "n_rp": 5, "bp_id": None, "rp_id": None}
+    assert config["n_coeffs"] == 11
+    assert config["recipe"] == MODEL.recipe.model_dump(mode="json")
+
+
+def test_a_model_is_replaced_whole(folder):
+    (folder / "stray").write_text("left by an older version")
+    other = untrained_model(SKY.spectra)
+    other.save(folder)
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert Checkpoint.load(folder).digest == other.digest
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_model_stays_as_it_was_when_saving_breaks(folder, monkeypatch):
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    other = untrained_model(SKY.spectra)
+    with monkeypatch.context() as patch:
+        patch.setattr("scattervae.model.checkpoint.write_records", stop)
+        with pytest.raises(KeyboardInterrupt):
+            other.save(folder)
+    assert Checkpoint.load(folder).digest == MODEL.digest
+    MODEL.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def check_refused(folder: Path, match: str) -> None:
+    with pytest.raises(CheckpointError, match=match) as caught:
+        Checkpoint.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    check_refused(tmp_path, "not the folder of a trained model")
+    check_refused(tmp_path / "nowhere", "not the folder of a trained model")
+    assert not Checkpoint.is_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"training.jsonl"}))
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    check_refused(folder, f"no {name}")
+
+
+def test_a_model_without_its_training_log_still_works(folder):
+    (folder / "training.jsonl").unlink()
+    assert Checkpoint.load(folder).records == ()
+
+
+BROKEN = [
+    (name, content)
+    for name in sorted(FILES)
+    for content in (b"", b"torn", b"\xff\xfe", b"[]", b"null", b"{}", b'{"a": 1}')
+    if (name, content) != ("training.jsonl", b"")  # no line is no epoch
+    and (name, content[:1]) != ("provenance.json", b"{")  # any object is a provenance
+]
+
+
+@pytest.mark.parametrize(("name", "content"), BROKEN)
+def test_a_broken_file_is_refused_in_one_line(folder, name, content):
+    (folder / name).write_bytes(content)
+    check_refused(folder, "JSON|format|fit")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "normalization.safetensors"])
+def test_a_torn_file_is_refused_in_one_line(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    check_refused(folder, "broken or do not fit")
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"format": 99}, "format 99, this version reads 1"),
+        ({"format": None}, "format None"),
+        ({"n_coeffs": 12}, "size mismatch"),
+        ({"n_coeffs": "11"}, "do not fit"),
+        ({"n_coeffs": -1}, "do not fit"),
+        ({"basis": {"n_bp": 6}}, "do not fit"),
+        ({"basis": None}, "do not fit"),
+        ({"recipe": None}, "recipe|Recipe"),
+        ({"recipe": {"name": "a", "colour": 1}}, "colour"),
+        ({"recipe": {"name": "a", "network": {"n_latent": 0}}}, "n_latent"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_one_line(folder, changes, match):
+    change_config(folder, **changes)
+    check_refused(folder, match)
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(folder):
+    recipe = MODEL.recipe.model_copy(update={"network": NetworkShape(n_latent=2, hidden=(4, 3, 2))})
+    untrained_model(SKY.spectra, recipe).save(folder.parent / "other")
+    (folder / "weights.safetensors").write_bytes(
+        (folder.parent / "other" / "weights.safetensors").read_bytes()
+    )
+    check_refused(folder, "do not fit")
+
+
+def test_a_weight_more_or_less_is_refused_in_one_line(folder):
+    weights = load_file(folder / "weights.safetensors")
+    save_file({**weights, "decoder.9.weight": torch.zeros(2)}, folder / "weights.safetensors")
+    check_refused(folder, r"decoder\.9\.weight")
+    save_file({n: w for n, w in weights.items() if n != "encoder.0.bias"}, folder / "weights.safetensors")
+    check_refused(folder, r"encoder\.0\.bias")
+
+
+def test_the_normalization_of_another_model_is_refused_in_one_line(folder):
+    fewer = toy_recipe().model_copy(update={"normalization": NormalizationSettings(n_bp=3)})
+    untrained_model(SKY.spectra, fewer).save(folder.parent / "other")
+    name = "normalization.safetensors"
+    (folder / name).write_bytes((folder.parent / "other" / name).read_bytes())
+    check_refused(folder, "8 coefficients.*11")
+
+
+@pytest.mark.parametrize("basis", [Basis(6, 6), Basis(5, 6), Basis(51, 55)])
+def test_stars_of_another_basis_are_refused_in_one_line(basis):
+    with pytest.raises(DataError, match=r"trained on 6 BP \+ 5 RP") as caught:
+        MODEL.encode(toy_sky(5, basis=basis).spectra)
+    assert "\n" not in str(caught.value)
+
+
+def joined(parts: list[Encoded]) -> list[torch.Tensor]:
+    columns = zip(
+        *[(*p.posterior, *p.reconstruction, p.inputs.x, p.inputs.errors) for p in parts], strict=True
+    )
+    return [torch.cat(column) for column in columns]
+
+
+PAPER_SIZED = untrained_model(DR3_SKY.spectra, Recipe(name="paper_sized"))
+EXPECTED = joined(list(PAPER_SIZED.encode_batches([DR3_SKY.spectra])))
+
+
+@settings(max_examples=10)
+@given(st.randoms())
+def test_the_order_of_stars_changes_no_bit(random):
+    order = np.array(random.sample(range(300), 300))
+    found = joined(list(PAPER_SIZED.encode_batches([DR3_SKY.spectra.take(order)])))
+    for one, other in zip(found, EXPECTED, strict=True):
+        assert torch.equal(one, other[torch.from_numpy(order)])
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_order_of_stars_changes_no_bit_with_any_number_of_threads(n_threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        forwards = PAPER_SIZED.encode(DR3_SKY.spectra)
+        backwards = PAPER_SIZED.encode(DR3_SKY.spectra.take(slice(None, None, -1)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(forwards.mean, backwards.mean.flip(0))
+    assert torch.equal(forwards.log_variance, backwards.log_variance.flip(0))
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 400))
+def test_the_size_of_chunks_changes_no_bit(rows):
+    chunks = rechunk([DR3_SKY.spectra], rows)
+    found = joined(list(PAPER_SIZED.encode_batches(chunks)))
+    assert all(torch.equal(one, other) for one, other in zip(found, EXPECTED, strict=True))
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 300))
+def test_how_many_stars_come_together_changes_no_bit(n):
+    posterior = PAPER_SIZED.encode(DR3_SKY.spectra.take(slice(0, n)))
+    assert torch.equal(posterior.mean, EXPECTED[0][:n])
+    assert torch.equal(posterior.log_variance, EXPECTED[1][:n])
+
+
+@pytest.mark.parametrize("batch", [3, 64, 300, 1024])
+def test_the_size_of_batches_changes_latents_by_rounding_alone(batch):
+    parts = list(PAPER_SIZED.encode_batches([DR3_SKY.spectra], batch=batch))
+    assert [len(part.spectra) for part in parts[:-1]] == [batch] * (len(parts) - 1)
+    for one, other in zip(joined(parts), EXPECTED, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)  # the project's law: less than 1e-5
+
+
+def test_stars_that_cannot_be_encoded_are_nan_and_leave_others_alone():
+    posterior = PAPER_SIZED.encode(spoiled(DR3_SKY.spectra))
+    unknown = [flag not in (Flag(0), Flag.DUPLICATE) for flag in SPOILED] + [False] * 293
+    assert posterior.mean[unknown].isnan().all()
+    assert posterior.log_variance[unknown].isnan().all()
+    known = ~torch.tensor(unknown)
+    assert torch.equal(posterior.mean[known], EXPECTED[0][known])
+    assert torch.equal(posterior.log_variance[known], EXPECTED[1][known])
+
+
+def test_no_stars_have_no_latents():
+    posterior = MODEL.encode(SKY.spectra.take(slice(0, 0)))
+    assert posterior.mean.shape == posterior.log_variance.shape == (0, 3)
+    assert list(MODEL.encode_batches([])) == []
+
+
+def test_batches_carry_the_stars_they_speak_of():
+    parts = list(MODEL.encode_batches([SKY.spectra], batch=25))
+    ids = np.concatenate([part.spectra.source_id for part in parts])
+    np.testing.assert_array_equal(ids, SKY.spectra.source_id)
+    for part in parts:
+        torch.testing.assert_close(part.inputs.x, MODEL.normalization.apply(part.spectra).x, rtol=0, atol=0)
+        torch.testing.assert_close(MODEL.decode(part.posterior.mean).mean, part.reconstruction.mean)
+
+
+def test_encoding_is_the_network_on_the_normalised_coefficients():
+    """By hand with matrix products in float64, layer by layer, and GELU by the error function."""
+    values = torch.from_numpy(SKY.spectra.coeffs / SKY.spectra.g_flux[:, None])
+    x = (values - torch.from_numpy(MODEL.normalization.mean)) / torch.from_numpy(MODEL.normalization.std)
+    weights = {name: w.double() for name, w in MODEL.network.state_dict().items()}
+    for index in (0, 2, 4):
+        x = x @ weights[f"encoder.{index}.weight"].T + weights[f"encoder.{index}.bias"]
+        if index < 4:
+            x = 0.5 * x * (1.0 + torch.erf(x / 2**0.5))
+    torch.testing.assert_close(
+        MODEL.encode(SKY.spectra).mean.double(), x[:, :3], atol=1e-5, rtol=0
+    )  # float32
+    torch.testing.assert_close(MODEL.encode(SKY.spectra).log_variance.double(), x[:, 3:], atol=1e-5, rtol=0)
+
+
+def test_answers_need_no_gradient():
+    assert not MODEL.encode(SKY.spectra).mean.requires_grad
+    assert not MODEL.decode(torch.zeros(2, 3)).scatter.requires_grad
+    for _ in MODEL.encode_batches([SKY.spectra], batch=25):
+        assert torch.is_grad_enabled()  # the caller's own arithmetic between batches keeps its gradients
+
+
+def test_the_digest_sees_weights_and_normalization():
+    same = replace(MODEL, provenance={"other": "words"})
+    moved = replace(MODEL.normalization, mean=MODEL.normalization.mean + 1e-12)
+    digests = [MODEL.digest, replace(MODEL, normalization=moved).digest, untrained_model(SKY.spectra).digest]
+    assert same.digest == MODEL.digest
+    assert len(set(digests)) == 3
+
+
+def test_versions_are_those_that_run():
+    assert software_versions()["torch"] == torch.__version__
+    assert software_versions()["numpy"] == np.__version__

@@ -1,0 +1,234 @@
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scattervae.errors import CheckpointError, TrainingError
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.recipe import RECIPES, Recipe
+from scattervae.model.run import RunFolder, collapse_warning, data_digest, train, training_stars
+from scattervae.model.train import EpochRecord
+from scattervae.seeds import folds
+from scattervae.spectra.spectra import Flag, GFluxSource
+from toy import spoiled, toy_recipe, toy_sky
+
+SKY = toy_sky(200)
+QUICK = toy_recipe(epochs=3)
+
+
+def stop(record: EpochRecord) -> None:
+    if record.epoch == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def saves_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scattervae.model.train._SECONDS_BETWEEN_SAVES", 0.0)
+
+
+def start_and_stop(out: RunFolder) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(SKY.spectra, QUICK, out=out, progress=stop)
+
+
+def bits(model: Checkpoint) -> tuple[object, ...]:
+    return model.digest, model.records, model.recipe
+
+
+def with_training(recipe: Recipe, **settings: object) -> Recipe:
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
+
+
+@pytest.mark.parametrize("hold_out", [False, True])
+def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_by_it(hold_out):
+    spectra = spoiled(SKY.spectra)
+    stars = training_stars(spectra, with_training(QUICK, hold_out_validation=hold_out))
+    fold = folds(spectra.source_id)
+    chosen = fold.train if hold_out else fold.train | fold.validation
+    assert stars.source_id.tolist() == spectra.source_id[chosen & (spectra.flags == 0)].tolist()
+    assert fold.validation.any()
+    assert fold.test.any()
+
+
+def test_nothing_of_the_test_fold_reaches_the_model():
+    fold = folds(SKY.spectra.source_id)
+    whole, without = train(SKY.spectra, QUICK), train(SKY.spectra.take(~fold.test), QUICK)
+    assert bits(whole) == bits(without)
+    data = whole.provenance["data"]
+    assert data["n_trained_on"] == (~fold.test).sum()
+    assert data["n_stars"] == data["n_usable"] == 200
+
+
+def test_an_evidence_lower_bound_keeps_the_latents_the_sky_has_and_does_not_warn(caplog):
+    with caplog.at_level(logging.WARNING, logger="scattervae"):
+        model = train(toy_sky(300).spectra, toy_recipe())
+    assert not caplog.records
+    assert model.provenance["training"]["active_latents"] >= 2
+    assert model.records[-1].negative_elbo < model.records[0].negative_elbo - 5.0
+
+
+def test_the_loss_as_printed_collapses_and_says_so(caplog):
+    """Few stars of low signal to noise, and the divergence weighs 3.7 times what the bound says."""
+    recipe = toy_recipe(epochs=30, optimizer="sgd", learning_rate=0.1, schedule="cosine")
+    sky = toy_sky(200, signal_to_noise=2.0)
+    with caplog.at_level(logging.WARNING, logger="scattervae"):
+        model = train(sky.spectra, recipe.model_copy(update={"objective": "printed"}))
+    assert model.provenance["training"]["active_latents"] == 0
+    (warning,) = [record.message for record in caplog.records]
+    assert "posterior collapse: 0 of 3 latents" in warning
+    assert "3.7 times" in warning
+    assert "\n" not in warning
+
+
+@pytest.mark.parametrize(("n_active", "warns"), [(0, True), (2, True), (3, False), (6, False)])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_warning_comes_when_fewer_than_half_the_latents_are_active(name, n_active, warns):
+    warning = collapse_warning(n_active, RECIPES[name], 110)
+    assert (warning is not None) == warns
+    if warning is not None:
+        assert f"{n_active} of 6" in warning
+        assert ("18.3 times" in warning) == (name == "paper2023")
+
+
+def test_provenance_says_what_the_model_was_made_of():
+    spectra = spoiled(SKY.spectra)
+    spectra = spectra.with_g_flux(np.full(200, 3e4), GFluxSource.COEFFICIENTS)
+    inferred = np.where(np.arange(200) % 2, Flag.INFERRED, 0).astype(np.uint16)
+    spectra = spectra.with_flags(inferred)
+    model = train(spectra, QUICK)
+    used = training_stars(spectra, QUICK)
+    data = model.provenance["data"]
+    assert data == {
+        "digest": data_digest(used),
+        "n_stars": 200,
+        "n_usable": 195,
+        "n_trained_on": len(used),
+        "n_inferred_coefficients": int((used.flags == Flag.INFERRED).sum()),
+        "n_g_flux_from_table": int((used.g_flux_source == GFluxSource.TABLE).sum()),
+        "n_g_flux_from_coefficients": int((used.g_flux_source == GFluxSource.COEFFICIENTS).sum()),
+    }
+    assert model.provenance["versions"]["torch"] == torch.__version__
+    assert json.loads(json.dumps(model.provenance)) == model.provenance
+    assert len(model.provenance["training"]["kl_per_latent"]) == 3
+
+
+def test_the_digest_of_data_sees_every_number():
+    stars = SKY.spectra
+    digests = {
+        data_digest(stars),
+        data_digest(stars.take(slice(0, 199))),
+        data_digest(stars.take(np.arange(200)[::-1])),
+    }
+    assert len(digests) == 3
+    assert data_digest(stars) == data_digest(toy_sky(200).spectra)
+
+
+def test_a_saved_run_leaves_the_model_and_nothing_else(tmp_path):
+    told: list[EpochRecord] = []
+    model = train(SKY.spectra, QUICK, out=RunFolder(tmp_path / "deep" / "model"), progress=told.append)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model"]
+    assert (
+        bits(Checkpoint.load(tmp_path / "deep" / "model")) == bits(model) == bits(train(SKY.spectra, QUICK))
+    )
+    assert tuple(told) == model.records
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
+    path = tmp_path / "model"
+    start_and_stop(RunFolder(path))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.partial"]
+    assert len((tmp_path / "model.partial" / "training.jsonl").read_text().splitlines()) == 2
+    told: list[EpochRecord] = []
+    model = train(SKY.spectra, QUICK, out=RunFolder(path, resume=True), progress=told.append)
+    assert bits(model) == bits(train(SKY.spectra, QUICK)) == bits(Checkpoint.load(path))
+    assert [record.epoch for record in told] == [1, 2, 3]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_resume_where_nothing_was_begun_begins(tmp_path):
+    train(SKY.spectra, QUICK, out=RunFolder(tmp_path / "model", resume=True))
+    assert Checkpoint.is_model(tmp_path / "model")
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_an_unfinished_run_is_not_resumed_on_other_stars_or_settings(tmp_path):
+    out = RunFolder(tmp_path / "model", resume=True)
+    start_and_stop(out)
+    with pytest.raises(CheckpointError, match="other stars"):
+        train(toy_sky(200, seed=1).spectra, QUICK, out=out)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(SKY.spectra, toy_recipe(epochs=4), out=out)
+    assert bits(train(SKY.spectra, QUICK, out=out)) == bits(train(SKY.spectra, QUICK))
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_an_unfinished_run_is_not_touched_unless_it_is_said(tmp_path):
+    path = tmp_path / "model"
+    start_and_stop(RunFolder(path))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "model.partial").iterdir()}
+    with pytest.raises(
+        CheckpointError, match=r"model\.partial: an unfinished run; --resume .* --overwrite"
+    ) as caught:
+        train(SKY.spectra, QUICK, out=RunFolder(path))
+    assert "\n" not in str(caught.value)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "model.partial").iterdir()} == before
+    told: list[EpochRecord] = []
+    other = toy_recipe(epochs=2)
+    train(SKY.spectra, other, out=RunFolder(path, overwrite=True), progress=told.append)
+    assert Checkpoint.load(path).recipe == other
+
+
+def test_a_model_is_not_touched_unless_it_is_said(tmp_path):
+    path = tmp_path / "model"
+    train(SKY.spectra, QUICK, out=RunFolder(path))
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match="exists; give another --out, or --overwrite") as caught:
+            train(SKY.spectra, QUICK, out=RunFolder(path, resume=resume))
+        assert "\n" not in str(caught.value)
+    start_and_stop(RunFolder(path, overwrite=True))
+    assert Checkpoint.load(path).recipe == QUICK  # the old model stays until the new one is whole
+    other = toy_recipe(epochs=2)
+    train(SKY.spectra, other, out=RunFolder(path, overwrite=True))
+    assert Checkpoint.load(path).recipe == other
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_overwrite_replaces_a_model_and_nothing_else(tmp_path, is_file):
+    path = tmp_path / "thesis"
+    if is_file:
+        path.write_text("years of work")
+    else:
+        path.mkdir()
+        (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="is no model") as caught:
+        train(SKY.spectra, QUICK, out=RunFolder(path, overwrite=True))
+    assert "\n" not in str(caught.value)
+    assert (path if is_file else path / "thesis.tex").read_text() == "years of work"
+    assert not (tmp_path / "thesis.partial").exists()
+
+
+def test_a_run_without_stars_leaves_no_folder(tmp_path):
+    none = SKY.spectra.with_flags(np.full(200, Flag.BAD_ERRORS, dtype=np.uint16))
+    fold = folds(SKY.spectra.source_id)
+    for spectra in (none, SKY.spectra.take(fold.test)):
+        with pytest.raises(TrainingError, match=f"none of {len(spectra)} stars") as caught:
+            train(spectra, QUICK, out=RunFolder(tmp_path / "model"))
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_number_of_threads_is_in_the_provenance():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert train(SKY.spectra, toy_recipe(epochs=1)).provenance["training"]["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_unfinished_folder_stands_beside_the_model():
+    assert RunFolder(Path("a/model")).unfinished == Path("a/model.partial")

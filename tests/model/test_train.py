@@ -1,0 +1,262 @@
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scattervae.errors import CheckpointError, TrainingError
+from scattervae.model.loss import loss_terms, objective
+from scattervae.model.recipe import Recipe
+from scattervae.model.train import (
+    EpochRecord,
+    TrainingState,
+    fit_network,
+    initial_network,
+    read_records,
+    write_records,
+)
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs, Normalization
+from toy import toy_recipe, toy_sky
+
+SKY = toy_sky(150)
+INPUTS = Normalization.fit(lambda: [SKY.spectra]).apply(SKY.spectra)
+ADAMW = toy_recipe(epochs=5, batch_size=40)  # the last batch of an epoch holds 30 stars
+SGD = toy_recipe(epochs=5, batch_size=40, optimizer="sgd", schedule="cosine", learning_rate=0.05)
+
+
+def stop_after(epoch: int) -> Callable[[EpochRecord], None]:
+    def progress(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def saves_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scattervae.model.train._SECONDS_BETWEEN_SAVES", 0.0)
+
+
+def all_numbers(state: TrainingState) -> dict[str, object]:
+    """Everything a run is made of, down to the bits."""
+    optimizer = state.optimizer.state_dict()
+    return {
+        "weights": {name: w.numpy().tobytes() for name, w in state.network.state_dict().items()},
+        "optimizer": {
+            (index, name): value.numpy().tobytes()
+            for index, of in optimizer["state"].items()
+            for name, value in of.items()
+        },
+        "groups": json.dumps(optimizer["param_groups"]),
+        "schedule": json.dumps(state.schedule.state_dict()),
+        "records": state.records,
+    }
+
+
+@pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_the_same_seed_gives_the_same_bits(recipe):
+    torch.manual_seed(1)
+    first = all_numbers(fit_network(INPUTS, recipe))
+    torch.manual_seed(2)
+    assert all_numbers(fit_network(INPUTS, recipe)) == first
+
+
+def test_another_seed_gives_other_weights():
+    other = ADAMW.model_copy(update={"training": ADAMW.training.model_copy(update={"seed": 1})})
+    one, two = (all_numbers(fit_network(INPUTS, recipe))["weights"] for recipe in (ADAMW, other))
+    assert one != two
+
+
+def test_each_epoch_draws_from_streams_of_its_own(monkeypatch):
+    asked: list[tuple[object, ...]] = []
+
+    def noting(*names: int | str) -> torch.Generator:
+        asked.append(names)
+        return stream(*names)
+
+    monkeypatch.setattr("scattervae.model.train.stream", noting)
+    fit_network(INPUTS, ADAMW)
+    assert len(asked) == len(set(asked)) == 1 + 2 * 5  # the weights, and order and latents of each epoch
+
+
+def test_the_initial_network_leaves_global_chance_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, second = initial_network(11, ADAMW), initial_network(11, ADAMW)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+@pytest.mark.parametrize("stopped_after", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_a_run_stopped_at_any_epoch_goes_on_to_the_same_bits(tmp_path, recipe, stopped_after):
+    whole = fit_network(INPUTS, recipe)
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit_network(INPUTS, recipe, state_file=file, progress=stop_after(stopped_after))
+    told: list[EpochRecord] = []
+    resumed = fit_network(INPUTS, recipe, state_file=file, progress=told.append)
+    assert all_numbers(resumed) == all_numbers(whole)
+    assert told == whole.records
+    assert resumed.n_epochs_resumed == stopped_after - 1  # progress is told before the state is saved
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_a_run_may_be_stopped_twice_and_a_finished_one_is_only_read(tmp_path):
+    file = tmp_path / "state.safetensors"
+    for epoch in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            fit_network(INPUTS, ADAMW, state_file=file, progress=stop_after(epoch))
+    finished = fit_network(INPUTS, ADAMW, state_file=file)
+    again = fit_network(INPUTS, ADAMW, state_file=file)
+    assert again.n_epochs_resumed == 5
+    assert all_numbers(again) == all_numbers(finished) == all_numbers(fit_network(INPUTS, ADAMW))
+
+
+def test_the_state_on_disk_is_the_state(tmp_path):
+    state = fit_network(INPUTS, ADAMW)
+    state.save(tmp_path / "state.safetensors")
+    other = TrainingState(INPUTS, ADAMW)
+    assert all_numbers(other) != all_numbers(state)
+    other.restore(tmp_path / "state.safetensors")
+    assert all_numbers(other) == all_numbers(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def check_refused(file: Path, inputs: Inputs, recipe: Recipe, match: str) -> None:
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=match) as caught:
+        fit_network(inputs, recipe, state_file=file)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert file.read_bytes() == before
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    file = tmp_path / "state.safetensors"
+    fit_network(INPUTS, ADAMW, state_file=file)
+    longer = toy_recipe(epochs=6, batch_size=40)
+    fewer = Inputs(INPUTS.x[:-1], INPUTS.errors[:-1])
+    others = Inputs(INPUTS.x.flip(0), INPUTS.errors.flip(0))
+    check_refused(file, INPUTS, longer, "another recipe")
+    check_refused(file, fewer, ADAMW, "other stars.*150.*149")
+    check_refused(file, others, ADAMW, "other stars.*150.*150")
+
+
+def test_what_is_no_state_is_refused(tmp_path):
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(b"torn")
+    check_refused(file, INPUTS, ADAMW, "not a training state")
+    save_file({"network/a": torch.zeros(1)}, file)
+    check_refused(file, INPUTS, ADAMW, "another recipe")
+    fit_network(INPUTS, ADAMW, state_file=tmp_path / "good")
+    file.write_bytes((tmp_path / "good").read_bytes()[:-50])
+    check_refused(file, INPUTS, ADAMW, "not a training state")
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit_network(INPUTS, ADAMW, state_file=file, progress=stop_after(4))
+    before = file.read_bytes()
+
+    def broken(terms, *args, **kwargs):
+        return objective(terms, *args, **kwargs) * torch.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scattervae.model.train.objective", broken)
+        with pytest.raises(TrainingError, match="epoch 4: the loss is nan") as caught:
+            fit_network(INPUTS, ADAMW, state_file=file)
+    assert "\n" not in str(caught.value)
+    assert "learning_rate" in str(caught.value)
+    assert file.read_bytes() == before
+    assert all_numbers(fit_network(INPUTS, ADAMW, state_file=file)) == all_numbers(fit_network(INPUTS, ADAMW))
+
+
+def test_a_star_that_cannot_be_encoded_stops_the_run():
+    x = INPUTS.x.clone()
+    x[3] = torch.nan
+    with pytest.raises(TrainingError, match="epoch 1: the loss is nan"):
+        fit_network(Inputs(x, INPUTS.errors), ADAMW)
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
+    """A gradient can be no number where the loss is one: that of the root at 0, say."""
+
+    def broken(terms, *args, **kwargs):
+        return objective(terms, *args, **kwargs) + (0.0 * terms.kl).sqrt()
+
+    monkeypatch.setattr("scattervae.model.train.objective", broken)
+    one_step = toy_recipe(epochs=1, batch_size=150)
+    with pytest.raises(TrainingError, match="epoch 1: a weight is not a number") as caught:
+        fit_network(INPUTS, one_step, state_file=tmp_path / "state.safetensors")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_stars_are_an_error():
+    with pytest.raises(TrainingError, match="no star"):
+        fit_network(Inputs(INPUTS.x[:0], INPUTS.errors[:0]), ADAMW)
+
+
+@pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_training_lowers_the_loss(recipe):
+    settings = recipe.training.model_copy(update={"epochs": 20})
+    records = fit_network(INPUTS, recipe.model_copy(update={"training": settings})).records
+    assert records[-1].objective < records[0].objective - 1.0
+
+
+def test_a_record_holds_means_over_the_stars_of_one_epoch():
+    """With steps too small to move a weight, it is the mean of the loss terms at the initial weights."""
+    still = toy_recipe(epochs=1, batch_size=40, optimizer="sgd", schedule="cosine", learning_rate=1e-30)
+    (record,) = fit_network(INPUTS, still).records
+    network = initial_network(11, still)
+    with torch.no_grad():
+        posterior = network.encode(INPUTS.x)
+        many = [
+            loss_terms(INPUTS.x, INPUTS.errors, posterior, network.decode(posterior.sample(generator)))
+            for generator in map(torch.Generator().manual_seed, range(20))
+        ]
+    assert record.kl == pytest.approx(posterior.kl().sum(dim=-1).mean().item(), rel=1e-5)
+    chi2 = [terms.chi2.mean().item() for terms in many]  # depends on the draws: within their spread
+    assert min(chi2) * 0.98 < record.chi2 < max(chi2) * 1.02
+    assert record.negative_elbo == pytest.approx(record.chi2 + record.penalty + record.kl)
+    assert record.objective == pytest.approx(record.negative_elbo, rel=1e-6)
+    assert record.epoch == 1
+
+
+def test_printed_records_hold_the_same_terms_under_another_weight():
+    printed = ADAMW.model_copy(update={"objective": "printed"})
+    for record in fit_network(INPUTS, printed).records:
+        expected = (record.chi2 + record.penalty) / 11 + record.kl / 3
+        assert record.objective == pytest.approx(expected, rel=1e-5)  # batches of float32 are summed
+
+
+@pytest.mark.parametrize(("recipe", "last"), [(ADAMW, 5e-3 / 25 / 1e4), (SGD, 0.0)], ids=["adamw", "sgd"])
+def test_the_learning_rate_falls_to_nothing_over_the_run(recipe, last):
+    """One cycle ends at peak / 25 / 1e4 (PyTorch's defaults), the cosine at 0."""
+    rates = [record.learning_rate for record in fit_network(INPUTS, recipe).records]
+    assert rates[-1] == pytest.approx(last, abs=1e-12)
+    assert max(rates) <= recipe.training.learning_rate
+    assert rates[-1] < rates[-2] < rates[-3]
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    state = fit_network(INPUTS, toy_recipe(epochs=2, batch_size=10_000))
+    assert len(state.records) == 2
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    records = fit_network(INPUTS, ADAMW).records
+    write_records(tmp_path / "training.jsonl", records)
+    assert read_records(tmp_path / "training.jsonl") == tuple(records)
+    lines = (tmp_path / "training.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(record) for record in records]

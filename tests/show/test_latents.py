@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from scattervae.show.plots.latents import (
+    Limits,
+    active_latents,
+    axis_limits,
+    colour_limits,
+    informative_pairs,
+    plot_pair,
+)
+
+
+@pytest.mark.parametrize(
+    ("kl", "pairs"),
+    [
+        ([0.0, 2.6, 4.2, 0.01, 3.0, 2.1], [(2, 4), (1, 5)]),
+        ([3.0, 0.0, 1.0, 2.0], [(0, 3), (0, 2)]),
+        ([3.0, 0.0, 1.0], [(0, 2)]),
+        ([0.6, 0.0], []),
+        ([0.05, 0.1], []),
+    ],
+)
+def test_pairs_are_the_active_latents_in_order_of_their_divergence(kl, pairs):
+    assert informative_pairs(kl) == pairs
+    assert active_latents(kl) == sorted((k for k, v in enumerate(kl) if v > 0.1), key=lambda k: -kl[k])
+
+
+def test_limits_are_not_moved_by_outliers_or_missing_values():
+    values = np.concatenate([np.linspace(0.0, 1.0, 1001), [1e6, np.nan]])
+    limits = colour_limits(values)
+    assert (limits.low, limits.high) == pytest.approx((0.05, 0.95), abs=0.01)
+    assert axis_limits(values).high < 1.2
+    assert colour_limits(np.array([np.nan])) == Limits(0.0, 1.0)
+    assert colour_limits(np.array([3.0, 3.0])) == Limits(2.5, 3.5)
+
+
+def test_a_hexagon_has_the_mean_label_of_its_stars():
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(2, 500))
+    here = np.zeros(50)
+    first, second = np.concatenate([spread[0], here + 9.0]), np.concatenate([spread[1], here + 9.0])
+    label = np.concatenate([np.zeros(500), np.linspace(2.0, 4.0, 50)])
+    axes = Figure().add_subplot()
+    hexagons = plot_pair(axes, first, second, label, colours=Limits(0.0, 3.0), colour_map="viridis")
+    values = np.asarray(hexagons.get_array())
+    assert values.max() == pytest.approx(3.0)
+    assert (values > 0).sum() == 1
+    assert hexagons.get_clim() == (0.0, 3.0)
