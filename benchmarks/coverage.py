@@ -1,0 +1,109 @@
+"""The numbers of docs/coverage.md; arguments: a model, its labelled stars, other stars."""
+
+import sys
+from itertools import combinations
+
+import numpy as np
+
+import scattervae
+from scattervae.science.cells import count_cells_of_both
+from scattervae.science.coverage import active_latents, compare_coverage, stated_selections
+from scattervae.science.extrapolation import extrapolate
+from scattervae.science.overlap import Overlap, overlap_at
+from scattervae.seeds import numpy_stream
+from scattervae.spectra.spectra import Spectra
+
+MODEL, LABELLED, UNLABELLED = sys.argv[1:4]
+CELL, FULL_CELL, N_TARGET = 0.25, 1.0, 220_000_000
+checkpoint = scattervae.Checkpoint.load(MODEL)
+stars, field = scattervae.load(LABELLED), scattervae.load(UNLABELLED).spectra
+has_all = np.isfinite(stars.labels.values[:, :3]).all(axis=1)
+posterior = checkpoint.encode(stars.spectra)
+ACTIVE = active_latents(posterior)
+PAIRS = list(combinations(ACTIVE, 2))
+
+
+def latents_of(spectra: Spectra) -> np.ndarray:
+    return checkpoint.encode(spectra).mean.double().numpy()
+
+
+def both(a: np.ndarray, b: np.ndarray, latents: tuple[int, ...], n: tuple[int, int] | None = None) -> Overlap:
+    cell = CELL if len(latents) == 2 else FULL_CELL
+    return overlap_at(count_cells_of_both(a[:, latents], b[:, latents], cell), *(n or (len(a), len(b))))
+
+
+def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) -> None:
+    result = compare_coverage(a, b, ACTIVE, selection=selection)
+    print(f"\n{name}: {len(a)}, {len(b)} stars. {result.verdict}")
+    for p in (*result.pairs, result.full):
+        equal, corrected = p.equal_n, p.corrected
+        numbers = {
+            "difference": equal.difference,
+            "new": equal.new,
+            "corrected difference": corrected.difference,
+            "corrected new": corrected.new,
+            "share new": p.as_given.share_new,
+            "share new by size alone": p.as_given.share_new_by_size_alone,
+            "extrapolated": p.extrapolation.corrected,
+        }
+        told = ", ".join(f"{key} {e.value:+.3f} ({e.low:+.3f} {e.high:+.3f})" for key, e in numbers.items())
+        print(
+            f"  latents {[k + 1 for k in p.latents]}: {told}, linear {p.extrapolation.linear:.0f}, ", end=""
+        )
+        print(f"new by size alone {equal.new_by_size_alone}")
+    print(f"  enclosed: {result.enclosed}")
+
+
+z, z_field = latents_of(stars.spectra), latents_of(field)
+g_mag = 25.6873668671 - 2.5 * np.log10(field.g_flux)
+print("active", [k + 1 for k in ACTIVE], "median sd", np.median(posterior.sd.numpy(), axis=0).round(3))
+show("labelled, field", z[has_all], z_field)
+show("labelled, field of G < 15", z[has_all], z_field[g_mag < 15])
+for stated in stated_selections(stars.labels):
+    show(stated.name, z[stated.labelled], z[stated.unlabelled], selection=stated.name)
+
+print("\none population cut 1 : 2: new and difference with all stars; with as many of each")
+order = numpy_stream(0, "split").permutation(len(z))
+third = len(z) // 3
+for latents in (*PAIRS, ACTIVE):
+    a, b = z[order[:third]], z[order[third:]]
+    given, equal = both(a, b, latents), both(a, b, latents, (third, third))
+    print(
+        [k + 1 for k in latents], *(f"{e.value:.2f}" for e in (given.new, given.difference, equal.difference))
+    )
+
+print("\none population: unlabelled stars, linear and corrected extrapolation, pair", PAIRS[-1])
+for m in (300, 1000, 3000, 10_000, 26_000):
+    rows = order[13_000 : 13_000 + m]
+    told = extrapolate(
+        count_cells_of_both(z[order[:13_000]][:, PAIRS[-1]], z[rows][:, PAIRS[-1]], CELL), N_TARGET
+    )
+    print(m, f"{told.linear:.0f}", f"{told.corrected.value:.2f}")
+
+print("\n999 labelled stars with the errors of field stars, against the other labelled stars")
+spectra = stars.spectra.take(order[:999])
+others = z[order[999:]]
+relative = field.errors / field.g_flux[:, None]
+for name, chosen in (("none", None), ("all", g_mag < 99), ("G < 15", g_mag < 15), ("G > 17", g_mag > 17)):
+    noisy = z[order[:999]]
+    if chosen is not None:
+        rng = numpy_stream(0, "noise", name)
+        errors = relative[rng.choice(np.flatnonzero(chosen), 999)] * spectra.g_flux[:, None]
+        noisy = latents_of(
+            Spectra.of(
+                spectra.source_id,
+                spectra.coeffs + errors * rng.normal(size=errors.shape),
+                np.hypot(spectra.errors, errors),
+                basis=spectra.basis,
+                g_flux=spectra.g_flux,
+            )
+        )
+    pairs = [f"{both(others, noisy, pair, (999, 999)).difference.value:+.2f}" for pair in PAIRS]
+    full = both(others, noisy, ACTIVE, (999, 999))
+    share = both(others, noisy, ACTIVE).share_new.value
+    print(f"{name:7s} pairs", *pairs, f"all {full.difference.value:+.2f}, share new {share:.3f}")
+
+print("\nshare of field stars in no cell of labelled stars, all active latents, by G")
+for low, high in ((7, 14), (14, 15), (15, 16), (16, 17), (17, 20)):
+    chosen = z_field[(g_mag >= low) & (g_mag < high)]
+    print(low, high, len(chosen), f"{both(z[has_all], chosen, ACTIVE).share_new.value:.3f}")
