@@ -20,7 +20,7 @@ from scattervae.spectra.normalization import Inputs
 
 def with_loader(inputs: Inputs, recipe: Recipe) -> None:
     """The same steps as `fit_network`, fed by a shuffling DataLoader."""
-    state = TrainingState(inputs.x.shape[1], len(inputs), recipe, inputs.x.device)
+    state = TrainingState(inputs, recipe)
     loader = DataLoader(
         TensorDataset(inputs.x, inputs.errors),
         batch_size=recipe.training.batch_size,

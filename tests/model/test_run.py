@@ -9,7 +9,14 @@ import torch
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.run import RunFolder, collapse_warning, data_digest, train, training_stars
+from scattervae.model.run import (
+    RunFolder,
+    collapse_warning,
+    data_digest,
+    train,
+    train_once,
+    training_stars,
+)
 from scattervae.model.train import EpochRecord
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag, GFluxSource
@@ -232,3 +239,72 @@ def test_the_number_of_threads_is_in_the_provenance():
 
 def test_the_unfinished_folder_stands_beside_the_model():
     assert RunFolder(Path("a/model")).unfinished == Path("a/model.partial")
+
+
+def test_what_is_trained_once_is_not_trained_again(tmp_path, monkeypatch):
+    first = train_once(SKY.spectra, QUICK, tmp_path / "model")
+    assert bits(first) == bits(train(SKY.spectra, QUICK)) == bits(Checkpoint.load(tmp_path / "model"))
+    monkeypatch.setattr("scattervae.model.run.fit_network", None)
+    told: list[EpochRecord] = []
+    assert bits(train_once(SKY.spectra, QUICK, tmp_path / "model", progress=told.append)) == bits(first)
+    assert told == []
+
+
+@pytest.mark.parametrize("changed", ["recipe", "stars", "provenance"])
+def test_a_model_of_another_recipe_or_of_other_stars_is_replaced(tmp_path, changed):
+    path = tmp_path / "model"
+    train_once(SKY.spectra, QUICK, path)
+    recipe, stars = QUICK, SKY.spectra
+    if changed == "recipe":
+        recipe = toy_recipe(epochs=2)
+    elif changed == "stars":
+        stars = SKY.spectra.take(slice(0, 190))
+    else:
+        (path / "provenance.json").write_text("{}")
+    model = train_once(stars, recipe, path)
+    assert bits(model) == bits(train(stars, recipe)) == bits(Checkpoint.load(path))
+    assert model.provenance["data"]["digest"] == data_digest(training_stars(stars, recipe))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_stars_of_the_test_fold_do_not_make_it_other_stars(tmp_path, monkeypatch):
+    first = train_once(SKY.spectra, QUICK, tmp_path / "model")
+    monkeypatch.setattr("scattervae.model.run.fit_network", None)
+    without = SKY.spectra.take(~folds(SKY.spectra.source_id).test)
+    assert bits(train_once(without, QUICK, tmp_path / "model")) == bits(first)
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_training_once_goes_on_with_an_unfinished_run_of_the_same(tmp_path, caplog):
+    out = RunFolder(tmp_path / "model", resume=True)
+    start_and_stop(out)
+    with caplog.at_level(logging.INFO, logger="scattervae.model.train"):
+        model = train_once(SKY.spectra, QUICK, out.model)
+    assert "going on after epoch 1" in caplog.text
+    assert bits(model) == bits(train(SKY.spectra, QUICK))
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+@pytest.mark.parametrize("changed", ["recipe", "stars", "state"])
+def test_training_once_begins_again_after_an_unfinished_run_of_another(tmp_path, changed):
+    out = RunFolder(tmp_path / "model", resume=True)
+    start_and_stop(out)
+    recipe = toy_recipe(epochs=2) if changed == "recipe" else QUICK
+    stars = toy_sky(200, seed=1).spectra if changed == "stars" else SKY.spectra
+    if changed == "state":
+        (out.unfinished / "state.safetensors").write_bytes(b"half")
+    told: list[EpochRecord] = []
+    model = train_once(stars, recipe, out.model, progress=told.append)
+    assert bits(model) == bits(train(stars, recipe)) == bits(Checkpoint.load(out.model))
+    assert len(told) == recipe.training.epochs
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_training_once_replaces_nothing_but_models(tmp_path):
+    path = tmp_path / "thesis"
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="is no model") as caught:
+        train_once(SKY.spectra, QUICK, path)
+    assert "\n" not in str(caught.value)
+    assert (path / "thesis.tex").read_text() == "years of work"

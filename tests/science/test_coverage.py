@@ -112,3 +112,13 @@ def test_forty_thousand_stars_in_six_latents_take_seconds():
     started = time.process_time()
     compare_coverage(rng.normal(size=(40_000, 6)), rng.normal(size=(40_000, 6)), tuple(range(6)))
     assert time.process_time() - started < 10
+
+
+def test_dense_sets_in_a_box_leave_no_cell_unseen():
+    """20,000 stars in 64 cells: no cell holds one or two, and every bound is what was seen."""
+    rng = np.random.default_rng(0)
+    wide, half = rng.uniform(-1, 1, (20_000, 2)), rng.uniform(-1, 1, (5_000, 2)) * [1.0, 0.5]
+    pair = compare_coverage(wide, half, [0, 1]).pairs[0]
+    assert pair.equal_n.difference.value == pytest.approx(-0.5, abs=1e-6)
+    assert pair.corrected.difference.value == pytest.approx(-0.5, abs=1e-6)
+    assert pair.corrected.new.value == pytest.approx(0.0, abs=1e-6)

@@ -1,18 +1,28 @@
+from dataclasses import replace
+
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
 from scattervae.errors import ScatterVaeError
-from scattervae.show.figures import FIGURES, FigureData, save_figures
-from toy import DR3, spoiled, toy_sky
+from scattervae.show.figures import FIGURES, FigureData, draw_figure, save_figure, save_figures
+from toy import DR3, SMALL, spoiled, toy_sky
 
-from .toys import data_of, draw, model_of
+from .toys import complete, data_of, draw, model_of
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Files that nobody looks at need no fine pixels."""
+    monkeypatch.setattr("scattervae.show.figures.DPI", 40)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("n_models", [1, 2])
 def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
-    figure = FIGURES[name].build(data_of(DR3, active=(3, 1)[:n_models]))
+    basis = DR3 if name == "star" else SMALL
+    data = complete(data_of(basis, active=(3, 1)[:n_models]))
+    figure = draw_figure(replace(data, coverage=data.measured_coverage()), name)
     assert isinstance(figure, Figure)
     draw(figure)
     labels = [text for a in figure.axes for text in (a.get_xlabel(), a.get_ylabel()) if text]
@@ -22,37 +32,35 @@ def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
 
 
 def test_every_entry_says_what_it_shows_and_what_it_answers():
-    assert all(entry.title and entry.answers for entry in FIGURES.values())
-    assert list(FIGURES) == ["star", "training", "latents"]
+    assert all(entry.title and entry.answers and entry.caption for entry in FIGURES.values())
+    assert list(FIGURES) == ["architecture", "normalised_errors", "coverage", "star", "training", "latents"]
+    assert [entry.answers for entry in FIGURES.values()][:3] == ["fig. 1", "fig. 2", "fig. 3"]
 
 
-def test_stars_that_cannot_be_encoded_do_not_stop_a_figure():
+def test_stars_that_cannot_be_encoded_stop_no_figure_and_drawing_changes_none_of_the_users_settings():
+    before = dict(matplotlib.rcParams)
     sky = toy_sky(300)
     bad = spoiled(sky.spectra)
-    data = FigureData({"m": model_of(sky)}, bad, sky.labels.aligned_to(bad.source_id))
-    for entry in FIGURES.values():
-        draw(entry.build(data))
+    data = complete(FigureData({"m": model_of(sky)}, bad, sky.labels.aligned_to(bad.source_id)))
+    data = replace(data, unlabelled=spoiled(data.unlabelled))
+    for name in FIGURES:
+        draw(draw_figure(data, name))
+    assert dict(matplotlib.rcParams) == before
 
 
 def test_saved_figures_have_the_same_bytes_twice_whatever_the_users_settings(tmp_path):
-    data = data_of(n_stars=100)
-    first = save_figures(data, tmp_path / "a")
+    data = complete(data_of(n_stars=100))
+    paper = ["architecture", "normalised_errors", "coverage"]
+    first = save_figures(data, tmp_path / "a", paper)
     first += save_figures(data, tmp_path / "a", ["training"], formats=("pdf", "svg"))
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
-        second = save_figures(data, tmp_path / "b")
+        second = save_figures(data, tmp_path / "b", paper)
         second += save_figures(data, tmp_path / "b", ["training"], formats=("pdf", "svg"))
-    names = ["star.png", "training.png", "latents.png", "training.pdf", "training.svg"]
+    names = [*(f"{name}.png" for name in paper), "training.pdf", "training.svg"]
     assert [path.name for path in first] == names
     assert sorted(tmp_path.joinpath("a").iterdir()) == sorted(first)
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-
-
-def test_drawing_changes_none_of_the_users_settings():
-    before = dict(matplotlib.rcParams)
-    for entry in FIGURES.values():
-        draw(entry.build(data_of()))
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_only_the_figures_asked_for_are_drawn(tmp_path):
@@ -61,7 +69,40 @@ def test_only_the_figures_asked_for_are_drawn(tmp_path):
 
 @pytest.mark.parametrize("given", [{"names": ["stars"]}, {"formats": ("bmp",)}])
 def test_an_unknown_name_is_one_line_that_lists_what_there_is(tmp_path, given):
-    with pytest.raises(ScatterVaeError, match=r"^'(stars|bmp)': no such .*(latents|svg)$") as caught:
+    with pytest.raises(ScatterVaeError, match=r"^'(stars|bmp|)': no such .*(latents|svg)$") as caught:
         save_figures(data_of(), tmp_path, **given)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks", "way_out"),
+    [
+        ("architecture", "cannon", "FigureData.cannon"),
+        ("normalised_errors", "cannon", "FigureData.cannon"),
+        ("coverage", "unlabelled", "--unlabelled STORE"),
+    ],
+)
+def test_a_figure_that_lacks_its_data_says_in_one_line_what_to_give(name, lacks, way_out):
+    data = replace(complete(data_of()), **{lacks: None})
+    with pytest.raises(ScatterVaeError, match=f"^figure {name}: no .*{way_out}") as caught:
+        draw_figure(data, name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ScatterVaeError, match=way_out):
+        FIGURES[name].build(data)
+
+
+def test_without_names_all_figures_are_drawn_that_the_data_have_everything_for(tmp_path, caplog):
+    with caplog.at_level("INFO", "scattervae"):
+        names = [path.stem for path in save_figures(data_of(), tmp_path)]
+    assert names == ["star", "training", "latents"]
+    assert "figure coverage left out: no unlabelled stars" in caplog.text
+
+
+def test_a_figure_is_saved_as_its_suffix_says(tmp_path):
+    figure = draw_figure(data_of(), "training")
+    assert save_figure(figure, tmp_path / "a.PDF").read_bytes().startswith(b"%PDF")
+    assert save_figure(figure, tmp_path / "a.svg").read_text().startswith("<?xml")
+    with pytest.raises(ScatterVaeError, match=r"'jpg': no such format; choose among png, pdf, svg"):
+        save_figure(figure, tmp_path / "a.jpg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.PDF", "a.svg"]

@@ -4,10 +4,13 @@ from dataclasses import replace
 from io import BytesIO
 
 import matplotlib
+import numpy as np
 import torch
 
 from scattervae.model.train import EpochRecord
+from scattervae.science.cannon import Cannon
 from scattervae.show.figures import FigureData
+from scattervae.spectra.spectra import Flag
 from toy import SMALL, toy_sky, untrained_model
 
 RECORDS = tuple(
@@ -44,6 +47,29 @@ def data_of(basis=SMALL, *, active=(3,), n_stars=300, **given):
     return FigureData(models, sky.spectra, sky.labels, **given)
 
 
+def complete(data, **settings):
+    """The same with a Cannon fitted outside the test fold and other stars of the same sky as unlabelled."""
+    _, model = data.first_model
+    train = data.spectra.take(~data.test)
+    cannon = Cannon.fit(train, data.labels, model.normalization, **settings)
+    others = toy_sky(200, basis=data.spectra.basis, seed=1).spectra
+    return replace(data, cannon=cannon, unlabelled=others)
+
+
+def without_labels(data, rows, *names):
+    """The same where these stars lack these labels."""
+    values = data.labels.values.copy()
+    for name in names:
+        values[rows, ("teff", "logg", "fe_h", "alpha_m").index(name)] = np.nan
+    return replace(data, labels=replace(data.labels, values=values))
+
+
+def unusable(spectra, rows):
+    bits = np.zeros(len(spectra), dtype=np.uint16)
+    bits[rows] = Flag.BAD_ERRORS
+    return spectra.with_flags(bits)
+
+
 def texts(figure):
     found = [t.get_text() for t in figure.findobj(matplotlib.text.Text)]
     return " ".join(found)
@@ -51,5 +77,5 @@ def texts(figure):
 
 def draw(figure):
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=50)
+    figure.savefig(content, format="png", dpi=30)
     return content.getvalue()

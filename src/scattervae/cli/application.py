@@ -1,5 +1,6 @@
 """The command ``scattervae``: its commands by name, and every error as one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from scattervae import __version__
-from scattervae.cli import demo, encode, evaluate, generate, info, ingest, train
+from scattervae.cli import demo, encode, evaluate, figure, generate, info, ingest, reproduce, train
 from scattervae.cli.console import log_to_stderr
 from scattervae.errors import ScatterVaeError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Learn an unsupervised, generative model of Gaia's BP/RP spectra, and use it on any stars.\n\n"
     "The usual way: ingest files to a store, train a model on it, encode stars to a catalogue.",
     epilog="Try `scattervae demo` first: it does all of it on real stars in under three minutes.",
+    rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,14 +34,17 @@ for command in (
     evaluate.evaluate,
     generate.generate,
     info.info,
+    reproduce.reproduce,
 ):
     app.command()(command)
+app.command(epilog=figure.NAMES)(figure.figure)
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001
+def _print_version(wanted: bool) -> bool:  # noqa: FBT001
     if wanted:
         sys.stdout.write(f"scattervae {__version__}\n")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -62,17 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=None if arguments is None else list(arguments), prog_name="scattervae", standalone_mode=False
         )
     except TyperException as error:
-        _fail(f"{error.format_message()} (`scattervae --help` lists the commands)", error.exit_code)
+        _fail_usage(error)
     except ScatterVaeError as error:
         _fail(str(error), 1)
-    except OSError as error:
-        _fail(f"{error.filename or 'the machine'}: {error.strerror or error}", 1)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a rename that fails names its target second
+        where = error.filename2 or error.filename or "the machine"
+        _fail(f"{where}: {error.strerror or error}", 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(
-            "stopped; what was finished is kept, and the same command goes on (train: with --resume)",
-            INTERRUPTED,
-        )
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which is also what typer makes of most interrupts
+        _fail("stopped; what was finished is kept, and the same command goes on (train: with --resume)", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail_usage(error: TyperException) -> None:
+    """A command line that cannot be understood; one without arguments has printed the help already."""
+    context = getattr(error, "ctx", None)
+    command = "scattervae" if context is None else context.command_path
+    message = error.format_message().rstrip(".")
+    if message:
+        _fail(f"{message}; see `{command} --help`", error.exit_code)
+    sys.exit(error.exit_code)
 
 
 def _fail(message: str, code: int) -> None:

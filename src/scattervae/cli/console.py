@@ -2,17 +2,19 @@
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from scattervae.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     import torch
@@ -20,16 +22,15 @@ if TYPE_CHECKING:
     from scattervae.model.train import EpochRecord
 
 stderr = Console(stderr=True)
+_DEVICES = ("cpu", "cuda", "mps")
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print a machine-readable summary on stdout instead of text.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Threads = Annotated[
-    int, typer.Option("--threads", min=0, help="CPU threads to compute with; 0 takes what the machine has.")
+    int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 takes what the machine has.")
 ]
 DeviceName = Annotated[
     str,
-    typer.Option("--device", help="Where to compute: cpu, cuda, mps; auto takes a GPU where there is one."),
+    typer.Option("--device", metavar="NAME", help="cpu, cuda or mps; auto takes cuda where there is one."),
 ]
 
 
@@ -48,23 +49,42 @@ class Summary:
     def show(self, *, as_json: bool) -> None:
         """Print it on stdout."""
         if as_json:
-            sys.stdout.write(json.dumps(self.values, indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(_strict_json(self.values), indent=2, allow_nan=False) + "\n")
         else:
             sys.stdout.write("".join(line + "\n" for line in self.lines))
 
 
+def _strict_json(value: Any) -> Any:
+    """The same value where NaN and infinity, which JSON lacks, are null."""
+    if isinstance(value, Mapping):
+        return {key: _strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _OneLine(logging.Handler):
+    """Each record as one line on stderr, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        message = " ".join(record.getMessage().split())
+        stderr.print(f"scattervae: {kind}{message}", markup=False, highlight=False, soft_wrap=True)
+
+
 def log_to_stderr(*, verbose: bool) -> None:
-    """Send warnings, and with `verbose` the library's notes, to stderr."""
-    handler = RichHandler(console=stderr, show_time=False, show_path=False, rich_tracebacks=False)
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler]
-    )
+    """Send the package's warnings, and with `verbose` its notes, to stderr."""
+    logger = logging.getLogger("scattervae")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    for handler in [h for h in logger.handlers if isinstance(h, _OneLine)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_OneLine())
 
 
 @contextmanager
 def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
     """A progress bar on stderr, with these fields of the task shown behind it; nothing where no one looks."""
-    fields = [TextColumn(f"{{task.fields[{name}]}}") for name in columns]
+    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in columns]
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -84,9 +104,9 @@ def settle_machine(device: str, threads: int) -> "torch.device":
     Raises:
         RecipeError: There is no such device here.
     """
+    if device != "auto" and device.partition(":")[0] not in _DEVICES:
+        raise RecipeError(f"--device {device}: no such device; choose auto, {', '.join(_DEVICES)}")
     import torch
-
-    from scattervae.errors import RecipeError
 
     if threads:
         torch.set_num_threads(threads)
@@ -101,30 +121,65 @@ def settle_machine(device: str, threads: int) -> "torch.device":
     return chosen
 
 
+def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """What a catalogue or generated spectra say of themselves: their kind and how they were made."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return None
+    try:
+        notes = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None
+    for key, kind in ((b"scattervae.catalogue", "catalogue"), (b"scattervae.generated", "generated spectra")):
+        if key in notes:
+            return kind, json.loads(notes[key])
+    return None
+
+
+def check_out_file(out: Path, kind: str) -> None:
+    """Refuse, before any work, to write a file over a folder or over something that we did not make.
+
+    Raises:
+        DataError: `out` is a folder, or a file that is neither a catalogue nor generated spectra.
+    """
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; name a file for the {kind}, such as {out / kind}.parquet")
+    if out.exists() and note_of(out) is None:
+        raise DataError(f"{out}: exists and was not made by scattervae; give another --out")
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts by name on one line, without those that are zero."""
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items() if n) or "none"
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: 1 star, 2,000 stars."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def table_lines(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """A table as lines of text, first column to the left, the others to the right."""
-    table = Table(box=None, pad_edge=False, header_style="")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=200, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return tuple(line.rstrip() for line in capture.get().splitlines())
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return tuple(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    )
 
 
 @contextmanager
 def epoch_bar(epochs: int, name: str = "training") -> Iterator["Callable[[EpochRecord], None]"]:
-    """A progress bar over epochs with the terms of the loss behind it."""
+    """A progress bar over epochs with the bound and the divergence behind it."""
     with progress_bar("epochs", "terms") as bar:
         task = bar.add_task(name, total=epochs, terms="")
 
         def show(record: "EpochRecord") -> None:
-            terms = (
-                f"-ELBO {record.negative_elbo:.1f} = chi2 {record.chi2:.1f} "
-                f"+ penalty {record.penalty:.1f} + KL {record.kl:.2f} nats"
-            )
+            terms = f"-ELBO {record.negative_elbo:.1f}, KL {record.kl:.2f} nats"
             bar.update(task, completed=record.epoch, terms=terms)
 
         yield show

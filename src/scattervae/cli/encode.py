@@ -6,12 +6,21 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, progress_bar, settle_machine
+from scattervae.cli.console import (
+    AsJson,
+    DeviceName,
+    Summary,
+    Threads,
+    check_out_file,
+    listed,
+    progress_bar,
+    settle_machine,
+)
 
 
 def encode(
-    model: Annotated[Path, typer.Argument(help="A trained model's folder.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Stores or files of spectra.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Stores or files of spectra.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The catalogue, a parquet file.")],
     device: DeviceName = "auto",
@@ -23,7 +32,11 @@ def encode(
     Rows come in the order of the input. A star that cannot be encoded keeps its row, with NaN and the reason
     in its flags. Stopped, the same command goes on where it was.
 
-    Example: scattervae encode model store --out catalogue.parquet
+    Examples:
+
+        scattervae encode model store --out catalogue.parquet
+
+        scattervae encode model a.csv b.fits --out catalogue.parquet
     """
     from scattervae.folders import file_digest
     from scattervae.gaia import intake
@@ -31,6 +44,7 @@ def encode(
     from scattervae.science.catalogue import write_catalogue
     from scattervae.spectra.store import SpectrumStore
 
+    check_out_file(out, "catalogue")
     machine = settle_machine(device, threads)
     checkpoint = Checkpoint.load(model).to(machine)
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
@@ -44,12 +58,12 @@ def encode(
             stars_digest=" ".join(digests),
             progress=lambda n: bar.update(task, completed=n),
         )
-    flags = ", ".join(f"{name} {n:,}" for name, n in summary.flags.items()) or "none"
     resumed = f" ({summary.n_resumed:,} of them by an earlier run)" if summary.n_resumed else ""
     Summary(
-        {**vars(summary), "path": str(summary.path)},
+        {"out": str(out), **vars(summary), "path": str(out)},
         (
-            f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; flags: {flags}",
+            f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; "
+            f"flags: {listed(summary.flags)}",
             f"wrote {out}",
         ),
     ).show(as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, settle_machine, table_lines
+from scattervae.errors import DataError
 
 if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
@@ -24,11 +25,15 @@ class Fold(StrEnum):
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Trained models' folders.")],
-    store: Annotated[Path, typer.Argument(help="A store, or any readable file of spectra.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Trained models' folders.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or any readable file of spectra.")],
     *,
-    fold: Annotated[Fold, typer.Option(help="Which stars to score.")] = Fold.TEST,
-    draws: Annotated[int, typer.Option(min=1, help="Draws from each posterior for the ELBO.")] = 10,
+    fold: Annotated[
+        Fold, typer.Option(metavar="NAME", help="Stars to score: test, validation, train or all.")
+    ] = Fold.TEST,
+    draws: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Draws from each posterior for the ELBO.")
+    ] = 10,
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -39,7 +44,11 @@ def evaluate(
     with ln 2 pi; lower is better. Models trained on other stars have other standard deviations: compare
     those on normalised errors only.
 
-    Example: scattervae evaluate model store --json
+    Examples:
+
+        scattervae evaluate model store
+
+        scattervae evaluate model other_model store --json
     """
     from scattervae.gaia import intake
     from scattervae.model.checkpoint import Checkpoint
@@ -47,10 +56,17 @@ def evaluate(
     from scattervae.seeds import folds
 
     machine = settle_machine(device, threads)
-    checkpoints = {path.name: Checkpoint.load(path).to(machine) for path in models}
+    checkpoints = {
+        name: Checkpoint.load(path).to(machine) for name, path in zip(_names(models), models, strict=True)
+    }
     spectra = intake.load(store).spectra
     rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
     stars = spectra.take(rows)
+    if not stars.usable.any():
+        raise DataError(
+            f"{store}: {len(spectra)} stars, of which {len(stars)} are in the {fold} fold, none of them usable"
+            + ("" if fold is Fold.ALL else "; --fold all scores every star")
+        )
     scores = {name: score(model, stars, n_draws=draws) for name, model in checkpoints.items()}
     values = {
         "n_stars": len(spectra),
@@ -60,6 +76,12 @@ def evaluate(
     }
     lines = (f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores))
     Summary(values, lines).show(as_json=as_json)
+
+
+def _names(models: list[Path]) -> list[str]:
+    """A name for each model: its folder's, or the path as given where two folders are called the same."""
+    names = [path.resolve().name for path in models]
+    return names if len(set(names)) == len(names) else [str(path) for path in models]
 
 
 def model_values(checkpoint: "Checkpoint", result: "Evaluation") -> dict[str, object]:

@@ -1,53 +1,67 @@
 """``scattervae generate``: spectra and scatter that a model makes."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary
+from scattervae.cli.console import AsJson, Summary, check_out_file, counted
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
-    from scattervae.arrays import Latents, SourceIds
+    from scattervae.arrays import Latents
     from scattervae.model.checkpoint import Checkpoint
+    from scattervae.spectra.spectra import Spectra
 
-Stars = Annotated[
-    Path | None,
-    typer.Option("--stars", help="A store or file: where --aggregate, --around, --between find stars."),
-]
+_DEFAULT_NUMBER = 100
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="A trained model's folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The spectra, a parquet file.")],
-    n: Annotated[int, typer.Option("--number", "-n", min=1, help="How many spectra.")] = 100,
+    number: Annotated[
+        int | None,
+        typer.Option("--number", "-n", min=1, metavar="N", help="How many; 100, or 1 with --latent."),
+    ] = None,
     latent: Annotated[
-        str | None, typer.Option(help="Make one at this latent vector, as 0.1,-1.2,...")
+        str | None, typer.Option(metavar="NUMBERS", help="At this latent vector, as 0.1,-1.2,...")
     ] = None,
     aggregate: Annotated[
-        bool, typer.Option("--aggregate", help="Draw from the posteriors of --stars instead of the prior.")
+        bool, typer.Option("--aggregate", help="From the posteriors of all --stars instead of the prior.")
     ] = False,
-    around: Annotated[int | None, typer.Option(help="Draw from this star's posterior (a source_id).")] = None,
-    between: Annotated[
-        tuple[int, int] | None, typer.Option(help="Step along the line between these two stars (source_ids).")
+    around: Annotated[
+        int | None, typer.Option(metavar="SOURCE_ID", help="From the posterior of this one of --stars.")
     ] = None,
-    stars: Stars = None,
-    g_mag: Annotated[float, typer.Option(help="G magnitude to scale the spectra to.")] = 15.0,
-    flux: Annotated[
-        bool, typer.Option("--flux", help="Also write flux and its scatter on the wavelength grid.")
-    ] = False,
+    between: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="SOURCE_ID SOURCE_ID", help="In steps from one of --stars to another."),
+    ] = None,
+    stars: Annotated[
+        Path | None,
+        typer.Option(help="A store or file with the stars of --aggregate, --around or --between."),
+    ] = None,
+    g_mag: Annotated[
+        float, typer.Option(min=-30, max=50, metavar="MAG", help="G magnitude to scale the spectra to.")
+    ] = 15.0,
+    flux: Annotated[bool, typer.Option("--flux", help="Also flux and its scatter on Gaia's grid.")] = False,
     draw_scatter: Annotated[
         bool, typer.Option("--draw-scatter", help="Add a draw of the intrinsic scatter to each spectrum.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every random number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Make spectra and their intrinsic scatter: from the prior, the survey, a star, or between two stars.
 
-    Examples: scattervae generate model -n 1000 --out new.parquet --flux;
-    scattervae generate model --around 4345775217221821312 --stars store --out twin.parquet
+    Examples:
+
+        scattervae generate model -n 1000 --flux --out prior.parquet
+
+        scattervae generate model --aggregate --stars store --out survey.parquet
+
+        scattervae generate model --around 4345775217221821312 --stars store -o twins.parquet
     """
     import numpy as np
     import pyarrow.parquet as pq
@@ -57,74 +71,126 @@ def generate(
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science import generation
 
+    place = _Place(latent=latent, aggregate=aggregate, around=around, between=between, stars=stars)
+    check_out_file(out, "spectra")
+    n = number or (1 if latent is not None else _DEFAULT_NUMBER)
     checkpoint = Checkpoint.load(model)
-    ways = {"--latent": latent, "--aggregate": aggregate or None, "--around": around, "--between": between}
-    chosen = [way for way, value in ways.items() if value is not None]
-    if len(chosen) > 1:
-        raise DataError(f"{' and '.join(chosen)} both say where to draw from; give one of them")
-    if latent is not None:
-        z = _parsed(latent, checkpoint).expand(n, -1)
-    elif not chosen:
-        z = generation.from_prior(checkpoint, n, seed=seed)
-    else:
-        z = _drawn_at_stars(checkpoint, _required(stars, chosen[0]), n, seed, around=around, between=between)
+    z = place.latents(checkpoint, n, seed)
     made = generation.generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
     with written_aside(out) as partial:
         pq.write_table(table, partial, compression="zstd")
-    source = chosen[0] if chosen else "the prior"
-    Summary(
-        {"out": str(out), "n": n, "source": source, "g_mag": g_mag, "columns": table.column_names},
-        (f"made {n:,} spectra of G = {g_mag:g} from {source}", f"wrote {out}"),
-    ).show(as_json=as_json)
+    values = {
+        "out": str(out),
+        "n": n,
+        "source": place.way,
+        "source_ids": [str(i) for i in place.source_ids],
+        "g_mag": g_mag,
+        "columns": table.column_names,
+    }
+    what = counted(n, "spectrum", "spectra")
+    Summary(values, (f"made {what} of G = {g_mag:g} {place}", f"wrote {out}")).show(as_json=as_json)
 
 
-def _required(stars: Path | None, way: str) -> Path:
-    if stars is None:
-        raise DataError(f"{way} needs stars; name a store or a file with --stars")
-    return stars
+@dataclass(frozen=True)
+class _Place:
+    """Where in the latent space to make spectra, as the options say."""
+
+    latent: str | None
+    aggregate: bool
+    around: int | None
+    between: tuple[int, int] | None
+    stars: Path | None
+
+    def __post_init__(self) -> None:
+        if len(self._ways) > 1:
+            raise DataError(
+                f"--{' and --'.join(self._ways)} both say where to make spectra; give one of them"
+            )
+        if self.way in ("prior", "latent") and self.stars is not None:
+            raise DataError("--stars needs one of --aggregate, --around and --between, which say what for")
+        if self.way not in ("prior", "latent") and self.stars is None:
+            raise DataError(f"--{self.way} needs stars; name a store or a file with --stars")
+
+    @property
+    def _ways(self) -> list[str]:
+        ways = {
+            "latent": self.latent is not None,
+            "aggregate": self.aggregate,
+            "around": self.around is not None,
+            "between": self.between is not None,
+        }
+        return [way for way, given in ways.items() if given]
+
+    @property
+    def way(self) -> str:
+        return self._ways[0] if self._ways else "prior"
+
+    @property
+    def source_ids(self) -> tuple[int, ...]:
+        if self.between is not None:
+            return self.between
+        return () if self.around is None else (self.around,)
+
+    def __str__(self) -> str:
+        return {
+            "prior": "from the prior",
+            "latent": f"at latents {self.latent}",
+            "aggregate": f"from the posteriors of the stars in {self.stars}",
+            "around": f"from the posterior of star {self.around}",
+            "between": "between stars " + " and ".join(map(str, self.source_ids)),
+        }[self.way]
+
+    def latents(self, checkpoint: "Checkpoint", n: int, seed: int) -> "Latents":
+        """`n` latent vectors there.
+
+        Raises:
+            DataError: The latents are not those of the model, or a star is not there or cannot be encoded.
+        """
+        from scattervae.gaia import intake
+        from scattervae.science import generation
+
+        if self.latent is not None:
+            return _parsed(self.latent, checkpoint.n_latent).expand(n, -1)
+        if self.stars is None:
+            return generation.from_prior(checkpoint, n, seed=seed)
+        if self.between is not None and n == 1:
+            raise DataError("--between steps from one star to the other; give --number 2 or more")
+        spectra = intake.load(self.stars).spectra
+        if self.source_ids:
+            spectra = spectra.take([_row(spectra, wanted, self.stars) for wanted in self.source_ids])
+        posterior = checkpoint.encode(spectra)
+        if self.between is not None:
+            return generation.between(posterior.mean[:1], posterior.mean[1:], n)
+        return generation.from_aggregate(posterior, n, seed=seed)
 
 
-def _parsed(latent: str, checkpoint: "Checkpoint") -> "Latents":
+def _parsed(latent: str, n_latent: int) -> "Latents":
     import torch
 
     try:
         values = [float(value) for value in latent.split(",")]
     except ValueError:
-        raise DataError(f"--latent {latent}: expected numbers with commas between them") from None
-    if len(values) != checkpoint.n_latent:
-        raise DataError(
-            f"--latent has {len(values)} numbers, but the model has {checkpoint.n_latent} latents"
-        )
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise DataError(f"--latent {latent}: expected numbers with commas between them")
+    if len(values) != n_latent:
+        raise DataError(f"--latent {latent}: {len(values)} numbers, but the model has {n_latent} latents")
     return torch.tensor([values])
 
 
-def _drawn_at_stars(
-    checkpoint: "Checkpoint",
-    stars: Path,
-    n: int,
-    seed: int,
-    *,
-    around: int | None,
-    between: tuple[int, int] | None,
-) -> "Latents":
-    from scattervae.gaia import intake
-    from scattervae.science import generation
+def _row(spectra: "Spectra", wanted: int, stars: Path) -> int:
+    """The row of this star that a model can encode."""
+    from scattervae.spectra.spectra import flag_counts
 
-    spectra = intake.load(stars).spectra
-    if around is not None:
-        posterior = checkpoint.encode(spectra.take(_row(spectra.source_id, around, stars)))
-        return generation.from_aggregate(posterior, n, seed=seed)
-    if between is not None:
-        ends = checkpoint.encode(spectra.take([_row(spectra.source_id, i, stars)[0] for i in between]))
-        return generation.between(ends.mean[:1], ends.mean[1:], n)
-    return generation.from_aggregate(checkpoint.encode(spectra), n, seed=seed)
-
-
-def _row(source_id: "SourceIds", wanted: int, stars: Path) -> list[int]:
-    rows = (source_id == wanted).nonzero()[0]
+    rows = (spectra.source_id == wanted).nonzero()[0]
     if len(rows) == 0:
-        raise DataError(f"{stars}: no star {wanted} among {len(source_id):,}")
-    return [int(rows[0])]
+        raise DataError(f"{stars}: no star {wanted} among {len(spectra):,}")
+    usable = rows[spectra.usable[rows]]
+    if len(usable) == 0:
+        raise DataError(
+            f"{stars}: star {wanted} cannot be encoded: flags {', '.join(flag_counts(spectra.flags[rows]))}"
+        )
+    return int(usable[0])

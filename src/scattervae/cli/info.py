@@ -1,47 +1,50 @@
 """``scattervae info``: what anything is that this package reads or writes."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, table_lines
+from scattervae.cli.console import AsJson, Summary, counted, listed, note_of, table_lines
+from scattervae.errors import StoreError
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
     from scattervae.spectra.store import SpectrumStore
 
 
 def info(
     anything: Annotated[
-        str, typer.Argument(help="A store, model, file of spectra, catalogue, or recipe's name.")
+        str,
+        typer.Argument(
+            metavar="ANYTHING", help="A store, model, file of spectra, catalogue, or recipe's name."
+        ),
     ],
     *,
     as_json: AsJson = False,
 ) -> None:
     """Say what a store, a model, a file, a catalogue or a recipe holds, and how it was made.
 
-    Example: scattervae info model
+    Examples:
+
+        scattervae info model
+
+        scattervae info elbo
     """
+    _summary(anything).show(as_json=as_json)
+
+
+def _summary(anything: str) -> Summary:
+    from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.recipe import RECIPES
 
     path = Path(anything)
-    if anything in RECIPES and not path.exists():
-        summary = _recipe(anything)
-    elif (path / "config.json").is_file():
-        summary = _model(path)
-    elif path.is_dir():
-        summary = _store(path)
-    elif (made := _made_by_us(path)) is not None:
-        summary = made
-    elif path.suffix == ".toml":
-        summary = _recipe(anything)
-    else:
-        summary = _file(path)
-    summary.show(as_json=as_json)
+    if path.suffix == ".toml" or (anything in RECIPES and not path.exists()):
+        return _recipe(anything)
+    if path.is_dir():
+        return _model(path) if Checkpoint.is_model(path) else _store(path)
+    note = note_of(path)
+    return _file(path) if note is None else _table(path, *note)
 
 
 def store_values(store: "SpectrumStore") -> dict[str, Any]:
@@ -57,17 +60,36 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
 
 
 def _store(path: Path) -> Summary:
+    from scattervae.spectra.spectra import GFluxSource
     from scattervae.spectra.store import SpectrumStore
 
+    if path.name.endswith(".partial"):
+        raise StoreError(
+            f"{path}: an unfinished training run; `scattervae train` with --resume goes on with it"
+        )
+    if not SpectrumStore.is_store(path):
+        raise StoreError(f"{path}: a folder that is neither a store nor a finished model")
     store = SpectrumStore(path)
-    spectra, labels = store.read(), store.labels()
-    values = {**store_values(store), "n_usable": int(spectra.usable.sum()), "n_labelled": labels.counts()}
-    flags = ", ".join(f"{name} {n:,}" for name, n in store.flags.items()) or "none"
+    n_usable, sources = 0, {source.name.lower(): 0 for source in GFluxSource}
+    for chunk in store.chunks():
+        n_usable += int(chunk.usable.sum())
+        for source in GFluxSource:
+            sources[source.name.lower()] += int((chunk.g_flux_source == source).sum())
+    labelled = store.labels().counts()
+    values = {
+        **store_values(store),
+        "n_usable": n_usable,
+        "n_labelled": labelled,
+        "n_g_flux_from": sources,
+    }
+    unread = [entry for entry in store.entries if entry.error is not None]
     lines = (
-        f"store of {len(store):,} stars, {values['n_usable']:,} usable; {store.basis}",
-        f"flags: {flags}",
-        "labels: " + ", ".join(f"{name} {n:,}" for name, n in labels.counts().items()),
-        f"files: {len(store.entries)}, {sum(e.error is not None for e in store.entries)} of them not read",
+        f"store of {counted(len(store), 'star')}, {n_usable:,} usable; {store.basis}",
+        f"flags: {listed(store.flags)}",
+        f"labels: {listed(labelled)}",
+        f"G flux from: {listed(sources)}",
+        f"files: {len(store.entries):,}, {len(unread):,} of them not read",
+        *(f"not read: {entry.error}" for entry in unread),
     )
     return Summary(values, lines)
 
@@ -117,22 +139,10 @@ def _recipe(name: str) -> Summary:
     return Summary(values, (f"recipe {recipe.name}", *lines))
 
 
-def _made_by_us(path: Path) -> Summary | None:
-    """A catalogue or generated spectra, told by the note in their metadata."""
+def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
     import pyarrow.parquet as pq
 
-    if not path.is_file() or path.open("rb").read(4) != b"PAR1":
-        return None
-    file = pq.ParquetFile(path)
-    notes = file.schema_arrow.metadata or {}
-    for key, kind in ((b"scattervae.catalogue", "catalogue"), (b"scattervae.generated", "generated spectra")):
-        if key in notes:
-            return _table(path, kind, json.loads(notes[key]), file)
-    return None
-
-
-def _table(path: Path, kind: str, about: dict[str, Any], file: "pq.ParquetFile") -> Summary:
-    schema, n_rows = file.schema_arrow, file.metadata.num_rows
+    schema, n_rows = pq.read_schema(path), pq.read_metadata(path).num_rows
     columns = [
         {
             "name": field.name,
@@ -142,9 +152,10 @@ def _table(path: Path, kind: str, about: dict[str, Any], file: "pq.ParquetFile")
         for field in schema
     ]
     values = {"kind": kind, "path": str(path), "n_rows": n_rows, "made_by": about, "columns": columns}
+    names, units = (max(len(c[key]) for c in columns) for key in ("name", "unit"))
     lines = (
-        f"{kind} of {n_rows:,} rows, by model {about['model']} (recipe {about['recipe']})",
-        *(f"{c['name']:30s} {c['unit'] or '-':30s} {c['description']}" for c in columns),
+        f"{kind} of {counted(n_rows, 'row')}, by model {about['model']} (recipe {about['recipe']})",
+        *(f"{c['name']:{names}}  {c['unit'] or '-':{units}}  {c['description']}" for c in columns),
     )
     return Summary(values, lines)
 
@@ -168,8 +179,9 @@ def _file(path: Path) -> Summary:
         "skipped": [vars(row) for row in contents.skipped],
     }
     lines = (
-        f"{contents.kind}: {len(stars):,} stars of {what}; {len(contents.skipped)} rows left out",
-        "flags (G flux as the file has it): " + (", ".join(f"{k} {n:,}" for k, n in flags.items()) or "none"),
-        "labels: " + ", ".join(f"{name} {n:,}" for name, n in labelled.items()),
+        f"{contents.kind}: {counted(len(stars), 'star')} of {what}; "
+        f"{counted(len(contents.skipped), 'row')} that cannot be used",
+        f"flags (G flux as the file has it): {listed(flags)}",
+        f"labels: {listed(labelled)}",
     )
     return Summary(values, lines)

@@ -5,19 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, progress_bar, table_lines
+from scattervae.cli.console import AsJson, Summary, counted, listed, progress_bar, table_lines
 
 if TYPE_CHECKING:
     from scattervae.spectra.store import SpectrumStore
 
+_TABLE_LIMIT = 20
+
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Files of spectra, of any kind and compressed or not.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="Files of spectra, of any kind, gzipped or not.")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; run again, it goes on.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="A table of Teff, log g, [Fe/H], [alpha/M] with errors, joined by source_id."),
+        typer.Option(help="A table of Teff, log g, [Fe/H], [alpha/M] and errors, joined by source_id."),
     ] = None,
     correlations: Annotated[
         bool, typer.Option("--correlations", help="Also store the correlations of the coefficients.")
@@ -31,9 +35,12 @@ def ingest(
 
     The kind of each file is told from its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
     avro; the HDF5 mirrors; parquet; sampled spectra, whose coefficients are inferred. Stars that cannot be
-    used are kept and flagged; rows and files that cannot be read are counted and named.
+    used are kept and flagged; rows and files that cannot be read are counted and named. Stopped, the same
+    command goes on with the next file.
 
-    Example: scattervae ingest XpContinuousMeanSpectrum_*.csv.gz --out store
+    Example:
+
+        scattervae ingest XpContinuousMeanSpectrum_*.csv.gz --out store
     """
     from scattervae.gaia import intake
     from scattervae.gaia.files import read_labels_file
@@ -55,21 +62,23 @@ def ingest(
 def _summary(store: "SpectrumStore") -> Summary:
     from scattervae.cli.info import store_values
 
-    values = store_values(store)
+    entries = store.entries
+    if len(entries) > _TABLE_LIMIT:  # only files of which something is missing
+        entries = tuple(e for e in entries if e.error or e.skipped or e.n_duplicates)
     rows = [
         (
             Path(e.name).name,
-            e.kind or "not read",
+            "not read" if e.error else str(e.kind),
             f"{e.n_rows:,}",
             f"{e.n_kept:,}",
-            f"{len(e.skipped) + e.n_duplicates:,}",
+            f"{e.n_duplicates:,}",
+            f"{len(e.skipped):,}",
         )
-        for e in store.entries
+        for e in entries
     ]
-    lines = table_lines(("file", "kind", "rows", "kept", "left out"), rows)
-    notes = tuple(f"not read: {e.error}" for e in store.entries if e.error)
-    flags = ", ".join(f"{name} {n:,}" for name, n in values["flags"].items()) or "none"
-    return Summary(
-        values,
-        (*lines, *notes, f"wrote {store.path}: {len(store):,} stars, {store.basis}; flags: {flags}"),
-    )
+    table = table_lines(("file", "kind", "rows", "kept", "duplicates", "unreadable"), rows) if rows else ()
+    complete = len(store.entries) - len(entries)
+    more = (f"and {counted(complete, 'file')} of which every row was kept",) if complete else ()
+    values = {"out": str(store.path), **store_values(store)}
+    wrote = f"wrote {store.path}: {counted(len(store), 'star')}, {store.basis}; flags: {listed(store.flags)}"
+    return Summary(values, (*table, *more, wrote))

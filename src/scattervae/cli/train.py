@@ -9,17 +9,25 @@ from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, epoch_b
 
 
 def train(
-    store: Annotated[Path, typer.Argument(help="A store, or any readable file of spectra.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or any readable file of spectra.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The model's folder.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="elbo, elbo_sgd, paper2023, or a TOML file of settings.")
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME|FILE",
+            help="elbo, elbo_sgd, paper2023, or a TOML file of settings.",
+        ),
     ] = "elbo",
     seed: Annotated[
-        int | None, typer.Option(help="Of every random number; the recipe's where not given.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Of every random number; the recipe's where not given."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the stars; the recipe's where not given.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Passes over the stars; the recipe's where not given."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
@@ -33,7 +41,13 @@ def train(
     (2023) to the letter, which collapses on small samples and then says so; elbo_sgd differs from it in the
     loss alone. The model is a folder of JSON and safetensors files.
 
-    Example: scattervae train store --out model
+    Examples:
+
+        scattervae train store --out model
+
+        scattervae train store --out model --resume     # go on after a stop
+
+        scattervae train store --out wide --recipe wide.toml
     """
     from scattervae.gaia import intake
     from scattervae.model.recipe import load_recipe, parse_recipe
@@ -60,7 +74,8 @@ def train(
     Summary(
         {"out": str(out), "recipe": chosen.name, **facts, "final_epoch": vars(final)},
         (
-            f"trained {chosen.name} on {data['n_trained_on']:,} stars, {chosen.training.epochs} epochs in "
+            f"trained {chosen.name} on {data['n_trained_on']:,} of {data['n_stars']:,} stars "
+            f"({data['n_usable']:,} usable; the test fold is left out), {chosen.training.epochs} epochs in "
             f"{training['seconds']:.1f} s ({training['stars_per_second']:,} stars/s)",
             f"negative ELBO {final.negative_elbo:.2f} nats per training star; "
             f"{training['active_latents']} of {model.n_latent} latents active",

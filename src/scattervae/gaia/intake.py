@@ -95,8 +95,8 @@ def ingest(
 ) -> SpectrumStore:
     """Write the stars of many files to a store; run again, it goes on where it was stopped.
 
-    A file that was read before (by its digest) is passed over. A file that cannot be read is noted in the
-    manifest with the reason, and the others are read all the same.
+    A file that was read before (by its digest) is passed over: it keeps the labels it came with. A file that
+    cannot be read is noted in the manifest with the reason, and the others are read all the same.
 
     Args:
         files: Files of any kind that `load` reads; folders are not searched.
@@ -111,10 +111,20 @@ def ingest(
         DataError: A file cannot be read, and `strict` is set.
     """
     writer = StoreWriter(out)
+    read_before = {entry.digest for entry in writer.entries if entry.error is None}
+    n_passed_over = 0
     for file in files:
         entry = _ingest_file(writer, Path(file), labels, correlations=correlations, strict=strict)
+        n_passed_over += entry.digest in read_before
         if progress is not None:
             progress(entry)
+    if n_passed_over and (labels is not None or correlations):
+        logger.warning(
+            "%s: %d of %d files were in it already and keep the labels and correlations they came with",
+            out,
+            n_passed_over,
+            len(files),
+        )
     return SpectrumStore(out)
 
 
@@ -123,9 +133,7 @@ def _ingest_file(
 ) -> FileEntry:
     digest = ""
     try:
-        if not file.is_file():
-            raise DataError(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
-        digest = file_digest(file)
+        digest = _digest(file)
         read_before = writer.entry_of(digest)
         if read_before is not None:
             logger.info("%s: in the store already", file)
@@ -147,6 +155,15 @@ def _ingest_file(
         return writer.leave_out(FileEntry(name=str(file), digest=digest, error=str(error)))
 
 
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        raise DataError(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
+
+
 def _ready(contents: FileContents, where: str) -> Stars:
     stars, note = contents.stars, None
     if isinstance(stars, SampledSpectra):
@@ -166,6 +183,12 @@ def _with_g_flux(spectra: Spectra, where: str) -> Spectra:
     except DataError as error:
         if unknown.all():
             raise DataError(f"{where}: {error}; give phot_g_mean_flux in the table") from None
-        logger.warning("%s: %d stars have no G flux in the table; %s", where, int(unknown.sum()), error)
+        logger.warning(
+            "%s: %d of %d stars are flagged: they have no G flux in the table, and %s",
+            where,
+            int(unknown.sum()),
+            len(spectra),
+            error,
+        )
         return spectra
     return spectra.with_g_flux(g_flux_from_coeffs(spectra), GFluxSource.COEFFICIENTS)

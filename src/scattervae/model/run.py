@@ -133,6 +133,31 @@ def train(
     return checkpoint
 
 
+def train_once(
+    spectra: Spectra, recipe: Recipe, folder: Path, *, progress: Progress | None = None
+) -> Checkpoint:
+    """The model of a recipe on these stars: the one in `folder` where it is that, else trained there.
+
+    An unfinished run is gone on with; a model or an unfinished run of another recipe or of other stars is
+    replaced.
+
+    Raises:
+        TrainingError: As `train`.
+        CheckpointError: `folder` is there and is no model.
+    """
+    if Checkpoint.is_model(folder):
+        model = Checkpoint.load(folder)
+        digest = data_digest(training_stars(spectra, recipe))
+        if model.recipe == recipe and model.provenance.get("data", {}).get("digest") == digest:
+            logger.info("%s: trained already", folder)
+            return model
+    try:
+        return train(spectra, recipe, out=RunFolder(folder, resume=True, overwrite=True), progress=progress)
+    except CheckpointError as error:
+        logger.info("%s", error)
+    return train(spectra, recipe, out=RunFolder(folder, overwrite=True), progress=progress)
+
+
 def training_stars(spectra: Spectra, recipe: Recipe) -> Spectra:
     """The usable stars that a recipe trains on: all but the test fold, or all but test and validation."""
     fold = folds(spectra.source_id)

@@ -20,6 +20,7 @@ from scattervae.science.cells import CellCounts
 CellShares = Float64[np.ndarray, "cell"]
 Z_95 = NormalDist().inv_cdf(0.975)
 RELIABLE_UP_TO = 2.0  # times the sample: Chao et al. (2014), and iNEXT's default end point
+_NO_CELL = 1e-6  # an expected number of cells that is none
 
 
 class Estimate(NamedTuple):
@@ -156,6 +157,8 @@ class Frequencies:
     def extrapolated(self, n: int | float) -> Estimate:
         """As `richness_at`, for n above `n_stars`."""
         f1, f2, n_stars, extra = self.once, self.twice, self.n_stars, n - self.n_stars
+        if f1 < _NO_CELL:  # every cell has been seen again and again: there is nothing left to find
+            return Estimate(self.seen, 0.0, self.seen, self.seen)
         found = _unseen_found(f1, f2, n_stars, extra)
         slope1 = 1.0 + _derivative(lambda f: _unseen_found(f, f2, n_stars, extra), f1)
         slope2 = 1.0 + (_derivative(lambda f: _unseen_found(f1, f, n_stars, extra), f2) if f2 > 0 else 0.0)

@@ -1,12 +1,13 @@
 """Whole figures: panels side by side, with the values that the models give for them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.gridspec import GridSpec
 
 from scattervae.arrays import StarArray, Wavelengths
@@ -48,14 +49,14 @@ def star_figure(data: FigureData) -> Figure:
         heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux_known else [2.3, 1.5, 1.3]
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
         curves = {name: _curve(data.models[name], made) for name, made in told.items()}
-        _draw_coefficients(figure, grid, star, curves)
+        draw_coefficients(figure, grid, star, curves)
         if flux is not None:
             _draw_flux(figure, grid, flux)
         else:
             figure.supxlabel(
                 f"no flux panel: the basis functions of {star.basis} are not known", fontsize=7.5
             )
-        figure.suptitle(_star_title(data, row))
+        figure.suptitle(star_title(data, row))
     return figure
 
 
@@ -111,7 +112,8 @@ def latents_figure(data: FigureData) -> Figure:
     return figure
 
 
-def _star_title(data: FigureData, row: int) -> str:
+def star_title(data: FigureData, row: int) -> str:
+    """Which star it is, how bright, its labels, and its fold."""
     g_mag = G_ZERO_POINT - 2.5 * np.log10(data.spectra.g_flux[row])
     inferred = " (inferred coefficients)" if data.spectra.flags[row] & np.uint16(Flag.INFERRED) else ""
     parts = [f"Gaia source {data.spectra.source_id[row]}{inferred}", f"$G$ = {g_mag:.2f}"]
@@ -119,6 +121,7 @@ def _star_title(data: FigureData, row: int) -> str:
         value = data.labels[name][row]
         if np.isfinite(value):
             parts.append(text.format(signed(value, digits)))
+    parts.append("test fold" if data.test[row] else "not in the test fold")
     return ", ".join(parts)
 
 
@@ -131,7 +134,8 @@ def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
     return Curve(values, sigma)
 
 
-def _draw_coefficients(figure: Figure, grid: GridSpec, star: Spectra, told: dict[str, Curve]) -> None:
+def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: Mapping[str, Curve]) -> None:
+    """One star's BP and RP coefficients in the first three rows of a grid: values, sigmas, residuals."""
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
     linear_below = 10.0 ** np.floor(np.log10(np.median(observed.sigma)))
     rows: list[list[Axes]] = [[], [], []]
@@ -153,7 +157,12 @@ def _draw_coefficients(figure: Figure, grid: GridSpec, star: Spectra, told: dict
     for axes_above in (*rows[0], *rows[1]):
         axes_above.tick_params(labelbottom=False)
     rows[0][0].legend(loc="upper right")
-    note(rows[1][0], "steps: measurement error; markers: scatter", y=0.05)
+    zero = any((curve.sigma == 0).any() for curve in told.values())
+    note(
+        rows[1][0],
+        "steps: measurement error\nmarkers: scatter" + (", none where it is 0" if zero else ""),
+        y=0.05,
+    )
 
 
 class _Flux(NamedTuple):

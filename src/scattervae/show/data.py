@@ -1,14 +1,24 @@
 """What the figures are drawn from: trained models, stars, labels, and which star to show."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from scattervae.arrays import StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.cannon import Cannon
+from scattervae.science.coverage import Coverage, active_latents, compare_coverage
 from scattervae.seeds import folds
+from scattervae.show.entries import Need
 from scattervae.spectra.spectra import Flag, Spectra, StellarLabels
+
+SHOWN_LABELS = ("teff", "logg", "fe_h")
+_HOW_TO_GIVE = {
+    Need.CANNON: "no Cannon to compare with; give one fitted on stars with labels (FigureData.cannon)",
+    Need.UNLABELLED: "no unlabelled stars; give some (--unlabelled STORE, FigureData.unlabelled)",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,9 @@ class FigureData:
         labels: Labels of the same stars in the same order, NaN where missing.
         held_out: Negative ELBO of models on stars they have not seen [nats per star], by the models' names.
         source_id: The star to show alone; a test star of median G flux where None.
+        cannon: A Cannon fitted on stars outside the test fold, in the units of the first model.
+        unlabelled: Stars without labels; those that are among the labelled ones are not counted twice.
+        coverage: What `compare_coverage` says of the first model's latents of `labelled` and `outside`.
     """
 
     models: Mapping[str, Checkpoint]
@@ -28,6 +41,9 @@ class FigureData:
     labels: StellarLabels
     held_out: Mapping[str, float] = field(default_factory=dict)
     source_id: int | None = None
+    cannon: Cannon | None = None
+    unlabelled: Spectra | None = None
+    coverage: Coverage | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -38,6 +54,65 @@ class FigureData:
             )
 
     @property
+    def first_model(self) -> tuple[str, Checkpoint]:
+        """The model of figures that show one, with its name."""
+        return next(iter(self.models.items()))
+
+    @property
+    def labelled(self) -> StarMask:
+        """Usable stars with Teff, log g and [Fe/H]."""
+        known = np.isfinite(np.stack([self.labels[name] for name in SHOWN_LABELS], axis=1))
+        labelled: StarMask = self.spectra.usable & known.all(axis=1)
+        return labelled
+
+    @property
+    def test(self) -> StarMask:
+        """Stars of the test fold."""
+        return folds(self.spectra.source_id).test
+
+    def missing(self, needs: Iterable[Need]) -> list[str]:
+        """What is to be given before something with these needs can be drawn; empty where nothing is."""
+        return [_HOW_TO_GIVE[need] for need in sorted(needs) if getattr(self, need) is None]
+
+    def require_cannon(self) -> Cannon:
+        """The Cannon.
+
+        Raises:
+            DataError: There is none.
+        """
+        if self.cannon is None:
+            raise DataError(_HOW_TO_GIVE[Need.CANNON])
+        return self.cannon
+
+    @property
+    def outside(self) -> Spectra:
+        """The usable unlabelled stars that are not among the labelled ones.
+
+        Raises:
+            DataError: There is none.
+        """
+        if self.unlabelled is None:
+            raise DataError(_HOW_TO_GIVE[Need.UNLABELLED])
+        also = np.isin(self.unlabelled.source_id, self.spectra.source_id[self.labelled])
+        found = self.unlabelled.take(self.unlabelled.usable & ~also)
+        if len(found) == 0:
+            raise DataError(
+                f"none of {len(self.unlabelled)} unlabelled stars is usable and not labelled as well"
+            )
+        return found
+
+    def measured_coverage(self) -> Coverage:
+        """Volumes that `labelled` and `outside` occupy in the active latents of the first model.
+
+        Raises:
+            DataError: There are no unlabelled stars, or the model has fewer than two active latents.
+        """
+        _, model = self.first_model
+        posterior = model.encode(self.spectra.take(self.labelled))
+        unlabelled = model.encode(self.outside).mean.double().numpy()
+        return compare_coverage(posterior.mean.double().numpy(), unlabelled, active_latents(posterior))
+
+    @property
     def star(self) -> int:
         """The row of the star to show alone.
 
@@ -45,7 +120,7 @@ class FigureData:
             DataError: It is not among the stars, or cannot be encoded; or no star can.
         """
         if self.source_id is None:
-            return median_star(self.spectra)
+            return median_star(self.spectra, np.ones(len(self.spectra), dtype=bool))
         rows = np.flatnonzero(self.spectra.source_id == self.source_id)
         if len(rows) == 0:
             raise DataError(f"source_id {self.source_id}: not among these {len(self.spectra)} stars")
@@ -59,15 +134,19 @@ class FigureData:
         return int(usable[0])
 
 
-def median_star(spectra: Spectra) -> int:
+def median_star(spectra: Spectra, among: StarMask) -> int:
     """The row of the usable test star of median G flux, of all usable stars where none is in the test fold.
+
+    Args:
+        spectra: Stars.
+        among: Which of them may be chosen.
 
     Raises:
         DataError: No star is usable.
     """
-    rows = np.flatnonzero(spectra.usable & folds(spectra.source_id).test)
+    rows = np.flatnonzero(among & spectra.usable & folds(spectra.source_id).test)
     if len(rows) == 0:
-        rows = np.flatnonzero(spectra.usable)
+        rows = np.flatnonzero(among & spectra.usable)
     if len(rows) == 0:
         raise DataError(f"none of {len(spectra)} stars is usable: no star to show")
     order = np.lexsort((spectra.source_id[rows], spectra.g_flux[rows]))

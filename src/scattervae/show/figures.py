@@ -1,5 +1,6 @@
 """The figures by name: each with its title, the paper's figure it answers, and what builds it."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,44 +11,38 @@ from matplotlib.figure import Figure
 from scattervae.errors import ScatterVaeError
 from scattervae.folders import written_aside
 from scattervae.show.compose import latents_figure, star_figure, training_figure
+from scattervae.show.compose_architecture import architecture_figure
+from scattervae.show.compose_coverage import coverage_figure
+from scattervae.show.compose_errors import normalised_errors_figure
 from scattervae.show.data import FigureData
+from scattervae.show.entries import ENTRIES, Entry
 from scattervae.show.style import DPI, house_style
 
-__all__ = ["FIGURES", "FigureData", "FigureEntry", "save_figures"]
+__all__ = ["FIGURES", "FigureData", "FigureEntry", "draw_figure", "save_figure", "save_figures"]
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FigureEntry:
+@dataclass(frozen=True, kw_only=True)
+class FigureEntry(Entry):
     """One figure that can be asked for by name.
 
     Attributes:
-        title: What it shows, in a line.
-        answers: The figure or section of Laroche & Speagle (2023) that it answers.
         build: Draws it.
     """
 
-    title: str
-    answers: str
     build: Callable[[FigureData], Figure]
 
 
-FIGURES = {
-    "star": FigureEntry(
-        title="One star's coefficients and flux with reconstruction, scatter and measurement errors",
-        answers="fig. 1, without the schematic of the network",
-        build=star_figure,
-    ),
-    "training": FigureEntry(
-        title="Training curves: negative ELBO, its terms and the learning rate",
-        answers="no figure; sect. 2.3 and eqs. 1-5",
-        build=training_figure,
-    ),
-    "latents": FigureEntry(
-        title="The latent space coloured by Teff, log g and [Fe/H]",
-        answers="fig. 3, with labels in place of unlabelled stars",
-        build=latents_figure,
-    ),
+_BUILDERS: dict[str, Callable[[FigureData], Figure]] = {
+    "architecture": architecture_figure,
+    "normalised_errors": normalised_errors_figure,
+    "coverage": coverage_figure,
+    "star": star_figure,
+    "training": training_figure,
+    "latents": latents_figure,
 }
+FIGURES = {name: FigureEntry(**vars(about), build=_BUILDERS[name]) for name, about in ENTRIES.items()}
 
 _NO_DATES: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -56,18 +51,46 @@ _NO_DATES: dict[str, dict[str, Any]] = {
 }
 
 
+def draw_figure(data: FigureData, name: str) -> Figure:
+    """One figure by its name.
+
+    Raises:
+        ScatterVaeError: There is no such figure, or the data lack what it is drawn from.
+    """
+    _require_known("figure", [name], FIGURES)
+    entry = FIGURES[name]
+    missing = data.missing(entry.needs)
+    if missing:
+        raise ScatterVaeError(f"figure {name}: {'; '.join(missing)}")
+    return entry.build(data)
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as the suffix says (png, pdf or svg), whole or not at all; same figure, same bytes.
+
+    Raises:
+        ScatterVaeError: The suffix is none of these.
+    """
+    path = Path(path)
+    kind = path.suffix[1:].lower()
+    _require_known("format", [kind], _NO_DATES)
+    with written_aside(path) as partial, house_style():
+        figure.savefig(partial, format=kind, dpi=DPI, metadata=_NO_DATES[kind])
+    return path
+
+
 def save_figures(
     data: FigureData,
     folder: str | Path,
     names: Iterable[str] | None = None,
     formats: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Draw figures and write each as ``NAME.FORMAT``, whole or not at all; the same data give the same bytes.
+    """Draw figures and write each as ``NAME.FORMAT``; the same data give the same bytes.
 
     Args:
         data: What they are drawn from.
         folder: Where they go; made if it is not there.
-        names: Keys of `FIGURES`; all of them where None.
+        names: Keys of `FIGURES`; where None, all that the data have everything for.
         formats: Of png, pdf and svg.
 
     Returns:
@@ -76,18 +99,26 @@ def save_figures(
     Raises:
         ScatterVaeError: A figure or format is not known, or the data hold nothing to draw.
     """
-    wanted = list(FIGURES if names is None else names)
+    wanted = drawable(data) if names is None else list(names)
     _require_known("figure", wanted, FIGURES)
     _require_known("format", formats, _NO_DATES)
     paths = []
     for name in wanted:
-        figure = FIGURES[name].build(data)
-        for kind in formats:
-            path = Path(folder) / f"{name}.{kind}"
-            with written_aside(path) as partial, house_style():
-                figure.savefig(partial, format=kind, dpi=DPI, metadata=_NO_DATES[kind])
-            paths.append(path)
+        figure = draw_figure(data, name)
+        paths += [save_figure(figure, Path(folder) / f"{name}.{kind}") for kind in formats]
     return paths
+
+
+def drawable(data: FigureData) -> list[str]:
+    """The figures that the data have everything for; the log says what the others lack."""
+    names = []
+    for name, entry in FIGURES.items():
+        missing = data.missing(entry.needs)
+        if missing:
+            logger.info("figure %s left out: %s", name, "; ".join(missing))
+        else:
+            names.append(name)
+    return names
 
 
 def _require_known(what: str, asked: Iterable[str], known: Iterable[str]) -> None:

@@ -183,7 +183,7 @@ def _snr(columns: Columns) -> StarArray:
     """Signal to noise of each row's labels, -1 where missing, 0 for all where there is no such column."""
     if SNR_NAME not in columns:
         return np.zeros(len(columns))
-    return np.nan_to_num(floats(columns.cells[SNR_NAME]), nan=-1.0)
+    return np.asarray(np.nan_to_num(floats(columns.cells[SNR_NAME]), nan=-1.0))
 
 
 def _duplicates(source_id: SourceIds, worth: StarArray) -> StarMask:

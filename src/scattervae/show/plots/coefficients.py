@@ -75,13 +75,16 @@ def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *,
 
 
 def plot_sigmas(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> None:
-    """The measurement's error and each model's scatter against order, on a logarithmic axis."""
+    """The measurement's error and each model's scatter against order, on a logarithmic axis.
+
+    A scatter of zero, where errors explain all there is, has no mark.
+    """
     orders = np.arange(1, len(observed.sigma) + 1)
     axes.plot(orders, observed.sigma, color=OBSERVED, drawstyle="steps-mid", linewidth=0.9, label="error")
     for index, (name, model) in enumerate(models.items()):
         axes.plot(
             orders,
-            model.sigma,
+            np.where(model.sigma > 0, model.sigma, np.nan),
             color=model_colour(index),
             marker=model_marker(index),
             markersize=2.6,

@@ -1,0 +1,126 @@
+"""``scattervae figure``: one figure alone, by its name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scattervae.cli.console import AsJson, Summary, Threads, counted, settle_machine
+from scattervae.errors import DataError
+from scattervae.show.entries import ENTRIES, Need
+
+if TYPE_CHECKING:
+    from scattervae.science.cannon import Cannon
+    from scattervae.show.data import FigureData
+    from scattervae.spectra.spectra import Spectra
+
+FORMATS = ("png", "pdf", "svg")
+NAMES = "\n\n".join(
+    ["**Names**", *(f"{name}: {entry.title} ({entry.answers})" for name, entry in ENTRIES.items())]
+)
+
+
+def figure(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which figure; the names are below.")],
+    *,
+    models: Annotated[
+        list[Path],
+        typer.Option("--model", metavar="MODEL", help="A trained model's folder; again for another one."),
+    ],
+    stars: Annotated[
+        Path, typer.Option("--stars", metavar="STORE", help="A store, or any readable file of spectra.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The figure; png, pdf or svg by its suffix.")
+    ],
+    unlabelled: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="Stars without labels, for the figure `coverage`.")
+    ] = None,
+    star: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SOURCE_ID", help="The star to show alone; a test star of median G flux if none."
+        ),
+    ] = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw one figure alone: one of the paper's three, or another by its name.
+
+    Figures that compare with The Cannon fit one to the labelled stars outside the test fold.
+
+    Examples:
+
+        scattervae figure normalised_errors --model model --stars store --out errors.pdf
+
+        scattervae figure coverage --model model --stars store --unlabelled field.parquet --out coverage.png
+    """
+    _check(name, out)
+    from scattervae.gaia import intake
+    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.show.data import FigureData
+    from scattervae.show.figures import draw_figure, save_figure
+
+    settle_machine("cpu", threads)
+    checkpoints = {title: Checkpoint.load(path) for title, path in zip(_titles(models), models, strict=True)}
+    sky = intake.load(stars)
+    others = None if unlabelled is None else intake.load(unlabelled).spectra
+    data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)
+    data = _completed(data, ENTRIES[name].needs | ENTRIES[name].shows)
+    save_figure(draw_figure(data, name), out)
+    entry = ENTRIES[name]
+    values = {
+        "figure": name,
+        "out": str(out),
+        "title": entry.title,
+        "answers": entry.answers,
+        "caption": entry.caption,
+        "models": list(checkpoints),
+        "n_stars": len(sky.spectra),
+        "n_unlabelled": None if others is None else len(others),
+        "source_id": None if star is None else str(star),
+        "cannon_trained_on": None if data.cannon is None else data.cannon.counts.trained_on,
+    }
+    lines = [f"{entry.title}: {counted(len(sky.spectra), 'star')}"]
+    if data.cannon is not None:
+        lines.append(f"fitted a Cannon to {counted(data.cannon.counts.trained_on, 'star')}")
+    Summary(values, (*lines, f"wrote {out}")).show(as_json=as_json)
+
+
+def _check(name: str, out: Path) -> None:
+    """Refuse what cannot be drawn before anything is loaded."""
+    if name not in ENTRIES:
+        raise DataError(f"{name!r}: no such figure; choose among {', '.join(ENTRIES)}")
+    if out.suffix[1:].lower() not in FORMATS:
+        raise DataError(f"{out}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; name a file, such as {out / name}.png")
+
+
+def _titles(models: list[Path]) -> list[str]:
+    """A name for each model: its folder's, or the path as given where two folders are called the same."""
+    names = [path.resolve().name for path in models]
+    return names if len(set(names)) == len(names) else [str(path) for path in models]
+
+
+def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
+    """The data with what the figure wants and the given can make: a Cannon, volumes, held-out scores."""
+    from scattervae.science.evaluation import evaluate
+
+    if Need.CANNON in wanted:
+        data = replace(data, cannon=_fitted(data))
+    if Need.COVERAGE in wanted and data.unlabelled is not None and data.labelled.any():
+        data = replace(data, coverage=data.measured_coverage())
+    test = data.spectra.take(data.test & data.spectra.usable)
+    if Need.HELD_OUT in wanted and len(test):
+        scores = {name: evaluate(model, test).negative_elbo for name, model in data.models.items()}
+        data = replace(data, held_out=scores)
+    return data
+
+
+def _fitted(data: "FigureData") -> "Cannon":
+    from scattervae.science.cannon import Cannon
+
+    others: Spectra = data.spectra.take(~data.test)
+    return Cannon.fit(others, data.labels, data.first_model[1].normalization)

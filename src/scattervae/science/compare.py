@@ -1,0 +1,161 @@
+"""Two models of the same stars side by side: what each tells, and bootstrap intervals of any summary of it.
+
+Everything is per star and per coefficient in training standard deviations, so that a network and *The Cannon*
+are judged by the same numbers (Laroche & Speagle 2023, sect. 3).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch.special import ndtr
+
+from scattervae.arrays import StarArray, StarMask
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.network import Reconstruction
+from scattervae.seeds import numpy_stream, stream
+from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
+
+CoeffsOf: TypeAlias = Float64[np.ndarray, "star coeff"]
+
+N_RESAMPLES = 1000
+_Z68 = 1.0
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model tells of stars, beside what was observed.
+
+    Attributes:
+        z: Normalised errors: residual over error and scatter in quadrature.
+        scatter: Intrinsic scatter, in training standard deviations.
+        nll: Negative log-likelihood of each star, nats, without the constant with ln 2 pi.
+        crps: Continuous ranked probability score of each star, mean over coefficients, in training standard
+            deviations; lower is better, and no scatter can be bought with it.
+    """
+
+    z: CoeffsOf
+    scatter: CoeffsOf
+    nll: StarArray
+    crps: StarArray
+
+    def take(self, rows: StarMask | np.ndarray) -> "Told":
+        """The same for some of the stars."""
+        return Told(self.z[rows], self.scatter[rows], self.nll[rows], self.crps[rows])
+
+    @property
+    def share_inside_68(self) -> StarArray:
+        """Share of each star's coefficients within one sigma; 0.683 where the widths are right."""
+        return np.asarray((np.abs(self.z) <= _Z68).mean(axis=1))
+
+    @property
+    def share_inside_95(self) -> StarArray:
+        """Share of each star's coefficients within 1.96 sigma; 0.95 where the widths are right."""
+        return np.asarray((np.abs(self.z) <= _Z95).mean(axis=1))
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % bootstrap interval over stars."""
+
+    value: float
+    low: float
+    high: float
+
+
+def tell(inputs: Inputs, reconstruction: Reconstruction) -> Told:
+    r"""What a reconstruction tells of these stars.
+
+    The score of a Gaussian forecast with mean m and width :math:`\sigma` is
+
+    .. math:: \sigma \left[ z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi} \right], \quad z = (x - m) / \sigma
+
+    Args:
+        inputs: Observed coefficients and errors.
+        reconstruction: Mean and scatter of the same stars.
+
+    Source:
+        Laroche & Speagle (2023), eqs. 3-4 and sect. 3; Gneiting & Raftery (2007), eq. 21, for the score.
+    """
+    x, errors = inputs.x.double(), inputs.errors.double()
+    mean, scatter = reconstruction.mean.double(), reconstruction.scatter.double()
+    sigma = (errors.square() + scatter.square()).sqrt()
+    z = (x - mean) / sigma
+    density = (-0.5 * z.square()).exp() / (2.0 * torch.pi) ** 0.5
+    crps = sigma * (z * (2.0 * ndtr(z) - 1.0) + 2.0 * density - torch.pi**-0.5)
+    nll = (0.5 * z.square() + sigma.log()).sum(dim=1)
+    return Told(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy())
+
+
+def told_by_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | None = None) -> Told:
+    """What a scatter VAE tells of stars from their own spectra.
+
+    Args:
+        checkpoint: The model.
+        spectra: Usable stars.
+        draw_seed: Draw each star's latents from its posterior; its mean is taken where None.
+    """
+    inputs = checkpoint.normalization.apply(spectra)
+    posterior = checkpoint.encode(spectra)
+    z = posterior.mean if draw_seed is None else posterior.sample(stream(draw_seed, "compare"))
+    return tell(inputs, checkpoint.decode(z))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], n_stars: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Interval:
+    """A statistic of stars with its 95 % percentile interval over resampled stars.
+
+    Resamples in which the statistic is not defined (NaN) do not count; infinite ones do.
+
+    Args:
+        statistic: Takes rows (with repeats) and gives a number; on all rows in order it gives the value.
+        n_stars: How many stars there are.
+        seed: Of the resampling.
+        n_resamples: How many resamples.
+
+    Source:
+        Efron (1979), percentile interval.
+    """
+    generator = numpy_stream(seed, "bootstrap")
+    draws = np.array([statistic(generator.integers(n_stars, size=n_stars)) for _ in range(n_resamples)])
+    defined = draws[~np.isnan(draws)]
+    low = high = math.nan
+    if len(defined) > 0:  # one of the draws, never between two of them: between infinities there is nothing
+        low, high = np.quantile(defined, [0.025, 0.975], method="inverted_cdf")
+    return Interval(float(statistic(np.arange(n_stars))), float(low), float(high))
+
+
+def bootstrap_ratio(top: StarArray, bottom: StarArray, *, seed: int = 0) -> Interval:
+    """Ratio of the means of two numbers of the same stars, both resampled together.
+
+    Infinite where the lower mean is 0, NaN where both are.
+    """
+    return bootstrap(lambda rows: ratio(top[rows].mean(), bottom[rows].mean()), len(top), seed=seed)
+
+
+def bootstrap_mean(values: StarArray, *, seed: int = 0) -> Interval:
+    """Mean over stars."""
+    return bootstrap(lambda rows: float(values[rows].mean()), len(values), seed=seed)
+
+
+def ratio(top: float, bottom: float) -> float:
+    """The ratio of two numbers, neither below 0: infinite where only the lower is 0, NaN where both are."""
+    if bottom > 0:
+        return float(top / bottom)
+    return math.inf if top > 0 else math.nan
+
+
+def first_ten(band: slice) -> slice:
+    """The first ten coefficients of a band, those that the paper averages over."""
+    return slice(band.start, min(band.start + 10, band.stop))
+
+
+def coefficient(band: slice, order: int) -> int:
+    """The column of a band's coefficient, counted from 1 as the paper does."""
+    return int(band.start + order - 1)

@@ -1,0 +1,98 @@
+"""The paper, claim by claim: both models trained on the same stars and folds, and every claim with its number."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.recipe import RECIPES, Recipe
+from scattervae.model.run import train_once
+from scattervae.model.train import EpochRecord
+from scattervae.science.claims import Claim, Table
+from scattervae.science.claims_coverage import coverage_claims
+from scattervae.science.claims_errors import normalised_error_ratio, region, scatter_ratio, scores, tails
+from scattervae.science.claims_labels import bad_labels, incomplete_labels, lossless_flux
+from scattervae.science.claims_relative import relative_inference
+from scattervae.science.contest import Cannons, Contest, fit_cannons, hold_contest
+from scattervae.science.coverage import Coverage
+from scattervae.spectra.spectra import Spectra, StellarLabels
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was trained, what it was compared on, and what came of each claim.
+
+    Attributes:
+        model: The network the claims are tested on.
+        cannons: The plain and the robust Cannon, in the network's units.
+        contest: All of them on the same fully labelled test stars.
+        coverages: Latent coverage, of the unlabelled set or of stated selections.
+        claims: Every claim, in the paper's order.
+        scores: Likelihood, CRPS and interval shares of all models.
+    """
+
+    model: Checkpoint
+    cannons: Cannons
+    contest: Contest
+    coverages: tuple[Coverage, ...]
+    claims: list[Claim]
+    scores: Table
+
+
+def reproduce(
+    spectra: Spectra,
+    labels: StellarLabels,
+    out: Path,
+    *,
+    unlabelled: Spectra | None = None,
+    recipe: Recipe = RECIPES["elbo"],
+    stage: Stage | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> Reproduction:
+    """Train both models, compare them on the test fold, and test every claim.
+
+    A network that an earlier run finished in `out` with the same recipe on the same stars is taken as it is;
+    an unfinished one is gone on with.
+
+    Args:
+        spectra: All stars, labelled or not.
+        labels: Labels of any of them, joined by source_id.
+        out: Folder for the models.
+        unlabelled: A second set, for latent coverage.
+        recipe: The network's.
+        stage: Called with what is being done.
+        progress: Called with each epoch's record.
+
+    Raises:
+        DataError: Too few fully labelled stars.
+
+    Source:
+        Laroche & Speagle (2023), sect. 3.
+    """
+    say = stage or (lambda _what: None)
+    say(f"training the network, recipe {recipe.name}")
+    model = train_once(spectra, recipe, out / "model", progress=progress)
+    say("fitting the Cannon, plain and robust")
+    cannons = fit_cannons(model, spectra, labels)
+    cannons.plain.save(out / "cannon")
+    cannons.robust.save(out / "cannon_robust")
+    say("comparing them on the test fold")
+    contest = hold_contest(model, cannons, spectra, labels)
+    say("measuring latent coverage")
+    about_coverage, coverages = coverage_claims(model, spectra, labels, unlabelled)
+    claims = [
+        lossless_flux(),
+        tails(contest),
+        normalised_error_ratio(contest, "bp"),
+        normalised_error_ratio(contest, "rp"),
+        scatter_ratio(contest),
+        region(contest, "cool_stars"),
+        region(contest, "low_gravity"),
+        bad_labels(contest),
+        incomplete_labels(contest),
+        *about_coverage,
+        relative_inference(model, spectra, labels),
+    ]
+    return Reproduction(model, cannons, contest, coverages, claims, scores(contest))

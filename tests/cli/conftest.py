@@ -1,0 +1,62 @@
+"""Commands run in this process, on toy stars ingested and trained on once."""
+
+import pytest
+
+from cli.toys import RECIPE, Run, write_parquet
+from scattervae.cli.application import main
+from toy import DR3, toy_sky
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run one command, as ``cli("info", path)``."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return Run(stopped.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sky():
+    return toy_sky(300)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, sky):
+    """A folder with stars.parquet, store/, toy.toml and model/, none of which a test may change."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy.toml").write_text(RECIPE)
+    stars = write_parquet(folder / "stars.parquet", sky.spectra, sky.labels)
+    for arguments in (
+        ["ingest", str(stars), "--out", str(folder / "store")],
+        ["train", str(folder / "store"), "--out", str(folder / "model"), "-r", str(folder / "toy.toml")],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(folder):
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def dr3(tmp_path_factory, folder):
+    """The same for stars of the basis of Gaia DR3, the model hardly trained."""
+    where = tmp_path_factory.mktemp("dr3")
+    stars = write_parquet(where / "stars.parquet", toy_sky(120, basis=DR3).spectra)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(stars), "--out", str(where / "model"), "--epochs", "2"])
+    assert stopped.value.code == 0
+    return where

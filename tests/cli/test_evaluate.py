@@ -1,0 +1,84 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from cli.toys import with_ids, write_parquet
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.evaluation import evaluate
+from scattervae.seeds import folds
+from toy import toy_sky
+
+SCORES = (
+    "negative_elbo",
+    "nll_at_mean",
+    "kl",
+    "active_latents",
+    "share_beyond_5_sigma",
+    "train_seconds",
+    "stars_per_second",
+)
+
+
+def test_json_has_the_promised_keys(cli, model, store, sky):
+    run = cli("evaluate", model, store, "--json")
+    assert (run.code, run.err) == (0, "")
+    test = sky.spectra.take(folds(sky.spectra.source_id).test)
+    assert (run.json["n_stars"], run.json["n_test"], run.json["fold"]) == (300, len(test), "test")
+    scores = run.json["models"]["model"]
+    assert all(isinstance(scores[name], float | int) for name in SCORES)
+    assert set(scores["mean_abs_normalised_error"]) == {"bp10", "rp10"}
+    expected = evaluate(Checkpoint.load(model), test)
+    # a store keeps coefficients in float32
+    np.testing.assert_allclose(scores["negative_elbo"], expected.negative_elbo, rtol=1e-4)
+    np.testing.assert_allclose(scores["nll_at_mean"], expected.nll_at_mean, rtol=1e-4)
+    assert scores["active_latents"] == expected.active_latents
+    assert len(scores["kl_per_latent"]) == scores["n_latent"] == 3
+    assert scores["recipe"] == "toy"
+
+
+def test_text(cli, model, store):
+    run = cli("evaluate", model, store)
+    stars, header, row = run.out.splitlines()
+    assert stars.endswith(" stars of the test fold, of 300")
+    assert header.split()[:2] == ["model", "-ELBO"]
+    assert row.split()[0] == "model"
+    assert " of 3 " in row
+
+
+def test_folds(cli, model, store, sky):
+    fold = folds(sky.spectra.source_id)
+    counts = {"train": fold.train.sum(), "validation": fold.validation.sum(), "all": 300}
+    for name, n in counts.items():
+        assert cli("evaluate", model, store, "--fold", name, "--draws", 1, "--json").json["n_test"] == n
+
+
+def test_models_in_folders_of_the_same_name(cli, model, store, tmp_path):
+    other = shutil.copytree(model, tmp_path / "model")
+    run = cli("evaluate", model, other, store, "--json")
+    assert list(run.json["models"]) == [str(model), str(other)]
+    named = shutil.copytree(model, tmp_path / "named")
+    assert list(cli("evaluate", model, named, store, "--json").json["models"]) == ["model", "named"]
+
+
+def test_model_in_the_working_directory(cli, model, store, monkeypatch):
+    monkeypatch.chdir(model)
+    assert list(cli("evaluate", ".", store, "--json").json["models"]) == ["model"]
+
+
+def test_no_star_in_the_fold(cli, model, tmp_path):
+    train_id = next(i for i in range(1, 100) if folds(np.array([i])).train[0])
+    stars = write_parquet(tmp_path / "one.parquet", with_ids(toy_sky(1).spectra, [train_id]))
+    run = cli("evaluate", model, stars)
+    assert (run.code, run.error) == (
+        1,
+        f"{stars}: 1 stars, of which 0 are in the test fold, none of them usable; --fold all scores every star",
+    )
+    assert cli("evaluate", model, stars, "--fold", "all").code == 0
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_another_basis(cli, dr3, store, as_json):
+    run = cli("evaluate", dr3 / "model", store, *as_json)
+    assert run.code == 1
+    assert "6 BP + 5 RP coefficients" in run.error

@@ -1,0 +1,86 @@
+import pytest
+
+from cli.toys import write_csv
+from scattervae.model.recipe import RECIPES
+from toy import spoiled, toy_sky
+
+
+def test_store(cli, store, sky):
+    text = cli("info", store).out
+    assert text.startswith("store of 300 stars, 300 usable; 6 BP + 5 RP coefficients\nflags: none\n")
+    assert "G flux from: table 300" in text
+    values = cli("info", store, "--json").json
+    assert (values["kind"], values["n_stars"], values["n_usable"]) == ("store", 300, 300)
+    assert values["n_labelled"] == sky.labels.counts()
+    assert values["n_g_flux_from"] == {"none": 0, "table": 300, "coefficients": 0}
+
+
+def test_store_names_the_files_that_were_not_read(cli, folder, tmp_path):
+    cli("ingest", folder / "stars.parquet", "nothing.csv", "--out", tmp_path / "store")
+    lines = cli("info", tmp_path / "store").out.splitlines()
+    assert lines[-2:] == ["files: 2, 1 of them not read", "not read: nothing.csv: no such file"]
+
+
+def test_model(cli, model):
+    text = cli("info", model).out
+    assert text.startswith("scatter VAE, recipe toy: ")
+    assert "for 6 BP + 5 RP coefficients" in text
+    values = cli("info", model, "--json").json
+    assert (values["kind"], values["path"]) == ("model", str(model))
+    assert values["recipe"]["training"]["epochs"] == 30
+    assert values["provenance"]["data"]["n_stars"] == 300
+    assert values["basis"] == {"n_bp": 6, "n_rp": 5, "bp_id": None, "rp_id": None}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(cli, name):
+    assert cli("info", name).out.startswith(f"recipe {name}\n")
+    assert cli("info", name, "--json").json == {"kind": "recipe", **RECIPES[name].model_dump(mode="json")}
+
+
+def test_recipe_in_a_file(cli, folder, tmp_path):
+    assert "network.hidden" in cli("info", folder / "toy.toml").out
+    (tmp_path / "bad.toml").write_text("[training]\nepoch = 3")
+    assert "training.epoch = 3" in cli("info", tmp_path / "bad.toml").error
+
+
+def test_catalogue_and_generated_spectra(cli, model, store, tmp_path):
+    cli("encode", model, store, "--out", tmp_path / "c.parquet")
+    cli("generate", model, "--out", tmp_path / "g.parquet")
+    digest = cli("info", model, "--json").json["digest"]
+    for file, kind, rows in (("c", "catalogue", 300), ("g", "generated spectra", 100)):
+        path = tmp_path / f"{file}.parquet"
+        values = cli("info", path, "--json").json
+        assert (values["kind"], values["n_rows"], values["made_by"]["model"]) == (kind, rows, digest)
+        assert all(column["description"] for column in values["columns"])
+        text = cli("info", path).out
+        assert text.startswith(f"{kind} of {rows} rows, by model {digest} (recipe toy)\n")
+        assert all(column["name"] in text for column in values["columns"])
+
+
+def test_file(cli, folder, tmp_path):
+    text = cli("info", folder / "stars.parquet").out
+    assert text.startswith("parquet: 300 stars of 6 BP + 5 RP coefficients; 0 rows that cannot be used\n")
+    bad = write_csv(tmp_path / "bad.csv", spoiled(toy_sky(20).spectra))
+    bad.write_text(bad.read_text() + "x,1\n")
+    run = cli("info", bad, "--json")
+    assert "1 rows skipped; row 22" in run.err
+    assert (run.json["kind"], run.json["n_stars"]) == ("archive csv", 20)
+    assert run.json["flags"]["DUPLICATE"] == 1
+    assert [row["row"] for row in run.json["skipped"]] == [22]
+
+
+def test_every_real_file_is_known(cli, formats):
+    readable = {path: cli("info", path, "--json") for path in sorted(formats.iterdir())}
+    refused = {path.name for path, run in readable.items() if run.code}
+    assert len(readable) - len(refused) >= 15
+    assert all(run.json["n_stars"] for run in readable.values() if not run.code)
+    assert all(len(run.err.splitlines()) == 1 for run in readable.values() if run.code)
+
+
+def test_catalogue_that_is_cut_off(cli, model, store, tmp_path):
+    cli("encode", model, store, "--out", tmp_path / "c.parquet")
+    (tmp_path / "cut").write_bytes((tmp_path / "c.parquet").read_bytes()[:-100])
+    run = cli("info", tmp_path / "cut")
+    assert run.code == 1
+    assert "download it again" in run.error

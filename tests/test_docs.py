@@ -1,0 +1,155 @@
+"""The documentation says what the code does: commands, modules, flags, links, and snippets that run."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import typer
+from astropy.table import Table
+
+import scattervae
+from cli.toys import archive_columns, write_csv
+from scattervae.cli.application import app
+from scattervae.spectra.spectra import Flag
+from toy import DR3, toy_sky
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands
+MODULES = sorted(m.name for m in pkgutil.walk_packages(scattervae.__path__, "scattervae."))
+
+
+def blocks(path, language):
+    """The fenced blocks of a page in one language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def anchors(path):
+    """Headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_table_of_commands(name):
+    assert f"\n| `scattervae {name}" in (DOCS / "commands.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name):
+    undocumented = [p.name for p in COMMANDS[name].params if not getattr(p, "help", None)]
+    assert not undocumented
+
+
+def test_every_module_is_in_the_api_page():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. automodule:: (\S+)$", page, re.MULTILINE)
+    assert sorted(set(MODULES) - set(listed)) == []
+    assert sorted(set(listed) - {"scattervae", *MODULES}) == []
+    assert len(listed) == len(set(listed))
+
+
+def test_every_page_is_reached_from_the_index():
+    toctree = blocks(DOCS / "index.md", "{toctree}")[0].split()
+    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= set(toctree)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_exist_with_their_options(page):
+    for line in "".join(blocks(page, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        if words[:1] != ["scattervae"]:
+            continue
+        command = COMMANDS[words[1]]
+        options = {
+            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        given = {word for word in words[2:] if re.match(r"--?[a-z]", word)}
+        assert given <= options, line
+
+
+def test_examples_in_the_help_exist_with_their_options():
+    for name, command in COMMANDS.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        examples = re.findall(r"^ *(scattervae .*)$", command.help, re.MULTILINE)
+        assert examples, name
+        for example in examples:
+            words = shlex.split(example, comments=True)
+            if name in words:
+                assert {word for word in words if re.match(r"--?[a-z]", word)} <= options, example
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name)
+def test_python_snippets_run(page, tmp_path, monkeypatch):
+    snippets = blocks(page, "python")
+    if not snippets:
+        pytest.skip(f"{page.name} has no Python snippet")
+    import gzip
+
+    sky = toy_sky(60, basis=DR3)
+    csv = write_csv(tmp_path / "stars.csv", sky.spectra)
+    (tmp_path / "stars.csv.gz").write_bytes(gzip.compress(csv.read_bytes()))
+    quick = scattervae.load_recipe("elbo")
+    quick = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 1})})
+    monkeypatch.setattr("scattervae.model.recipe.load_recipe", lambda _name: quick)
+    monkeypatch.chdir(tmp_path)
+    names = {"table": Table(archive_columns(sky.spectra))}
+    for snippet in snippets:
+        exec(compile(snippet, page.name, "exec"), names)
+    plt.close("all")
+    assert (tmp_path / "catalogue.parquet").is_file()
+    assert len(names["store"]) == 60
+
+
+def test_flags_are_those_of_the_code():
+    page = (DOCS / "outputs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert rows == [(str(flag.value), flag.name, flag.meaning) for flag in Flag]
+
+
+def test_flags_are_those_of_a_schema():
+    from scattervae.spectra.columns import flag_legend
+
+    assert all(f"{flag.value} {flag.name}: {flag.meaning}" in flag_legend() for flag in Flag)
+
+
+def test_names_of_the_package_are_the_same_to_a_type_checker_and_at_run_time():
+    source = ast.parse(inspect.getsource(scattervae))
+    (checked,) = [node for node in source.body if isinstance(node, ast.If)]
+    seen = {alias.asname: (node.module, alias.name) for node in checked.body for alias in node.names}
+    assert sorted(seen) == sorted(set(scattervae.__all__) - {"__version__"})
+    for name, (module, own_name) in seen.items():
+        assert name == own_name
+        assert getattr(scattervae, name) is getattr(importlib.import_module(module), name)
+    assert sorted(dir(scattervae)) == sorted(scattervae.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        scattervae.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is(name):
+    first = (importlib.import_module(name).__doc__ or "").strip().splitlines()
+    assert first
+    assert first[0].endswith((".", ":", ","))
