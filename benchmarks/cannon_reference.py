@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 import scattervae as sv
-from scattervae.science.cannon import Cannon, CannonSettings
-from scattervae.science.cannon_labels import infer_labels
-from scattervae.science.cannon_scores import score
+from scattervae.science.cannon.labels import infer_labels
+from scattervae.science.cannon.model import Cannon, CannonSettings
+from scattervae.science.cannon.scores import score
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import LABEL_NAMES

@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 
 import scattervae
-from scattervae.science.cells import count_cells_of_both
-from scattervae.science.coverage import active_latents, compare_coverage, stated_selections
-from scattervae.science.extrapolation import extrapolate
-from scattervae.science.overlap import Overlap, overlap_at
+from scattervae.science.coverage.cells import count_cells_of_both
+from scattervae.science.coverage.comparison import active_latents, compare_coverage, stated_selections
+from scattervae.science.coverage.extrapolation import extrapolate
+from scattervae.science.coverage.overlap import Overlap, overlap_at
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.spectra import Spectra
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scattervae.science.cannon import Cannon, CannonSettings
+from scattervae.science.cannon.model import Cannon, CannonSettings
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra, StellarLabels
 

@@ -8,8 +8,8 @@ import pytest
 from scattervae.errors import DataError
 from scattervae.model import run
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.cannon import Cannon
-from scattervae.science.claims import NOT_TESTABLE, as_json
+from scattervae.science.cannon.model import Cannon
+from scattervae.science.claims.values import NOT_TESTABLE, as_json
 from scattervae.science.reproduce import reproduce
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import StellarLabels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scattervae.science.claims import HOLDS
+from scattervae.science.claims.values import HOLDS
 from scattervae.science.contest import fit_cannons, hold_contest
 from scattervae.science.evaluation import evaluate
 from scattervae.science.trial import HEADER, trial

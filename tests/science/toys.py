@@ -9,9 +9,9 @@ import torch
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Posterior
-from scattervae.science.claims import Claim
-from scattervae.science.claims_errors import normalised_error_ratio, region, scatter_ratio, tails
-from scattervae.science.claims_labels import bad_labels, incomplete_labels
+from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, tails
+from scattervae.science.claims.labels import bad_labels, incomplete_labels
+from scattervae.science.claims.values import Claim
 from scattervae.science.compare import Told
 from scattervae.science.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
 from scattervae.spectra.normalization import Normalization

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
-from scattervae.science.cells import count_cells
+from scattervae.science.coverage.cells import count_cells
 from scattervae.show.compose_coverage import coverage_figure
 from scattervae.show.plots.latents import Limits
 from scattervae.show.plots.projection import Projected, enclosing_levels, plot_cells, plot_volumes

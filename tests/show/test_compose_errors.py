@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scattervae.errors import DataError
-from scattervae.science.cannon import CannonSettings
+from scattervae.science.cannon.model import CannonSettings
 from scattervae.show.compose_errors import normalised_errors_figure
 from scattervae.show.data import SHOWN_LABELS
 from scattervae.spectra.spectra import LABEL_NAMES

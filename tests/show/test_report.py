@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from scattervae.science.claims import Claim, Table
+from scattervae.science.claims.values import Claim, Table
 from scattervae.show.figures import FIGURES, save_figures
 from scattervae.show.markup import element
 from scattervae.show.report import ReportFigure, number, render_report, report_figures, write_report

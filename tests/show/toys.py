@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scattervae.model.train import EpochRecord
-from scattervae.science.cannon import Cannon
+from scattervae.science.cannon.model import Cannon
 from scattervae.show.figures import FigureData
 from scattervae.spectra.spectra import Flag
 from toy import SMALL, toy_sky, untrained_model

@@ -11,7 +11,7 @@ from scattervae.errors import DataError
 from scattervae.show.entries import ENTRIES, Need
 
 if TYPE_CHECKING:
-    from scattervae.science.cannon import Cannon
+    from scattervae.science.cannon.model import Cannon
     from scattervae.show.data import FigureData
     from scattervae.spectra.spectra import Spectra
 
@@ -120,7 +120,7 @@ def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
 
 
 def _fitted(data: "FigureData") -> "Cannon":
-    from scattervae.science.cannon import Cannon
+    from scattervae.science.cannon.model import Cannon
 
     others: Spectra = data.spectra.take(~data.test)
     return Cannon.fit(others, data.labels, data.first_model[1].normalization)

@@ -10,7 +10,7 @@ from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_m
 
 if TYPE_CHECKING:
     from scattervae.gaia.intake import Stars
-    from scattervae.science.claims import Table
+    from scattervae.science.claims.values import Table
     from scattervae.science.reproduce import Reproduction
     from scattervae.spectra.spectra import Spectra
 
@@ -51,7 +51,7 @@ def reproduce(
     from scattervae.folders import write_json
     from scattervae.gaia import apogee, intake
     from scattervae.model.recipe import RECIPES
-    from scattervae.science.claims import as_json as claims_as_json
+    from scattervae.science.claims.values import as_json as claims_as_json
     from scattervae.science.reproduce import reproduce as test_claims
     from scattervae.show.report import report_figures, write_report
 

@@ -114,16 +114,19 @@ def write_catalogue(
     """
     out = Path(out)
     parts = out.with_name(out.name + ".parts")
-    n_done = _resume(parts, {"model": checkpoint.digest, "stars": stars_digest})
+    identity = {"model": checkpoint.digest, "stars": stars_digest}
+    n_done = _resume(parts, identity)
     schema = catalogue_schema(checkpoint)
     groups = rechunk(chunks, ROWS_A_GROUP)
     for index, group in enumerate(islice(groups, n_done, None), start=n_done):
+        if index == 0:
+            write_json(parts / _IDENTITY, identity)
         with written_aside(parts / f"part-{index:05d}.parquet") as partial:
             pq.write_table(pa.Table.from_batches(_batches(checkpoint, [group]), schema), partial)
         if progress is not None:
             progress(index * ROWS_A_GROUP + len(group))
     summary = _join(sorted(parts.glob("part-*.parquet")), schema, out, n_resumed=n_done * ROWS_A_GROUP)
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)
     return summary
 
 
@@ -137,8 +140,6 @@ def _resume(parts: Path, identity: dict[str, str]) -> int:
             part.unlink()
         return len(whole)
     shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
-    write_json(note, identity)
     return 0
 
 

@@ -8,13 +8,13 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.run import train_once
 from scattervae.model.train import EpochRecord
-from scattervae.science.claims import Claim, Table
-from scattervae.science.claims_coverage import coverage_claims
-from scattervae.science.claims_errors import normalised_error_ratio, region, scatter_ratio, scores, tails
-from scattervae.science.claims_labels import bad_labels, incomplete_labels, lossless_flux
-from scattervae.science.claims_relative import relative_inference
+from scattervae.science.claims.coverage import coverage_claims
+from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
+from scattervae.science.claims.labels import bad_labels, incomplete_labels, lossless_flux
+from scattervae.science.claims.relative import relative_inference
+from scattervae.science.claims.values import Claim, Table
 from scattervae.science.contest import Cannons, Contest, fit_cannons, hold_contest
-from scattervae.science.coverage import Coverage
+from scattervae.science.coverage.comparison import Coverage
 from scattervae.spectra.spectra import Spectra, StellarLabels
 
 Stage = Callable[[str], None]

@@ -13,7 +13,7 @@ from scattervae.folders import write_json
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import data_digest, train
 from scattervae.model.train import EpochRecord
-from scattervae.science.claims import Table
+from scattervae.science.claims.values import Table
 from scattervae.science.trial import HEADER, LEGEND, trial
 from scattervae.spectra.spectra import Spectra, StellarLabels
 

@@ -1,8 +1,8 @@
 """One row of a table of models: what a model reaches, and which claims about errors it supports."""
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.claims import HOLDS, Claim
-from scattervae.science.claims_errors import normalised_error_ratio, region, scatter_ratio, tails
+from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, tails
+from scattervae.science.claims.values import HOLDS, Claim
 from scattervae.science.contest import fit_cannons, hold_contest
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds

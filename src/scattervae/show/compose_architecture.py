@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Reconstruction
-from scattervae.science.cannon import Cannon
+from scattervae.science.cannon.model import Cannon
 from scattervae.show.compose import draw_coefficients, star_title
 from scattervae.show.data import FigureData, median_star
 from scattervae.show.plots import architecture

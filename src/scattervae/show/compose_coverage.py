@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
 
 from scattervae.errors import DataError
-from scattervae.science.coverage import Coverage, CoverageSettings, Projection
+from scattervae.science.coverage.comparison import Coverage, CoverageSettings, Projection
 from scattervae.seeds import numpy_stream
 from scattervae.show.data import FigureData
 from scattervae.show.plots import projection

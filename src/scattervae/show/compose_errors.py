@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from scattervae.arrays import LabelArray, StarArray
 from scattervae.errors import DataError
-from scattervae.science.cannon import Cannon, labelled
+from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.compare import Told, coefficient, tell, told_by_network
 from scattervae.show.data import SHOWN_LABELS, FigureData
 from scattervae.show.plots import density

@@ -8,8 +8,8 @@ import numpy as np
 from scattervae.arrays import StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.cannon import Cannon
-from scattervae.science.coverage import Coverage, active_latents, compare_coverage
+from scattervae.science.cannon.model import Cannon
+from scattervae.science.coverage.comparison import Coverage, active_latents, compare_coverage
 from scattervae.seeds import folds
 from scattervae.show.entries import Need
 from scattervae.spectra.spectra import Flag, Spectra, StellarLabels

@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from scattervae.folders import written_aside
-from scattervae.science.claims import Claim, Table
+from scattervae.science.claims.values import Claim, Table
 from scattervae.show.entries import ENTRIES
 from scattervae.show.markup import document, element
 from scattervae.show.report_style import STYLE

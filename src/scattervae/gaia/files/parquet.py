@@ -11,7 +11,8 @@ from scattervae.gaia.files.columns import Columns, pick
 
 def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """The wanted columns; a field of a nested column goes by its own name."""
-    file = pq.ParquetFile(stream)
+    # the bytes in memory: arrow's reading threads may outlive a file of Python's, and abort the process at its end
+    file = pq.ParquetFile(pa.BufferReader(stream.read()))
     flat: dict[str, str] = {}
     for name in _leaves(file.schema_arrow):
         flat.setdefault(name.rsplit(".", 1)[-1], name)

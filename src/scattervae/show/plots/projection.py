@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
 from scattervae.arrays import StarArray
-from scattervae.science.overlap import Overlap
+from scattervae.science.coverage.overlap import Overlap
 from scattervae.show.plots.latents import Limits, axis_limits
 from scattervae.show.style import OBSERVED, QUIET
 

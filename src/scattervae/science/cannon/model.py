@@ -1,0 +1,281 @@
+"""*The Cannon*: coefficients as a quadratic in stellar labels, with one intrinsic scatter a coefficient.
+
+The supervised model that the scatter VAE is measured against (Laroche & Speagle 2023, sect. 3; Ness et al.
+2015). It works in the VAE's normalised units, so that likelihoods of the two are in the same nats.
+"""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from pydantic import Field, field_validator
+from safetensors import SafetensorError
+
+from scattervae.arrays import LabelArray, StarMask
+from scattervae.errors import CheckpointError
+from scattervae.folders import write_json
+from scattervae.model.checkpoint import software_versions
+from scattervae.model.network import Reconstruction
+from scattervae.model.run import data_digest
+from scattervae.science.cannon.fit import PerCoeff, fit_polynomial
+from scattervae.science.cannon.label_range import LabelRange
+from scattervae.science.cannon.polynomial import Theta, features, n_features, propagated_variance
+from scattervae.settings import Settings
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.spectra import LABEL_NAMES, Basis, Spectra, StellarLabels
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+ARRAYS = "cannon.safetensors"
+PROVENANCE = "provenance.json"
+_FORMAT = 1
+
+
+class CannonSettings(Settings):
+    """What the Cannon is fitted to; the defaults are Laroche & Speagle's labels and the plain model.
+
+    Attributes:
+        labels: Which labels, of `LABEL_NAMES`.
+        propagate_label_errors: Count the training labels' errors as errors of the coefficients.
+        clip_sigma: The robust model: a value (one coefficient of one star) further than this from the model
+            does not count in its fit. Values and not stars, since every coefficient is a fit of its own.
+            Not below 3: there the cut starts to eat into a Gaussian's own scatter (1 % at 3).
+    """
+
+    labels: tuple[str, ...] = Field(default=("teff", "logg", "fe_h"), min_length=1)
+    propagate_label_errors: bool = False
+    clip_sigma: float | None = Field(default=None, ge=3.0)
+
+    @field_validator("labels")
+    @classmethod
+    def _known(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(labels) <= set(LABEL_NAMES) or len(set(labels)) < len(labels):
+            raise ValueError(f"labels are some of {', '.join(LABEL_NAMES)}, each once")
+        return labels
+
+
+@dataclass(frozen=True)
+class CannonCounts:
+    """What became of the stars that a Cannon was given.
+
+    Attributes:
+        given: All of them.
+        unusable: Left out: a band, an error or the G flux is missing or bad, or a better twin is there.
+        unlabelled: Left out: usable, but one of the labels (or its error, where it counts) is missing.
+        trained_on: All others.
+        clipped_values: Values (one coefficient of one star) that the robust fit left out.
+        rounds: Rounds of propagation and clipping; 1 where neither was asked for.
+    """
+
+    given: int
+    unusable: int
+    unlabelled: int
+    trained_on: int
+    clipped_values: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Cannon:
+    """A fitted Cannon: spectra from labels.
+
+    Attributes:
+        settings: What it was fitted to.
+        normalization: From archive units to those of `theta` and `scatter`.
+        label_range: Scale and reach of the training labels.
+        theta: Coefficients of the polynomial in scaled labels.
+        scatter: Intrinsic scatter of each coefficient of the spectrum, in training standard deviations.
+        counts: What became of the stars given.
+        provenance: Versions, digest of the data, seconds; readable JSON values.
+    """
+
+    settings: CannonSettings
+    normalization: Normalization
+    label_range: LabelRange
+    theta: Theta
+    scatter: PerCoeff
+    counts: CannonCounts
+    provenance: dict[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        spectra: Spectra,
+        labels: StellarLabels,
+        normalization: Normalization,
+        settings: CannonSettings | None = None,
+    ) -> "Cannon":
+        """A Cannon fitted to the usable ones of these stars that have every label.
+
+        Args:
+            spectra: Training stars; take the test fold out first (`scattervae.seeds.folds`).
+            labels: Labels of any stars, joined by source_id.
+            normalization: The one of the model it is to be compared with.
+            settings: Which labels, and whether errors are propagated and values clipped.
+
+        Raises:
+            DataError: Too few stars with all labels, labels that determine no quadratic, or another basis.
+        """
+        started = time.perf_counter()
+        settings = settings or CannonSettings()
+        labels = labels.aligned_to(spectra.source_id)
+        taken = labelled(spectra, labels, settings)
+        stars, columns = spectra.take(taken), [LABEL_NAMES.index(name) for name in settings.labels]
+        values, errors = labels.values[taken][:, columns], labels.errors[taken][:, columns]
+        label_range = LabelRange.of(values, settings.labels)
+        inputs = normalization.apply(stars, dtype=torch.float64)
+        fit = fit_polynomial(
+            inputs.x,
+            inputs.errors,
+            label_range.scaled(values),
+            label_errors=label_range.scaled_errors(errors) if settings.propagate_label_errors else None,
+            clip_sigma=settings.clip_sigma,
+        )
+        if not fit.settled:
+            logger.warning("the Cannon still changes after %d rounds", fit.n_rounds)
+        n_usable = int(spectra.usable.sum())
+        counts = CannonCounts(
+            given=len(spectra),
+            unusable=len(spectra) - n_usable,
+            unlabelled=n_usable - len(stars),
+            trained_on=len(stars),
+            clipped_values=fit.n_clipped,
+            rounds=fit.n_rounds,
+        )
+        logger.info("%s", counts)
+        provenance = {
+            "versions": software_versions(),
+            "data": {"digest": data_digest(stars)},
+            "seconds": round(time.perf_counter() - started, 3),
+            "credit": "ESA/Gaia/DPAC",
+        }
+        return cls(settings, normalization, label_range, fit.theta, fit.scatter, counts, provenance)
+
+    def predict(self, values: LabelArray, errors: LabelArray | None = None) -> Reconstruction:
+        """Coefficients and scatter at these labels, float64, in training standard deviations.
+
+        Args:
+            values: Labels in their units, in the order of `settings.labels`.
+            errors: Their errors, to be added to the scatter; only the intrinsic scatter where None.
+        """
+        scaled = self.label_range.scaled(values)
+        mean = features(scaled) @ self.theta
+        variance = self.scatter.square().expand_as(mean)
+        if errors is not None:
+            variance = variance + propagated_variance(
+                scaled, self.label_range.scaled_errors(errors), self.theta
+            )
+        return Reconstruction(mean, variance.sqrt())
+
+    def save(self, folder: Path) -> None:
+        """Write the files; the folder appears whole or not at all.
+
+        Raises:
+            CheckpointError: The folder is there and is no Cannon.
+        """
+        if folder.exists() and not (folder / ARRAYS).is_file():
+            raise CheckpointError(f"{folder}: exists and is no Cannon; nothing was removed, name another")
+        partial = folder.with_name(folder.name + ".saving")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        config = {
+            "format": _FORMAT,
+            "settings": self.settings.model_dump(mode="json"),
+            "basis": vars(self.normalization.basis),
+            "n_stars": self.normalization.n_stars,
+            "n_g_flux_from_table": self.normalization.n_g_flux_from_table,
+            "counts": asdict(self.counts),
+        }
+        arrays = {
+            "theta": self.theta.contiguous().numpy(),
+            "scatter": self.scatter.numpy(),
+            **{f"labels.{name}": getattr(self.label_range, name) for name in _RANGE},
+            **{f"normalization.{name}": getattr(self.normalization, name) for name in _NORMALIZATION},
+        }
+        write_json(partial / CONFIG, config)
+        safetensors.numpy.save_file(arrays, partial / ARRAYS)
+        write_json(partial / PROVENANCE, self.provenance)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Cannon":
+        """Read a saved Cannon; nothing else is needed.
+
+        Raises:
+            CheckpointError: A file is missing, unreadable, or does not fit the others.
+        """
+        folder = Path(folder)
+        missing = [name for name in (CONFIG, ARRAYS, PROVENANCE) if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a Cannon")
+        try:
+            config, provenance = (
+                json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG, PROVENANCE)
+            )
+            if config["format"] != _FORMAT:
+                raise ValueError(f"format {config['format']}, this version reads {_FORMAT}")
+            return cls._of(config, safetensors.numpy.load_file(folder / ARRAYS), provenance)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())  # pydantic's have many lines
+            raise CheckpointError(
+                f"{folder}: its files are broken or do not fit each other: {reason}"
+            ) from error
+
+    @classmethod
+    def _of(cls, config: dict[str, Any], arrays: dict[str, Any], provenance: dict[str, Any]) -> "Cannon":
+        settings = CannonSettings.model_validate(config["settings"])
+        normalization = Normalization(
+            basis=Basis(**config["basis"]),
+            n_stars=config["n_stars"],
+            n_g_flux_from_table=config["n_g_flux_from_table"],
+            **{name: arrays[f"normalization.{name}"] for name in _NORMALIZATION},
+        )
+        n_labels, n_coeffs = len(settings.labels), normalization.n_coeffs
+        expected = {
+            "theta": (n_features(n_labels), n_coeffs),
+            "scatter": (n_coeffs,),
+            "labels.mean": (n_labels,),
+            "labels.std": (n_labels,),
+            "normalization.mean": (n_coeffs,),
+            "normalization.std": (n_coeffs,),
+        }
+        for name, shape in expected.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, the settings say {shape}")
+        return cls(
+            settings=settings,
+            normalization=normalization,
+            label_range=LabelRange(**{name: arrays[f"labels.{name}"] for name in _RANGE}),
+            theta=torch.from_numpy(arrays["theta"]),
+            scatter=torch.from_numpy(arrays["scatter"]),
+            counts=CannonCounts(**config["counts"]),
+            provenance=provenance,
+        )
+
+
+_RANGE = ("mean", "std", "faces", "corners")
+_NORMALIZATION = ("columns", "mean", "std")
+
+
+def labelled(spectra: Spectra, labels: StellarLabels, settings: CannonSettings) -> StarMask:
+    """The stars that a Cannon of these settings can be fitted to or scored on: usable, with every label.
+
+    Args:
+        spectra: Stars.
+        labels: Labels of the same stars in the same order.
+        settings: Which labels; where their errors count, those must be there too.
+    """
+    columns = [LABEL_NAMES.index(name) for name in settings.labels]
+    complete: StarMask = spectra.usable & np.isfinite(labels.values[:, columns]).all(axis=1)
+    if settings.propagate_label_errors:
+        complete &= np.isfinite(labels.errors[:, columns]).all(axis=1)
+    return complete

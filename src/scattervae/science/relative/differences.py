@@ -1,0 +1,233 @@
+"""Relative inference: how two populations differ in the latent space and in their spectra.
+
+Laroche & Speagle (2023), sect. 4: "inference can be performed in the latent space to identify relative
+differences between stellar populations".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.spatial.distance import cdist
+
+from scattervae.arrays import CoeffArray, Wavelengths
+from scattervae.gaia.basis import design, require_known
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.network import Posterior
+from scattervae.science.generation import generate
+from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
+from scattervae.science.relative.matching import Groups
+from scattervae.seeds import numpy_stream
+from scattervae.spectra.spectra import Basis, Spectra
+
+SHAPE_UNIT = "1 in the basis, of the G flux"
+FLUX_UNIT = "W m^-2 nm^-1 / (electron/s)"
+
+_MOST_STARS = 2000  # a group, in the energy distance: its memory grows as their square
+_ENERGY_PERMUTATIONS = 999
+
+LatentMatrix = Float64[np.ndarray, "latent latent"]
+
+
+@dataclass(frozen=True)
+class EnergyTest:
+    """How far apart two distributions are as a whole, and whether chance could do it.
+
+    Attributes:
+        distance: Energy distance between the groups' posterior means; 0 for equal distributions.
+        p_value: Of equal distributions, by rearranging the stars; too large rather than too small for
+            matched groups.
+        n_a: Stars of A that were used, a random part of large groups.
+        n_b: The same of B.
+    """
+
+    distance: float
+    p_value: float
+    n_a: int
+    n_b: int
+
+
+@dataclass(frozen=True)
+class LatentDifference:
+    """The difference between two groups as a distribution in the latent space; latents have no unit.
+
+    The difference of the groups' means is Gaussian with mean `means.difference` and covariance `covariance`.
+    A star of A less a star of B taken at random has that mean and covariance `spread_a + spread_b`.
+
+    Attributes:
+        means: Latent by latent.
+        covariance: Of the difference of means, between latents; posterior widths are included.
+        spread_a: Covariance of the latents of A's stars, posterior widths included.
+        spread_b: The same of B's.
+        energy: Of the distributions as a whole, which may differ at equal means.
+    """
+
+    means: Contrast
+    covariance: LatentMatrix
+    spread_a: LatentMatrix
+    spread_b: LatentMatrix
+    energy: EnergyTest
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Spectra of stars as if each had a G flux of 1; NaN where a star cannot be used.
+
+    Attributes:
+        coeffs: Coefficients over G flux, BP then RP.
+        basis: Sizes and ids of the coefficients.
+    """
+
+    coeffs: CoeffArray
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class FluxDifference:
+    """The difference spectrum of two groups on a wavelength grid, every star divided by its own G flux.
+
+    Attributes:
+        grid_nm: Wavelengths.
+        contrast: Wavelength by wavelength.
+        reference: Mean of group B, same unit.
+    """
+
+    grid_nm: Wavelengths
+    contrast: Contrast
+    reference: Float64[np.ndarray, "wavelength"]
+
+    @property
+    def relative(self) -> Float64[np.ndarray, "wavelength"]:
+        """The difference in units of group B's mean flux; unstable where that is near 0."""
+        return np.asarray(self.contrast.difference / self.reference)
+
+
+def observed_shapes(spectra: Spectra) -> Shapes:
+    """Published coefficients over G flux."""
+    g_flux = np.where(spectra.usable, spectra.g_flux, np.nan)
+    return Shapes(spectra.coeffs / g_flux[:, None], spectra.basis)
+
+
+def decoded_shapes(checkpoint: Checkpoint, posterior: Posterior) -> Shapes:
+    """What the model tells at the posterior means: without noise or scatter.
+
+    What the latents leave out is missing here, and coefficients that the model does not use are 0.
+    """
+    decoded = generate(checkpoint, posterior.mean, np.ones(len(posterior.mean)))
+    return Shapes(decoded.coeffs, decoded.basis)
+
+
+def latent_difference(
+    posterior: Posterior, groups: Groups, *, significance: Significance = DEFAULT
+) -> LatentDifference:
+    r"""How two groups differ in the latent space.
+
+    Standard errors hold the spread of the posterior means and, added to it, the mean posterior variance,
+    :math:`s_\mu^2 / n + \overline{\sigma^2} / n`; p-values do likewise. So a latent without information is
+    no finding, and intervals are sooner too wide than too narrow. Wide posteriors draw the means of both
+    groups towards the prior, and so towards each other.
+
+    Args:
+        posterior: Of all stars of the table that the groups are rows of.
+        groups: Matched or not.
+        significance: Level, kind of dependence, number of rearrangements.
+
+    Raises:
+        DataError: A star of the groups could not be encoded.
+    """
+    mean = posterior.mean.double().numpy()
+    variances = posterior.log_variance.double().exp().numpy()
+    means = contrast(mean, groups, own_variances=variances, significance=significance)
+    a, b = mean[groups.rows_a], mean[groups.rows_b]
+    widths_a, widths_b = (np.diag(variances[rows].mean(axis=0)) for rows in (groups.rows_a, groups.rows_b))
+    spread_a, spread_b = _covariance(a) + widths_a, _covariance(b) + widths_b
+    if groups.paired:
+        covariance = (_covariance(a - b) + widths_a + widths_b) / len(a)
+    else:
+        covariance = spread_a / len(a) + spread_b / len(b)
+    return LatentDifference(means, covariance, spread_a, spread_b, _energy_test(mean, groups, significance))
+
+
+def coefficient_difference(
+    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
+) -> Contrast:
+    """The difference spectrum in coefficients over G flux, BP then RP.
+
+    Args:
+        shapes: Of all stars of the table that the groups are rows of, observed or decoded.
+        groups: Matched or not.
+        significance: The false-discovery rate is held over the coefficients.
+
+    Raises:
+        DataError: A star of the groups has a value that is no number.
+    """
+    return contrast(shapes.coeffs, groups, unit=SHAPE_UNIT, significance=significance)
+
+
+def flux_difference(
+    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
+) -> FluxDifference:
+    """The difference spectrum as flux over G flux at 336 to 1020 nm.
+
+    Neighbouring wavelengths are strongly correlated: 343 of them carry far fewer independent numbers, and
+    findings come in runs.
+
+    Args:
+        shapes: Of all stars of the table that the groups are rows of, observed or decoded.
+        groups: Matched or not.
+        significance: The false-discovery rate is held over the wavelengths.
+
+    Raises:
+        DataError: The basis is not one that GaiaXPy knows, or a star has a value that is no number.
+    """
+    require_known(shapes.basis)
+    grid = design()
+    flux = shapes.coeffs @ grid.matrix.T
+    return FluxDifference(
+        grid_nm=grid.grid_nm,
+        contrast=contrast(flux, groups, unit=FLUX_UNIT, significance=significance),
+        reference=flux[groups.rows_b].mean(axis=0),
+    )
+
+
+def _covariance(x: Float64[np.ndarray, "row latent"]) -> LatentMatrix:
+    return np.atleast_2d(np.cov(x.T))
+
+
+def _energy_test(
+    z: Float64[np.ndarray, "star latent"], groups: Groups, significance: Significance
+) -> EnergyTest:
+    r"""Energy distance of two groups with its p-value; any two stars change groups, also where matched.
+
+    .. math:: D^2 = 2 E|A - B| - E|A - A'| - E|B - B'| = -w^T \Delta w, \quad w = (1/n_a, \ldots, -1/n_b)
+
+    Matched groups lie closer than groups drawn at random, so their p-value is too large rather than too
+    small. Exchanging stars only within pairs would be sharper, but what is left of the covariates within
+    pairs leans the same way in neighbouring pairs: random halves of a toy sky matched on what its latents
+    are made of, with a caliper of 0.5, then differed at the 5 % level 45 times in 200.
+
+    Source:
+        Székely & Rizzo (2013), Journal of Statistical Planning and Inference 143, 1249, eq. 2.
+    """
+    chance = numpy_stream(significance.seed, "energy")
+    rows_a, rows_b = (_thinned(rows, chance) for rows in (groups.rows_a, groups.rows_b))
+    n_a, n_b = len(rows_a), len(rows_b)
+    stars = z[np.concatenate([rows_a, rows_b])]
+    distances = cdist(stars, stars)
+    weights = np.concatenate([np.full(n_a, 1.0 / n_a), np.full(n_b, -1.0 / n_b)])
+    drawn = chance.permuted(np.tile(weights, (_ENERGY_PERMUTATIONS, 1)), axis=1)
+    squared = -weights @ distances @ weights
+    at_least = (-((drawn @ distances) * drawn).sum(axis=1) >= squared * (1.0 - 1e-9)).sum()
+    return EnergyTest(
+        distance=float(np.sqrt(max(squared, 0.0))),
+        p_value=float((1 + at_least) / (1 + _ENERGY_PERMUTATIONS)),
+        n_a=n_a,
+        n_b=n_b,
+    )
+
+
+def _thinned(rows: Int64[np.ndarray, "row"], chance: np.random.Generator) -> Int64[np.ndarray, "kept"]:
+    """All rows, or a random part of too many."""
+    if len(rows) <= _MOST_STARS:
+        return rows
+    return rows[np.sort(chance.choice(len(rows), _MOST_STARS, replace=False))]
