@@ -3,6 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from cli.toys import Run
+from scattervae.cli.application import main
+
+settings.register_profile("untimed", deadline=None)  # no law is timed: the machine may be busy
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -32,3 +39,16 @@ def shared_data() -> Path:
 def formats(shared_data: Path) -> Path:
     """The same few real stars in every form of file."""
     return shared_data / "formats"
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]):
+    """Run one command, as ``cli("info", path)``."""
+
+    def run(*arguments: object) -> Run:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return Run(stopped.value.code, *capsys.readouterr())
+
+    return run

@@ -2,22 +2,9 @@
 
 import pytest
 
-from cli.toys import RECIPE, Run, write_parquet
+from cli.toys import RECIPE, write_parquet
 from scattervae.cli.application import main
 from toy import DR3, toy_sky
-
-
-@pytest.fixture
-def cli(capsys):
-    """Run one command, as ``cli("info", path)``."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return Run(stopped.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="session")

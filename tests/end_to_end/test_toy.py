@@ -7,25 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import scattervae as sv
-from cli.toys import RECIPE, Run, write_csv, write_parquet
-from scattervae.cli.application import main
+from cli.toys import RECIPE, write_csv, write_parquet
 from scattervae.model import train as training
 from scattervae.show.figures import FigureData, save_figures
 from scattervae.spectra.spectra import Flag
 from toy import DR3, Basis, spoiled, toy_sky
 
 DR4 = Basis(51, 55, bp_id=64, rp_id=65)
-
-
-@pytest.fixture
-def cli(capsys):
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return Run(stopped.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
