@@ -17,8 +17,8 @@ from scattervae.science.cannon.labels import infer_labels
 from scattervae.science.cannon.model import Cannon, CannonSettings
 from scattervae.science.cannon.scores import score
 from scattervae.seeds import folds
+from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import LABEL_NAMES
 
 FOUR = ("teff", "logg", "fe_h", "alpha_m")
 VARIANTS = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cli.toys import with_ids, write_csv, write_parquet
-from scattervae.spectra.spectra import LABEL_NAMES, StellarLabels
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from toy import Basis, spoiled, toy_sky
 

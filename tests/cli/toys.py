@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scattervae.spectra.spectra import LABEL_NAMES, Spectra, StellarLabels
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 RECIPE = """
 base = "elbo"

@@ -18,7 +18,8 @@ from files_toys import ToyStars, csv_of, write
 
 from scattervae.errors import DataError
 from scattervae.gaia.files import read_file, read_table
-from scattervae.spectra.spectra import Basis, Flag
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Basis
 
 JOINED_BASIS = Basis(n_bp=55, n_rp=55)
 

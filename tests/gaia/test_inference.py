@@ -11,7 +11,8 @@ from scattervae.gaia.basis import design, flux_from_coeffs
 from scattervae.gaia.flux_errors import coeff_errors
 from scattervae.gaia.inference import Prior, _learn, _Whitened, infer_coeffs
 from scattervae.gaia.instrument import archive_design
-from scattervae.spectra.spectra import Flag, SampledSpectra
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import SampledSpectra
 
 
 def sampled_of(flux, errors, *, flags=None) -> SampledSpectra:

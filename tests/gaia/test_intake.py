@@ -14,7 +14,8 @@ from scattervae.gaia import intake
 from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs
 from scattervae.gaia.files import read_file
 from scattervae.gaia.intake import ingest, load, load_chunks
-from scattervae.spectra.spectra import Flag, GFluxSource, StellarLabels
+from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.store import SpectrumStore
 
 

@@ -15,8 +15,9 @@ from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe
 from scattervae.model.run import train
 from scattervae.spectra.chunks import rechunk
+from scattervae.spectra.flags import Flag
 from scattervae.spectra.normalization import NormalizationSettings
-from scattervae.spectra.spectra import Basis, Flag, Spectra
+from scattervae.spectra.spectra import Basis, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_recipe, toy_sky, untrained_model
 
 SKY = toy_sky(60)

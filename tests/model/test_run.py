@@ -19,7 +19,7 @@ from scattervae.model.run import (
 )
 from scattervae.model.train import EpochRecord
 from scattervae.seeds import folds
-from scattervae.spectra.spectra import Flag, GFluxSource
+from scattervae.spectra.flags import Flag, GFluxSource
 from toy import spoiled, toy_recipe, toy_sky
 
 SKY = toy_sky(200)

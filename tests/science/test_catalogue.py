@@ -14,7 +14,8 @@ from torch.distributions import Normal, kl_divergence
 from scattervae.errors import DataError
 from scattervae.science import catalogue as module
 from scattervae.science.catalogue import catalogue, catalogue_schema, write_catalogue
-from scattervae.spectra.spectra import Basis, Flag
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Basis
 from toy import SPOILED, spoiled, toy_sky, untrained_model
 
 SKY = toy_sky(300)

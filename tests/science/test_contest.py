@@ -10,7 +10,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from scattervae.errors import DataError
 from scattervae.science.contest import CANNON, NETWORK, ROBUST, fit_cannons, hold_contest
 from scattervae.seeds import folds
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 from science.toys import BASIS, MODELS, contest_of, trained
 from toy import spoiled
 

@@ -11,7 +11,7 @@ from scattervae.model.recipe import RECIPES
 from scattervae.science import sensitivity as module
 from scattervae.science.sensitivity import Variant, sensitivity, variants
 from scattervae.science.trial import HEADER, trial
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 from toy import toy_recipe, toy_sky
 
 SKY = toy_sky(750, n_latent=3)

@@ -11,8 +11,8 @@ from torch.distributions import Normal
 from scattervae.errors import DataError
 from scattervae.science.simulation import simulate
 from scattervae.seeds import folds
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import NormalizationSettings
-from scattervae.spectra.spectra import LABEL_NAMES, StellarLabels
 from science.toys import KnownLatents, known_latents
 from toy import spoiled, toy_recipe, toy_sky, untrained_model
 

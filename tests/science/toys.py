@@ -14,8 +14,9 @@ from scattervae.science.claims.labels import bad_labels, incomplete_labels
 from scattervae.science.claims.values import Claim
 from scattervae.science.compare import Told
 from scattervae.science.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
+from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Basis, Spectra, StellarLabels
+from scattervae.spectra.spectra import Basis, Spectra
 from toy import ToySky, toy_model, toy_recipe, toy_sky, untrained_model
 
 BASIS = Basis(13, 12)

@@ -7,7 +7,7 @@ from scattervae.errors import DataError
 from scattervae.science.cannon.model import CannonSettings
 from scattervae.show.compose_errors import normalised_errors_figure
 from scattervae.show.data import SHOWN_LABELS
-from scattervae.spectra.spectra import LABEL_NAMES
+from scattervae.spectra.labels import LABEL_NAMES
 from toy import SMALL, toy_recipe, untrained_model
 
 from .toys import complete, data_of, draw, texts, unusable, without_labels

@@ -5,7 +5,7 @@ import pytest
 from scattervae.errors import DataError
 from scattervae.seeds import folds
 from scattervae.show.figures import FIGURES, FigureData
-from scattervae.spectra.spectra import Flag
+from scattervae.spectra.flags import Flag
 from toy import spoiled, toy_sky
 
 from .toys import data_of, model_of, texts

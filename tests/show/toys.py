@@ -10,7 +10,7 @@ import torch
 from scattervae.model.train import EpochRecord
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.figures import FigureData
-from scattervae.spectra.spectra import Flag
+from scattervae.spectra.flags import Flag
 from toy import SMALL, toy_sky, untrained_model
 
 RECORDS = tuple(

@@ -14,7 +14,7 @@ from scattervae.spectra.columns import (
     store_schema,
     table_of,
 )
-from scattervae.spectra.spectra import Flag
+from scattervae.spectra.flags import Flag
 from toy import SMALL, toy_sky
 
 SKY = toy_sky(5)

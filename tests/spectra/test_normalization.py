@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from scattervae.errors import DataError
+from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.normalization import Normalization, NormalizationSettings
-from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
+from scattervae.spectra.spectra import Basis, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 STARS = toy_sky(300, basis=DR3).spectra

@@ -4,19 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scattervae.errors import DataError
-from scattervae.spectra.spectra import (
-    LABEL_NAMES,
-    UNUSABLE,
-    Basis,
-    Correlations,
-    Flag,
-    GFluxSource,
-    SampledSpectra,
-    Spectra,
-    StellarLabels,
-    flag_counts,
-    repeats,
-)
+from scattervae.spectra.flags import UNUSABLE, Flag, GFluxSource, flag_counts
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra, repeats
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 STARS = toy_sky(12).spectra

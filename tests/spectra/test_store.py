@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scattervae.errors import StoreError
-from scattervae.spectra.spectra import Basis, Correlations, GFluxSource, Spectra, StellarLabels
+from scattervae.spectra.flags import GFluxSource
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Basis, Correlations, Spectra
 from scattervae.spectra.store import FileEntry, SpectrumStore, StoreWriter
 from toy import SMALL, ToySky, spoiled, toy_sky
 

@@ -183,7 +183,7 @@ def _parsed(latent: str, n_latent: int) -> "Latents":
 
 def _row(spectra: "Spectra", wanted: int, stars: Path) -> int:
     """The row of this star that a model can encode."""
-    from scattervae.spectra.spectra import flag_counts
+    from scattervae.spectra.flags import flag_counts
 
     rows = (spectra.source_id == wanted).nonzero()[0]
     if len(rows) == 0:

@@ -60,7 +60,7 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
 
 
 def _store(path: Path) -> Summary:
-    from scattervae.spectra.spectra import GFluxSource
+    from scattervae.spectra.flags import GFluxSource
     from scattervae.spectra.store import SpectrumStore
 
     if path.name.endswith(".partial"):
@@ -162,7 +162,8 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
 
 def _file(path: Path) -> Summary:
     from scattervae.gaia.files import read_file
-    from scattervae.spectra.spectra import SampledSpectra, flag_counts
+    from scattervae.spectra.flags import flag_counts
+    from scattervae.spectra.spectra import SampledSpectra
 
     contents = read_file(path)
     stars = contents.stars

@@ -28,7 +28,7 @@ def reproduce(
         Path | None, typer.Option(help="A store or file of other stars, for the claims on latent coverage.")
     ] = None,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Also train 20 variants (about 15 minutes; resumable).")
+        bool, typer.Option("--sensitivity", help="Also train 19 variants (about 15 minutes; resumable).")
     ] = False,
     paper_size: Annotated[
         bool, typer.Option("--paper-size", help="Also train on 500,000 simulated stars (about 20 minutes).")

@@ -18,7 +18,9 @@ from scattervae.folders import file_digest
 from scattervae.gaia.basis import g_flux_from_coeffs, require_known
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
 from scattervae.gaia.inference import infer_coeffs
-from scattervae.spectra.spectra import GFluxSource, SampledSpectra, Spectra, StellarLabels
+from scattervae.spectra.flags import GFluxSource
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import SampledSpectra, Spectra
 from scattervae.spectra.store import FileEntry, SpectrumStore, StoreWriter
 
 logger = logging.getLogger(__name__)

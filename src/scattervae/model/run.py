@@ -18,8 +18,9 @@ from scattervae.model.checkpoint import Checkpoint, software_versions
 from scattervae.model.recipe import Recipe
 from scattervae.model.train import EpochRecord, Progress, fit_network
 from scattervae.seeds import folds
+from scattervae.spectra.flags import Flag
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Flag, Spectra
+from scattervae.spectra.spectra import Spectra
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from scattervae.model.checkpoint import BATCH, Checkpoint, Encoded, software_ver
 from scattervae.model.loss import loss_terms
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import described, flag_legend
-from scattervae.spectra.spectra import Spectra, flag_counts
+from scattervae.spectra.flags import flag_counts
+from scattervae.spectra.spectra import Spectra
 
 ROWS_A_GROUP = 16 * BATCH
 _IDENTITY = "identity.json"

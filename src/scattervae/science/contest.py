@@ -16,8 +16,9 @@ from scattervae.model.run import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
 from scattervae.science.compare import Told, first_ten, tell, told_by_network
 from scattervae.seeds import folds
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import LABEL_NAMES, Spectra, StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 NETWORK, DRAWN, CANNON, ROBUST = "VAE, posterior mean", "VAE, drawn latents", "Cannon", "robust Cannon"
 ROBUST_SIGMA = 5.0

@@ -10,7 +10,8 @@ from scattervae.model.train import EpochRecord
 from scattervae.science.claims.values import Table
 from scattervae.science.simulation import PAPER_N_STARS, simulate
 from scattervae.science.trial import HEADER, LEGEND, trial
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 RECIPE_NAMES = ("paper2023", "elbo")
 

@@ -15,7 +15,8 @@ from scattervae.science.claims.relative import relative_inference
 from scattervae.science.claims.values import Claim, Table
 from scattervae.science.contest import Cannons, Contest, fit_cannons, hold_contest
 from scattervae.science.coverage.comparison import Coverage
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 Stage = Callable[[str], None]
 

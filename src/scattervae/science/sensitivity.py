@@ -15,7 +15,8 @@ from scattervae.model.run import data_digest, train
 from scattervae.model.train import EpochRecord
 from scattervae.science.claims.values import Table
 from scattervae.science.trial import HEADER, LEGEND, trial
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Posterior
 from scattervae.science.generation import generate
 from scattervae.seeds import numpy_stream, stream
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 PAPER_N_STARS = 500_000
 

@@ -6,7 +6,8 @@ from scattervae.science.claims.values import HOLDS, Claim
 from scattervae.science.contest import fit_cannons, hold_contest
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 HEADER = (
     "model",

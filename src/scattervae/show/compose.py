@@ -19,7 +19,8 @@ from scattervae.show.data import FigureData
 from scattervae.show.plots import coefficients, latents, spectrum, training
 from scattervae.show.plots.coefficients import Curve
 from scattervae.show.style import PAGE_WIDTH, house_style, note, signed
-from scattervae.spectra.spectra import Flag, Spectra
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Spectra
 
 COLOURED_BY = ("teff", "logg", "fe_h")
 _TITLE_LABELS = {

@@ -14,8 +14,9 @@ from scattervae.show.data import FigureData, median_star
 from scattervae.show.plots import architecture
 from scattervae.show.plots.coefficients import Curve
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, house_style
+from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import LABEL_NAMES, Spectra
+from scattervae.spectra.spectra import Spectra
 
 _HEIGHTS = (2.55, 5.3)
 

@@ -16,8 +16,8 @@ from scattervae.show.plots import density
 from scattervae.show.plots.coefficients import RESIDUAL_LABEL
 from scattervae.show.plots.latents import LABEL_TITLES, Limits
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note, signed
+from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import LABEL_NAMES
 
 ORDER = 3
 """Which coefficient of each band is shown, counted from 1 (Laroche & Speagle 2023, fig. 2)."""

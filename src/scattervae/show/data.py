@@ -12,7 +12,9 @@ from scattervae.science.cannon.model import Cannon
 from scattervae.science.coverage.comparison import Coverage, active_latents, compare_coverage
 from scattervae.seeds import folds
 from scattervae.show.entries import Need
-from scattervae.spectra.spectra import Flag, Spectra, StellarLabels
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 SHOWN_LABELS = ("teff", "logg", "fe_h")
 _HOW_TO_GIVE = {

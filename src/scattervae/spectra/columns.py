@@ -5,15 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scattervae.spectra.spectra import (
-    LABEL_NAMES,
-    LABEL_UNITS,
-    Basis,
-    Correlations,
-    Flag,
-    Spectra,
-    StellarLabels,
-)
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
+from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
 _COEFFICIENT_UNIT = "electron/s in the basis"
 _BANDS = ("bp", "rp")

@@ -16,7 +16,8 @@ from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
 from scattervae.spectra.chunks import rechunk
-from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
+from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.spectra import Basis, Spectra
 
 _ROWS_A_SUM = 8192
 _CLIP_PASSES = 5

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from jaxtyping import Float32, Int16
 from scattervae.arrays import (
     CoeffArray,
     FluxArray,
-    LabelArray,
     SourceIds,
     StarArray,
     StarFlags,
@@ -19,45 +17,7 @@ from scattervae.arrays import (
     Wavelengths,
 )
 from scattervae.errors import DataError
-
-
-class Flag(IntFlag):
-    """What is known against a star, as bits of its ``flags`` column; 0 means nothing."""
-
-    MISSING_BP = 1
-    MISSING_RP = 2
-    BAD_COEFFS = 4
-    BAD_ERRORS = 8
-    NO_G_FLUX = 16
-    DUPLICATE = 32
-    INFERRED = 64
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for tables, logs and documentation."""
-        return _FLAG_MEANINGS[self]
-
-
-_FLAG_MEANINGS = {
-    Flag.MISSING_BP: "the star has no BP coefficients",
-    Flag.MISSING_RP: "the star has no RP coefficients",
-    Flag.BAD_COEFFS: "a coefficient is not finite, or a band has the wrong number of them",
-    Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
-    Flag.NO_G_FLUX: "no positive G flux in the table or from the coefficients",
-    Flag.DUPLICATE: "another row of the same source_id is used instead",
-    Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
-}
-UNUSABLE = (
-    Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
-)
-
-
-class GFluxSource(IntEnum):
-    """Where a star's G flux comes from."""
-
-    NONE = 0
-    TABLE = 1
-    COEFFICIENTS = 2
+from scattervae.spectra.flags import UNUSABLE, Flag, GFluxSource
 
 
 @dataclass(frozen=True)
@@ -291,12 +251,6 @@ def repeats(source_id: SourceIds) -> StarMask:
     return again
 
 
-def flag_counts(flags: StarFlags) -> dict[str, int]:
-    """How many stars carry each flag, by the flag's name; flags that no star carries are left out."""
-    counts = {str(flag.name): int(((flags & np.uint16(flag)) > 0).sum()) for flag in Flag}
-    return {name: n for name, n in counts.items() if n}
-
-
 @dataclass(frozen=True)
 class SampledSpectra:
     """Stars as flux on a common wavelength grid.
@@ -333,52 +287,3 @@ class SampledSpectra:
             g_flux=self.g_flux[rows],
             flags=self.flags[rows],
         )
-
-
-LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
-LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
-
-
-@dataclass(frozen=True)
-class StellarLabels:
-    """Teff [K], log g [dex(cm s^-2)], [Fe/H] and [alpha/M] [dex] with errors; NaN where a label is missing.
-
-    Columns are in the order of `LABEL_NAMES`.
-    """
-
-    source_id: SourceIds
-    values: LabelArray
-    errors: LabelArray
-
-    def __len__(self) -> int:
-        return len(self.source_id)
-
-    def aligned_to(self, source_id: SourceIds) -> "StellarLabels":
-        """The labels of these stars in this order, NaN for stars that have none.
-
-        Where a source_id has several rows here, the first is taken.
-        """
-        if len(self) == 0:
-            missing = np.full((len(source_id), len(LABEL_NAMES)), np.nan)
-            return StellarLabels(source_id=source_id, values=missing, errors=missing.copy())
-        order = np.argsort(self.source_id, kind="stable")
-        position = np.searchsorted(self.source_id[order], source_id).clip(max=len(self) - 1)
-        row = order[position]
-        known = (self.source_id[row] == source_id)[:, None]
-        return StellarLabels(
-            source_id=source_id,
-            values=np.where(known, self.values[row], np.nan),
-            errors=np.where(known, self.errors[row], np.nan),
-        )
-
-    def take(self, rows: np.ndarray | slice) -> "StellarLabels":
-        """The labels of these rows: a mask, indices or a slice."""
-        return StellarLabels(self.source_id[rows], self.values[rows], self.errors[rows])
-
-    def __getitem__(self, name: str) -> StarArray:
-        """One label of all stars, by name."""
-        return self.values[:, LABEL_NAMES.index(name)]
-
-    def counts(self) -> dict[str, int]:
-        """How many stars have each label."""
-        return {name: int(np.isfinite(self[name]).sum()) for name in LABEL_NAMES}

@@ -19,7 +19,9 @@ from scattervae.errors import StoreError
 from scattervae.folders import file_digest, write_json, written_aside
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import label_columns, labels_from, spectra_from, store_schema, table_of
-from scattervae.spectra.spectra import Basis, Flag, Spectra, StellarLabels, flag_counts
+from scattervae.spectra.flags import Flag, flag_counts
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Basis, Spectra
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"

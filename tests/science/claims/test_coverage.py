@@ -9,7 +9,7 @@ import pytest
 from scattervae.science.claims.coverage import coverage_claims, coverages
 from scattervae.science.claims.values import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.coverage.comparison import CoverageSettings, compare_coverage
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 from science.toys import known_latents, labels_of, stars_at
 
 IDS = ["coverage_delta_v", "coverage_extrapolation"]

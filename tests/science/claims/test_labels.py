@@ -12,7 +12,7 @@ from scattervae.science.claims.labels import bad_labels, incomplete_labels, loss
 from scattervae.science.claims.values import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.contest import CANNON, NETWORK, fit_cannons, hold_contest
 from scattervae.seeds import folds
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 from science.toys import FIRST_TEN, N, contest_of, labels_of, told_of, trained
 
 BOTH = np.concatenate(list(FIRST_TEN.values()))

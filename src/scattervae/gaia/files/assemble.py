@@ -14,7 +14,9 @@ from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, C
 from scattervae.gaia.files.companions import read_g_flux, read_labels
 from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
-from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra, StellarLabels
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
 
 _BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
 

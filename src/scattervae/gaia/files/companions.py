@@ -7,7 +7,7 @@ from scattervae.arrays import SourceIds, StarArray
 from scattervae.gaia.facts import G_FLUX_NAME, G_MAG_NAMES, LABEL_COLUMNS, NO_LABEL, g_flux_of
 from scattervae.gaia.files.cells import floats
 from scattervae.gaia.files.columns import Columns
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 
 
 def read_g_flux(columns: Columns) -> StarArray:

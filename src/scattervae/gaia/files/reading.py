@@ -27,7 +27,7 @@ from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
 from scattervae.gaia.files.parquet import read_parquet
 from scattervae.gaia.files.text import read_text
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 
 logger = logging.getLogger(__name__)
 

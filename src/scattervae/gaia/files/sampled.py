@@ -9,7 +9,8 @@ from scattervae.gaia.files.cells import UNREADABLE, arrays, floats
 from scattervae.gaia.files.columns import Columns
 from scattervae.gaia.files.companions import read_g_flux
 from scattervae.gaia.files.skips import Skips
-from scattervae.spectra.spectra import Flag, SampledSpectra
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import SampledSpectra
 
 
 def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> SampledSpectra:

@@ -28,8 +28,9 @@ from scattervae.science.cannon.fit import PerCoeff, fit_polynomial
 from scattervae.science.cannon.label_range import LabelRange
 from scattervae.science.cannon.polynomial import Theta, features, n_features, propagated_variance
 from scattervae.settings import Settings
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import LABEL_NAMES, Basis, Spectra, StellarLabels
+from scattervae.spectra.spectra import Basis, Spectra
 
 logger = logging.getLogger(__name__)
 

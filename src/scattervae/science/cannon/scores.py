@@ -10,7 +10,8 @@ from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior
 from scattervae.science.cannon.model import Cannon, labelled
-from scattervae.spectra.spectra import LABEL_NAMES, Spectra, StellarLabels
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 _FIRST = 10
 

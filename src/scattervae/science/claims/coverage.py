@@ -17,7 +17,8 @@ from scattervae.science.coverage.comparison import (
     stated_selections,
 )
 from scattervae.science.coverage.richness import Estimate
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 PAPER_DELTA_V = 0.30
 PAPER_FACTOR = 65.0

@@ -15,7 +15,8 @@ from scattervae.science.relative.differences import (
     observed_shapes,
 )
 from scattervae.science.relative.matching import Matched, covariates_of, match
-from scattervae.spectra.spectra import Spectra, StellarLabels
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
 
 GIANT_BELOW_LOGG = 3.5
 FE_H_RANGE = (-0.8, 0.1)

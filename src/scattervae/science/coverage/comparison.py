@@ -23,7 +23,7 @@ from scattervae.science.coverage.extrapolation import Extrapolation, extrapolate
 from scattervae.science.coverage.overlap import CorrectedOverlap, Overlap, corrected_overlap, overlap_at
 from scattervae.science.coverage.richness import Estimate, richness_at, sample_coverage
 from scattervae.settings import Settings
-from scattervae.spectra.spectra import StellarLabels
+from scattervae.spectra.labels import StellarLabels
 
 GIANT_BELOW_LOGG = 3.5
 NOT_TESTABLE = "not testable here"
