@@ -69,7 +69,10 @@ def test_every_claim_is_tested(done):
     untested = {name for name in IDS if claims[name].verdict == NOT_TESTABLE}
     assert untested == {"cool_stars", "low_gravity", "coverage_delta_v", "coverage_extrapolation"}
     assert claims["coverage_delta_v"].details
-    assert len(result.scores.rows) == 4
+    for claim_id in ("tails", "normalised_error_ratio_bp10", "normalised_error_ratio_rp10", "scatter_ratio"):
+        (claim,) = (claim for claim in result.claims if claim.id == claim_id)
+        assert "CRPS" in claim.details[-1].header
+        assert len(claim.details[-1].rows) == 4
     assert any("training" in what for what in stages)
     assert result.contest.n_incomplete > 30
     test = folds(result.contest.spectra.source_id).test

@@ -76,7 +76,7 @@ def reproduce(
         claims=done.claims,
         figures=report_figures(figures),
         facts=facts,
-        tables=(done.scores, *further),
+        tables=further,
     )
     rows = [(c.id, "-" if c.measured is None else f"{c.measured:.3g}", c.verdict) for c in done.claims]
     Summary(

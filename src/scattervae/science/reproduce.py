@@ -1,7 +1,7 @@
 """The paper, claim by claim: both models trained on the same stars and folds, and every claim with its number."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scattervae.model.checkpoint import Checkpoint
@@ -12,7 +12,7 @@ from scattervae.science.claims.coverage import coverage_claims
 from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
 from scattervae.science.claims.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.science.claims.relative import relative_inference
-from scattervae.science.claims.values import Claim, Table
+from scattervae.science.claims.values import Claim
 from scattervae.science.contest import Cannons, Contest, fit_cannons, hold_contest
 from scattervae.science.coverage.comparison import Coverage
 from scattervae.spectra.labels import StellarLabels
@@ -31,7 +31,6 @@ class Reproduction:
         contest: All of them on the same fully labelled test stars.
         coverages: Latent coverage, of the unlabelled set or of stated selections.
         claims: Every claim, in the paper's order.
-        scores: Likelihood, CRPS and interval shares of all models.
     """
 
     model: Checkpoint
@@ -39,7 +38,6 @@ class Reproduction:
     contest: Contest
     coverages: tuple[Coverage, ...]
     claims: list[Claim]
-    scores: Table
 
 
 def reproduce(
@@ -83,12 +81,16 @@ def reproduce(
     contest = hold_contest(model, cannons, spectra, labels)
     say("measuring latent coverage")
     about_coverage, coverages = coverage_claims(model, spectra, labels, unlabelled)
-    claims = [
-        lossless_flux(),
+    table = scores(contest)
+    of_errors = (
         tails(contest),
         normalised_error_ratio(contest, "bp"),
         normalised_error_ratio(contest, "rp"),
         scatter_ratio(contest),
+    )
+    claims = [
+        lossless_flux(),
+        *(replace(claim, details=(*claim.details, table)) for claim in of_errors),
         region(contest, "cool_stars"),
         region(contest, "low_gravity"),
         bad_labels(contest),
@@ -96,4 +98,4 @@ def reproduce(
         *about_coverage,
         relative_inference(model, spectra, labels),
     ]
-    return Reproduction(model, cannons, contest, coverages, claims, scores(contest))
+    return Reproduction(model, cannons, contest, coverages, claims)
