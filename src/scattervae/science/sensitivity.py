@@ -38,7 +38,7 @@ def variants() -> Iterator[Variant]:
     for seed in range(N_SEEDS):
         for name, label in (("elbo", "elbo"), ("paper2023", "as printed")):
             yield _variant(f"{label}, seed {seed}", name, training={"seed": seed})
-    yield _variant("elbo with SGD as the paper's", "elbo_sgd")
+    yield _variant("elbo with SGD", "elbo_sgd")
     yield _variant("as printed with AdamW", "elbo", objective="printed")
     for n in SIZES:
         yield _variant(f"elbo, {n} latents", "elbo", network={"n_latent": n})
