@@ -150,6 +150,12 @@ def check_out_file(out: Path, kind: str) -> None:
         raise DataError(f"{out}: exists and was not made by scattervae; give another --out")
 
 
+def model_names(models: list[Path]) -> list[str]:
+    """A name for each model: its folder's, or the path as given where two folders are called the same."""
+    names = [path.resolve().name for path in models]
+    return names if len(set(names)) == len(names) else [str(path) for path in models]
+
+
 def listed(counts: Mapping[str, int]) -> str:
     """Counts by name on one line, without those that are zero."""
     return ", ".join(f"{name} {n:,}" for name, n in counts.items() if n) or "none"

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, settle_machine, table_lines
+from scattervae.cli.console import (
+    AsJson,
+    DeviceName,
+    Summary,
+    Threads,
+    model_names,
+    settle_machine,
+    table_lines,
+)
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +65,8 @@ def evaluate(
 
     machine = settle_machine(device, threads)
     checkpoints = {
-        name: Checkpoint.load(path).to(machine) for name, path in zip(_names(models), models, strict=True)
+        name: Checkpoint.load(path).to(machine)
+        for name, path in zip(model_names(models), models, strict=True)
     }
     spectra = intake.load(store).spectra
     rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
@@ -76,12 +85,6 @@ def evaluate(
     }
     lines = (f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores))
     Summary(values, lines).show(as_json=as_json)
-
-
-def _names(models: list[Path]) -> list[str]:
-    """A name for each model: its folder's, or the path as given where two folders are called the same."""
-    names = [path.resolve().name for path in models]
-    return names if len(set(names)) == len(names) else [str(path) for path in models]
 
 
 def model_values(checkpoint: "Checkpoint", result: "Evaluation") -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, counted, settle_machine
+from scattervae.cli.console import AsJson, Summary, Threads, counted, model_names, settle_machine
 from scattervae.errors import DataError
 from scattervae.show.entries import ENTRIES, Need
 
@@ -63,7 +63,9 @@ def figure(
     from scattervae.show.figures import draw_figure, save_figure
 
     settle_machine("cpu", threads)
-    checkpoints = {title: Checkpoint.load(path) for title, path in zip(_titles(models), models, strict=True)}
+    checkpoints = {
+        title: Checkpoint.load(path) for title, path in zip(model_names(models), models, strict=True)
+    }
     sky = intake.load(stars)
     others = None if unlabelled is None else intake.load(unlabelled).spectra
     data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)
@@ -96,12 +98,6 @@ def _check(name: str, out: Path) -> None:
         raise DataError(f"{out}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file, such as {out / name}.png")
-
-
-def _titles(models: list[Path]) -> list[str]:
-    """A name for each model: its folder's, or the path as given where two folders are called the same."""
-    names = [path.resolve().name for path in models]
-    return names if len(set(names)) == len(names) else [str(path) for path in models]
 
 
 def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
