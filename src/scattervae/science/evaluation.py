@@ -8,11 +8,11 @@ from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior
+from scattervae.science.compare import first_ten
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Spectra
 
 N_DRAWS = 10
-_FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def evaluate(
         nlls.append(at_mean.nll.double())
         kls.append(posterior)
         z = encoded.reconstruction.normalised_errors(x, errors).double().abs()
-        abs_bp += z[:, bands.bp][:, :_FIRST].mean(dim=1).sum().item()
-        abs_rp += z[:, bands.rp][:, :_FIRST].mean(dim=1).sum().item()
+        abs_bp += z[:, first_ten(bands.bp)].mean(dim=1).sum().item()
+        abs_rp += z[:, first_ten(bands.rp)].mean(dim=1).sum().item()
         n_beyond += (z > 5.0).sum().item()
         largest = max(largest, z.max().item())
     elbo = torch.cat(elbos)

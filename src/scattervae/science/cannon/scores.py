@@ -10,10 +10,9 @@ from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior
 from scattervae.science.cannon.model import Cannon, labelled
+from scattervae.science.compare import first_ten
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.spectra import Spectra
-
-_FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,9 @@ class CannonScores:
     @property
     def mean_abs_normalised_error(self) -> dict[str, float]:
         """Over the first ten coefficients of each band."""
-        bp, rp = self.normalised_errors[:, : self.n_bp], self.normalised_errors[:, self.n_bp :]
-        return {name: z[:, :_FIRST].abs().mean().item() for name, z in (("bp10", bp), ("rp10", rp))}
+        z = self.normalised_errors.abs()
+        bands = {"bp10": slice(0, self.n_bp), "rp10": slice(self.n_bp, z.shape[1])}
+        return {name: z[:, first_ten(band)].mean().item() for name, band in bands.items()}
 
     @property
     def share_beyond_5_sigma(self) -> float:

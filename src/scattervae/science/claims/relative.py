@@ -8,6 +8,7 @@ import numpy as np
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.claims.values import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
+from scattervae.science.coverage.comparison import GIANT_BELOW_LOGG
 from scattervae.science.relative.differences import (
     LatentDifference,
     flux_difference,
@@ -18,7 +19,6 @@ from scattervae.science.relative.matching import Matched, covariates_of, match
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
 
-GIANT_BELOW_LOGG = 3.5
 FE_H_RANGE = (-0.8, 0.1)
 VALLEY, SLOPE, MARGIN = 0.14, -0.05, 0.02
 """The line between the two sequences, [alpha/M] = 0.14 - 0.05 [Fe/H], drawn through the gap that these APOGEE
