@@ -26,3 +26,7 @@ class CheckpointError(ScatterVaeError):
 
 class TrainingError(ScatterVaeError):
     """Training cannot go on: the loss is not a number, or nothing is left to train on."""
+
+
+class FetchError(ScatterVaeError):
+    """An archive cannot be reached, does not have what was asked for, or sends something else."""

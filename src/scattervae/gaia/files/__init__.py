@@ -7,6 +7,20 @@ Nothing here may know what becomes of the stars: no store, no normalization, no 
 
 from scattervae.gaia.files.assemble import FileContents
 from scattervae.gaia.files.columns import SkippedRow
-from scattervae.gaia.files.reading import read_file, read_labels_file, read_table
+from scattervae.gaia.files.reading import (
+    read_file,
+    read_ids_file,
+    read_labels_file,
+    read_sources_file,
+    read_table,
+)
 
-__all__ = ["FileContents", "SkippedRow", "read_file", "read_labels_file", "read_table"]
+__all__ = [
+    "FileContents",
+    "SkippedRow",
+    "read_file",
+    "read_ids_file",
+    "read_labels_file",
+    "read_sources_file",
+    "read_table",
+]

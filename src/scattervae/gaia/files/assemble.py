@@ -1,21 +1,24 @@
 """From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
 from scattervae.errors import DataError
 from scattervae.gaia.facts import BANDS, DR3_BASIS, JOINED_COLUMNS, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.files.allstar import allstar_of
 from scattervae.gaia.files.bands import Band, read_band
 from scattervae.gaia.files.cells import arrays, floats, integers
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
-from scattervae.gaia.files.companions import read_g_flux, read_labels
+from scattervae.gaia.files.companions import read_g_flux, read_labels, read_source_columns
 from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
 
 _BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
@@ -29,13 +32,33 @@ class FileContents:
         kind: Kind of the file, for people, as in ``bulk csv`` or ``sampled FITS``.
         stars: The stars in the order of the file.
         labels: One row for each star that is no duplicate; empty where the file has no label columns.
+        sources: What the file has of ``gaia_source``, one row for each star that is no duplicate; empty where
+            it has no ra and dec.
         skipped: Rows that could not be used.
     """
 
     kind: str
     stars: Spectra | SampledSpectra
     labels: StellarLabels
+    sources: SourceColumns
     skipped: tuple[SkippedRow, ...]
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """What some rows of a file hold; which of them repeat a star is left to whoever has them all.
+
+    Attributes:
+        spectra: Their stars.
+        row_numbers: The row of each star, as `SkippedRow.row` has it.
+        skipped: Rows that could not be used.
+        told: Bands whose size and id some of these rows tell.
+    """
+
+    spectra: Spectra
+    row_numbers: Int64[np.ndarray, "star"]
+    skipped: tuple[SkippedRow, ...]
+    told: frozenset[str] = frozenset(BANDS)
 
 
 def assemble(columns: Columns) -> FileContents:
@@ -50,21 +73,58 @@ def assemble(columns: Columns) -> FileContents:
     source_id = _source_ids(columns, skips)
     stars: Spectra | SampledSpectra
     if columns.holds_coeffs:
-        stars = _continuous(columns, source_id, skips)
+        bands = [read_band(columns, band, skips) for band in BANDS]
+        stars = _continuous(columns, source_id, skips, bands)
     else:
         stars = read_sampled(columns, source_id, skips)
     skipped = skips.named(columns)
     _check_rows(stars, skipped)
-    worth = np.where((stars.flags & _BROKEN) > 0, -np.inf, _snr(columns)[skips.kept])
-    duplicates = _duplicates(stars.source_id, worth)
-    stars = replace(stars, flags=_marked(stars.flags, duplicates))
-    labels = read_labels(columns, source_id, rows=np.flatnonzero(skips.kept)[~duplicates])
-    kind = columns.form if isinstance(stars, Spectra) else f"sampled {columns.form.removeprefix('archive ')}"
-    return FileContents(kind=kind, stars=stars, labels=labels, skipped=skipped)
+    flags = flag_duplicates(stars.source_id, stars.flags, _snr(columns)[skips.kept])
+    stars = replace(stars, flags=flags)
+    duplicates = (flags & np.uint16(Flag.DUPLICATE)) > 0
+    rows = np.flatnonzero(skips.kept)[~duplicates]
+    return FileContents(
+        kind=columns.form
+        if isinstance(stars, Spectra)
+        else f"sampled {columns.form.removeprefix('archive ')}",
+        stars=stars,
+        labels=read_labels(columns, source_id, rows=rows),
+        sources=read_source_columns(columns, source_id, rows=rows),
+        skipped=skipped,
+    )
+
+
+def assemble_rows(columns: Columns, basis: Basis | None) -> ReadRows:
+    """The stars of some rows of a file with the archive's columns of coefficients.
+
+    Args:
+        columns: The rows.
+        basis: Basis of the file, which rows of another do not share; None where these rows vote on it.
+    """
+    skips = Skips(len(columns))
+    source_id = _source_ids(columns, skips)
+    bands = [read_band(columns, band, skips, basis=basis) for band in BANDS]
+    return ReadRows(
+        spectra=_continuous(columns, source_id, skips, bands),
+        row_numbers=columns.row_numbers[skips.kept],
+        skipped=skips.named(columns),
+        told=frozenset(name for name, band in zip(BANDS, bands, strict=True) if band.is_told),
+    )
+
+
+def flag_duplicates(source_id: SourceIds, flags: StarFlags, snr: StarArray) -> StarFlags:
+    """The flags with `Flag.DUPLICATE` for all rows of a star but its best.
+
+    That is, of rows that are not broken, the one with the highest signal to noise, among equals the first.
+    """
+    worth = np.where((flags & _BROKEN) > 0, -np.inf, snr)
+    return _marked(flags, _duplicates(source_id, worth))
 
 
 def assemble_labels(columns: Columns) -> StellarLabels:
     """The labels of a table that need not hold spectra, one row a star, the best where it has several.
+
+    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.allstar`).
 
     Raises:
         DataError: The table has no identifier or no column of labels.
@@ -77,9 +137,45 @@ def assemble_labels(columns: Columns) -> StellarLabels:
         )
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
-    rows = np.flatnonzero(skips.kept)
-    duplicates = _duplicates(source_id[rows], _snr(columns)[rows])
+    kept, worth = skips.kept, _snr(columns)
+    allstar = allstar_of(columns.names)
+    if allstar is not None:
+        kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
+    rows = np.flatnonzero(kept)
+    duplicates = _duplicates(source_id[rows], worth[rows])
     return read_labels(columns, source_id, rows=rows[~duplicates])
+
+
+def assemble_ids(columns: Columns) -> SourceIds:
+    """The source_ids of a table, as often as they are in it.
+
+    Raises:
+        DataError: The table has no identifier.
+    """
+    if not columns.source_id_name:
+        wanted = " or ".join(SOURCE_ID_NAMES)
+        raise DataError(f"holds no identifiers: columns {_shortened(columns.names)}; expected {wanted}")
+    skips = Skips(len(columns))
+    source_id: SourceIds = _source_ids(columns, skips)[skips.kept]
+    return source_id
+
+
+def assemble_sources(columns: Columns) -> SourceColumns:
+    """What a table has of ``gaia_source``, one row a star; it need not hold spectra.
+
+    Raises:
+        DataError: The table has no identifier, or no ra and dec.
+    """
+    wanted = " or ".join(SOURCE_ID_NAMES), *POSITION_COLUMNS
+    if not columns.source_id_name or any(name not in columns for name in POSITION_COLUMNS):
+        raise DataError(
+            f"is no gaia_source table: columns {_shortened(columns.names)}; expected {', '.join(wanted)}"
+        )
+    skips = Skips(len(columns))
+    source_id = _source_ids(columns, skips)
+    rows = np.flatnonzero(skips.kept)
+    first = rows[~_duplicates(source_id[rows], np.zeros(len(rows)))]
+    return read_source_columns(columns, source_id, rows=first)
 
 
 def _check_columns(columns: Columns) -> None:
@@ -149,12 +245,8 @@ def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
     return read.values
 
 
-def _continuous(columns: Columns, source_id: SourceIds, skips: Skips) -> Spectra:
-    default_sizes = (DR3_BASIS.n_bp, DR3_BASIS.n_rp)
-    bp, rp = (
-        read_band(columns, band, skips, default_size=size)
-        for band, size in zip(BANDS, default_sizes, strict=True)
-    )
+def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Sequence[Band]) -> Spectra:
+    bp, rp = bands
     kept = skips.kept
     spectra = Spectra.of(
         source_id[kept],

@@ -20,7 +20,7 @@ def read_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: The file has no table.
     """
-    with _quiet(), fits.open(stream, memmap=False) as hdus:
+    with quiet(), fits.open(stream, memmap=False) as hdus:
         tables = [
             columns_of_table(Table.read(hdu), wanted, form="archive FITS")
             for hdu in hdus
@@ -37,7 +37,7 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: The file has no table: the archive writes what went wrong into such a file.
     """
-    with _quiet():
+    with quiet():
         parsed = votable.parse(stream, verify="ignore")
         tables = [
             columns_of_table(table.to_table(use_names_over_ids=True), wanted, form="archive VOTable")
@@ -65,7 +65,7 @@ def _masked_or_plain(column: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Units and standards that the archive bends are not our users' business; a cut-off file is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)

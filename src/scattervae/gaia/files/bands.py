@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int16
 
 from scattervae.arrays import StarMask
+from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
 from scattervae.gaia.files.columns import Columns
 from scattervae.gaia.files.skips import Skips
+from scattervae.spectra.spectra import Basis
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Band:
         basis_id: Identifier of the basis functions, None where the file has none.
         contradicted: True where there are other than the stated number of coefficients.
         correlations: Correlations of the coefficients, None where the file has none.
+        is_told: True where some row tells the size and the id.
     """
 
     coeffs: Float64[np.ndarray, "star coeff"]
@@ -30,20 +33,21 @@ class Band:
     basis_id: int | None
     contradicted: StarMask
     correlations: Float32[np.ndarray, "star pair"] | None
+    is_told: bool
 
     @property
     def size(self) -> int:
         return int(self.coeffs.shape[1])
 
 
-def read_band(columns: Columns, band: str, skips: Skips, *, default_size: int) -> Band:
+def read_band(columns: Columns, band: str, skips: Skips, *, basis: Basis | None = None) -> Band:
     """One band of a file; rows whose coefficients are unreadable or of another basis are skipped.
 
     Args:
         columns: Rows of the file.
         band: ``bp`` or ``rp``.
         skips: Takes the rows that cannot be used.
-        default_size: Number of coefficients to keep places for where no row has the band.
+        basis: Basis of the file; where None, that of most of these rows, and DR3's size where none has the band.
     """
     name = f"{band}_coefficients"
     coeffs = arrays(columns.cells[name])
@@ -57,8 +61,11 @@ def read_band(columns: Columns, band: str, skips: Skips, *, default_size: int) -
     contradicted = present & stated.known & (stated.values != coeffs.lengths)
     sound = present & ~contradicted
     voters = sound & skips.kept
-    size = _most_common(coeffs.lengths[voters]) or _width(coeffs) or default_size
-    basis_id = _most_common(ids.values[voters & ids.known])
+    if basis is None:
+        size = _most_common(coeffs.lengths[voters]) or _width(coeffs) or getattr(DR3_BASIS, f"n_{band}")
+        basis_id = _most_common(ids.values[voters & ids.known])
+    else:
+        size, basis_id = getattr(basis, f"n_{band}"), getattr(basis, f"{band}_id")
     skips.add(sound & (coeffs.lengths != size), f"{{}} {name} where most rows have {size}", coeffs.lengths)
     if basis_id is not None:
         other = sound & ids.known & (ids.values != basis_id)
@@ -71,6 +78,7 @@ def read_band(columns: Columns, band: str, skips: Skips, *, default_size: int) -
         basis_id=basis_id,
         contradicted=contradicted,
         correlations=_correlations(columns, band, size),
+        is_told=bool(voters.any()),
     )
 
 

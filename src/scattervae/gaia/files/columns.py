@@ -16,6 +16,7 @@ from scattervae.gaia.facts import (
     SNR_NAME,
     SOURCE_ID_NAMES,
 )
+from scattervae.spectra.sources import SOURCE_COLUMNS
 
 _BAND_COLUMNS = (
     "coefficients",
@@ -99,7 +100,7 @@ def wanted_columns(*, correlations: bool) -> frozenset[str]:
     labels = (name for pair in LABEL_COLUMNS for name in pair)
     joined = (name for pair in JOINED_COLUMNS.items() for name in pair)
     bands = (f"{band}_{name}" for band in BANDS for name in of_bands)
-    return frozenset((*SOURCE_ID_NAMES, *bands, *joined, *labels, *_SCALARS))
+    return frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS, *bands, *joined, *labels, *_SCALARS))
 
 
 def pick(names: Sequence[str], wanted: frozenset[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What tables give beside the spectra: the G flux and the stellar labels."""
+"""What tables give beside the spectra: the G flux, the stellar labels, and what Gaia's source table says."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -8,6 +8,9 @@ from scattervae.gaia.facts import G_FLUX_NAME, G_MAG_NAMES, LABEL_COLUMNS, NO_LA
 from scattervae.gaia.files.cells import floats
 from scattervae.gaia.files.columns import Columns
 from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
+
+_POSITION_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
 
 
 def read_g_flux(columns: Columns) -> StarArray:
@@ -47,3 +50,19 @@ def _label(columns: Columns, name: str) -> StarArray:
         return np.full(len(columns), np.nan)
     values = floats(columns.cells[name])
     return np.where(np.isfinite(values) & (values > NO_LABEL), values, np.nan)
+
+
+def read_source_columns(
+    columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, "used"]
+) -> SourceColumns:
+    """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec.
+
+    Source:
+        `scattervae.spectra.sources.SOURCE_COLUMNS`.
+    """
+    if not all(name in columns for name in POSITION_COLUMNS):
+        return SourceColumns.empty()
+    values = {name: floats(columns.cells[name])[rows] for name in SOURCE_COLUMNS if name in columns}
+    for name, (low, high) in _POSITION_LIMITS.items():
+        values[name] = np.where((values[name] >= low) & (values[name] <= high), values[name], np.nan)
+    return SourceColumns(source_id[rows], values)

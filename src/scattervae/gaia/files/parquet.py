@@ -7,16 +7,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scattervae.gaia.files.columns import Columns, pick
+from scattervae.spectra.columns import is_approximate
+from scattervae.spectra.sources import POSITION_COLUMNS
 
 
 def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """The wanted columns; a field of a nested column goes by its own name."""
+    """The wanted columns; a field of a nested column goes by its own name.
+
+    Positions that a store wrote as the centres of pixels are left out: they are not those of the stars.
+    """
     # the bytes in memory: arrow's reading threads may outlive a file of Python's, and abort the process at its end
     file = pq.ParquetFile(pa.BufferReader(stream.read()))
     flat: dict[str, str] = {}
     for name in _leaves(file.schema_arrow):
         flat.setdefault(name.rsplit(".", 1)[-1], name)
-    picked = pick(list(flat), wanted)
+    schema = file.schema_arrow
+    approximate = "ra" in schema.names and is_approximate(schema)
+    picked = pick(list(flat), wanted - set(POSITION_COLUMNS) if approximate else wanted)
     table = file.read(columns=[flat[own] for own in picked.values()])
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()

@@ -5,8 +5,9 @@ import gzip
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from xml.parsers.expat import ExpatError
 
@@ -17,22 +18,34 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 from fastavro.schema import SchemaParseException
 
+from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
-from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import FileContents, assemble, assemble_labels
+from scattervae.gaia.facts import LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.files.allstar import label_flags
+from scattervae.gaia.files.assemble import (
+    FileContents,
+    assemble,
+    assemble_ids,
+    assemble_labels,
+    assemble_sources,
+)
 from scattervae.gaia.files.astropy_tables import columns_of_table, read_fits, read_votable
 from scattervae.gaia.files.avro import read_avro
 from scattervae.gaia.files.columns import Columns, pick, wanted_columns
 from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.gaia.files.listed import listed_ids
+from scattervae.gaia.files.mapped_fits import read_mapped_fits
 from scattervae.gaia.files.parquet import read_parquet
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
 
-_READERS = {
-    Kind.FITS: read_fits,
+_LABELS = tuple(name for pair in LABEL_COLUMNS for name in pair)
+_Reader = Callable[[BufferedIOBase, frozenset[str]], Columns]
+_READERS: dict[Kind, _Reader] = {
     Kind.VOTABLE: read_votable,
     Kind.AVRO: read_avro,
     Kind.HDF5: read_hdf5,
@@ -100,6 +113,9 @@ def read_table(table: Table | pd.DataFrame, *, correlations: bool = False) -> Fi
 def read_labels_file(path: str | Path) -> StellarLabels:
     """The labels in a file of any kind, with or without spectra; one row a star.
 
+    APOGEE's allStar and astroNN's catalogue of it are told by their columns, and cut as their makers do
+    (`scattervae.gaia.files.allstar`); a FITS table may be larger than memory.
+
     Args:
         path: A table with Gaia's identifier and columns such as teff, teff_err, logg, fe_h, alpha_m.
 
@@ -108,7 +124,39 @@ def read_labels_file(path: str | Path) -> StellarLabels:
     """
     path = Path(path)
     with _located(str(path)):
-        return assemble_labels(_read_columns(path, wanted_columns(correlations=False)))
+        wanted = frozenset((*SOURCE_ID_NAMES, *_LABELS, SNR_NAME, *label_flags()))
+        return assemble_labels(_read_columns(path, wanted, fits=read_mapped_fits))
+
+
+def read_sources_file(path: str | Path) -> SourceColumns:
+    """What a file of any kind has of ``gaia_source``, with or without spectra; one row a star.
+
+    Args:
+        path: A table with Gaia's identifier, ra, dec, and columns such as phot_g_mean_flux and ruwe.
+
+    Raises:
+        DataError: The file cannot be opened, is damaged, or holds no positions.
+    """
+    path = Path(path)
+    with _located(str(path)):
+        return assemble_sources(_read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS))))
+
+
+def read_ids_file(path: str | Path) -> SourceIds:
+    """The source_ids in a file, in its order: one a line, or in the identifier's column of a table of any kind.
+
+    A line may also read as the archive's designation does: Gaia DR3 5853498713190525696.
+
+    Raises:
+        DataError: The file cannot be opened, is damaged, or holds no identifiers.
+    """
+    path = Path(path)
+    with _located(str(path)):
+        listed = listed_ids(path)
+        ids = assemble_ids(_read_columns(path, frozenset(SOURCE_ID_NAMES))) if listed is None else listed
+        if len(ids) == 0:
+            raise DataError("holds no source_id")
+        return ids
 
 
 @contextmanager
@@ -126,13 +174,14 @@ def _with_warning(where: str, contents: FileContents) -> FileContents:
     return contents
 
 
-def _read_columns(path: Path, wanted: frozenset[str]) -> Columns:
+def _read_columns(path: Path, wanted: frozenset[str], *, fits: _Reader = read_fits) -> Columns:
     try:
         with open_file(path) as stream:
             kind = recognise(stream)
             if kind is Kind.TEXT:
                 return read_text(stream, wanted)
-            return _READERS[kind](unpacked(stream), wanted)
+            reader = fits if kind is Kind.FITS else _READERS[kind]
+            return reader(unpacked(stream), wanted)
     except FileNotFoundError:
         raise DataError("does not exist; check the path") from None
     except PermissionError:

@@ -1,0 +1,181 @@
+"""``scattervae fetch``: bulk files and single stars from the Gaia archive."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scattervae.cli.console import AsJson, progress_bar
+from scattervae.cli.fetch_report import byte_bar, fetched_files, fetched_stars, listing
+from scattervae.errors import FetchError
+
+if TYPE_CHECKING:
+    from scattervae.gaia.archive import BulkFile
+
+app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+class Products(StrEnum):
+    """Which bulk files to fetch."""
+
+    XP = "xp_continuous"
+    SOURCES = "gaia_source"
+    BOTH = "both"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The archive's names of them."""
+        names = {Products.XP: ("xp_continuous_mean_spectrum",), Products.SOURCES: ("gaia_source",)}
+        return names.get(self, ("xp_continuous_mean_spectrum", "gaia_source"))
+
+
+ReleaseName = Annotated[
+    str, typer.Option("--release", metavar="NAME", help="The data release: DR3, or DR4 once it is published.")
+]
+
+
+@app.callback()
+def fetch() -> None:
+    """Fetch bulk files or single stars from the Gaia archive; run again, it goes on where it was stopped.
+
+    Example:
+
+        scattervae fetch bulk --out gaia --files 2
+    """
+
+
+@app.command()
+def bulk(
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder; run again, it goes on.")],
+    product: Annotated[
+        Products,
+        typer.Option(help="Spectra, the source table (positions, G flux, quality), or both."),
+    ] = Products.BOTH,
+    healpix: Annotated[
+        str | None,
+        typer.Option(metavar="A-B", help="Only files with stars of these nested HEALPix pixels of order 8."),
+    ] = None,
+    files: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N files of each product.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Files fetched at a time.")] = 4,
+    release: ReleaseName = "DR3",
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A mirror laid out as the archive's own bulk server.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read again and check the files that an earlier run checked.")
+    ] = False,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Only say which files there are and how large, fetch none.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch whole bulk files, several at a time, each checked against the archive's list of checksums.
+
+    Without --healpix or --files that is the whole release: 3,386 files of each product in DR3, terabytes; --list
+    tells how much before anything is fetched. The pixel of a star is its source_id // 2**43. A connection that
+    breaks goes on to the byte, also in another run; a busy server is asked again; a file that does not come costs
+    no other, and is named at the end.
+
+    Example:
+
+        scattervae fetch bulk --out gaia --healpix 0-3111
+
+        scattervae ingest gaia/xp_continuous_mean_spectrum/*.csv.gz --out store
+    """
+    from scattervae.gaia import archive
+
+    if healpix is not None and files is not None:
+        raise FetchError("--healpix and --files exclude each other; give one of them")
+    wanted = _wanted(product, release, base_url, pixels=_pixels(healpix), n=files)
+    with progress_bar("files") as bar:
+        task = bar.add_task("looking", total=len(wanted))
+        plan = archive.plan(wanted, out, verify=verify, progress=lambda: bar.advance(task))
+    if list_only:
+        listing(plan).show(as_json=as_json)
+        return
+    plan.check_space()
+    with byte_bar(plan) as moved:
+        report = archive.fetch(plan, workers=workers, progress=moved)
+    fetched_files(plan, report).show(as_json=as_json)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ids(
+    stars: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="source_ids: one a line, or a table that has a column of them."),
+    ] = None,
+    *,
+    query: Annotated[
+        str | None, typer.Option(metavar="ADQL", help="A query whose result has a column source_id.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The csv file, gzipped where its name ends in .gz.")
+    ],
+    release: ReleaseName = "DR3",
+    batch: Annotated[
+        int, typer.Option(min=1, max=5000, metavar="N", help="Stars asked for at once; 5,000 is the limit.")
+    ] = 1000,
+    archive_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the mean spectra of some stars, with their positions and G flux, to one file for `scattervae ingest`.
+
+    Stars without a spectrum are counted and named. Batches that came are kept beside the file until all have:
+    stopped, the same command asks only for the others. For a large part of the sky take bulk files.
+
+    Examples:
+
+        scattervae fetch ids stars.txt --out stars.csv.gz
+
+        scattervae fetch ids --query "SELECT source_id FROM gaiadr3.gaia_source WHERE parallax > 50" --out near.csv.gz
+    """
+    from scattervae.gaia.archive import ARCHIVE_URL, release_of
+    from scattervae.gaia.archive.ids import fetch_ids
+    from scattervae.gaia.archive.services import Services
+    from scattervae.gaia.files import read_ids_file
+
+    if (stars is None) == (query is None):
+        raise FetchError("give either a file of source_ids or --query")
+    if out.exists():
+        raise FetchError(f"{out}: exists; remove it, or give another file as --out")
+    services = Services(release_of(release), url=archive_url or ARCHIVE_URL)
+    wanted = services.ids_of(query) if query is not None else read_ids_file(stars or "")
+    with progress_bar("stars") as bar:
+        task = bar.add_task("fetching", total=len(set(wanted.tolist())))
+        done = fetch_ids(wanted, out, services, batch_size=batch, progress=lambda n: bar.advance(task, n))
+    fetched_stars(done).show(as_json=as_json)
+
+
+def _pixels(text: str | None) -> range | None:
+    if text is None:
+        return None
+    given = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    if given is None:
+        raise FetchError(f"--healpix {text}: expected a pixel or a range of them, such as 0-3111")
+    return range(int(given[1]), int(given[2] or given[1]) + 1)
+
+
+def _wanted(
+    product: Products, release: str, base_url: str | None, *, pixels: range | None, n: int | None
+) -> list["BulkFile"]:
+    from scattervae.gaia import archive
+
+    names = archive.release_of(release)
+    wanted: list[BulkFile] = []
+    with archive.new_session() as session:
+        for table in product.tables:
+            listed = archive.read_listing(
+                session, base_url or archive.BULK_URL, names.product(table), archive.Patience()
+            )
+            wanted += (listed if pixels is None else archive.overlapping(listed, pixels))[:n]
+    return wanted

@@ -1,0 +1,267 @@
+"""Many bulk files: what there is to do, whether the disk holds it, and doing it several at a time."""
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from scattervae.errors import FetchError
+from scattervae.gaia.archive.checked import CheckedFiles, md5_of, sole_writer
+from scattervae.gaia.archive.listing import BulkFile
+from scattervae.gaia.archive.transfer import partial_path, transfer
+from scattervae.gaia.archive.transport import Patience, StoppedError, answered, new_session
+
+logger = logging.getLogger(__name__)
+
+_SPARE_SHARE = 0.01
+_SPARE_BYTES = 100 * 2**20
+_SIZE_WORKERS = 16  # a size is one small answer: more of them may be asked for at once than files
+_SIZE_TRIES = 3
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Moved(NamedTuple):
+    """News of a run.
+
+    Attributes:
+        path: The file, below the folder for all.
+        n_bytes: Bytes of it more on the disk; negative where some had to be thrown away.
+        finished: True where nothing more will be heard of it.
+    """
+
+    path: str
+    n_bytes: int
+    finished: bool = False
+
+
+Progress = Callable[[Moved], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file and what of it is here.
+
+    Attributes:
+        file: The file.
+        n_bytes: Its size by the server, None where the server does not say.
+        n_present: Bytes that are here.
+        done: True where it is here and known to be whole.
+    """
+
+    file: BulkFile
+    n_bytes: int | None
+    n_present: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        out: The folder for all.
+        tasks: One for each file.
+    """
+
+    out: Path
+    tasks: tuple[Task, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files together, as far as it is known."""
+        return sum(task.n_bytes or 0 for task in self.tasks)
+
+    @property
+    def n_present(self) -> int:
+        """Bytes that need not be fetched."""
+        return sum(task.n_present for task in self.tasks)
+
+    @property
+    def n_done(self) -> int:
+        return sum(task.done for task in self.tasks)
+
+    @property
+    def n_unknown(self) -> int:
+        """Files whose size the server does not say."""
+        return sum(task.n_bytes is None for task in self.tasks)
+
+    def check_space(self) -> None:
+        """Refuse to begin what cannot be finished: the disk must hold all that is missing and 1 % + 100 MiB.
+
+        Raises:
+            FetchError: It does not.
+        """
+        missing = sum(max((task.n_bytes or 0) - task.n_present, 0) for task in self.tasks)
+        if not missing:
+            return
+        needed = int(missing * (1 + _SPARE_SHARE)) + _SPARE_BYTES
+        free = shutil.disk_usage(_nearest_folder(self.out)).free
+        if free < needed:
+            raise FetchError(
+                f"{self.out}: {_gigabytes(free)} are free, but {_gigabytes(needed)} are needed for what is missing "
+                "with something to spare; choose fewer files or another disk"
+            )
+
+
+@dataclass
+class Report:
+    """What became of a run.
+
+    Attributes:
+        fetched: Files that came, by their path below the folder for all.
+        kept: Files that were here and whole.
+        failed: Files that did not come, each with the reason.
+    """
+
+    fetched: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def plan(
+    files: Sequence[BulkFile],
+    out: str | Path,
+    *,
+    verify: bool = False,
+    patience: Patience | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Plan:
+    """What of these files is here, and how large the others are; nothing is fetched or written.
+
+    Args:
+        files: The files wanted.
+        out: The folder for all, which may be new.
+        verify: Trust no checksum of an earlier run: read every file again.
+        patience: How often to ask a busy server again.
+        progress: Called after each file.
+    """
+    out, patience = Path(out), patience or Patience()
+    checked = CheckedFiles(out)
+
+    def look(file: BulkFile) -> Task:
+        path = out / file.path
+        if not verify and checked.knows(file.path, file.md5):
+            n_bytes = path.stat().st_size
+            return Task(file, n_bytes, n_bytes, done=True)
+        partial = partial_path(path.parent, file)
+        here = next((found.stat().st_size for found in (path, partial) if found.is_file()), 0)
+        return Task(file, _size(file, patience), here)
+
+    tasks = []
+    with _workers(_SIZE_WORKERS, patience) as pool:
+        for task in pool.map(look, files):
+            tasks.append(task)
+            progress()
+    return Plan(out, tuple(tasks))
+
+
+def fetch(
+    plan: Plan, *, workers: int = 4, patience: Patience | None = None, progress: Progress = lambda _: None
+) -> Report:
+    """Fetch what is missing, several files at a time; a file that does not come is named and costs no other.
+
+    Run again, it goes on where it was, to the byte.
+
+    Args:
+        plan: What there is to do.
+        workers: Files at a time.
+        patience: How often to ask again for each file.
+        progress: Called with news, by one thread at a time.
+
+    Raises:
+        FetchError: The disk has no space or cannot be written, or somebody else is writing to the folder.
+    """
+    plan.check_space()
+    patience, report, lock = patience or Patience(), Report(), Lock()
+
+    def told(news: Moved) -> None:
+        with lock:
+            progress(news)
+
+    with sole_writer(plan.out):
+        checked = CheckedFiles(plan.out)
+        with _workers(workers, patience) as pool:
+            futures = {
+                pool.submit(_fetch_one, task, plan.out, checked=checked, patience=patience, told=told): task
+                for task in plan.tasks
+            }
+            for future in as_completed(futures):
+                _note(report, futures[future], future, plan.out)
+                told(Moved(futures[future].file.path, 0, finished=True))
+    return report
+
+
+def _fetch_one(task: Task, out: Path, *, checked: CheckedFiles, patience: Patience, told: Progress) -> bool:
+    """True where the file had to be fetched."""
+    file, path = task.file, out / task.file.path
+    if task.done:
+        return False
+    if patience.stop.is_set():
+        raise StoppedError
+    if path.is_file():
+        if md5_of(path, stopped=patience.stop.is_set) == file.md5:
+            checked.note(file.path, file.md5)
+            return False
+        logger.warning("%s: its MD5 is not the one of the archive's list; fetched again", path)
+        told(Moved(file.path, -path.stat().st_size))
+        path.unlink()
+    transfer(file, path.parent, patience=patience, received=lambda n: told(Moved(file.path, n)))
+    checked.note(file.path, file.md5)
+    return True
+
+
+def _note(report: Report, task: Task, future: Future[bool], out: Path) -> None:
+    path = task.file.path
+    try:
+        (report.fetched if future.result() else report.kept).append(path)
+    except FetchError as error:
+        report.failed[path] = str(error)
+        logger.warning("%s", error)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise FetchError(
+                f"{out}: the disk is full; free some space, and the same command goes on"
+            ) from error
+        where = error.filename or out / path
+        raise FetchError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+
+def _size(file: BulkFile, patience: Patience) -> int | None:
+    """The size by the server; None where it does not say, also where it has no such file: fetching will tell."""
+
+    def ask() -> int | None:
+        with new_session() as session, answered(session, "HEAD", file.url) as response:
+            length = str(response.headers.get("Content-Length", ""))
+        return int(length) if length.isdigit() else None
+
+    try:
+        return replace(patience, tries=min(patience.tries, _SIZE_TRIES)).persist(ask)
+    except FetchError as error:
+        logger.info("%s", error)
+        return None
+
+
+@contextmanager
+def _workers(n: int, patience: Patience) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end soon when the block fails, as it does at Ctrl-C."""
+    with ThreadPoolExecutor(n) as pool:
+        try:
+            yield pool
+        except BaseException:
+            patience.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _gigabytes(n: int) -> str:
+    return f"{n / 1e9:,.2f} GB"

@@ -1,0 +1,163 @@
+"""Requests to a server that may be slow, busy or broken: what is worth another try, and when."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TypeVar
+
+import requests
+from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.util import Retry
+
+from scattervae import __version__
+from scattervae.errors import FetchError
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = (30.0, 60.0)  # to connect, and between two pieces of an answer [s]
+# Statuses that pass: a slow client, too many requests, and any trouble of the server's own.
+# Source: RFC 9110, sections 15.5.9 and 15.6; RFC 6585, section 4.
+PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+_PAGE_STARTS = (b"<!doctype html", b"<html")
+_PAGE_BYTES = 512
+_ASKED = Retry(retry_after_max=3600)  # a server that asks for more time [s] is asked earlier all the same
+
+_Result = TypeVar("_Result")
+
+
+class PassingError(Exception):
+    """A request failed in a way that may pass; the message says how.
+
+    Attributes:
+        after: Seconds that the server asks us to wait, where it does.
+        progressed: True where something was gained before it failed.
+    """
+
+    def __init__(self, message: str, *, after: float | None = None, progressed: bool = False) -> None:
+        super().__init__(message)
+        self.after = after
+        self.progressed = progressed
+
+
+class StoppedError(Exception):
+    """Somebody else asked for an end."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often to ask again, and how long to wait before it.
+
+    The n-th wait in a row is ``first_wait * 2**(n - 1)`` seconds, at most `longest_wait`, or what the server asks
+    for if that is longer. Only failures without any gain between them are counted.
+
+    Attributes:
+        tries: Failures in a row after which to give up.
+        first_wait: The first wait [s].
+        longest_wait: Where our own waits stop growing [s].
+        stop: Set by whoever wants an end: waiting is over at once.
+    """
+
+    tries: int = 7
+    first_wait: float = 1.0
+    longest_wait: float = 120.0
+    stop: Event = field(default_factory=Event)
+
+    def persist(self, action: Callable[[], _Result]) -> _Result:
+        """What `action` returns, asked again as long as it raises `PassingError`.
+
+        Raises:
+            FetchError: It failed too often.
+            StoppedError: An end was asked for.
+        """
+        failures = 0
+        while True:
+            if self.stop.is_set():
+                raise StoppedError
+            try:
+                return action()
+            except PassingError as error:
+                failures = 1 if error.progressed else failures + 1
+                if failures >= self.tries:
+                    raise FetchError(f"{error}; tried {failures} times; try again later") from error
+                wait = max(min(self.first_wait * 2 ** (failures - 1), self.longest_wait), error.after or 0.0)
+                logger.info("%s; trying again in %.0f s", error, wait)
+                self.stop.wait(wait)
+
+
+def new_session() -> requests.Session:
+    """A session for one thread; bodies come as they lie on the server, never compressed on the way."""
+    session = requests.Session()
+    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"scattervae/{__version__}"})
+    return session
+
+
+@contextmanager
+def answered(
+    session: requests.Session, method: str, url: str, headers: dict[str, str] | None = None
+) -> Iterator[requests.Response]:
+    """A server's answer whose body is still to be read; closed when the block ends.
+
+    Status 416 (no such range) is the caller's business, as is everything below 400.
+
+    Raises:
+        PassingError: The connection failed, also while the body is read, or the status is one that passes.
+        FetchError: The address is none, or the server says it will not.
+    """
+    try:
+        with session.request(method, url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            _check_status(response, url)
+            yield response
+    except requests.exceptions.InvalidURL as error:
+        raise FetchError(f"{url}: is no address; give --base-url as https://...") from error
+    except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
+        raise FetchError(f"{url}: is no web address; give --base-url as https://...") from error
+    except (requests.RequestException, HTTPError) as error:
+        raise PassingError(f"{url}: {reason_of(error)}") from error
+
+
+def is_page(response: requests.Response, start: bytes) -> bool:
+    """True where the server sent a web page, by what it says or by how the body begins."""
+    kind = response.headers.get("Content-Type", "").lower()
+    return kind.startswith("text/html") or start[:_PAGE_BYTES].lstrip().lower().startswith(_PAGE_STARTS)
+
+
+def read_text(session: requests.Session, url: str) -> str:
+    """A small text file.
+
+    Raises:
+        PassingError: As `answered`, or a web page came instead.
+        FetchError: As `answered`.
+    """
+    with answered(session, "GET", url) as response:
+        content = response.raw.read(decode_content=True)
+        if is_page(response, content):
+            raise PassingError(f"{url}: the server sent a web page instead")
+    return str(content, "utf-8", errors="replace")
+
+
+def reason_of(error: BaseException) -> str:
+    """The root of an error of the network, in a few words."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:160]
+
+
+def _check_status(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    if status < 400 or status == 416:
+        return
+    told = f"{url}: the server answers {status} {response.reason}".rstrip()
+    if status in PASSING_STATUSES:
+        raise PassingError(told, after=_asked_wait(response))
+    raise FetchError(told)
+
+
+def _asked_wait(response: requests.Response) -> float | None:
+    asked = response.headers.get("Retry-After")
+    try:
+        return None if asked is None else float(_ASKED.parse_retry_after(asked))
+    except InvalidHeader:
+        return None

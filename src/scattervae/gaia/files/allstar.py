@@ -1,0 +1,129 @@
+"""APOGEE's tables of stars: which of their labels can be trusted, by their makers' own cuts."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scattervae.arrays import StarArray, StarMask
+from scattervae.gaia.facts import LABEL_COLUMNS, NO_LABEL
+from scattervae.gaia.files.cells import floats, integers
+from scattervae.gaia.files.columns import Columns
+
+logger = logging.getLogger(__name__)
+
+_ANY_BIT = -1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A reason not to trust a row's labels: bits that are set, or an error that is too large or missing.
+
+    Attributes:
+        name: What the log calls it.
+        column: The column it looks at, in lower case.
+        bits: Bits of which none may be set.
+        limit: What the value may not exceed; without one where `bits` are given.
+    """
+
+    name: str
+    column: str
+    bits: int = 0
+    limit: float | None = None
+
+    def drops(self, columns: Columns) -> StarMask:
+        """True for the rows that it drops; none where the table lacks the column."""
+        if self.column not in columns:
+            return np.zeros(len(columns), dtype=bool)
+        cells = columns.cells[self.column]
+        if self.limit is not None:
+            return ~(floats(cells) <= self.limit)
+        marked: StarMask = (integers(cells).values & self.bits) != 0
+        return marked
+
+
+@dataclass(frozen=True)
+class AllStar:
+    """A kind of table with a row for each star that APOGEE observed, some stars more than once.
+
+    Attributes:
+        name: For people.
+        told_by: Columns, in lower case, by which it is told from any other table of labels.
+        cuts: What its makers leave out.
+        best: Of several rows of a star the one with the highest value of this column is used, or the lowest,
+            where a minus stands before it.
+    """
+
+    name: str
+    told_by: frozenset[str]
+    cuts: tuple[Cut, ...]
+    best: str
+
+    def trusted(self, columns: Columns) -> StarMask:
+        """True for rows that pass all cuts and have a label; how many others there are goes to the log."""
+        trusted = np.ones(len(columns), dtype=bool)
+        counts = []
+        for cut in self.cuts:
+            dropped = cut.drops(columns) & trusted
+            counts.append(f"{cut.name} {int(dropped.sum()):,}")
+            trusted &= ~dropped
+        labelled = np.zeros(len(columns), dtype=bool)
+        for name, _ in LABEL_COLUMNS:
+            if name in columns:
+                labelled |= floats(columns.cells[name]) > NO_LABEL
+        counts.append(f"no label {int((trusted & ~labelled).sum()):,}")
+        logger.info("%s: %s rows; left out: %s", self.name, f"{len(columns):,}", ", ".join(counts))
+        return trusted & labelled
+
+    def worth(self, columns: Columns) -> StarArray:
+        """How good each row is beside others of the same star."""
+        name = self.best.removeprefix("-")
+        values = floats(columns.cells[name]) if name in columns else np.zeros(len(columns))
+        return np.nan_to_num(-values if self.best.startswith("-") else values, nan=-np.inf)
+
+
+ALLSTARS = (
+    AllStar(
+        name="APOGEE allStar",
+        told_by=frozenset({"aspcapflag", "starflag", "teff"}),
+        cuts=(
+            Cut("STAR_BAD", "aspcapflag", bits=2**23),
+            Cut("M_H_BAD", "aspcapflag", bits=2**19),
+            Cut("STARFLAG", "starflag", bits=_ANY_BIT),
+        ),
+        best="snr",
+    ),
+    AllStar(
+        name="astroNN's APOGEE catalogue",
+        told_by=frozenset({"apogee_id", "nn_parallax", "teff"}),
+        cuts=(
+            Cut("TEFF_ERR above 100 K", "teff_err", limit=100.0),
+            Cut("LOGG_ERR above 0.2 dex", "logg_err", limit=0.2),
+            Cut("FE_H_ERR above 0.2 dex", "fe_h_err", limit=0.2),
+        ),
+        best="-logg_err",
+    ),
+)
+"""SDSS DR17's ``allStar`` (also ``allStarLite``) and astroNN's value-added catalogue ``apogee_astroNN-DR17.fits``.
+
+The rows that allStar marks as repeats of a star (bit 4 of ``EXTRATARG``) are not left out by that mark: it spares
+the row with the highest SNR, which may be the one that a cut drops.
+
+Source:
+    allStar: the cuts are those of Leung & Bovy (2024), arXiv:2308.10944, github.com/henrysky/astroNN_stars_foundation,
+    Dataset_Reduction.ipynb; the bits those of sdss4.org/dr17/irspec/apogee-bitmasks; the mark that of
+    github.com/sdss/apogee, ``add_extratarg``. astroNN: the cuts of its makers' own diagnostic figures,
+    github.com/henrysky/astroNN_APOGEE_VAC, 6_diagnostic_plots.py; columns by 5_compile_vac.py there.
+"""
+
+
+def allstar_of(names: Sequence[str]) -> AllStar | None:
+    """Which of APOGEE's tables has these columns, if any."""
+    lower = {name.strip().lower() for name in names}
+    return next((table for table in ALLSTARS if table.told_by <= lower), None)
+
+
+def label_flags() -> frozenset[str]:
+    """The columns, in lower case, that any cut looks at."""
+    return frozenset(cut.column for table in ALLSTARS for cut in table.cuts)

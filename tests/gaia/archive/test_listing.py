@@ -1,0 +1,117 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaia.archive.server import FileServer, Page, Status, checksums
+from gaia.archive.toys import SOURCES, XP, patience, toy_archive
+from scattervae.errors import FetchError
+from scattervae.gaia.archive import new_session, overlapping, read_listing
+from scattervae.gaia.archive.listing import parse_listing
+
+LIST = XP.folder + "_MD5SUM.txt"
+MD5 = "0123456789abcdef0123456789abcdef"
+
+
+def listing(server, product=XP, **options):
+    with new_session() as session:
+        return read_listing(session, server.url, product, patience(**options))
+
+
+def test_the_list_gives_names_addresses_checksums_and_pixels():
+    files = toy_archive(n_files=3)
+    with FileServer(files) as server:
+        found = listing(server)
+        assert listing(server, SOURCES)[0].name == "GaiaSource_000000-000999.csv.gz"
+        assert [file.url for file in found] == [server.url + path for path in list(files)[:3]]
+    assert found[1].path == "xp_continuous_mean_spectrum/XpContinuousMeanSpectrum_001000-001999.csv.gz"
+    assert found[1].pixels == range(1000, 2000)
+    assert f"{found[1].md5}  {found[1].name}" in files[LIST].decode()
+
+
+def test_names_that_are_none_of_the_product_are_left_out():
+    lines = [
+        f"{MD5}  XpContinuousMeanSpectrum_003112-005263.csv.gz",
+        f"{MD5.upper()} *./XpContinuousMeanSpectrum_000000-003111.csv.gz",  # md5sum's binary mark, and a dot
+        f"{MD5}  ../../XpContinuousMeanSpectrum_000000-000001.csv.gz",
+        f"{MD5}  _MD5SUM.txt",
+        f"{MD5}  GaiaSource_000000-003111.csv.gz",
+        "not a checksum  XpContinuousMeanSpectrum_000000-003111.csv.gz",
+        "",
+    ]
+    files = parse_listing("\r\n".join(lines), "http://there/", XP)
+    assert [(file.name, file.md5) for file in files] == [
+        ("XpContinuousMeanSpectrum_000000-003111.csv.gz", MD5),
+        ("XpContinuousMeanSpectrum_003112-005263.csv.gz", MD5),
+    ]
+
+
+@given(st.text(max_size=200))
+def test_no_text_leads_out_of_the_folder(text):
+    name = f"XpContinuousMeanSpectrum_{text}-000001.csv.gz"
+    for file in parse_listing(f"{MD5}  {name}\n{text}", "http://there/", XP):
+        assert "/" not in file.name
+        assert file.name in name
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.integers(0, 300), st.integers(1, 80))
+def test_files_overlap_a_range_where_they_share_a_pixel(lengths, start, length):
+    lines, first = [], 0
+    for extra in lengths:
+        lines.append(f"{MD5}  GaiaSource_{first:06d}-{first + extra:06d}.csv.gz")
+        first += extra + 1
+    files = parse_listing("\n".join(lines), "http://there/", SOURCES)
+    wanted = set(range(start, start + length))
+    chosen = overlapping(files, range(start, start + length))
+    assert chosen == tuple(file for file in files if wanted & set(file.pixels))
+
+
+@pytest.mark.parametrize("pixels", [range(-1, 5), range(5, 5), range(7, 3), range(786431, 786433)])
+def test_pixels_that_are_none(pixels):
+    with pytest.raises(FetchError, match="expected a range of order-8 pixels within 0-786431"):
+        overlapping((), pixels)
+
+
+def test_a_busy_server_is_asked_again():
+    with FileServer(toy_archive()) as server:
+        server.fail(LIST, [Status(503), Page(), Status(429, {"Retry-After": "0"})])
+        assert len(listing(server)) == 3
+        assert len(server.gets(LIST)) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "asked"),
+    [
+        (Status(404), r"answers 404 Not Found$", 1),
+        (Status(403), r"answers 403 Forbidden$", 1),
+        (Status(503), r"answers 503 Service Unavailable; tried 2 times; try again later$", 2),
+        (Page(), r"the server sent a web page instead; tried 2 times", 2),
+        (Page("text/plain"), r"the server sent a web page instead; tried 2 times", 2),
+    ],
+)
+def test_a_list_that_cannot_be_had(fault, told, asked):
+    with FileServer(toy_archive()) as server:
+        server.fail(LIST, [fault] * 2)
+        with pytest.raises(FetchError, match=told):
+            listing(server, tries=2)
+        assert len(server.gets(LIST)) == asked
+
+
+def test_a_list_of_other_files():
+    with (
+        FileServer({LIST: checksums({"other.csv.gz": b"x"})}) as server,
+        pytest.raises(FetchError, match=r"lists no XpContinuousMeanSpectrum_\*\.csv\.gz with a checksum"),
+    ):
+        listing(server)
+
+
+def test_nobody_answers():
+    with FileServer({}) as server:
+        url = server.url
+    with new_session() as session, pytest.raises(FetchError, match="Connection refused; tried 2 times"):
+        read_listing(session, url, XP, patience(tries=2))
+
+
+@pytest.mark.parametrize("url", ["ftp://there", "there", "http://"])
+def test_what_is_no_address(url):
+    with new_session() as session, pytest.raises(FetchError, match="give --base-url as https://"):
+        read_listing(session, url, XP, patience())

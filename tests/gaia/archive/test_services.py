@@ -1,0 +1,152 @@
+import sys
+from itertools import repeat
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from gaia.archive.gaia_server import DATA, JOBS, GaiaServer, refusal, zipped
+from gaia.archive.server import PAGE, Answer
+from gaia.archive.stars import server_of, source_table, toy_stars
+from gaia.archive.toys import patience
+from scattervae.errors import FetchError
+from scattervae.gaia.archive import release_of
+from scattervae.gaia.archive.services import Services
+from scattervae.spectra.sources import SOURCE_COLUMNS
+
+STARS = toy_stars()
+IDS = STARS.source_id
+
+
+def services(server, release="DR3", tries=3):
+    return Services(release_of(release), url=server.url, patience=patience(tries))
+
+
+@pytest.fixture
+def server():
+    with server_of(STARS, without=IDS[[2]].tolist(), unknown=IDS[[3]].tolist()) as server:
+        yield server
+
+
+def test_astroquery_asks_nobody_when_it_is_imported(server):
+    services(server)
+    assert "astroquery.gaia" not in sys.modules
+    assert server.requests == []
+
+
+def test_source_columns_are_the_archives(server, capfd):
+    sources = services(server).sources_of(IDS)
+    order = np.argsort(sources.source_id)
+    assert sources.source_id[order].tolist() == np.delete(IDS, 3).tolist()
+    table = source_table(STARS)
+    assert list(sources.values) == list(SOURCE_COLUMNS)
+    for name in SOURCE_COLUMNS:
+        truth = np.delete(np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan), 3)
+        np.testing.assert_array_equal(sources.values[name][order], truth)
+    assert "FROM gaiadr3.gaia_source AS s JOIN tap_upload.stars" in server.asked[0]["QUERY"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_query_gives_identifiers_in_its_order_each_once(server):
+    found = Table({"source_id": IDS[[4, 1, 4, 0]]})
+    server.found = found
+    adql = "SELECT source_id FROM gaiadr3.gaia_source WHERE parallax > 50"
+    assert services(server).ids_of(adql).tolist() == IDS[[4, 1, 0]].tolist()
+    assert server.asked[0]["QUERY"] == adql, "astroquery must not limit its rows"
+    server.found = Table({"ra": [1.0]})
+    with pytest.raises(FetchError, match="SELECT ra FROM x: gives ra; expected source_id"):
+        services(server).ids_of("SELECT ra FROM x")
+
+
+def test_spectra_are_the_archives_lines(server, tmp_path):
+    lines = services(server).spectra_of(IDS, tmp_path / "answer.zip")
+    assert lines == [server.header, *(server.spectra[star] for star in np.delete(IDS, [2, 3]).tolist())]
+    assert list(tmp_path.iterdir()) == []
+    asked = server.asked[0]
+    assert (asked["RELEASE"], asked["RETRIEVAL_TYPE"], asked["DATA_STRUCTURE"]) == (
+        "Gaia DR3",
+        "XP_CONTINUOUS",
+        "RAW",
+    )
+    assert services(server).spectra_of(IDS[[2]], tmp_path / "answer.zip") == []
+
+
+def test_comments_and_an_empty_table(server, tmp_path):
+    answers = [zipped({"a.csv": f"# ECSV\n{server.header}\n"}), zipped({"a.csv": ""})]
+    server.trouble[DATA] = iter(answers)
+    for _ in answers:
+        assert services(server).spectra_of(IDS, tmp_path / "x") == []
+
+
+def test_the_next_release_goes_by_its_own_names(server, tmp_path):
+    services(server, "dr4").spectra_of(IDS, tmp_path / "x")
+    services(server, "dr4").sources_of(IDS)
+    assert (server.asked[0]["RELEASE"], server.asked[0]["RETRIEVAL_TYPE"]) == ("Gaia DR4", "MEAN_SPECTRUM_XP")
+    assert "FROM gaiadr4.gaia_source" in server.asked[1]["QUERY"]
+
+
+TROUBLE = {
+    "busy": Answer(PAGE, 503),
+    "page": Answer(PAGE),
+    "cut short": Answer(b"PK\x03\x04", 200, {"Content-Length": "1000"}),
+    "another table": zipped({"a.csv": "error,why\n1,2\n3,4\n"}),
+    "two files": zipped({"a.csv": "x", "b.csv": "y"}),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_trouble_that_passes_is_waited_out(server, tmp_path, name, capfd):
+    server.trouble[DATA] = iter([TROUBLE[name]] * 2)
+    assert len(services(server).spectra_of(IDS, tmp_path / "x")) == 6
+    server.trouble[DATA] = repeat(TROUBLE[name])
+    with pytest.raises(FetchError, match=rf"^{server.url}: .*; tried 3 times; try again later$"):
+        services(server).spectra_of(IDS, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("where", [JOBS, f"{JOBS}/1/phase", f"{JOBS}/1/results"])
+def test_trouble_with_a_job_is_waited_out(server, where):
+    server.trouble[where] = iter([None] * (where == JOBS) and [Answer(status=503)])
+    assert len(services(server).sources_of(IDS)) == 6
+
+
+def test_a_table_that_is_none(server):
+    server.trouble[f"{JOBS}/1/results"] = repeat(Answer(PAGE))
+    server.trouble[f"{JOBS}/2/results"] = repeat(Answer(b"<VOTABLE><RESOURCE><TABLE>"))
+    server.trouble[f"{JOBS}/3/results"] = repeat(Answer(b"<VOTABLE><RESOURCE/></VOTABLE>"))
+    with pytest.raises(FetchError, match="sent something that is not what was asked for"):
+        services(server).sources_of(IDS)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_query_that_is_refused_is_asked_once(server, status, capfd):
+    server.trouble[f"{JOBS}/1/results"] = iter([refusal("Unknown column 'parralax'", status)])
+    with pytest.raises(FetchError, match=rf"^{server.url}: Error {status}: Unknown column 'parralax'$"):
+        services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source WHERE parralax > 1")
+    assert len(server.asked) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_job_that_fails_says_why(server):
+    server.trouble[f"{JOBS}/1/phase"] = repeat(Answer(b"ERROR"))
+    server.trouble[f"{JOBS}/1/error"] = repeat(refusal("took too long", 200))
+    with pytest.raises(FetchError, match="took too long"):
+        services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source")
+
+
+def test_nobody_answers(tmp_path):
+    with GaiaServer(source_table(STARS), "", {}) as gone:
+        pass
+    with pytest.raises(FetchError, match="Connection refused; tried 3 times"):
+        services(gone).sources_of(IDS)
+    with pytest.raises(FetchError, match=r"there: is no web address; give --archive-url as https://\.\.\."):
+        Services(release_of("DR3"), url="there")
+
+
+def test_a_release_that_is_none():
+    with pytest.raises(FetchError, match="no release is called DR9; choose DR3 or DR4"):
+        release_of("DR9")
+    with pytest.raises(FetchError, match="DR4 has no bulk files gaia_source; it has none that are known yet"):
+        release_of("DR4").product("gaia_source")
+    assert release_of("dr3").product("gaia_source").prefix == "GaiaSource"
