@@ -1,0 +1,1 @@
+"""An archive of stars that a model made, in the files that Gaia's own archive serves."""

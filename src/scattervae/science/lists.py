@@ -1,0 +1,259 @@
+"""A list that a user brings: any table with positions or identifiers, one row an object, units kept."""
+
+import gzip
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from scattervae.errors import DataError
+from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.spectra.columns import described
+from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+RA_NAMES = (
+    "ra",
+    "raj2000",
+    "ra_icrs",
+    "_ra",
+    "ra_deg",
+    "radeg",
+    "_raj2000",
+    "alpha_j2000",
+    "right_ascension",
+)
+DEC_NAMES = ("dec", "dej2000", "de_icrs", "_de", "dec_deg", "dedeg", "_dej2000", "delta_j2000", "declination")
+"""Names of columns of right ascension and declination, in lower case, the best first.
+
+Source:
+    Gaia, SDSS and 2MASS data models (ra, dec); VizieR's standard and computed columns (RAJ2000, RA_ICRS, _RA);
+    SExtractor's output (ALPHA_J2000).
+"""
+ROW, SEPARATION = "list_row", "separation"  # what a crossmatch adds; an earlier one's stay behind
+LARGEST_LIST = 10_000_000
+_DEGREES = ("", "deg", "degree", "degrees")
+
+
+@dataclass(frozen=True)
+class SkyList:
+    """The rows of a list.
+
+    Attributes:
+        path: The file.
+        table: Its columns of one number, truth value or text a row, and last ``list_row``, the number of the
+            row in the file counted from 0; unit and description in the metadata.
+        left_out: Names of its other columns, such as arrays.
+    """
+
+    path: Path
+    table: pa.Table
+    left_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def column(self, name: str, *, option: str) -> str:
+        """A column's name as the list writes it, whatever the case of `name`, which `option` gave.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        return self._named(name, (), what="this name", option=option)
+
+    def positions(self, ra: str | None = None, dec: str | None = None) -> tuple[str, str]:
+        """The names of the columns of right ascension and declination; guessed where not given.
+
+        Raises:
+            DataError: There is no such column, or it holds something other than degrees.
+        """
+        names = (
+            self._named(ra, RA_NAMES, what="right ascension", option="--ra"),
+            self._named(dec, DEC_NAMES, what="declination", option="--dec"),
+        )
+        for name, least, most in ((names[0], -360.0, 360.0), (names[1], -90.0, 90.0)):
+            field, column = self.table.schema.field(name), self.table[name]
+            unit = unit_of(field)
+            if unit.lower() not in _DEGREES or not _is_number(field.type):
+                found = unit if _is_number(field.type) else "text"
+                raise DataError(f"{self.path}: column {name} is in {found}; expected numbers in degrees")
+            extremes = pc.min_max(_without_nan(column)).as_py()
+            if extremes["min"] is not None and not least <= extremes["min"] <= extremes["max"] <= most:
+                raise DataError(
+                    f"{self.path}: column {name} runs from {extremes['min']} to {extremes['max']}; "
+                    f"expected degrees from {least:g} to {most:g}"
+                )
+        return names
+
+    def with_ids(self, name: str) -> "SkyList":
+        """The rows that have an identifier, a whole number above 0, in a column, which becomes int64.
+
+        Raises:
+            DataError: The column cannot hold identifiers without loss.
+        """
+        column = self.table[name]
+        if pa.types.is_floating(column.type):
+            raise DataError(
+                f"{self.path}: column {name} is {column.type}, which cannot hold source_ids; "
+                "expected whole numbers or text"
+            )
+        try:
+            ids = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{self.path}: column {name} holds something else than source_ids ({error})"
+            ) from error
+        index = self.table.column_names.index(name)
+        field = self.table.schema.field(name).with_type(pa.int64())
+        table = self.table.set_column(index, field, ids)
+        return SkyList(self.path, table.filter(pc.greater(table[name], 0)), self.left_out)
+
+    def with_positions(self, ra: str, dec: str) -> "SkyList":
+        """The rows that have a position in these columns, which become float64."""
+        table = self.table
+        for name in (ra, dec):
+            index = table.column_names.index(name)
+            field = table.schema.field(name).with_type(pa.float64())
+            table = table.set_column(index, field, table[name].cast(pa.float64()))
+        finite = pc.and_(pc.is_finite(table[ra]), pc.is_finite(table[dec]))
+        return SkyList(self.path, table.filter(finite), self.left_out)
+
+    def _named(self, name: str | None, guesses: tuple[str, ...], *, what: str, option: str) -> str:
+        names: list[str] = [own for own in self.table.column_names if own != ROW]
+        own_names = {own.lower(): own for own in reversed(names)}
+        wanted = guesses if name is None else (name.lower(),)
+        for candidate in wanted:
+            if candidate in own_names:
+                return own_names[candidate]
+        shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        lacking = f"no column of {what}" if name is None else f"no column {name}"
+        raise DataError(f"{self.path}: {lacking} among {shown}; name one with {option}")
+
+
+def read_list(path: Path) -> SkyList:
+    """The rows of a csv, ECSV, FITS, VOTable or parquet file, told apart by their content, or of a HATS folder.
+
+    Raises:
+        DataError: It is of another kind, cannot be read, or has more than `LARGEST_LIST` rows.
+        StoreError: A folder is no HATS catalogue.
+    """
+    if path.is_dir():
+        return _from_hats(HatsFolder.read(path))
+    try:
+        with open_file(path) as stream:
+            kind = recognise(stream)
+            if kind is Kind.TEXT and not _is_ecsv(stream):
+                return _scalars(path, pa.csv.read_csv(stream))
+            if kind is Kind.PARQUET:
+                return _scalars(path, pq.read_table(pa.BufferReader(stream.read())))
+            formats = {Kind.TEXT: "ascii.ecsv", Kind.FITS: "fits", Kind.VOTABLE: "votable"}
+            if kind not in formats:
+                raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
+            return _from_astropy(path, unpacked(stream), formats[kind])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (pa.ArrowException, ValueError, IndexError, gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def unit_of(field: pa.Field) -> str:
+    """The unit that a field's metadata names, empty where it names none."""
+    return str((field.metadata or {}).get(b"unit", b""), "utf-8")
+
+
+def _is_ecsv(stream: BufferedIOBase) -> bool:
+    head = stream.read(64)
+    stream.seek(0)
+    return head.lstrip().startswith(b"# %ECSV")
+
+
+def _from_hats(folder: HatsFolder) -> SkyList:
+    n_rows = sum(partition.n_rows for partition in folder.partitions)
+    if n_rows > LARGEST_LIST:
+        raise DataError(
+            f"{folder.path}: {n_rows} rows, more than the {LARGEST_LIST} of a list; "
+            "match two catalogues with LSDB itself, which opens stores as they are"
+        )
+    flat = [f.name for f in folder.schema if not pa.types.is_nested(f.type)]
+    files = [file for partition in folder.partitions for file in folder.files_of(partition)]
+    table = pa.concat_tables([pq.read_table(file, columns=flat, partitioning=None) for file in files])
+    fields = [folder.schema.field(name) for name in table.column_names]
+    arrays = [f.name for f in folder.schema if f.name not in flat]
+    return _scalars(folder.path, table.cast(pa.schema(fields)), arrays)
+
+
+def _scalars(path: Path, table: pa.Table, left_out: Iterable[str] = ()) -> SkyList:
+    if len(table) > LARGEST_LIST:
+        raise DataError(f"{len(table)} rows, more than the {LARGEST_LIST} of a list; split it")
+    left_out = (*left_out, *(f.name for f in table.schema if _stays_behind(f)))
+    own = [f for f in table.schema if f.name not in left_out and not f.name.startswith("__index_level_")]
+    fields = [described(f.name, f.type, unit_of(f), _description_of(f)) for f in own]
+    fields.append(described(ROW, pa.int64(), "", "row of the list, counted from 0"))
+    columns = [table[f.name].combine_chunks() for f in own]
+    return SkyList(path, pa.table([*columns, np.arange(len(table))], schema=pa.schema(fields)), left_out)
+
+
+def _stays_behind(field: pa.Field) -> bool:
+    return bool(pa.types.is_nested(field.type)) or field.name in (ROW, SEPARATION, SPATIAL_INDEX)
+
+
+def _from_astropy(path: Path, stream: BufferedIOBase, form: str) -> SkyList:
+    from astropy.table import Table
+    from astropy.utils.exceptions import AstropyWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # units and standards that a file bends
+        table = Table.read(stream, format=form)
+    left_out = [name for name in table.colnames if table[name].ndim > 1 or _holds_objects(table, name)]
+    columns, fields = [], []
+    for name in table.colnames:
+        if name not in left_out:
+            column = table[name]
+            values = _arrow_of(column)
+            columns.append(values)
+            fields.append(
+                described(name, values.type, str(column.unit or ""), str(column.description or "")),
+            )
+    return _scalars(path, pa.table(columns, schema=pa.schema(fields)), left_out)
+
+
+def _holds_objects(table: "Table", name: str) -> bool:
+    """True of a column of arrays; text with gaps is an object column too, and stays."""
+    column = table[name]
+    if column.dtype.kind != "O":
+        return column.dtype.kind not in "biufSU"
+    filled = np.ma.compressed(column) if isinstance(column, np.ma.MaskedArray) else np.asarray(column)
+    return any(not isinstance(cell, str | bytes) for cell in filled)
+
+
+def _arrow_of(column: Any) -> pa.Array:
+    mask = np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else None
+    values = np.asarray(column)
+    if values.dtype.kind in "SO":
+        values = np.array([v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values])
+    if values.dtype.kind in "US":
+        values = np.array([v.strip() for v in values], dtype=object)
+        return pa.array(values, pa.string(), mask=mask)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=mask)
+
+
+def _description_of(field: pa.Field) -> str:
+    return str((field.metadata or {}).get(b"description", b""), "utf-8")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.filter(pc.is_finite(column)) if pa.types.is_floating(column.type) else column
