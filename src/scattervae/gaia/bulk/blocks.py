@@ -1,0 +1,181 @@
+"""The text of a file of any size in blocks of whole lines, unpacked as it is read."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isal import igzip_lib
+
+from scattervae.errors import DataError
+
+_UNPACKING_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]  # isal's stub has it wrong
+_GZIP = b"\x1f\x8b"
+_PACKED_BYTES = 2**18
+_TEXT_BYTES = 2**20  # about 25 stars: small enough to stay in a processor's cache while it is cut and parsed
+_LONGEST_LINE = 2**27  # a star with correlations is 40 kB
+
+
+class BrokenFileError(DataError):
+    """A file ends before its end, or is damaged; what was read before that has been handed over.
+
+    Attributes:
+        path: The file.
+        what: What is wrong with it, and where.
+        n_rows: Rows read before, those skipped included.
+        trusted: True where these rows are as they were written: the file is cut off. False where it is damaged:
+            a checksum comes only after what it vouches for, so any row of the file may be wrong.
+    """
+
+    def __init__(self, path: Path, what: str, *, trusted: bool, n_rows: int = 0) -> None:
+        worth = "" if trusted else ", of which any may be wrong"
+        super().__init__(f"{path}: {what}, after {n_rows} whole rows{worth}; download it again")
+        self.path = path
+        self.what = what
+        self.trusted = trusted
+        self.n_rows = n_rows
+
+    def after(self, n_rows: int) -> "BrokenFileError":
+        """The same, once it is known how many rows had been read."""
+        return BrokenFileError(self.path, self.what, trusted=self.trusted, n_rows=n_rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _broken_file, (self.path, self.what, self.trusted, self.n_rows)
+
+
+def _broken_file(path: Path, what: str, trusted: bool, n_rows: int) -> BrokenFileError:  # noqa: FBT001
+    """The error as it was in the process that raised it."""
+    return BrokenFileError(path, what, trusted=trusted, n_rows=n_rows)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines that follow each other.
+
+    Attributes:
+        text: A text that holds them.
+        spans: Where each begins and ends in it, its line end left out.
+        first: Number of the first in the file, counted from 1.
+    """
+
+    text: bytes
+    spans: list[tuple[int, int]]
+    first: int
+
+    def __getitem__(self, rows: slice) -> "Lines":
+        return Lines(self.text, self.spans[rows], self.first + (rows.start or 0))
+
+    def line(self, row: int) -> bytes:
+        """One of them, counted from 0."""
+        start, end = self.spans[row]
+        return self.text[start:end]
+
+
+def read_lines(path: Path) -> Iterator[Lines]:
+    """All lines of a file, gzipped or not, a few dozen at a time.
+
+    Raises:
+        DataError: The file cannot be opened, or has a line that no table has.
+        BrokenFileError: It is cut off or damaged; all whole lines before that have been given.
+    """
+    number = 1
+    for text, start, end in _whole_lines(path):
+        spans = _spans(text, start, end)
+        yield Lines(text, spans, number)
+        number += len(spans)
+
+
+def _spans(text: bytes, start: int, stop: int) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    find = text.find
+    while start < stop:
+        end = find(b"\n", start, stop)
+        if end < 0:
+            end = stop
+        spans.append((start, end - 1 if text[end - 1 : end] == b"\r" and end > start else end))
+        start = end + 1
+    return spans
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
+    """Texts with a place at the start of a line and one after the end of a line."""
+    rest = b""
+    for text in read_texts(path):
+        first, last = text.find(b"\n") + 1, text.rfind(b"\n") + 1
+        if first:
+            whole = rest + text[:first]
+            yield whole, 0, len(whole)
+            yield text, first, last
+            rest = text[last:]
+        else:
+            rest += text
+        if len(rest) > _LONGEST_LINE:
+            raise DataError(
+                f"{path}: a line of more than {_LONGEST_LINE} bytes; expected a line for each star"
+            )
+    yield rest, 0, len(rest)
+
+
+def read_texts(path: Path) -> Iterator[bytes]:
+    """The content of a file, unpacked where it is gzipped, in pieces that end anywhere.
+
+    Raises:
+        DataError: The file cannot be opened.
+        BrokenFileError: It is cut off or damaged; all before that has been given.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+            if zipped:
+                yield from _unpacked(file, path)
+            else:
+                yield from iter(lambda: file.read(_TEXT_BYTES), b"")
+    except FileNotFoundError:
+        raise DataError(f"{path}: does not exist; check the path") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a directory; pass the files in it one by one") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read; check its permissions") from None
+    except OSError as error:
+        raise BrokenFileError(path, f"cannot be read on ({error.strerror})", trusted=True) from error
+
+
+def _unpacked(file: io.BufferedReader, path: Path) -> Iterator[bytes]:
+    """The text of a gzip file of one or more members.
+
+    Source:
+        RFC 1952; zeros after a member are padding, as for ``gzip`` itself.
+    """
+    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    packed = b""
+    while True:
+        try:
+            text = member.decompress(packed, _TEXT_BYTES)
+        except _UNPACKING_ERROR as error:
+            what = f"is damaged before byte {file.tell()} ({error})"
+            raise BrokenFileError(path, what, trusted=False) from error
+        if text:
+            yield text
+        packed = b""
+        if member.eof:
+            packed = _next_member(member.unused_data, file)
+            if not packed:
+                return
+            member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        elif member.needs_input:
+            packed = file.read(_PACKED_BYTES)
+            if not packed:
+                raise BrokenFileError(path, f"is cut off at byte {file.tell()}", trusted=True)
+
+
+def _next_member(unused: bytes, file: io.BufferedReader) -> bytes:
+    """The first bytes of what follows a member and its padding, none at the end of the file."""
+    packed = unused.lstrip(b"\0")
+    while not packed:
+        more = file.read(_PACKED_BYTES)
+        if not more:
+            return b""
+        packed = more.lstrip(b"\0")
+    return packed

@@ -1,0 +1,169 @@
+"""What Gaia's source table says of stars: a few of the 152 columns of its bulk files, streamed."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from scattervae.arrays import SourceIds, StarArray
+from scattervae.errors import DataError
+from scattervae.gaia.bulk.blocks import BrokenFileError, read_texts
+from scattervae.gaia.bulk.table import Header, read_header
+from scattervae.gaia.facts import SOURCE_ID_NAMES
+from scattervae.gaia.files.assemble import assemble_sources
+from scattervae.gaia.files.cells import floats, integers
+from scattervae.gaia.files.columns import Columns, pick
+from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 2**23  # must hold the comments before the header, which are 0.1 MB in Gaia's files
+_NULLS = ["", "null", "NULL", "nan", "NaN", "None", "--"]
+
+
+def is_bulk_sources(path: str | Path) -> bool:
+    """True for a text file, gzipped or not, with Gaia's identifier, ra and dec in columns divided by commas."""
+    try:
+        header, _ = read_header(Path(path))
+    except DataError:
+        return False
+    return not _lacking(_picked(header, SOURCE_COLUMNS))
+
+
+def read_sources(
+    path: str | Path, columns: Iterable[str] = tuple(SOURCE_COLUMNS), *, wanted: SourceIds | None = None
+) -> SourceColumns:
+    """Columns of a bulk file of ``gaia_source``, csv or csv.gz, in the order of the file, one row a star.
+
+    A cell that is no number becomes NaN. Rows without an identifier are left out, and so are those with more
+    or fewer cells than the header; the log says how many.
+
+    Args:
+        path: The file.
+        columns: Some of `SOURCE_COLUMNS`; ra and dec are always read, and those that the file lacks are not.
+        wanted: Keep these stars alone.
+
+    Raises:
+        DataError: The file cannot be opened, is cut off or damaged, or has no identifiers or positions.
+    """
+    path = Path(path)
+    names = {*columns, *POSITION_COLUMNS}
+    if not names <= set(SOURCE_COLUMNS):
+        unknown = ", ".join(sorted(names - set(SOURCE_COLUMNS)))
+        raise ValueError(f"columns {unknown} are not read; expected some of {', '.join(SOURCE_COLUMNS)}")
+    header, _ = read_header(path)
+    picked = _picked(header, names)
+    if lacking := _lacking(picked):
+        found = ", ".join(header.names[:8])[:200] or "not divided by commas"
+        raise DataError(f"{path}: is no gaia_source file: columns {found}; lacks {', '.join(lacking)}")
+    stars = None if wanted is None else np.unique(wanted)
+    parts = [_cells(batch, stars) for batch in _batches(path, header, picked)]
+    cells = {
+        name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype=np.int64)
+        for name in picked
+    }
+    return assemble_sources(Columns.of("gaia_source csv", cells, header.names))
+
+
+def _picked(header: Header, names: Iterable[str]) -> dict[str, int]:
+    """Columns to read, with their places: the best identifier first, under whatever name it has."""
+    places = {
+        name: header.names.index(own)
+        for name, own in pick(header.names, frozenset((*SOURCE_ID_NAMES, *names))).items()
+    }
+    identifiers = [name for name in SOURCE_ID_NAMES if name in places]
+    return {name: places[name] for name in (*identifiers[:1], *names) if name in places}
+
+
+def _lacking(picked: Mapping[str, int]) -> list[str]:
+    names = [name for name in POSITION_COLUMNS if name not in picked]
+    return names if set(SOURCE_ID_NAMES) & set(picked) else [SOURCE_ID_NAMES[0], *names]
+
+
+def _batches(path: Path, header: Header, picked: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    """The columns as text, some thousand rows at a time."""
+    n_rows, n_left_out = 0, 0
+
+    def leave_out(_: csv.InvalidRow) -> str:
+        nonlocal n_left_out
+        n_left_out += 1
+        return "skip"
+
+    columns = [f"column {place}" for place in range(len(header.names))]
+    wanted = [columns[place] for place in picked.values()]
+    try:
+        reader = csv.open_csv(
+            pa.PythonFile(_Stream(read_texts(path)), mode="r"),
+            read_options=csv.ReadOptions(
+                use_threads=False,
+                block_size=_BLOCK_BYTES,
+                skip_rows=header.n_before + 1,
+                column_names=columns,
+            ),
+            parse_options=csv.ParseOptions(invalid_row_handler=leave_out),
+            convert_options=csv.ConvertOptions(
+                include_columns=wanted,
+                column_types=dict.fromkeys(wanted, pa.string()),
+                null_values=_NULLS,
+                strings_can_be_null=True,
+            ),
+        )
+        for batch in reader:
+            n_rows += batch.num_rows
+            yield batch.rename_columns(list(picked))
+    except BrokenFileError as error:
+        raise error.after(n_rows) from error.__cause__
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
+    if n_left_out:
+        logger.warning("%s: %d rows left out: not %d cells", path, n_left_out, len(columns))
+
+
+class _Stream:
+    """The text of a file as arrow reads files."""
+
+    closed = False
+
+    def __init__(self, texts: Iterator[bytes]) -> None:
+        self._texts = texts
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end."""
+        read = [self._rest]
+        missing = size - len(self._rest)
+        while missing > 0 and (text := next(self._texts, b"")):
+            read.append(text)
+            missing -= len(text)
+        whole = b"".join(read)
+        self._rest = whole[size:]
+        return whole[:size]
+
+
+def _cells(batch: pa.RecordBatch, stars: SourceIds | None) -> dict[str, np.ndarray]:
+    """The columns as numbers: rows of these stars, or all that have an identifier."""
+    identifier, *others = batch.column_names
+    source_id = _integers(batch[identifier])
+    kept = source_id > 0 if stars is None else np.isin(source_id, stars)
+    cells = {identifier: source_id, **{name: _floats(batch[name]) for name in others}}
+    return {name: column[kept] for name, column in cells.items()}
+
+
+def _integers(cells: pa.StringArray) -> SourceIds:
+    """The integers in the cells, 0 where there is none."""
+    try:
+        return np.asarray(pc.cast(cells, pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid:
+        return integers(cells.to_numpy(zero_copy_only=False), exact=True).values
+
+
+def _floats(cells: pa.StringArray) -> StarArray:
+    """The numbers in the cells, NaN where there is none."""
+    try:
+        return np.asarray(pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid:
+        return floats(cells.to_numpy(zero_copy_only=False))

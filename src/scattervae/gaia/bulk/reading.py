@@ -1,0 +1,187 @@
+"""A bulk file in, its stars chunk by chunk out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from scattervae.arrays import SourceIds, StarMask
+from scattervae.errors import DataError
+from scattervae.gaia.bulk.blocks import BrokenFileError, Lines
+from scattervae.gaia.bulk.parsing import RegularRows
+from scattervae.gaia.bulk.row_wise import read_rows
+from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header
+from scattervae.gaia.facts import SOURCE_ID_NAMES
+from scattervae.gaia.files.assemble import ReadRows, flag_duplicates
+from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Spectra
+
+CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class BulkChunk:
+    """Stars of lines that follow each other in a bulk file.
+
+    Attributes:
+        spectra: The stars, in archive units, without G flux.
+        skipped: Rows among these lines that could not be used, each by its line in the file.
+    """
+
+    spectra: Spectra
+    skipped: tuple[SkippedRow, ...]
+
+
+def is_bulk(path: str | Path) -> bool:
+    """True where `read_bulk` reads all that a file holds: an ECSV with the archive's columns of coefficients.
+
+    False for a file with labels, positions or magnitudes beside them, and for one that cannot be opened:
+    `scattervae.gaia.files` reads the one, and says what is wrong with the other.
+    """
+    try:
+        header, _ = read_header(Path(path))
+    except DataError:
+        return False
+    useful = set(pick(header.names, wanted_columns(correlations=True)))
+    return (
+        header.form in ("bulk csv", "archive ecsv")
+        and useful >= set(CONTINUOUS_COLUMNS)
+        and not useful.isdisjoint(SOURCE_ID_NAMES)
+        and useful <= bulk_columns(correlations=True)
+    )
+
+
+def read_bulk(path: str | Path, *, correlations: bool = False, rows: int = CHUNK_ROWS) -> Iterator[BulkChunk]:
+    """The stars of a bulk file of any size, csv or csv.gz, in the order of the file.
+
+    They are those that `scattervae.gaia.files.read_file` gives, to the last bit, with two differences of
+    reading only once: the basis of the file is told from its first lines, and of several rows of one star in
+    different chunks the first is the one that is not flagged as a duplicate.
+
+    Args:
+        path: The file; its columns may stand in any order, and others between them.
+        correlations: Also read the correlations of the coefficients, where the file has them.
+        rows: Lines of a chunk; the last has what is left.
+
+    Raises:
+        DataError: The file cannot be opened, has no columns of spectra, or no row that can be used; or, of
+            the kind `BrokenFileError`, it is cut off or damaged, after the chunks of all rows before that.
+    """
+    if rows < 1:
+        raise ValueError(f"chunks of {rows} rows; expected 1 or more")
+    path = Path(path)
+    table, blocks = open_table(path, correlations=correlations)
+    chunk, so_far = _GrowingChunk(table, rows), _SoFar()
+    broken: BrokenFileError | None = None
+    try:
+        for lines in _portions(blocks, rows):
+            chunk.add(lines)
+            if chunk.is_full:
+                yield so_far.noted(chunk.finished())
+                chunk = _GrowingChunk(table, rows)
+    except BrokenFileError as error:
+        broken = error
+    last = so_far.noted(chunk.finished())
+    if len(last.spectra) or last.skipped:
+        yield last
+    if broken is not None:
+        raise broken.after(so_far.n_rows) from broken.__cause__
+    so_far.require_stars(path)
+
+
+def _portions(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
+    """The same lines, divided where a chunk ends."""
+    room = rows
+    for block in blocks:
+        left = block
+        while left.spans:
+            portion = left[:room]
+            yield portion
+            left = left[room:]
+            room = room - len(portion.spans) or rows
+
+
+class _GrowingChunk:
+    """A chunk while its lines come in."""
+
+    def __init__(self, table: BulkTable, rows: int) -> None:
+        self._table = table
+        self._room = rows
+        self._regular = RegularRows(table, capacity=rows)
+        self._others: list[ReadRows] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self._room == 0
+
+    def add(self, lines: Lines) -> None:
+        """Take all stars of these lines, for which there must be room."""
+        self._room -= len(lines.spans)
+        others = self._regular.add(lines)
+        if others:
+            read = read_rows(
+                self._table.header.line,
+                [lines.line(row) for row in others],
+                [lines.first + row for row in others],
+                wanted=self._table.wanted,
+                basis=self._table.basis,
+            )
+            self._others.append(read)
+
+    def finished(self) -> BulkChunk:
+        """All stars in the order of the file; of several rows of one star all but the best are flagged."""
+        read = [self._regular.read(), *self._others]
+        spectra = Spectra.concatenate([part.spectra for part in read])
+        if self._others:
+            spectra = spectra.take(np.argsort(np.concatenate([part.row_numbers for part in read])))
+        flags = flag_duplicates(spectra.source_id, spectra.flags, np.zeros(len(spectra)))
+        skipped = sorted((row for part in read for row in part.skipped), key=lambda row: row.row)
+        return BulkChunk(replace(spectra, flags=flags), tuple(skipped))
+
+
+class _SoFar:
+    """What has been read of a file: how many rows, and which stars."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self._n_stars = 0
+        self._first_skipped: SkippedRow | None = None
+        self._source_ids: list[SourceIds] = []
+
+    def noted(self, chunk: BulkChunk) -> BulkChunk:
+        """The same chunk, the stars that an earlier one had flagged as duplicates."""
+        self.n_rows += len(chunk.spectra) + len(chunk.skipped)
+        self._n_stars += len(chunk.spectra)
+        if self._first_skipped is None and chunk.skipped:
+            self._first_skipped = chunk.skipped[0]
+        repeated = self._repeated(chunk.spectra.source_id)
+        bits = np.where(repeated, Flag.DUPLICATE, 0).astype(np.uint16)
+        return replace(chunk, spectra=chunk.spectra.with_flags(bits))
+
+    def require_stars(self, path: Path) -> None:
+        """Refuse a file that has been read to its end without a star.
+
+        Raises:
+            DataError: It had none.
+        """
+        if self._n_stars:
+            return
+        if self._first_skipped is None:
+            raise DataError(f"{path}: has columns of spectra but no rows; expected a row for each star")
+        first = self._first_skipped
+        raise DataError(
+            f"{path}: none of {self.n_rows} rows can be used; the first, row {first.row}: {first.reason}"
+        )
+
+    def _repeated(self, source_id: SourceIds) -> StarMask:
+        """True for stars of earlier chunks; in Gaia's files, which are sorted, no two chunks overlap."""
+        repeated = np.zeros(len(source_id), dtype=bool)
+        if len(source_id):
+            own = np.unique(source_id)
+            for earlier in self._source_ids:
+                if earlier[0] <= own[-1] and own[0] <= earlier[-1]:
+                    repeated |= np.isin(source_id, earlier)
+            self._source_ids.append(own)
+        return repeated
