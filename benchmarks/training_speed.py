@@ -11,16 +11,19 @@ import time
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from scattervae.model.batches import StarsInMemory
 from scattervae.model.loss import loss_terms, objective
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.train import TrainingState, fit_network
+from scattervae.model.train import fit_network
+from scattervae.model.training_state import TrainingState
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
 
-def with_loader(inputs: Inputs, recipe: Recipe) -> None:
+def with_loader(stars: StarsInMemory, recipe: Recipe) -> None:
     """The same steps as `fit_network`, fed by a shuffling DataLoader."""
-    state = TrainingState(inputs, recipe)
+    inputs = stars.inputs
+    state = TrainingState(stars, recipe)
     loader = DataLoader(
         TensorDataset(inputs.x, inputs.errors),
         batch_size=recipe.training.batch_size,
@@ -48,11 +51,11 @@ def main() -> None:
     )
     generator = stream(0, "benchmark")
     x = torch.randn(n_stars, 110, generator=generator)
-    inputs = Inputs(x=x, errors=torch.rand(x.shape, generator=generator) + 0.1)
+    stars = StarsInMemory(Inputs(x=x, errors=torch.rand(x.shape, generator=generator) + 0.1))
     rates = {}
     for name, run in (("DataLoader", with_loader), ("by index", fit_network)):
         started = time.perf_counter()
-        run(inputs, recipe)
+        run(stars, recipe)
         rates[name] = n_stars * epochs / (time.perf_counter() - started)
         print(f"{name:12s} {rates[name]:10,.0f} stars/s on {torch.get_num_threads()} threads")
     print(f"ratio by index / DataLoader: {rates['by index'] / rates['DataLoader']:.2f}")

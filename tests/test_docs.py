@@ -22,7 +22,12 @@ from toy import DR3, toy_sky
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-COMMANDS = typer.main.get_command(app).commands
+GROUPS = typer.main.get_command(app).commands
+COMMANDS = {name: command for name, command in GROUPS.items() if not hasattr(command, "commands")} | {
+    f"{group} {name}": command
+    for group in GROUPS
+    for name, command in getattr(GROUPS[group], "commands", {}).items()
+}
 MODULES = sorted(m.name for m in pkgutil.walk_packages(scattervae.__path__, "scattervae."))
 
 
@@ -82,7 +87,7 @@ def test_commands_in_the_docs_exist_with_their_options(page):
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         if words[:1] != ["scattervae"]:
             continue
-        command = COMMANDS[words[1]]
+        command = COMMANDS[words[1]] if words[1] in COMMANDS else COMMANDS[" ".join(words[1:3])]
         options = {
             name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
         }
@@ -97,7 +102,7 @@ def test_examples_in_the_help_exist_with_their_options():
         assert examples, name
         for example in examples:
             words = shlex.split(example, comments=True)
-            if name in words:
+            if f" {name} " in example:
                 assert {word for word in words if re.match(r"--?[a-z]", word)} <= options, example
 
 

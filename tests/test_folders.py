@@ -1,9 +1,11 @@
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from scattervae.folders import file_digest, write_json, written_aside
+from scattervae.folders import file_digest, replace_folder, restored, write_json, written_aside
 
 
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
@@ -46,3 +48,70 @@ def test_a_digest_is_sha256_of_the_bytes(tmp_path):
     assert file_digest(path) == hashlib.sha256(b"abc").hexdigest()
     # FIPS 180-2, appendix B.1
     assert file_digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def folder_with(path: Path, text: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "content").write_text(text)
+    return path
+
+
+def test_a_folder_takes_the_place_of_another_or_of_none(tmp_path):
+    for text in ("first", "second"):
+        replace_folder(tmp_path / "folder", folder_with(tmp_path / "new", text))
+        assert (tmp_path / "folder" / "content").read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+@pytest.fixture
+def killed_before(monkeypatch):
+    """Die before the n-th step on disk: a renaming or a removal."""
+
+    def prepare(n: int) -> None:
+        n_done = 0
+
+        def counted(real):
+            def step(*arguments, **more):
+                nonlocal n_done
+                if n_done == n:
+                    raise Killed
+                n_done += 1
+                return real(*arguments, **more)
+
+            return step
+
+        monkeypatch.setattr(Path, "rename", counted(Path.rename))
+        monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+    return prepare
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_folder_is_there_whole_wherever_its_replacement_is_killed(
+    tmp_path, step, killed_before, monkeypatch
+):
+    folder = folder_with(tmp_path / "folder", "old")
+    new = folder_with(tmp_path / "new", "new")
+    killed_before(step)
+    with pytest.raises(Killed):
+        replace_folder(folder, new)
+    monkeypatch.undo()
+    assert (restored(folder) / "content").read_text() == ("old" if new.exists() else "new")
+    shutil.rmtree(new, ignore_errors=True)
+    replace_folder(folder, folder_with(new, "newer"))
+    assert (folder / "content").read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_stands_is_left_alone(tmp_path):
+    """Even beside one that is called as a replaced one would be."""
+    folder = folder_with(tmp_path / "folder", "own")
+    other = folder_with(tmp_path / "folder.replaced", "somebody's")
+    assert restored(folder) == folder
+    assert restored(tmp_path / "nowhere") == tmp_path / "nowhere"
+    assert (folder / "content").read_text() == "own"
+    assert (other / "content").read_text() == "somebody's"

@@ -13,7 +13,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe, TrainingSettings
 from scattervae.model.run import train
-from scattervae.model.train import initial_network
+from scattervae.model.training_state import initial_network
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization

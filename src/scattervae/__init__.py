@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from scattervae.gaia.facts import g_flux_of as g_flux_of
+    from scattervae.gaia.ingest import ingest as ingest
     from scattervae.gaia.intake import Stars as Stars
-    from scattervae.gaia.intake import ingest as ingest
     from scattervae.gaia.intake import load as load
     from scattervae.model.checkpoint import Checkpoint as Checkpoint
     from scattervae.model.recipe import Recipe as Recipe
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from scattervae.model.run import RunFolder as RunFolder
     from scattervae.model.run import train as train
     from scattervae.science.catalogue import catalogue as catalogue
-    from scattervae.science.catalogue import write_catalogue as write_catalogue
+    from scattervae.science.catalogue_files import write_catalogue as write_catalogue
+    from scattervae.science.cluster import encode_partition as encode_partition
     from scattervae.science.evaluation import evaluate as evaluate
+    from scattervae.science.partitions import encode_store as encode_store
     from scattervae.seeds import folds as folds
     from scattervae.spectra.spectra import Basis as Basis
     from scattervae.spectra.spectra import Spectra as Spectra
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "gaia.facts": ("g_flux_of",),
-    "gaia.intake": ("Stars", "ingest", "load"),
+    "gaia.ingest": ("ingest",),
+    "gaia.intake": ("Stars", "load"),
     "model.checkpoint": ("Checkpoint",),
     "model.recipe": ("Recipe", "load_recipe"),
     "model.run": ("RunFolder", "train"),
-    "science.catalogue": ("catalogue", "write_catalogue"),
+    "science.catalogue": ("catalogue",),
+    "science.catalogue_files": ("write_catalogue",),
+    "science.cluster": ("encode_partition",),
     "science.evaluation": ("evaluate",),
+    "science.partitions": ("encode_store",),
     "seeds": ("folds",),
     "spectra.spectra": ("Basis", "Spectra"),
     "spectra.store": ("SpectrumStore",),

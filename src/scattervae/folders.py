@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,31 @@ def written_aside(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     yield partial
     os.replace(partial, path)
+
+
+def replace_folder(folder: Path, by: Path) -> None:
+    """Put the folder `by` in the place of `folder`, which may exist.
+
+    Two folders cannot be exchanged in one step. Stopped between the steps, the old one stands aside, and
+    `restored` brings it back.
+    """
+    aside = _aside(restored(folder))
+    shutil.rmtree(aside, ignore_errors=True)  # left where the last step of an earlier replacement was stopped
+    if folder.exists():
+        folder.rename(aside)
+    by.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restored(folder: Path) -> Path:
+    """The same folder, put back in its place where a replacement was stopped half-way."""
+    if not folder.exists() and _aside(folder).is_dir():
+        _aside(folder).rename(folder)
+    return folder
+
+
+def _aside(folder: Path) -> Path:
+    return folder.parent / (folder.name + ".replaced")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,10 +1,16 @@
+import re
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.progress import Progress
 
 from cli.toys import with_ids, write_csv, write_parquet
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science import catalogue
+from scattervae.science import catalogue_files, partitions
+from scattervae.spectra.hats import HatsFolder
+from scattervae.spectra.store import SpectrumStore
+from spectra.stores import all_bytes, write_store
 from toy import SMALL, Basis, spoiled, toy_sky
 
 
@@ -12,20 +18,26 @@ def test_says_what_it_wrote(cli, model, store, tmp_path, sky):
     out = tmp_path / "new" / "catalogue.parquet"
     run = cli("encode", model, store, "--out", out)
     assert (run.code, run.err) == (0, "")
-    assert run.out == f"encoded 300 of 300 stars; flags: none\nwrote {out}\n"
+    first, second = run.out.splitlines()
+    assert first == "encoded 300 of 300 stars; flags: none"
+    assert re.fullmatch(rf"wrote {out} at [\d,]+ stars/s with the local engine", second)
     table = pq.read_table(out)
-    assert table["source_id"].to_pylist() == sky.spectra.source_id.tolist()
-    posterior = Checkpoint.load(model).encode(sky.spectra)
+    stars = SpectrumStore(store).read()
+    assert table["source_id"].to_pylist() == stars.source_id.tolist()
+    posterior = Checkpoint.load(model).encode(stars)
     np.testing.assert_allclose(table["latent_2_mean"].to_numpy(), posterior.mean[:, 1], atol=1e-5)
 
 
-def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path, sky):
+def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path):
     other = toy_sky(40, seed=1)
     bad = write_csv(tmp_path / "bad.csv", spoiled(other.spectra).take(slice(0, 4)))
     more = write_parquet(tmp_path / "more.parquet", other.spectra.take(slice(4, 40)))
     run = cli("encode", model, store, bad, more, "--out", tmp_path / "c.parquet", "--json")
     assert (run.code, run.err) == (0, "")
-    assert run.json == {
+    values = run.json
+    assert values.pop("stars_per_second") > 0
+    assert values == {
+        "engine": "local",
         "out": str(tmp_path / "c.parquet"),
         "path": str(tmp_path / "c.parquet"),
         "n_stars": 340,
@@ -34,7 +46,7 @@ def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path, sky):
         "n_resumed": 0,
     }
     table = pq.read_table(tmp_path / "c.parquet")
-    expected = np.concatenate([sky.spectra.source_id, other.spectra.source_id])
+    expected = np.concatenate([SpectrumStore(store).read().source_id, other.spectra.source_id])
     np.testing.assert_array_equal(table["source_id"].to_numpy(), expected)
 
 
@@ -56,27 +68,113 @@ def test_a_catalogue_is_replaced_and_nothing_else_is(cli, model, store, folder, 
         f"{stars}: exists and was not made by scattervae; give another --out",
     )
     assert stars.read_bytes() == before
-    assert "is a folder; name a file for the catalogue" in cli("encode", model, store, "--out", store).error
+    for other in (store, model):
+        run = cli("encode", model, store, "--out", other)
+        assert run.error == f"{other}: exists and is no catalogue of scattervae; give another --out"
+    (tmp_path / "file").write_text("somebody's")
+    error = cli("encode", model, store, "--out", tmp_path / "file").error
+    assert error.endswith("is a file; a catalogue that is a file ends in .parquet, any other is a folder")
 
 
-def test_a_stopped_run_goes_on(cli, model, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "ROWS_A_GROUP", 128)
-    cli("encode", model, store, "--out", tmp_path / "whole.parquet")
-    real, calls = catalogue._batches, []
+@pytest.mark.parametrize("name", ["c.parquet", "c"])
+def test_a_stopped_run_goes_on(cli, model, store, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(catalogue_files, "ROWS_A_GROUP", 128)
+    real, calls = catalogue_files.write_rows, []
 
-    def stop(checkpoint, chunks):
+    def stop(path, table):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(checkpoint, chunks)
+        return real(path, table)
 
-    monkeypatch.setattr(catalogue, "_batches", stop)
-    arguments = ("encode", model, store, "--out", tmp_path / "parts.parquet")
+    for module in (catalogue_files, partitions):
+        monkeypatch.setattr(module, "write_rows", stop)
+    monkeypatch.setattr(Progress, "update", record := Record())
+    arguments = ("encode", model, tmp_path / "store", "--out", tmp_path / name)
+    write_store(tmp_path / "store", SpectrumStore(store).read(), rows_a_partition=60)
     assert cli(*arguments).code == 130
-    assert not (tmp_path / "parts.parquet").exists()
+    assert not (tmp_path / name).exists()
+    assert (tmp_path / (name + ".parts")).is_dir()
     run = cli(*arguments)
-    assert run.out.startswith("encoded 300 of 300 stars (256 of them by an earlier run); flags: none")
-    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    n_done = record.completed[1]
+    assert run.out.startswith(f"encoded 300 of 300 stars ({n_done:,} of them by an earlier run); flags: none")
+    assert record.completed == sorted(record.completed)
+    assert record.completed[-1] == 300
+
+
+class Record:
+    """What a progress bar was told."""
+
+    def __init__(self):
+        self.completed = []
+
+    def __call__(self, *_task, completed):
+        self.completed.append(completed)
+
+
+def test_a_store_becomes_a_hats_catalogue(cli, model, store, tmp_path):
+    out = tmp_path / "latents"
+    for _ in range(2):  # the second replaces the first
+        run = cli("encode", model, store, "--out", out)
+        assert (run.code, run.err) == (0, "")
+        assert run.out.startswith("encoded 300 of 300 stars; flags: none\nwrote ")
+    assert HatsFolder.read(out).partitions == SpectrumStore(store).partitions
+
+
+def test_a_folder_is_made_from_one_store_only(cli, folder, model, store, tmp_path):
+    for inputs in ((store, store), (folder / "stars.parquet",), (store, folder / "stars.parquet")):
+        run = cli("encode", model, *inputs, "--out", tmp_path / "c")
+        assert (
+            run.error
+            == f"{tmp_path / 'c'}: a folder is written from one store; name a .parquet file for other inputs"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+_DASKS_OWN = "--scheduler and --workers are Dask's; give --engine dask with them"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("c", "--workers 2", _DASKS_OWN),
+        ("c", "--scheduler tcp://a:1", _DASKS_OWN),
+        (
+            "c",
+            "--engine dask --device cuda",
+            "--device cuda: the workers of --engine dask compute on their CPUs",
+        ),
+        (
+            "c.parquet",
+            "--engine dask",
+            "--engine dask writes a HATS catalogue; name a folder instead of c.parquet",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(cli, model, store, name, options, error):
+    run = cli("encode", model, store, "--out", name, *options.split())
+    assert (run.code, run.error) == (1, error)
+
+
+def test_an_engine_that_there_is_not(cli, model, store):
+    run = cli("encode", model, store, "--out", "c", "--engine", "spark")
+    assert run.code == 2
+    assert "'local', 'dask'" in run.error
+
+
+@pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option")  # set by LSDB for older pandas
+@pytest.mark.filterwarnings("ignore:The inplace keyword in NestedFrame")  # nested-pandas under pandas 3
+def test_a_dask_cluster_gives_the_same_rows(cli, model, store, tmp_path):
+    pytest.importorskip("lsdb", reason="needs the extra `cluster`")
+    from distributed import LocalCluster
+
+    cli("encode", model, store, "--out", tmp_path / "here" / "c")
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        options = ("--engine", "dask", "--scheduler", cluster.scheduler_address)
+        run = cli("encode", model, store, "--out", tmp_path / "there" / "c", *options)
+    assert (run.code, run.err) == (0, "")
+    assert run.out.endswith("stars/s with the dask engine\n")
+    assert all_bytes(tmp_path / "here") == all_bytes(tmp_path / "there")
 
 
 @pytest.mark.parametrize("basis", [Basis(7, 5), Basis(6, 5, bp_id=58)], ids=str)

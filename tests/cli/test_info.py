@@ -1,7 +1,12 @@
+import shutil
+
+import numpy as np
 import pytest
 
 from cli.toys import write_csv
 from scattervae.model.recipe import RECIPES
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.store import SpectrumStore
 from toy import spoiled, toy_sky
 
 
@@ -13,12 +18,57 @@ def test_store(cli, store, sky):
     assert (values["kind"], values["n_stars"], values["n_usable"]) == ("store", 300, 300)
     assert values["n_labelled"] == sky.labels.counts()
     assert values["n_g_flux_from"] == {"none": 0, "table": 300, "coefficients": 0}
+    opened = SpectrumStore(store)
+    assert values["n_partitions"] == len(opened.partitions)
+    assert values["n_bytes"] == sum(opened.path_of(p).stat().st_size for p in opened.partitions)
+    assert (
+        values["positions"]
+        == opened.positions.value
+        == "approximate: centres of the order-12 pixels in the source_ids"
+    )
+    assert f"positions: {values['positions']}\n" in text
+    assert f"of HEALPix order {opened.partitions[0].order}" in text
+
+
+def test_store_with_flags_and_labels_of_some(cli, tmp_path):
+    sky = toy_sky(40, seed=3)
+    stars = spoiled(sky.spectra)
+    values = sky.labels.values.copy()
+    values[::3, 1] = np.nan
+    labels = StellarLabels(sky.labels.source_id, values, sky.labels.errors)
+    cli("ingest", write_csv(tmp_path / "a.csv", stars, labels), "--out", tmp_path / "store")
+    run = cli("info", tmp_path / "store", "--json").json
+    spectra, stored = SpectrumStore(tmp_path / "store").read(), SpectrumStore(tmp_path / "store").labels()
+    assert run["n_usable"] == int(spectra.usable.sum()) < len(spectra)
+    assert run["n_labelled"] == stored.counts()
+    assert 0 < run["n_labelled"]["logg"] < run["n_labelled"]["teff"]
+    assert run["n_g_flux_from"] == {"none": 1, "table": 38, "coefficients": 0}
+
+
+def test_a_catalogue_of_spectra_from_elsewhere(cli, store, tmp_path):
+    shutil.copytree(store, tmp_path / "theirs")
+    (tmp_path / "theirs" / "manifest.json").unlink()
+    theirs, ours = (cli("info", folder, "--json").json for folder in (tmp_path / "theirs", store))
+    assert theirs["files"] == []
+    for name in (
+        "n_stars",
+        "n_usable",
+        "n_partitions",
+        "n_g_flux_from",
+        "n_labelled",
+        "n_bytes",
+        "positions",
+    ):
+        assert theirs[name] == ours[name]
 
 
 def test_store_names_the_files_that_were_not_read(cli, folder, tmp_path):
     cli("ingest", folder / "stars.parquet", "nothing.csv", "--out", tmp_path / "store")
     lines = cli("info", tmp_path / "store").out.splitlines()
-    assert lines[-2:] == ["files: 2, 1 of them not read", "not read: nothing.csv: no such file"]
+    assert lines[-2:] == [
+        "files: 2, 1 of them not read; 0 rows that could not be used",
+        "not read: nothing.csv: no such file",
+    ]
 
 
 def test_model(cli, model):
@@ -27,7 +77,7 @@ def test_model(cli, model):
     assert "for 6 BP + 5 RP coefficients" in text
     values = cli("info", model, "--json").json
     assert (values["kind"], values["path"]) == ("model", str(model))
-    assert values["recipe"]["training"]["epochs"] == 30
+    assert values["recipe"]["training"]["epochs"] == 50
     assert values["provenance"]["data"]["n_stars"] == 300
     assert values["basis"] == {"n_bp": 6, "n_rp": 5, "bp_id": None, "rp_id": None}
 

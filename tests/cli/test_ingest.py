@@ -1,10 +1,15 @@
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from cli.toys import with_ids, write_csv, write_parquet
+from ingest_toys import contents, sky_stars, write_bulk, write_sources
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from toy import Basis, spoiled, toy_sky
@@ -18,7 +23,8 @@ def test_says_what_it_wrote(cli, tmp_path, sky):
     assert header.split() == ["file", "kind", "rows", "kept", "duplicates", "unreadable"]
     assert row.split() == ["stars[1].csv", "archive", "csv", "300", "300", "0", "0"]
     assert wrote == f"wrote {tmp_path / 'store'}: 300 stars, 6 BP + 5 RP coefficients; flags: none"
-    np.testing.assert_array_equal(SpectrumStore(tmp_path / "store").read().source_id, sky.spectra.source_id)
+    stored = SpectrumStore(tmp_path / "store").read().source_id
+    np.testing.assert_array_equal(stored, np.sort(sky.spectra.source_id))  # as the sky's pixels are numbered
 
 
 def test_json(cli, tmp_path, sky):
@@ -45,13 +51,19 @@ def test_broken_files_are_warned_of_on_stderr_and_cost_nothing_else(cli, tmp_pat
     cut = tmp_path / "cut.csv.gz"
     cut.write_bytes(gzip.compress(good.read_bytes())[:5000])
     run = cli("ingest", page, cut, tmp_path, good, "nothing.csv", "--out", tmp_path / "store", "--json")
-    assert run.code == 0
+    assert run.code == 1
     assert run.json["n_stars"] == 300
     assert [bool(entry["error"]) for entry in run.json["files"]] == [True, True, True, False, True]
-    warnings = run.err.splitlines()
+    *warnings, error = run.err.splitlines()
     assert len(warnings) == 4
     assert all(line.startswith("scattervae: warning: ") for line in warnings)
-    text = cli("ingest", good, "--out", tmp_path / "store").out
+    assert error == (
+        f"scattervae: error: 4 of 5 files could not be read, as said above, and {tmp_path / 'store'} is without "
+        "them; mend them and run the same command again"
+    )
+    again = cli("ingest", good, "--out", tmp_path / "store")
+    assert (again.code, again.err) == (0, "")
+    text = again.out
     assert [line.split()[0] for line in text.splitlines() if "not read" in line] == [
         "page.csv",
         "cut.csv.gz",
@@ -100,11 +112,11 @@ def test_labels_from_another_file(cli, tmp_path, sky):
     table.write_text("\n".join([header, *rows]) + "\n")
     run = cli("ingest", stars, "--out", tmp_path / "store", "--labels", table)
     assert run.code == 0
-    labels = SpectrumStore(tmp_path / "store").labels()
+    labels = SpectrumStore(tmp_path / "store").labels().aligned_to(sky.spectra.source_id)
     np.testing.assert_array_equal(labels.values[::3], sky.labels.values[::3])
     assert np.isnan(labels.values[1::3]).all()
     again = cli("ingest", stars, "--out", tmp_path / "store", "--labels", table)
-    assert "keep the labels and correlations they came with" in again.err
+    assert "keep the labels, source columns and correlations" in again.err
 
 
 def test_labels_in_a_file_without_any(cli, tmp_path, folder, sky):
@@ -118,7 +130,7 @@ def test_labels_in_a_file_without_any(cli, tmp_path, folder, sky):
 def test_a_file_of_another_basis(cli, tmp_path, folder):
     other = write_parquet(tmp_path / "other.parquet", toy_sky(20, basis=Basis(7, 5)).spectra)
     run = cli("ingest", folder / "stars.parquet", other, "--out", tmp_path / "store")
-    assert run.code == 0
+    assert run.code == 1
     assert "7 BP + 5 RP coefficients, but" in run.err
     assert "ingest it into a store of its own" in run.err
 
@@ -140,3 +152,106 @@ def test_many_files_make_a_short_table(cli, tmp_path):
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert len(manifest["files"]) == 24
     assert SpectrumStore(tmp_path / "store").read().source_id.tolist() == ids.tolist()
+
+
+def test_rows_that_cannot_be_read_are_no_failure(cli, tmp_path, sky):
+    file = write_csv(tmp_path / "stars.csv", sky.spectra)
+    file.write_text(file.read_text() + "x,1\n")
+    run = cli("ingest", file, "--out", tmp_path / "store")
+    assert run.code == 0
+    assert "1 rows skipped" in run.err
+    assert run.out.splitlines()[1].split()[-4:] == ["301", "300", "0", "1"]
+
+
+@pytest.fixture
+def survey(tmp_path):
+    """Two bulk files of spectra and the gaia_source files of their pixels, in a folder each."""
+    toys = [sky_stars(6, pixel=pixel, seed=pixel) for pixel in (11, 12)]
+    for toy, pixel in zip(toys, (11, 12), strict=True):
+        (tmp_path / "xp").mkdir(exist_ok=True)
+        write_bulk(tmp_path / "xp", toy, pixel=pixel)
+        write_sources(tmp_path / "gaia" / "source", toy.source_id, pixel=pixel)
+    return sorted((tmp_path / "xp").iterdir()), tmp_path / "gaia"
+
+
+@pytest.mark.parametrize("form", ["folder", "pattern", "files"])
+def test_gaia_source_files(cli, tmp_path, survey, form):
+    files, folder = survey
+    named = {
+        "folder": [folder],
+        "pattern": [folder / "source" / "GaiaSource_*"],
+        "files": sorted((folder / "source").iterdir()),
+    }[form]
+    options = [word for name in named for word in ("--sources", name)]
+    run = cli("ingest", *files, *options, "--out", tmp_path / "store", "--json")
+    assert (run.code, run.err) == (0, "")
+    assert (run.json["n_stars"], run.json["positions"]) == (12, "measured")
+
+
+def test_gaia_source_files_that_are_not_there(cli, tmp_path, survey):
+    files, folder = survey
+    (tmp_path / "empty").mkdir()
+    for name, words in (("empty", "no GaiaSource_* file in this folder"), ("none_*", "no such file")):
+        run = cli("ingest", *files, "--sources", tmp_path / name, "--out", tmp_path / "store")
+        assert run.code == 1
+        assert f"--sources {tmp_path / name}: {words}" in run.error
+    run = cli("ingest", *files, *(folder / "source").iterdir(), "--out", tmp_path / "store")
+    assert run.code == 1
+    assert "GaiaSource_000011-000011.csv.gz: a gaia_source file among the spectra" in run.error
+    assert not (tmp_path / "store").exists()
+
+
+def test_several_processes(cli, tmp_path, survey):
+    files, _ = survey
+    bad = tmp_path / "page.csv"
+    bad.write_text("<html>503</html>")
+    for workers in (1, 2):
+        run = cli("ingest", *files, bad, "--out", tmp_path / f"store{workers}", "--workers", workers)
+        assert run.code == 1
+        warning, _ = run.err.splitlines()
+        assert warning.startswith(f"scattervae: warning: {bad}: is a web page")
+    assert contents(tmp_path / "store1") == contents(tmp_path / "store2")
+
+
+def test_small_files_take_no_further_process(tmp_path, survey, monkeypatch):
+    from scattervae.cli import ingest
+
+    files, _ = survey
+    monkeypatch.setattr("scattervae.workers.n_cpus", lambda: 16)
+    assert ingest._workers_for(files) == 1
+    monkeypatch.setattr(ingest, "_SMALL_BYTES", 1)
+    assert ingest._workers_for([*files, tmp_path / "missing"]) == 3
+    assert ingest._workers_for(files * 20) == 16
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupted_it_says_one_line_and_goes_on(tmp_path, survey, workers):
+    """An interrupt from the keyboard reaches the whole group of processes."""
+    files, _ = survey
+    command = [
+        sys.executable,
+        "-c",
+        "from scattervae.cli.application import main; main()",
+        "ingest",
+        *files,
+        "-o",
+        tmp_path / "store",
+        "-j",
+        str(workers),
+    ]
+    journal = tmp_path / "store" / "intake" / "journal.jsonl"
+    with subprocess.Popen(
+        [*map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        while not journal.exists():
+            assert run.poll() is None
+        os.killpg(run.pid, signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, "")
+    assert err.splitlines() == [
+        "scattervae: error: stopped; what was finished is kept, and the same command goes on (train: with --resume)"
+    ]

@@ -1,11 +1,16 @@
 import json
+import logging
+import re
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from cli.toys import RECIPE, write_parquet
+from scattervae.errors import StoreError
 from scattervae.model import train as training
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.distributed import AlreadyToldError, World
 from toy import spoiled, toy_sky
 
 
@@ -151,3 +156,76 @@ def test_recipe_of_the_toy_is_what_the_model_keeps(model):
     kept = json.loads((model / "config.json").read_text())["recipe"]
     assert kept["network"]["hidden"] == [24, 16]
     assert "hidden = [24, 16]" in RECIPE
+
+
+def test_how_it_was_trained_is_said(cli, folder, tmp_path):
+    arguments = ("train", folder / "store", "--recipe", folder / "toy.toml", "--epochs", 1)
+    for memory, how in (("auto", "in memory"), ("1GB", "in memory"), ("0", "streamed"), ("1kB", "streamed")):
+        run = cli(*arguments, "--out", tmp_path / memory, "--memory", memory)
+        assert re.search(rf" \({how}: [\d,]+ stars/s\)$", run.out.splitlines()[0])
+    streamed, again = (Checkpoint.load(tmp_path / name) for name in ("0", "1kB"))
+    assert streamed.digest == again.digest
+    assert Checkpoint.load(tmp_path / "auto").digest == Checkpoint.load(tmp_path / "1GB").digest
+
+
+def test_a_size_that_is_none_is_refused(cli, folder, tmp_path):
+    run = cli("train", folder / "store", "--out", tmp_path / "model", "--memory", "much")
+    assert run.error == "--memory much: not a size; give a number with a unit, as 4GB, or auto"
+
+
+def test_a_run_stopped_within_an_epoch_is_gone_on_with(cli, folder, tmp_path, monkeypatch):
+    """Streamed at first, it is streamed again although the stars fit in memory."""
+    arguments = ("train", folder / "store", "--recipe", folder / "toy.toml", "--epochs", 4)
+    assert cli(*arguments, "--out", tmp_path / "whole", "--memory", "0").code == 0
+    real, n_steps = training._step, 0
+
+    def stop(state, batch):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 7:
+            raise KeyboardInterrupt
+        return real(state, batch)
+
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(training, "_step", stop)
+    assert cli(*arguments, "--out", tmp_path / "parts", "--memory", "0").code == 130
+    monkeypatch.setattr(training, "_step", real)
+    run = cli(*arguments, "--out", tmp_path / "parts", "--resume")
+    assert "(streamed: " in run.out
+    whole, parts = (Checkpoint.load(tmp_path / name) for name in ("whole", "parts"))
+    assert parts.digest == whole.digest
+    assert parts.records == whole.records
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """This process is the second of two, as torchrun would have it; the first tells it what `told` says."""
+    told: list[Exception] = []
+
+    def from_first(_self, make):
+        if told:
+            raise told[0]
+        return make()
+
+    @contextmanager
+    def joined(_self, _device):
+        yield
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(World, "from_first", from_first)
+    monkeypatch.setattr(World, "joined", joined)
+    yield told
+    logging.getLogger("scattervae").setLevel(logging.WARNING)
+
+
+def test_the_second_process_does_not_repeat_what_the_first_tells(cli, folder, tmp_path, second):
+    second.append(AlreadyToldError("the model exists"))
+    run = cli("train", folder / "store", "--out", tmp_path / "model")
+    assert (run.code, run.out, run.err) == (1, "", "")
+
+
+def test_the_second_process_says_who_it_is(cli, folder, tmp_path, second):
+    second.append(StoreError("piece 3: torn"))
+    run = cli("train", folder / "store", "--out", tmp_path / "model")
+    assert (run.code, run.error) == (1, "rank 1: piece 3: torn")

@@ -18,7 +18,7 @@ name = "toy"
 n_latent = 3
 hidden = [24, 16]
 [training]
-epochs = 30
+epochs = 50
 batch_size = 64
 learning_rate = 5e-3
 """

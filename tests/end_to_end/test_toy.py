@@ -62,7 +62,9 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     store, model = sv.SpectrumStore(tmp_path / "store"), sv.Checkpoint.load(tmp_path / "model")
     spectra = store.read()
     latents = model.encode(spectra.take(spectra.usable)).mean.double().numpy()
-    truth = sky.latents[np.isin(sky.spectra.source_id, spectra.source_id[spectra.usable])]
+    order = np.argsort(sky.spectra.source_id)  # a store's order is the sky's
+    rows = order[np.searchsorted(sky.spectra.source_id[order], spectra.source_id[spectra.usable])]
+    truth = sky.latents[rows]
     design = np.column_stack([latents, latents**2, np.prod(latents[:, :2], axis=1), np.ones(len(latents))])
     fitted = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
     assert (1 - (fitted - truth).var(axis=0) / truth.var(axis=0) > 0.8).all()  # the known latents are found
@@ -117,7 +119,7 @@ def test_a_model_refuses_stars_of_another_basis(cli, recipe, tmp_path):
         train = ("train", stars[own], "--recipe", recipe, "--epochs", 1, "--out", model)
         assert cli(*train).code == 0
         for command in (
-            ("encode", model, stars[other], "--out", tmp_path / "c"),
+            ("encode", model, stars[other], "--out", tmp_path / "c.parquet"),
             ("evaluate", model, stars[other]),
         ):
             run = cli(*command)

@@ -1,4 +1,5 @@
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,28 @@ def test_a_model_stays_as_it_was_when_saving_breaks(folder, monkeypatch):
             other.save(folder)
     assert Checkpoint.load(folder).digest == MODEL.digest
     MODEL.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_model_is_there_whole_wherever_saving_over_it_is_killed(folder, monkeypatch):
+    """The folder's renaming is tested step by step in test_folders; here the worst step, between two renamings."""
+
+    def die(self: Path, target: Path) -> None:
+        if self.name.endswith(".saving"):
+            raise KeyboardInterrupt
+        real(self, target)
+
+    real = Path.rename
+    other = untrained_model(SKY.spectra)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            other.save(folder)
+    assert not folder.exists()
+    assert Checkpoint.is_model(folder)
+    assert Checkpoint.load(folder).digest == MODEL.digest
+    other.save(folder)
+    assert Checkpoint.load(folder).digest == other.digest
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
@@ -343,3 +366,18 @@ def test_the_digest_sees_weights_and_normalization():
 def test_versions_are_those_that_run():
     assert software_versions()["torch"] == torch.__version__
     assert software_versions()["numpy"] == np.__version__
+
+
+def test_a_model_can_be_sent_to_another_process():
+    sent = pickle.loads(pickle.dumps(PAPER_SIZED))
+    assert sent.digest == PAPER_SIZED.digest
+    assert bits(sent, DR3_SKY.spectra) == bits(PAPER_SIZED, DR3_SKY.spectra)
+
+
+def test_dask_tells_models_apart_by_what_is_in_them():
+    pytest.importorskip("dask", reason="Dask is not installed")
+    from dask.tokenize import tokenize
+
+    same = replace(MODEL, provenance={"other": "words"})
+    assert tokenize(MODEL, ensure_deterministic=True) == tokenize(same, ensure_deterministic=True)
+    assert tokenize(MODEL) != tokenize(untrained_model(SKY.spectra))

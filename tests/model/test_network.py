@@ -162,3 +162,20 @@ def test_normalised_errors_are_residuals_over_both_errors_in_quadrature():
     reconstruction = Reconstruction(mean=torch.tensor([[1.0, 2.0]]), scatter=torch.tensor([[3.0, 0.0]]))
     normalised = reconstruction.normalised_errors(torch.tensor([[11.0, 1.0]]), torch.tensor([[4.0, 2.0]]))
     torch.testing.assert_close(normalised, torch.tensor([[2.0, -0.5]]))
+
+
+@pytest.mark.parametrize("n_stars", [0, 1, 5000])
+def test_answers_are_the_same_with_and_without_gradients(n_stars):
+    """Without them another library multiplies the matrices."""
+    network = ScatterVAE(110)
+    x = 3.0 * torch.randn(n_stars, 110, generator=stream(0, "x"))
+    x[3:4] = torch.nan
+    learning = network.encode(x)
+    with torch.no_grad():
+        asking = network.encode(x)
+        told = network.decode(asking.mean)
+    torch.testing.assert_close(learning.mean.detach(), asking.mean, equal_nan=True)
+    torch.testing.assert_close(learning.log_variance.detach(), asking.log_variance, equal_nan=True)
+    for one, other in zip(network.decode(learning.mean), told, strict=True):
+        assert one.requires_grad
+        torch.testing.assert_close(one.detach(), other, equal_nan=True)

@@ -8,18 +8,20 @@ import torch
 
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.recipe import RECIPES, Recipe
+from scattervae.model.distributed import World
+from scattervae.model.preparation import Machine, data_digest, training_stars
+from scattervae.model.recipe import RECIPES
+from scattervae.model.records import EpochRecord
 from scattervae.model.run import (
     RunFolder,
     collapse_warning,
-    data_digest,
     train,
     train_once,
-    training_stars,
 )
-from scattervae.model.train import EpochRecord
 from scattervae.seeds import folds
 from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.store import SpectrumStore
+from spectra.piece_toys import toy_store
 from toy import spoiled, toy_recipe, toy_sky
 
 SKY = toy_sky(200)
@@ -43,21 +45,6 @@ def start_and_stop(out: RunFolder) -> None:
 
 def bits(model: Checkpoint) -> tuple[object, ...]:
     return model.digest, model.records, model.recipe
-
-
-def with_training(recipe: Recipe, **settings: object) -> Recipe:
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
-
-
-@pytest.mark.parametrize("hold_out", [False, True])
-def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_by_it(hold_out):
-    spectra = spoiled(SKY.spectra)
-    stars = training_stars(spectra, with_training(QUICK, hold_out_validation=hold_out))
-    fold = folds(spectra.source_id)
-    chosen = fold.train if hold_out else fold.train | fold.validation
-    assert stars.source_id.tolist() == spectra.source_id[chosen & (spectra.flags == 0)].tolist()
-    assert fold.validation.any()
-    assert fold.test.any()
 
 
 def test_nothing_of_the_test_fold_reaches_the_model():
@@ -120,17 +107,6 @@ def test_provenance_says_what_the_model_was_made_of():
     assert model.provenance["versions"]["torch"] == torch.__version__
     assert json.loads(json.dumps(model.provenance)) == model.provenance
     assert len(model.provenance["training"]["kl_per_latent"]) == 3
-
-
-def test_the_digest_of_data_sees_every_number():
-    stars = SKY.spectra
-    digests = {
-        data_digest(stars),
-        data_digest(stars.take(slice(0, 199))),
-        data_digest(stars.take(np.arange(200)[::-1])),
-    }
-    assert len(digests) == 3
-    assert data_digest(stars) == data_digest(toy_sky(200).spectra)
 
 
 def test_a_saved_run_leaves_the_model_and_nothing_else(tmp_path):
@@ -308,3 +284,90 @@ def test_training_once_replaces_nothing_but_models(tmp_path):
         train_once(SKY.spectra, QUICK, path)
     assert "\n" not in str(caught.value)
     assert (path / "thesis.tex").read_text() == "years of work"
+
+
+STREAM = Machine(memory=0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return toy_store(tmp_path_factory.mktemp("toy") / "store", SKY.spectra, rows_a_partition=40)
+
+
+def test_a_store_trains_the_model_of_its_spectra_bit_for_bit(store):
+    by_spectra, by_store = train(store.read(), QUICK), train(store, QUICK)
+    assert bits(by_store) == bits(by_spectra)
+    facts = by_store.provenance
+    assert facts["data"] == {**by_spectra.provenance["data"], "digest": store.digest}
+    assert facts["training"]["stars"] == "in memory"
+    assert facts["training"]["processes"] == 1
+
+
+def test_a_store_that_memory_does_not_hold_is_streamed(store, tmp_path):
+    model = train(store, QUICK, machine=STREAM, out=RunFolder(tmp_path / "model"))
+    assert model.provenance["training"]["stars"] == "streamed"
+    assert model.provenance["data"] == train(store, QUICK).provenance["data"]
+    assert (
+        bits(Checkpoint.load(tmp_path / "model")) == bits(model) == bits(train(store, QUICK, machine=STREAM))
+    )
+    assert model.digest != train(store, QUICK).digest  # its batches are others
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+@pytest.mark.parametrize(("begun", "then"), [(STREAM, Machine()), (Machine(), STREAM)])
+def test_an_unfinished_run_goes_on_the_way_it_began(store, tmp_path, begun, then):
+    """However much memory there is now; what the store holds is not counted again."""
+    out = RunFolder(tmp_path / "model", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, QUICK, out=out, machine=begun, progress=stop)
+    read: list[object] = []
+    counted = SpectrumStore(store.path)
+    counted.read_piece = lambda piece: read.append(piece) or store.read_piece(piece)
+    model = train(counted, QUICK, out=out, machine=then)
+    assert bits(model) == bits(train(store, QUICK, machine=begun))
+    if then == STREAM:
+        assert len(read) == len(store.pieces)  # to memory, once
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+def test_an_unfinished_run_is_not_resumed_on_another_store(store, tmp_path):
+    out = RunFolder(tmp_path / "model", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, QUICK, out=out, machine=STREAM, progress=stop)
+    other = toy_store(tmp_path / "other", toy_sky(200, seed=1).spectra)
+    with pytest.raises(CheckpointError, match="other stars"):
+        train(other, QUICK, out=out)
+    assert bits(train(store, QUICK, out=out)) == bits(train(store, QUICK, machine=STREAM))
+
+
+def test_what_is_in_the_way_is_found_before_the_store_is_read(store, tmp_path):
+    (tmp_path / "model").mkdir()
+    unread = SpectrumStore(store.path)
+    unread.read_piece = None
+    with pytest.raises(CheckpointError, match="is no model"):
+        train(unread, QUICK, out=RunFolder(tmp_path / "model", overwrite=True))
+
+
+def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch):
+    """Here the second, told by the first that the folder is ready."""
+    world = World(1, 2)
+    machine = Machine(world=world)
+    for name, value in {
+        "total": lambda _self, values: values,
+        "shared": lambda _self, module: module,
+    }.items():
+        monkeypatch.setattr(World, name, value)
+    monkeypatch.setattr(World, "from_first", lambda _self, make: make())
+    model = train(store, QUICK, out=RunFolder(tmp_path / "model"), machine=machine)
+    assert model.provenance == {}
+    assert len(model.records) == 3
+    assert {path.name for path in (tmp_path / "model.partial").iterdir()} == {"survey.safetensors"}
+
+
+def test_divergences_of_latents_are_those_of_the_training_stars():
+    """Against the encoder run over the stars by themselves."""
+    model = train(SKY.spectra, QUICK)
+    posterior = model.encode(training_stars(SKY.spectra, QUICK))
+    assert model.provenance["training"]["kl_per_latent"] == pytest.approx(posterior.kl_per_latent(), rel=1e-6)
+    assert model.provenance["training"]["active_latents"] == posterior.n_active()

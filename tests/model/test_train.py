@@ -1,29 +1,33 @@
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from scattervae.errors import CheckpointError, TrainingError
+from scattervae.model.batches import StarsInMemory, StarsOnDisk
+from scattervae.model.distributed import ALONE
 from scattervae.model.loss import loss_terms, objective
+from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import Recipe
-from scattervae.model.train import (
-    EpochRecord,
-    TrainingState,
-    fit_network,
-    initial_network,
-    read_records,
-    write_records,
-)
+from scattervae.model.records import EpochRecord
+from scattervae.model.train import fit_network
+from scattervae.model.training_state import SavedState, TrainingState, initial_network
 from scattervae.seeds import stream
+from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.shuffled import ChosenStars
+from scattervae.spectra.spectra import Spectra
+from spectra.piece_toys import Pieces, toy_store
 from toy import toy_recipe, toy_sky
 
 SKY = toy_sky(150)
 INPUTS = Normalization.fit(lambda: [SKY.spectra]).apply(SKY.spectra)
+STARS = StarsInMemory(INPUTS)
 ADAMW = toy_recipe(epochs=5, batch_size=40)  # the last batch of an epoch holds 30 stars
 SGD = toy_recipe(epochs=5, batch_size=40, optimizer="sgd", schedule="cosine", learning_rate=0.05)
 
@@ -60,14 +64,14 @@ def all_numbers(state: TrainingState) -> dict[str, object]:
 @pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
 def test_the_same_seed_gives_the_same_bits(recipe):
     torch.manual_seed(1)
-    first = all_numbers(fit_network(INPUTS, recipe))
+    first = all_numbers(fit_network(STARS, recipe))
     torch.manual_seed(2)
-    assert all_numbers(fit_network(INPUTS, recipe)) == first
+    assert all_numbers(fit_network(STARS, recipe)) == first
 
 
 def test_another_seed_gives_other_weights():
     other = ADAMW.model_copy(update={"training": ADAMW.training.model_copy(update={"seed": 1})})
-    one, two = (all_numbers(fit_network(INPUTS, recipe))["weights"] for recipe in (ADAMW, other))
+    one, two = (all_numbers(fit_network(STARS, recipe))["weights"] for recipe in (ADAMW, other))
     assert one != two
 
 
@@ -78,8 +82,9 @@ def test_each_epoch_draws_from_streams_of_its_own(monkeypatch):
         asked.append(names)
         return stream(*names)
 
-    monkeypatch.setattr("scattervae.model.train.stream", noting)
-    fit_network(INPUTS, ADAMW)
+    for module in ("training_state", "batches"):
+        monkeypatch.setattr(f"scattervae.model.{module}.stream", noting)
+    fit_network(STARS, ADAMW)
     assert len(asked) == len(set(asked)) == 1 + 2 * 5  # the weights, and order and latents of each epoch
 
 
@@ -96,12 +101,12 @@ def test_the_initial_network_leaves_global_chance_alone():
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
 def test_a_run_stopped_at_any_epoch_goes_on_to_the_same_bits(tmp_path, recipe, stopped_after):
-    whole = fit_network(INPUTS, recipe)
+    whole = fit_network(STARS, recipe)
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        fit_network(INPUTS, recipe, state_file=file, progress=stop_after(stopped_after))
+        fit_network(STARS, recipe, state_file=file, progress=stop_after(stopped_after))
     told: list[EpochRecord] = []
-    resumed = fit_network(INPUTS, recipe, state_file=file, progress=told.append)
+    resumed = fit_network(STARS, recipe, state_file=file, progress=told.append)
     assert all_numbers(resumed) == all_numbers(whole)
     assert told == whole.records
     assert resumed.n_epochs_resumed == stopped_after - 1  # progress is told before the state is saved
@@ -112,27 +117,27 @@ def test_a_run_may_be_stopped_twice_and_a_finished_one_is_only_read(tmp_path):
     file = tmp_path / "state.safetensors"
     for epoch in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            fit_network(INPUTS, ADAMW, state_file=file, progress=stop_after(epoch))
-    finished = fit_network(INPUTS, ADAMW, state_file=file)
-    again = fit_network(INPUTS, ADAMW, state_file=file)
+            fit_network(STARS, ADAMW, state_file=file, progress=stop_after(epoch))
+    finished = fit_network(STARS, ADAMW, state_file=file)
+    again = fit_network(STARS, ADAMW, state_file=file)
     assert again.n_epochs_resumed == 5
-    assert all_numbers(again) == all_numbers(finished) == all_numbers(fit_network(INPUTS, ADAMW))
+    assert all_numbers(again) == all_numbers(finished) == all_numbers(fit_network(STARS, ADAMW))
 
 
 def test_the_state_on_disk_is_the_state(tmp_path):
-    state = fit_network(INPUTS, ADAMW)
+    state = fit_network(STARS, ADAMW)
     state.save(tmp_path / "state.safetensors")
-    other = TrainingState(INPUTS, ADAMW)
+    other = TrainingState(STARS, ADAMW)
     assert all_numbers(other) != all_numbers(state)
-    other.restore(tmp_path / "state.safetensors")
+    other.restore(SavedState.read(tmp_path / "state.safetensors"))
     assert all_numbers(other) == all_numbers(state)
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
-def check_refused(file: Path, inputs: Inputs, recipe: Recipe, match: str) -> None:
+def check_refused(file: Path, stars: StarsInMemory, recipe: Recipe, match: str) -> None:
     before = file.read_bytes()
     with pytest.raises(CheckpointError, match=match) as caught:
-        fit_network(inputs, recipe, state_file=file)
+        fit_network(stars, recipe, state_file=file)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
     assert file.read_bytes() == before
@@ -140,11 +145,11 @@ def check_refused(file: Path, inputs: Inputs, recipe: Recipe, match: str) -> Non
 
 def test_the_state_of_another_run_is_refused(tmp_path):
     file = tmp_path / "state.safetensors"
-    fit_network(INPUTS, ADAMW, state_file=file)
+    fit_network(STARS, ADAMW, state_file=file)
     longer = toy_recipe(epochs=6, batch_size=40)
-    fewer = Inputs(INPUTS.x[:-1], INPUTS.errors[:-1])
-    others = Inputs(INPUTS.x.flip(0), INPUTS.errors.flip(0))
-    check_refused(file, INPUTS, longer, "another recipe")
+    fewer = StarsInMemory(Inputs(INPUTS.x[:-1], INPUTS.errors[:-1]))
+    others = StarsInMemory(Inputs(INPUTS.x.flip(0), INPUTS.errors.flip(0)))
+    check_refused(file, STARS, longer, "another recipe")
     check_refused(file, fewer, ADAMW, "other stars.*150.*149")
     check_refused(file, others, ADAMW, "other stars.*150.*150")
 
@@ -152,39 +157,38 @@ def test_the_state_of_another_run_is_refused(tmp_path):
 def test_what_is_no_state_is_refused(tmp_path):
     file = tmp_path / "state.safetensors"
     file.write_bytes(b"torn")
-    check_refused(file, INPUTS, ADAMW, "not a training state")
+    check_refused(file, STARS, ADAMW, "not a training state")
     save_file({"network/a": torch.zeros(1)}, file)
-    check_refused(file, INPUTS, ADAMW, "another recipe")
-    fit_network(INPUTS, ADAMW, state_file=tmp_path / "good")
+    check_refused(file, STARS, ADAMW, "another recipe")
+    fit_network(STARS, ADAMW, state_file=tmp_path / "good")
     file.write_bytes((tmp_path / "good").read_bytes()[:-50])
-    check_refused(file, INPUTS, ADAMW, "not a training state")
+    check_refused(file, STARS, ADAMW, "not a training state")
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, monkeypatch):
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        fit_network(INPUTS, ADAMW, state_file=file, progress=stop_after(4))
-    before = file.read_bytes()
+        fit_network(STARS, ADAMW, state_file=file, progress=stop_after(4))
 
     def broken(terms, *args, **kwargs):
         return objective(terms, *args, **kwargs) * torch.nan
 
     with monkeypatch.context() as patch:
         patch.setattr("scattervae.model.train.objective", broken)
-        with pytest.raises(TrainingError, match="epoch 4: the loss is nan") as caught:
-            fit_network(INPUTS, ADAMW, state_file=file)
+        with pytest.raises(TrainingError, match="epoch 5: the loss is nan") as caught:
+            fit_network(STARS, ADAMW, state_file=file)
     assert "\n" not in str(caught.value)
     assert "learning_rate" in str(caught.value)
-    assert file.read_bytes() == before
-    assert all_numbers(fit_network(INPUTS, ADAMW, state_file=file)) == all_numbers(fit_network(INPUTS, ADAMW))
+    assert [record["epoch"] for record in json.loads(SavedState.read(file).notes["records"])] == [1, 2, 3, 4]
+    assert all_numbers(fit_network(STARS, ADAMW, state_file=file)) == all_numbers(fit_network(STARS, ADAMW))
 
 
 def test_a_star_that_cannot_be_encoded_stops_the_run():
     x = INPUTS.x.clone()
     x[3] = torch.nan
     with pytest.raises(TrainingError, match="epoch 1: the loss is nan"):
-        fit_network(Inputs(x, INPUTS.errors), ADAMW)
+        fit_network(StarsInMemory(Inputs(x, INPUTS.errors)), ADAMW)
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
@@ -197,27 +201,27 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
     monkeypatch.setattr("scattervae.model.train.objective", broken)
     one_step = toy_recipe(epochs=1, batch_size=150)
     with pytest.raises(TrainingError, match="epoch 1: a weight is not a number") as caught:
-        fit_network(INPUTS, one_step, state_file=tmp_path / "state.safetensors")
+        fit_network(STARS, one_step, state_file=tmp_path / "state.safetensors")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_stars_are_an_error():
     with pytest.raises(TrainingError, match="no star"):
-        fit_network(Inputs(INPUTS.x[:0], INPUTS.errors[:0]), ADAMW)
+        fit_network(StarsInMemory(Inputs(INPUTS.x[:0], INPUTS.errors[:0])), ADAMW)
 
 
 @pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
 def test_training_lowers_the_loss(recipe):
     settings = recipe.training.model_copy(update={"epochs": 20})
-    records = fit_network(INPUTS, recipe.model_copy(update={"training": settings})).records
+    records = fit_network(STARS, recipe.model_copy(update={"training": settings})).records
     assert records[-1].objective < records[0].objective - 1.0
 
 
 def test_a_record_holds_means_over_the_stars_of_one_epoch():
     """With steps too small to move a weight, it is the mean of the loss terms at the initial weights."""
     still = toy_recipe(epochs=1, batch_size=40, optimizer="sgd", schedule="cosine", learning_rate=1e-30)
-    (record,) = fit_network(INPUTS, still).records
+    (record,) = fit_network(STARS, still).records
     network = initial_network(11, still)
     with torch.no_grad():
         posterior = network.encode(INPUTS.x)
@@ -235,7 +239,7 @@ def test_a_record_holds_means_over_the_stars_of_one_epoch():
 
 def test_printed_records_hold_the_same_terms_under_another_weight():
     printed = ADAMW.model_copy(update={"objective": "printed"})
-    for record in fit_network(INPUTS, printed).records:
+    for record in fit_network(STARS, printed).records:
         expected = (record.chi2 + record.penalty) / 11 + record.kl / 3
         assert record.objective == pytest.approx(expected, rel=1e-5)  # batches of float32 are summed
 
@@ -243,20 +247,116 @@ def test_printed_records_hold_the_same_terms_under_another_weight():
 @pytest.mark.parametrize(("recipe", "last"), [(ADAMW, 5e-3 / 25 / 1e4), (SGD, 0.0)], ids=["adamw", "sgd"])
 def test_the_learning_rate_falls_to_nothing_over_the_run(recipe, last):
     """One cycle ends at peak / 25 / 1e4 (PyTorch's defaults), the cosine at 0."""
-    rates = [record.learning_rate for record in fit_network(INPUTS, recipe).records]
+    rates = [record.learning_rate for record in fit_network(STARS, recipe).records]
     assert rates[-1] == pytest.approx(last, abs=1e-12)
     assert max(rates) <= recipe.training.learning_rate
     assert rates[-1] < rates[-2] < rates[-3]
 
 
 def test_a_batch_may_be_larger_than_the_set():
-    state = fit_network(INPUTS, toy_recipe(epochs=2, batch_size=10_000))
+    state = fit_network(STARS, toy_recipe(epochs=2, batch_size=10_000))
     assert len(state.records) == 2
 
 
-def test_records_come_back_as_they_were(tmp_path):
-    records = fit_network(INPUTS, ADAMW).records
-    write_records(tmp_path / "training.jsonl", records)
-    assert read_records(tmp_path / "training.jsonl") == tuple(records)
-    lines = (tmp_path / "training.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [asdict(record) for record in records]
+@dataclass(frozen=True)
+class Stopped:
+    """Stars whose batches end after so many with what a signal or a full disk would do."""
+
+    stars: StarsInMemory | StarsOnDisk
+    n_batches: int
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stars, name)
+
+    def __len__(self) -> int:
+        return len(self.stars)
+
+    def batches(self, settings, epoch, *, first=0, world=ALONE):
+        batches = self.stars.batches(settings, epoch, first=first, world=world)
+        steps_before = (epoch - 1) * -(-len(self.stars) // settings.batch_size)
+        for number, batch in enumerate(batches, start=first):
+            if steps_before + number == self.n_batches:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def on_disk(window: int = 60) -> StarsOnDisk:
+    sizes = [30, 50, 10, 60]
+    normalization = Normalization.fit(lambda: [SKY.spectra])
+    chosen = ChosenStars(
+        Pieces(SKY.spectra, sizes), everything, np.array(sizes), normalization, window=window
+    )
+    return StarsOnDisk(chosen, "digest", torch.device("cpu"))
+
+
+def everything(block: Block) -> np.ndarray:
+    return np.ones(len(block), dtype=bool)
+
+
+@pytest.mark.usefixtures("saves_every_epoch")
+@pytest.mark.parametrize("n_batches", [1, 3, 4, 6, 19])
+@pytest.mark.parametrize("stars", [STARS, on_disk()], ids=["memory", "disk"])
+@pytest.mark.parametrize("recipe", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path, recipe, stars, n_batches):
+    whole = fit_network(stars, recipe)
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit_network(Stopped(stars, n_batches), recipe, state_file=file)
+    assert int(SavedState.read(file).notes["n_batches_done"]) == n_batches % 4
+    with pytest.raises(KeyboardInterrupt):  # and once more, two batches on, where so many are left
+        fit_network(Stopped(stars, min(n_batches + 2, 19)), recipe, state_file=file)
+    told: list[EpochRecord] = []
+    resumed = fit_network(stars, recipe, state_file=file, progress=told.append)
+    assert all_numbers(resumed) == all_numbers(whole)
+    assert told == whole.records
+    assert (
+        resumed.n_stars_seen == 5 * 150 - min(n_batches + 2, 19) // 4 * 150 - min(n_batches + 2, 19) % 4 * 40
+    )
+
+
+def test_a_streamed_run_is_not_gone_on_with_in_memory_nor_the_other_way_round(tmp_path):
+    for first, then in ((STARS, on_disk()), (on_disk(), STARS)):
+        file = tmp_path / first.identity
+        fit_network(first, ADAMW, state_file=file)
+        assert SavedState.read(file).streamed == isinstance(first, StarsOnDisk)
+        check_refused(file, then, ADAMW, "other stars.*150.*150")
+
+
+def test_streaming_trains_as_well_as_memory_on_a_store_sorted_by_where_stars_are(tmp_path):
+    """Spectra depend on the place in the sky, so that too little mixing would hurt, as with one piece at a time."""
+    stars, held_out = sky_with_a_gradient(8000, signal_to_noise=8.0, scatter=0.05)
+    store = toy_store(tmp_path / "store", stars, rows_a_partition=200)
+    normalization = Normalization.fit(lambda: [stars])
+    sizes = np.array([piece.n_rows for piece in store.pieces])
+    assert len(sizes) > 40
+    inputs = normalization.apply(held_out)
+
+    def scores(window: int | None, n_seeds: int) -> np.ndarray:
+        chosen = ChosenStars(store, everything, sizes, normalization, window=window or 1)
+        source = StarsOnDisk(chosen, store.digest, torch.device("cpu"))
+        source = StarsInMemory(chosen.read()) if window is None else source
+        recipes = [toy_recipe(epochs=4, learning_rate=1e-2, seed=seed) for seed in range(n_seeds)]
+        return np.array([negative_elbo(fit_network(source, recipe).network, inputs) for recipe in recipes])
+
+    memory, streamed, unmixed = scores(None, 4), scores(2200, 4), scores(1, 2)
+    scatter = np.sqrt((memory.var(ddof=1) + streamed.var(ddof=1)) / 2)
+    assert abs(streamed.mean() - memory.mean()) < 2 * scatter
+    assert unmixed.mean() > memory.mean() + 2 * scatter
+
+
+def sky_with_a_gradient(n_stars: int, **settings: float) -> tuple[Spectra, Spectra]:
+    """Stars whose first latent rises with the number of their pixel; every fifth is held out."""
+    sky = toy_sky(n_stars, **settings)
+    stars = sky.spectra.take(np.argsort(sky.latents[:, 0]))
+    pixels = np.sort(np.random.default_rng(0).integers(12 * 4**12, size=n_stars))
+    stars = replace(stars, source_id=pixels * 2**35 + np.arange(n_stars))
+    held_out = np.arange(n_stars) % 5 == 0
+    return stars.take(~held_out), stars.take(held_out)
+
+
+@torch.no_grad()
+def negative_elbo(network: ScatterVAE, inputs: Inputs) -> float:
+    posterior, draws = network.encode(inputs.x), torch.Generator().manual_seed(0)
+    drawn = [network.decode(posterior.sample(draws)) for _ in range(4)]
+    terms = [loss_terms(inputs.x, inputs.errors, posterior, one) for one in drawn]
+    return float(np.mean([term.negative_elbo.mean().item() for term in terms]))

@@ -1,29 +1,30 @@
-"""The catalogue against the library's parts, closed forms, and itself in other chunks."""
+"""The catalogue's rows against the library's parts, closed forms, and themselves in other company."""
 
 import math
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import torch
-from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from scattervae.errors import DataError
-from scattervae.science import catalogue as module
-from scattervae.science.catalogue import catalogue, catalogue_schema, write_catalogue
-from scattervae.spectra.flags import Flag
+from scattervae.model.loss import loss_terms
+from scattervae.model.recipe import Recipe
+from scattervae.science.catalogue import catalogue, catalogue_schema, portions_of, rows_of
+from scattervae.spectra.columns import block_of
+from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Basis
-from toy import SPOILED, spoiled, toy_sky, untrained_model
+from scattervae.spectra.store import SpectrumStore
+from spectra.stores import write_store
+from toy import DR3, SPOILED, spoiled, toy_recipe, toy_sky, untrained_model
 
 SKY = toy_sky(300)
 MODEL = untrained_model(SKY.spectra)
-
-
-def in_pieces(spectra, rows):
-    return [spectra.take(slice(start, start + rows)) for start in range(0, len(spectra), rows)]
+DR3_SKY = toy_sky(300, basis=DR3)
+PAPER_SIZED = untrained_model(DR3_SKY.spectra, Recipe(name="paper_sized"))
 
 
 def test_columns_match_torch_distributions():
@@ -49,101 +50,93 @@ def test_columns_match_torch_distributions():
     np.testing.assert_array_equal(table["source_id"].to_numpy(), SKY.spectra.source_id)
 
 
+def test_the_likelihood_is_that_of_the_loss():
+    table = catalogue(PAPER_SIZED, DR3_SKY.spectra)
+    inputs = PAPER_SIZED.normalization.apply(DR3_SKY.spectra)
+    answer = PAPER_SIZED.answer(inputs)
+    terms = loss_terms(inputs.x, inputs.errors, *answer)
+    np.testing.assert_allclose(table["log_likelihood"].to_numpy(), -terms.nll, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        table["kl"].to_numpy(), terms.kl, rtol=1e-4
+    )  # a small difference of large terms
+
+
+@pytest.mark.parametrize("used", [NormalizationSettings(), NormalizationSettings(n_bp=3)])
+def test_the_latents_are_those_of_the_normalised_coefficients(used):
+    """The catalogue normalises in float32, the model's own method in float64."""
+    recipe = toy_recipe().model_copy(update={"normalization": used})
+    model = untrained_model(SKY.spectra, recipe)
+    table = catalogue(model, spoiled(SKY.spectra))
+    posterior = model.encode(spoiled(SKY.spectra))
+    for k in range(3):
+        for name, values in (("mean", posterior.mean), ("sd", posterior.sd)):
+            found = table[f"latent_{k + 1}_{name}"].to_numpy()
+            np.testing.assert_allclose(found, values[:, k], rtol=1e-5, atol=3e-6)
+
+
 def test_stars_that_cannot_be_encoded_keep_their_row_and_say_why():
     table = catalogue(MODEL, spoiled(SKY.spectra))
     np.testing.assert_array_equal(table["flags"].to_numpy()[:7], [int(flag) for flag in SPOILED])
-    latents = table["latent_1_mean"].to_numpy()
-    likelihoods = table["log_likelihood"].to_numpy()
-    assert np.isnan(latents[:5]).all()
-    assert np.isnan(likelihoods[:5]).all()
-    assert np.isfinite(latents[5:]).all()  # a duplicate is a star like any other
+    for field in catalogue_schema(MODEL):
+        if field.type == pa.float32():
+            column = table[field.name].to_numpy()
+            assert np.isnan(column[:5]).all(), field.name
+            assert np.isfinite(column[5:]).all(), field.name  # a duplicate is a star like any other
     untouched = catalogue(MODEL, SKY.spectra)["latent_1_mean"].to_numpy()
-    np.testing.assert_array_equal(latents[7:], untouched[7:])
+    np.testing.assert_array_equal(table["latent_1_mean"].to_numpy()[7:], untouched[7:])
 
 
-def test_every_column_has_a_description_and_the_file_names_its_model(tmp_path):
-    write_catalogue(MODEL, [SKY.spectra], tmp_path / "c.parquet")
-    schema = pq.read_schema(tmp_path / "c.parquet")
+WHOLE = catalogue(PAPER_SIZED, DR3_SKY.spectra)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 299), min_size=1, max_size=300, unique=True))
+def test_a_stars_bits_do_not_depend_on_the_stars_that_come_with_it(rows):
+    part = catalogue(PAPER_SIZED, DR3_SKY.spectra.take(np.array(rows)))
+    assert part.combine_chunks() == WHOLE.take(rows).combine_chunks()
+
+
+def test_a_stars_bits_do_not_depend_on_its_batch_or_on_the_threads():
+    many = DR3_SKY.spectra.take(np.arange(9000) % 300)  # three batches, the last one not full
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        table = catalogue(PAPER_SIZED, many)
+    finally:
+        torch.set_num_threads(before)
+    assert table.combine_chunks() == WHOLE.take(np.arange(9000) % 300).combine_chunks()
+
+
+def test_a_file_and_the_store_it_is_ingested_to_give_the_same_bits(tmp_path):
+    """Stores keep float32, so stars from elsewhere are rounded to it as well."""
+    write_store(tmp_path / "store", DR3_SKY.spectra, rows_a_partition=40)
+    portions = portions_of(PAPER_SIZED, SpectrumStore(tmp_path / "store"))
+    table = pa.Table.from_batches([rows for _, rows in rows_of(PAPER_SIZED, portions, threads=2)])
+    assert table.sort_by("source_id").combine_chunks() == WHOLE.sort_by("source_id").combine_chunks()
+    assert catalogue(PAPER_SIZED, block_of(DR3_SKY.spectra)).combine_chunks() == WHOLE.combine_chunks()
+
+
+def test_every_column_has_a_description():
+    schema = catalogue(MODEL, SKY.spectra).schema
     assert schema.equals(catalogue_schema(MODEL), check_metadata=True)
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.field("kl").metadata[b"unit"] == b"nat"
     assert MODEL.digest.encode() in schema.metadata[b"scattervae.catalogue"]
-    read = Table.read(tmp_path / "c.parquet", format="parquet")  # astropy, as a user would
-    assert len(read) == 300
-    assert read["source_id"].dtype == np.int64
 
 
-@pytest.fixture
-def small_groups(monkeypatch):
-    """Row groups of two batches of 16 stars, so that 300 stars make ten of them."""
-    monkeypatch.setattr(module, "ROWS_A_GROUP", 32)
-    batches = MODEL.encode_batches.__func__
-    monkeypatch.setattr(
-        type(MODEL), "encode_batches", lambda self, chunks, batch=16: batches(self, chunks, batch=batch)
-    )
+def test_no_stars_give_no_rows():
+    for none in (SKY.spectra.take([]), block_of(SKY.spectra.take([]))):
+        table = catalogue(MODEL, none)
+        assert (len(table), table.schema) == (0, catalogue_schema(MODEL))
 
 
-@pytest.mark.usefixtures("small_groups")
-def test_same_bytes_whatever_the_chunks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("catalogues")
-    write_catalogue(MODEL, [SKY.spectra], folder / "whole.parquet")
-    whole = (folder / "whole.parquet").read_bytes()
-
-    @settings(max_examples=8, deadline=None)
-    @given(st.integers(1, 320))
-    def check(rows):
-        write_catalogue(MODEL, in_pieces(SKY.spectra, rows), folder / "pieces.parquet")
-        assert (folder / "pieces.parquet").read_bytes() == whole
-
-    check()
-
-
-@pytest.mark.usefixtures("small_groups")
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path):
-    def stop(n_done):
-        if n_done > 100:
-            raise KeyboardInterrupt
-
-    write_catalogue(MODEL, [SKY.spectra], tmp_path / "whole.parquet", stars_digest="s")
-    out = tmp_path / "stopped.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s", progress=stop)
-    assert not out.exists()
-    summary = write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s")
-    assert summary.n_resumed == 128
-    assert summary.n_stars == 300
-    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert not (tmp_path / "stopped.parquet.parts").exists()
-
-
-@pytest.mark.usefixtures("small_groups")
-def test_a_partial_catalogue_of_other_stars_is_not_gone_on_with(tmp_path):
-    out = tmp_path / "c.parquet"
-
-    def stop(_n_done):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_catalogue(MODEL, [SKY.spectra], out, stars_digest="these", progress=stop)
-    assert write_catalogue(MODEL, [SKY.spectra], out, stars_digest="others").n_resumed == 0
-
-
-def test_summary_counts_stars_and_flags(tmp_path):
-    summary = write_catalogue(MODEL, [spoiled(SKY.spectra)], tmp_path / "c.parquet")
-    assert (summary.n_stars, summary.n_encoded) == (300, 295)
-    assert summary.flags == {str(flag.name): 1 for flag in SPOILED if flag != Flag(0)}
-
-
-def test_no_stars_give_an_empty_catalogue(tmp_path):
-    assert write_catalogue(MODEL, [], tmp_path / "c.parquet").n_stars == 0
-    assert pq.read_table(tmp_path / "c.parquet").num_rows == 0
-
-
-def test_spectra_of_another_basis_are_refused_in_one_line():
+def test_spectra_of_another_basis_are_refused_in_one_line(tmp_path):
     other = toy_sky(20, basis=Basis(7, 5)).spectra
-    with pytest.raises(DataError, match="7 BP") as error:
-        catalogue(MODEL, other)
-    assert "\n" not in str(error.value)
+    write_store(tmp_path / "store", other)
+    for stars in ([other], SpectrumStore(tmp_path / "store")):
+        with pytest.raises(DataError, match="7 BP") as error:
+            list(portions_of(MODEL, stars))
+        assert "\n" not in str(error.value)
 
 
 def test_batch_size_changes_latents_by_less_than_1e_5():

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from scattervae.model.train import EpochRecord
+from scattervae.model.records import EpochRecord
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.figures import FigureData
 from scattervae.spectra.flags import Flag

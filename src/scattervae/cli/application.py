@@ -9,7 +9,19 @@ import typer
 from typer.exceptions import TyperException
 
 from scattervae import __version__
-from scattervae.cli import demo, encode, evaluate, figure, generate, info, ingest, reproduce, train
+from scattervae.cli import (
+    crossmatch,
+    demo,
+    encode,
+    evaluate,
+    fetch,
+    figure,
+    generate,
+    info,
+    ingest,
+    reproduce,
+    train,
+)
 from scattervae.cli.console import log_to_stderr
 from scattervae.errors import ScatterVaeError
 
@@ -31,6 +43,7 @@ for command in (
     ingest.ingest,
     train.train,
     encode.encode,
+    crossmatch.crossmatch,
     evaluate.evaluate,
     generate.generate,
     info.info,
@@ -38,6 +51,7 @@ for command in (
 ):
     app.command()(command)
 app.command(epilog=figure.NAMES)(figure.figure)
+app.add_typer(fetch.app, name="fetch")
 
 
 def _print_version(wanted: bool) -> bool:  # noqa: FBT001

@@ -19,7 +19,7 @@ from scattervae.errors import DataError, RecipeError
 if TYPE_CHECKING:
     import torch
 
-    from scattervae.model.train import EpochRecord
+    from scattervae.model.records import EpochRecord
 
 stderr = Console(stderr=True)
 _DEVICES = ("cpu", "cuda", "mps")
@@ -132,7 +132,11 @@ def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
         notes = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError):
         return None
-    for key, kind in ((b"scattervae.catalogue", "catalogue"), (b"scattervae.generated", "generated spectra")):
+    for key, kind in (
+        (b"scattervae.catalogue", "catalogue"),
+        (b"scattervae.generated", "generated spectra"),
+        (b"scattervae.crossmatch", "crossmatch"),
+    ):
         if key in notes:
             return kind, json.loads(notes[key])
     return None

@@ -38,8 +38,9 @@ def demo(
         scattervae demo --out demo
     """
     from scattervae.folders import write_json
-    from scattervae.gaia import apogee, intake
-    from scattervae.science.catalogue import write_catalogue
+    from scattervae.gaia.apogee import demo_file
+    from scattervae.gaia.ingest import ingest
+    from scattervae.science.catalogue_files import write_catalogue
     from scattervae.science.evaluation import evaluate
     from scattervae.seeds import folds
     from scattervae.show.figures import FigureData, save_figures
@@ -47,11 +48,11 @@ def demo(
     settle_machine("cpu", threads)
     seconds: dict[str, float] = {}
     with _stage("reading stars and inferring their coefficients", "ingest", seconds):
-        store = intake.ingest([apogee.demo_file()], out / "store", strict=True)
+        store = ingest([demo_file()], out / "store", strict=True)
         spectra, labels = store.read(), store.labels()
     models = _train(spectra, out, seconds)
     with _stage("encoding the catalogue", "catalogue", seconds):
-        write_catalogue(models["elbo"], store.chunks(), out / "catalogue.parquet", stars_digest=store.digest)
+        write_catalogue(models["elbo"], store, out / "catalogue.parquet", stars_digest=store.digest)
     with _stage("scoring the test fold", "evaluate", seconds):
         test = spectra.take(folds(spectra.source_id).test)
         scores = {name: evaluate(model, test) for name, model in models.items()}

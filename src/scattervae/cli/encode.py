@@ -1,8 +1,12 @@
 """``scattervae encode``: stars to a catalogue of latents."""
 
-from itertools import chain
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,57 +17,170 @@ from scattervae.cli.console import (
     Threads,
     check_out_file,
     listed,
+    note_of,
     progress_bar,
     settle_machine,
 )
+from scattervae.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.catalogue import CatalogueSummary, Portion
+    from scattervae.science.partitions import Engine
+
+
+class EngineName(StrEnum):
+    """Who computes."""
+
+    LOCAL = "local"
+    DASK = "dask"
 
 
 def encode(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Stores or files of spectra.")],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The catalogue, a parquet file.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .parquet file, or the folder of a HATS catalogue.")
+    ],
+    engine: Annotated[
+        EngineName, typer.Option(help="Compute on this machine, or on the workers of a Dask cluster.")
+    ] = EngineName.LOCAL,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Dask's scheduler; a cluster of its own on this machine if none."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Workers of the cluster on this machine; 0: one a core.")
+    ] = 0,
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Write one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
 
-    Rows come in the order of the input. A star that cannot be encoded keeps its row, with NaN and the reason
-    in its flags. Stopped, the same command goes on where it was.
+    To a .parquet file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
+    spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
+    star that cannot be encoded keeps its row, with NaN and the reason in its flags. Stopped, the same command goes
+    on where it was.
 
     Examples:
 
         scattervae encode model store --out catalogue.parquet
 
         scattervae encode model a.csv b.fits --out catalogue.parquet
+
+        scattervae encode model store --out catalogue --engine dask --scheduler tcp://node17:8786
     """
-    from scattervae.folders import file_digest
-    from scattervae.gaia import intake
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.science.catalogue import write_catalogue
+
+    if engine is EngineName.LOCAL and (scheduler or workers):
+        raise RecipeError("--scheduler and --workers are Dask's; give --engine dask with them")
+    if engine is EngineName.DASK and device not in ("auto", "cpu"):
+        raise RecipeError(f"--device {device}: the workers of --engine dask compute on their CPUs")
+    machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
+    checkpoint = Checkpoint.load(model).to(machine)
+    started = time.perf_counter()
+    if out.suffix == ".parquet":
+        if engine is EngineName.DASK:
+            raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
+        check_out_file(out, "catalogue")
+        summary = _to_file(checkpoint, inputs, out)
+    else:
+        _check_out_folder(out)
+        with _chosen(engine, scheduler, workers) as chosen:
+            summary = _to_folder(checkpoint, inputs, out, chosen)
+    speed = (summary.n_stars - summary.n_resumed) / (time.perf_counter() - started)
+    resumed = f" ({summary.n_resumed:,} of them by an earlier run)" if summary.n_resumed else ""
+    Summary(
+        {
+            "out": str(out),
+            **vars(summary),
+            "path": str(out),
+            "engine": engine.value,
+            "stars_per_second": round(speed),
+        },
+        (
+            f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; "
+            f"flags: {listed(summary.flags)}",
+            f"wrote {out} at {speed:,.0f} stars/s with the {engine.value} engine",
+        ),
+    ).show(as_json=as_json)
+
+
+def _to_file(checkpoint: "Checkpoint", inputs: list[Path], out: Path) -> "CatalogueSummary":
+    from scattervae.folders import file_digest
+    from scattervae.science.catalogue_files import write_portions
     from scattervae.spectra.store import SpectrumStore
 
-    check_out_file(out, "catalogue")
-    machine = settle_machine(device, threads)
-    checkpoint = Checkpoint.load(model).to(machine)
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
     total = sum(len(SpectrumStore(p)) for p in inputs) if all(p.is_dir() for p in inputs) else None
     with progress_bar("stars") as bar:
         task = bar.add_task("encoding", total=total)
-        summary = write_catalogue(
+        return write_portions(
             checkpoint,
-            chain.from_iterable(map(intake.load_chunks, inputs)),
+            _portions(checkpoint, inputs),
             out,
             stars_digest=" ".join(digests),
             progress=lambda n: bar.update(task, completed=n),
         )
-    resumed = f" ({summary.n_resumed:,} of them by an earlier run)" if summary.n_resumed else ""
-    Summary(
-        {"out": str(out), **vars(summary), "path": str(out)},
-        (
-            f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; "
-            f"flags: {listed(summary.flags)}",
-            f"wrote {out}",
-        ),
-    ).show(as_json=as_json)
+
+
+def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path]) -> "Iterator[Portion]":
+    """The stars of all inputs in order; small files that follow each other share batches."""
+    from scattervae.gaia.intake import load_chunks
+    from scattervae.science.catalogue import portions_of
+    from scattervae.spectra.store import SpectrumStore
+
+    for are_folders, paths in groupby(inputs, Path.is_dir):
+        if are_folders:
+            for path in paths:
+                yield from portions_of(checkpoint, SpectrumStore(path))
+        else:
+            yield from portions_of(checkpoint, chain.from_iterable(map(load_chunks, paths)))
+
+
+def _to_folder(
+    checkpoint: "Checkpoint", inputs: list[Path], out: Path, engine: "Engine"
+) -> "CatalogueSummary":
+    from scattervae.science.partitions import encode_store
+    from scattervae.spectra.store import SpectrumStore
+
+    if len(inputs) > 1 or not inputs[0].is_dir():
+        raise DataError(f"{out}: a folder is written from one store; name a .parquet file for other inputs")
+    store = SpectrumStore(inputs[0])
+    with progress_bar("stars") as bar:
+        task = bar.add_task("encoding", total=len(store))
+        return encode_store(
+            checkpoint, store, out, engine=engine, progress=lambda n: bar.update(task, completed=n)
+        )
+
+
+@contextmanager
+def _chosen(engine: EngineName, scheduler: str | None, workers: int) -> "Iterator[Engine]":
+    from scattervae.science.cluster import DaskEngine, dask_client
+    from scattervae.science.partitions import encode_here
+
+    if engine is EngineName.LOCAL:
+        yield encode_here
+        return
+    with dask_client(scheduler, workers=workers) as client:
+        yield DaskEngine(client)
+
+
+def _check_out_folder(out: Path) -> None:
+    """Refuse, before any work, to put a catalogue in the place of something else.
+
+    Raises:
+        DataError: `out` is a file, or a folder with something that is no catalogue.
+    """
+    if out.is_file():
+        raise DataError(
+            f"{out}: is a file; a catalogue that is a file ends in .parquet, any other is a folder"
+        )
+    if out.is_dir() and any(out.iterdir()):
+        note = note_of(out / "dataset" / "_common_metadata")
+        if note is None or note[0] != "catalogue":
+            raise DataError(f"{out}: exists and is no catalogue of scattervae; give another --out")

@@ -1,6 +1,7 @@
 """``scattervae info``: what anything is that this package reads or writes."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,9 @@ from scattervae.cli.console import AsJson, Summary, counted, listed, note_of, ta
 from scattervae.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from scattervae.arrays import StarFlags
     from scattervae.spectra.store import SpectrumStore
 
 
@@ -53,6 +57,9 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
         "kind": "store",
         "path": str(store.path),
         "n_stars": len(store),
+        "n_partitions": len(store.partitions),
+        "n_bytes": sum(file.stat().st_size for file in {piece.path for piece in store.pieces}),
+        "positions": store.positions.value,
         "basis": vars(store.basis),
         "flags": store.flags,
         "files": [asdict(entry) for entry in store.entries],
@@ -60,7 +67,6 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
 
 
 def _store(path: Path) -> Summary:
-    from scattervae.spectra.flags import GFluxSource
     from scattervae.spectra.store import SpectrumStore
 
     if path.name.endswith(".partial"):
@@ -70,28 +76,78 @@ def _store(path: Path) -> Summary:
     if not SpectrumStore.is_store(path):
         raise StoreError(f"{path}: a folder that is neither a store nor a finished model")
     store = SpectrumStore(path)
-    n_usable, sources = 0, {source.name.lower(): 0 for source in GFluxSource}
-    for chunk in store.chunks():
-        n_usable += int(chunk.usable.sum())
-        for source in GFluxSource:
-            sources[source.name.lower()] += int((chunk.g_flux_source == source).sum())
-    labelled = store.labels().counts()
+    tally = _StarTally.of(store)
     values = {
         **store_values(store),
-        "n_usable": n_usable,
-        "n_labelled": labelled,
-        "n_g_flux_from": sources,
+        "n_usable": tally.n_usable,
+        "n_labelled": tally.labelled,
+        "n_g_flux_from": tally.g_flux_from,
     }
     unread = [entry for entry in store.entries if entry.error is not None]
+    n_skipped = sum(len(entry.skipped) for entry in store.entries)
+    orders = sorted({partition.order for partition in store.partitions})
     lines = (
-        f"store of {counted(len(store), 'star')}, {n_usable:,} usable; {store.basis}",
+        f"store of {counted(len(store), 'star')}, {tally.n_usable:,} usable; {store.basis}",
         f"flags: {listed(store.flags)}",
-        f"labels: {listed(labelled)}",
-        f"G flux from: {listed(sources)}",
-        f"files: {len(store.entries):,}, {len(unread):,} of them not read",
+        f"labels: {listed(tally.labelled)}",
+        f"G flux from: {listed(tally.g_flux_from)}",
+        f"positions: {store.positions.value}",
+        f"{counted(len(store.partitions), 'partition')} of HEALPix order {_span(orders)}, "
+        f"{values['n_bytes'] / 1e6:,.1f} MB",
+        f"files: {len(store.entries):,}, {len(unread):,} of them not read; "
+        f"{counted(n_skipped, 'row')} that could not be used",
         *(f"not read: {entry.error}" for entry in unread),
     )
     return Summary(values, lines)
+
+
+def _span(orders: "Sequence[int]") -> str:
+    return str(orders[0]) if len(orders) == 1 else f"{orders[0]} to {orders[-1]}"
+
+
+@dataclass(frozen=True)
+class _StarTally:
+    """How many stars of a store are usable, have each label, and have their G flux from where."""
+
+    n_usable: int
+    labelled: dict[str, int]
+    g_flux_from: dict[str, int]
+
+    @classmethod
+    def of(cls, store: "SpectrumStore") -> "_StarTally":
+        """The tally of all stars, piece by piece, without their coefficients where the store is our own."""
+        import numpy as np
+
+        from scattervae.spectra.flags import UNUSABLE, GFluxSource
+        from scattervae.spectra.labels import LABEL_NAMES
+
+        n_usable, labelled, sources = 0, dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
+        for flags, g_flux_source, n_labelled in _own_columns(store) if store.entries else _columns(store):
+            n_usable += int(((flags & np.uint16(UNUSABLE)) == 0).sum())
+            sources += np.bincount(g_flux_source, minlength=len(GFluxSource))
+            labelled = {name: n + n_labelled[name] for name, n in labelled.items()}
+        return cls(n_usable, labelled, {source.name.lower(): int(sources[source]) for source in GFluxSource})
+
+
+def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
+    import pyarrow.parquet as pq
+
+    from scattervae.spectra.labels import LABEL_NAMES
+
+    names = ["flags", "phot_g_mean_flux_source", *LABEL_NAMES]
+    for path, pieces in groupby(store.pieces, lambda piece: piece.path):
+        with pq.ParquetFile(path) as file:
+            for piece in pieces:
+                table = file.read_row_group(piece.group, columns=names)
+                n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
+                yield table["flags"].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
+
+
+def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
+    n_labelled = store.labels().counts()
+    for chunk in store.chunks(correlations=False):
+        yield chunk.flags, chunk.g_flux_source, n_labelled
+        n_labelled = dict.fromkeys(n_labelled, 0)
 
 
 def _model(path: Path) -> Summary:
@@ -153,8 +209,12 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
     ]
     values = {"kind": kind, "path": str(path), "n_rows": n_rows, "made_by": about, "columns": columns}
     names, units = (max(len(c[key]) for c in columns) for key in ("name", "unit"))
+    if "model" in about:
+        origin = f"by model {about['model']} (recipe {about['recipe']})"
+    else:  # a crossmatch
+        origin = f"stars of {about['catalogue']} in {about['list']}"
     lines = (
-        f"{kind} of {counted(n_rows, 'row')}, by model {about['model']} (recipe {about['recipe']})",
+        f"{kind} of {counted(n_rows, 'row')}, {origin}",
         *(f"{c['name']:{names}}  {c['unit'] or '-':{units}}  {c['description']}" for c in columns),
     )
     return Summary(values, lines)

@@ -1,16 +1,23 @@
 """``scattervae ingest``: files of any kind to a store."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scattervae.cli.console import AsJson, Summary, counted, listed, progress_bar, table_lines
+from scattervae.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scattervae.gaia.ingest import IngestedFile
     from scattervae.spectra.store import SpectrumStore
 
 _TABLE_LIMIT = 20
+_SOURCE_NAME = "GaiaSource_"
+_SMALL_BYTES = 2**25  # files that one process reads before others have started
 
 
 def ingest(
@@ -21,7 +28,15 @@ def ingest(
     out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; run again, it goes on.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="A table of Teff, log g, [Fe/H], [alpha/M] and errors, joined by source_id."),
+        typer.Option(help="A table with [Fe/H], [alpha/M], Teff, log g and errors, joined by source_id."),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A gaia_source file, a quoted pattern, or a folder of GaiaSource_* files; may be repeated. "
+            "Positions, G flux and quality columns are joined by source_id.",
+        ),
     ] = None,
     correlations: Annotated[
         bool, typer.Option("--correlations", help="Also store the correlations of the coefficients.")
@@ -29,34 +44,102 @@ def ingest(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", "-j", min=0, metavar="N", help="Processes, a file each; 0 takes one for each CPU."
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Read Gaia files into a store, which trains and encodes faster than the files do.
 
     The kind of each file is told from its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
     avro; the HDF5 mirrors; parquet; sampled spectra, whose coefficients are inferred. Stars that cannot be
-    used are kept and flagged; rows and files that cannot be read are counted and named. Stopped, the same
-    command goes on with the next file.
+    used are kept and flagged; rows and files that cannot be read are counted and named, and exit code 1 says
+    that a file is missing from the store. Stopped at any moment, the same command goes on.
 
-    Example:
+    Examples:
 
         scattervae ingest XpContinuousMeanSpectrum_*.csv.gz --out store
+
+        scattervae ingest xp/*.csv.gz --sources gaia_source/ --out store --workers 16
     """
-    from scattervae.gaia import intake
     from scattervae.gaia.files import read_labels_file
-    from scattervae.spectra.store import FileEntry
+    from scattervae.gaia.ingest import IngestedFile
+    from scattervae.gaia.ingest import ingest as ingest_files
 
+    _refuse_source_files(files)
     given = None if labels is None else read_labels_file(labels)
-    with progress_bar("files", "file") as bar:
-        task = bar.add_task("reading", total=len(files), file="")
+    joined = _source_files(sources or [])
+    done: list[IngestedFile] = []
+    started = time.perf_counter()
+    with progress_bar("files", "rate", "file") as bar:
+        task = bar.add_task("reading", total=len(files), rate="", file="")
 
-        def done(entry: FileEntry) -> None:
-            bar.update(task, advance=1, file=Path(entry.name).name)
+        def show(file: IngestedFile) -> None:
+            done.append(file)
+            rate = _rows_read(done) / (time.perf_counter() - started)
+            last = "" if len(done) < len(files) else "writing the store"
+            bar.update(task, advance=1, rate=f"{rate:,.0f} rows/s", file=last or Path(file.entry.name).name)
 
-        store = intake.ingest(
-            files, out, labels=given, correlations=correlations, strict=strict, progress=done
+        store = ingest_files(
+            files,
+            out,
+            labels=given,
+            sources=joined,
+            correlations=correlations,
+            strict=strict,
+            workers=workers or _workers_for(files),
+            progress=show,
         )
     _summary(store).show(as_json=as_json)
+    n_unread = sum(file.entry.error is not None for file in done)
+    if n_unread:
+        raise DataError(
+            f"{n_unread:,} of {counted(len(files), 'file')} could not be read, as said above, and {out} is without "
+            "them; mend them and run the same command again"
+        )
+
+
+def _rows_read(done: "Sequence[IngestedFile]") -> int:
+    return sum(file.entry.n_rows for file in done if file.times is not None)
+
+
+def _workers_for(files: "Sequence[Path]") -> int:
+    """A process for each CPU, as far as there are files for them and these are large enough to be worth it."""
+    from scattervae.workers import n_cpus
+
+    n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return 1 if n_bytes < _SMALL_BYTES else max(1, min(len(files), n_cpus()))
+
+
+def _refuse_source_files(files: "Sequence[Path]") -> None:
+    """A pattern after --sources that the shell has replaced by files would be taken for spectra."""
+    for file in files:
+        if file.name.startswith(_SOURCE_NAME):
+            raise DataError(
+                f"{file}: a gaia_source file among the spectra; name its folder, or put the pattern in quotes, "
+                "after --sources"
+            )
+
+
+def _source_files(given: "Sequence[str]") -> list[Path]:
+    """The files that --sources names: as they are, by a pattern, or the GaiaSource_* files of a folder."""
+    import glob
+
+    files: list[Path] = []
+    for name in given:
+        folder = Path(name).is_dir()
+        pattern = f"{glob.escape(name)}/**/{_SOURCE_NAME}*" if folder else name
+        found = [name] if Path(name).is_file() else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            what = f"no {_SOURCE_NAME}* file in this folder" if folder else "no such file"
+            raise DataError(
+                f"--sources {name}: {what}; give gaia_source files, or a folder or pattern of them"
+            )
+        files += map(Path, found)
+    return files
 
 
 def _summary(store: "SpectrumStore") -> Summary:

@@ -50,6 +50,7 @@ def reproduce(
     """
     from scattervae.folders import write_json
     from scattervae.gaia import apogee, intake
+    from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import RECIPES
     from scattervae.science.claims.values import as_json as claims_as_json
     from scattervae.science.reproduce import reproduce as test_claims
@@ -59,7 +60,7 @@ def reproduce(
     started = time.perf_counter()
     if stars is None:
         _say("reading the demo's stars")
-        intake.ingest([apogee.demo_file()], out / "store", strict=True)
+        ingest([apogee.demo_file()], out / "store", strict=True)
     sky = intake.load(out / "store" if stars is None else stars)
     others = None if unlabelled is None else intake.load(unlabelled).spectra
     with epoch_bar(RECIPES["elbo"].training.epochs) as progress:

@@ -1,11 +1,23 @@
 """``scattervae train``: a store to a model."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, epoch_bar, settle_machine
+from scattervae.errors import ScatterVaeError
+
+if TYPE_CHECKING:
+    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.model.distributed import World
+    from scattervae.model.preparation import Machine
+    from scattervae.model.recipe import Recipe
+    from scattervae.spectra.spectra import Spectra
+    from scattervae.spectra.store import SpectrumStore
 
 
 def train(
@@ -31,6 +43,15 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="What training stars may take, as 4GB; a store with more is streamed, with 0 any store is. "
+            "auto is half of what is free.",
+        ),
+    ] = "auto",
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -41,6 +62,11 @@ def train(
     (2023) to the letter, which collapses on small samples and then says so; elbo_sgd differs from it in the
     loss alone. The model is a folder of JSON and safetensors files.
 
+    There are three ways to train, and the model is as good by each. Stars that fit in memory are held there. A
+    larger store is streamed: every epoch reads it in another order, half a million stars from all over the sky
+    at a time, mixed in memory. And where torchrun starts the command, its processes share every batch, on
+    several GPUs or machines. A stopped run goes on with --resume, within seconds of where it was.
+
     Examples:
 
         scattervae train store --out model
@@ -48,37 +74,102 @@ def train(
         scattervae train store --out model --resume     # go on after a stop
 
         scattervae train store --out wide --recipe wide.toml
-    """
-    from scattervae.gaia import intake
-    from scattervae.model.recipe import load_recipe, parse_recipe
-    from scattervae.model.run import RunFolder
-    from scattervae.model.run import train as train_model
 
-    settings = load_recipe(recipe).model_dump()
+        scattervae train store --out model --memory 4GB # stream what is larger
+
+        torchrun --nproc-per-node 4 -m scattervae train store --out model
+    """
+    from scattervae.model.distributed import World
+
+    world = World.of_environment()
+    with _one_voice(world):
+        machine = _settled(world, device, threads, memory)
+        with world.joined(machine.device):
+            chosen = world.from_first(lambda: _recipe(recipe, seed, epochs))
+            model = _trained(store, chosen, machine, out=out, resume=resume, overwrite=overwrite)
+            if world.is_first:
+                _summary(model, out).show(as_json=as_json)
+
+
+def _recipe(name: str, seed: int | None, epochs: int | None) -> "Recipe":
+    from scattervae.model.recipe import load_recipe, parse_recipe
+
+    settings = load_recipe(name).model_dump()
     given = {"seed": seed, "epochs": epochs}
     settings["training"] |= {name: value for name, value in given.items() if value is not None}
-    chosen = parse_recipe(settings, where="train")
-    machine = settle_machine(device, threads)
-    spectra = intake.load(store).spectra
-    with epoch_bar(chosen.training.epochs) as progress:
-        model = train_model(
-            spectra,
-            chosen,
-            out=RunFolder(out, resume=resume, overwrite=overwrite),
-            device=machine,
-            progress=progress,
-        )
+    return parse_recipe(settings, where="train")
+
+
+def _settled(world: "World", device: str, threads: int, memory: str) -> "Machine":
+    """The machine of this process; where several share one, each takes the GPU of its number."""
+    import torch
+
+    from scattervae.cli.memory import settle_memory
+    from scattervae.model.preparation import Machine
+
+    if world.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{world.local_rank}"
+    chosen = settle_machine(device, threads)
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    return Machine(device=chosen, memory=settle_memory(memory, chosen), world=world)
+
+
+def _trained(
+    store: Path, recipe: "Recipe", machine: "Machine", *, out: Path, resume: bool, overwrite: bool
+) -> "Checkpoint":
+    from scattervae.model.run import RunFolder, train
+
+    stars = machine.world.each_own(lambda: _opened(store))
+    folder = RunFolder(out, resume=resume, overwrite=overwrite)
+    if not machine.world.is_first:
+        return train(stars, recipe, out=folder, machine=machine)
+    with epoch_bar(recipe.training.epochs) as progress:
+        return train(stars, recipe, out=folder, machine=machine, progress=progress)
+
+
+def _opened(path: Path) -> "Spectra | SpectrumStore":
+    if path.is_dir():
+        from scattervae.spectra.store import SpectrumStore
+
+        return SpectrumStore(path)
+    from scattervae.gaia import intake
+
+    return intake.load(path).spectra
+
+
+@contextmanager
+def _one_voice(world: "World") -> Iterator[None]:
+    """The first of several processes talks; the others say only what it cannot know."""
+    if world.is_first:
+        yield
+        return
+    from scattervae.model.distributed import AlreadyToldError
+
+    logging.getLogger("scattervae").setLevel(logging.ERROR)
+    try:
+        yield
+    except AlreadyToldError:
+        raise typer.Exit(1) from None
+    except ScatterVaeError as error:
+        raise type(error)(f"rank {world.rank}: {error}") from error
+
+
+def _summary(model: "Checkpoint", out: Path) -> Summary:
     facts = model.provenance
     training, data = facts["training"], facts["data"]
     final = model.records[-1]
-    Summary(
-        {"out": str(out), "recipe": chosen.name, **facts, "final_epoch": vars(final)},
+    how = training["stars"]
+    if training["processes"] > 1:
+        how += f", {training['processes']} processes"
+    return Summary(
+        {"out": str(out), "recipe": model.recipe.name, **facts, "final_epoch": vars(final)},
         (
-            f"trained {chosen.name} on {data['n_trained_on']:,} of {data['n_stars']:,} stars "
-            f"({data['n_usable']:,} usable; the test fold is left out), {chosen.training.epochs} epochs in "
-            f"{training['seconds']:.1f} s ({training['stars_per_second']:,} stars/s)",
+            f"trained {model.recipe.name} on {data['n_trained_on']:,} of {data['n_stars']:,} stars "
+            f"({data['n_usable']:,} usable; the test fold is left out), {model.recipe.training.epochs} epochs "
+            f"in {training['seconds']:.1f} s ({how}: {training['stars_per_second']:,} stars/s)",
             f"negative ELBO {final.negative_elbo:.2f} nats per training star; "
             f"{training['active_latents']} of {model.n_latent} latents active",
             f"wrote {out}",
         ),
-    ).show(as_json=as_json)
+    )

@@ -130,7 +130,8 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
         GaiaXPy's system ``Gaia_DR3_Vega``; Gaia Collaboration, Montegriffo et al. (2023), arXiv:2206.06215.
     """
     require_known(spectra.basis)
-    return np.asarray(spectra.coeffs @ _g_weights())
+    # a sum for each star: BLAS adds in an order that depends on where among others the star stands
+    return np.asarray((spectra.coeffs * _g_weights()).sum(axis=1))
 
 
 @cache

@@ -1,31 +1,34 @@
-"""From published files to stars a model can use: read, infer coefficients, find the G flux, store.
+"""From published files to stars a model can use: read, infer coefficients, find the G flux.
 
-`load` gives the stars of one file, table or store; `ingest` writes many files to a store and loses nothing to
-one that is broken.
+`load` gives the stars of one file, table or store; `load_chunks` gives them piece by piece.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from scattervae.errors import DataError, ScatterVaeError
-from scattervae.folders import file_digest
+from scattervae.errors import DataError
 from scattervae.gaia.basis import g_flux_from_coeffs, require_known
+from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.flags import GFluxSource
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.partition_file import is_partition_file, read_partition_file
+from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import SampledSpectra, Spectra
-from scattervae.spectra.store import FileEntry, SpectrumStore, StoreWriter
+from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)
 
 Source: TypeAlias = str | Path | Table | pd.DataFrame
+_NO_LABELS = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Stars:
         kind: What the source was recognised as.
         skipped: Rows that could not be used at all.
         note: How the coefficients came about, where they are not the published ones.
+        sources: What a file has of ``gaia_source`` for these stars; empty where it has no ra and dec.
     """
 
     spectra: Spectra
@@ -45,6 +49,7 @@ class Stars:
     kind: str
     skipped: tuple[SkippedRow, ...] = ()
     note: str | None = None
+    sources: SourceColumns = field(default_factory=SourceColumns.empty)
 
 
 def load(source: Source, *, correlations: bool = False) -> Stars:
@@ -65,16 +70,16 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
         if Path(source).is_dir():
             store = SpectrumStore(source)
             return Stars(store.read(), store.labels(), kind="store")
-        contents = read_file(source, correlations=correlations)
+        stars = _joined(list(read_stars(source, correlations=correlations)))
         where = str(source)
     else:
-        contents = read_table(source, correlations=correlations)
-        where = contents.kind
-    return _ready(contents, where)
+        stars = _stars_of(read_table(source, correlations=correlations))
+        where = stars.kind
+    return replace(stars, spectra=with_g_flux(stars.spectra, where))
 
 
 def load_chunks(source: str | Path) -> Iterator[Spectra]:
-    """The same stars, chunk by chunk: a store is streamed, a file is one chunk.
+    """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk.
 
     Raises:
         DataError: As `load`.
@@ -83,100 +88,58 @@ def load_chunks(source: str | Path) -> Iterator[Spectra]:
     if Path(source).is_dir():
         yield from SpectrumStore(source).chunks()
     else:
-        yield load(source).spectra
+        for stars in read_stars(source):
+            yield with_g_flux(stars.spectra, str(source))
 
 
-def ingest(
-    files: Sequence[str | Path],
-    out: str | Path,
-    *,
-    labels: StellarLabels | None = None,
-    correlations: bool = False,
-    strict: bool = False,
-    progress: Callable[[FileEntry], None] | None = None,
-) -> SpectrumStore:
-    """Write the stars of many files to a store; run again, it goes on where it was stopped.
-
-    A file that was read before (by its digest) is passed over: it keeps the labels it came with. A file that
-    cannot be read is noted in the manifest with the reason, and the others are read all the same.
-
-    Args:
-        files: Files of any kind that `load` reads; folders are not searched.
-        out: The store's folder, new or left by an earlier run.
-        labels: Labels of any stars, joined by source_id; where None, those in the files are taken.
-        correlations: Also store the correlations of the coefficients.
-        strict: Stop at the first file that cannot be read.
-        progress: Called with what became of each file.
+def read_stars(path: str | Path, *, correlations: bool = False) -> Iterator[Stars]:
+    """The stars of a file with the G fluxes that it gives: in chunks where it is a bulk file, else all at once.
 
     Raises:
-        StoreError: `out` is something else, or no file gave a star.
-        DataError: A file cannot be read, and `strict` is set.
+        DataError: The file cannot be read, or holds no spectra.
     """
-    writer = StoreWriter(out)
-    read_before = {entry.digest for entry in writer.entries if entry.error is None}
-    n_passed_over = 0
-    for file in files:
-        entry = _ingest_file(writer, Path(file), labels, correlations=correlations, strict=strict)
-        n_passed_over += entry.digest in read_before
-        if progress is not None:
-            progress(entry)
-    if n_passed_over and (labels is not None or correlations):
-        logger.warning(
-            "%s: %d of %d files were in it already and keep the labels and correlations they came with",
-            out,
-            n_passed_over,
-            len(files),
-        )
-    return SpectrumStore(out)
+    path = Path(path)
+    if path.is_file() and is_bulk(path):
+        skipped: list[SkippedRow] = []
+        for chunk in read_bulk(path, correlations=correlations):
+            labels = _NO_LABELS.aligned_to(chunk.spectra.source_id)
+            yield Stars(chunk.spectra, labels, "bulk csv", chunk.skipped)
+            skipped += chunk.skipped
+        if skipped:
+            row, reason = skipped[0].row, skipped[0].reason
+            logger.warning("%s: %d rows skipped; row %d: %s", path, len(skipped), row, reason)
+    elif path.is_file() and is_partition_file(path):
+        part = read_partition_file(path, correlations=correlations)
+        yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)
+    else:
+        yield _stars_of(read_file(path, correlations=correlations))
 
 
-def _ingest_file(
-    writer: StoreWriter, file: Path, labels: StellarLabels | None, *, correlations: bool, strict: bool
-) -> FileEntry:
-    digest = ""
-    try:
-        digest = _digest(file)
-        read_before = writer.entry_of(digest)
-        if read_before is not None:
-            logger.info("%s: in the store already", file)
-            return read_before
-        stars = load(file, correlations=correlations)
-        entry = FileEntry(
-            name=str(file),
-            digest=digest,
-            kind=stars.kind,
-            note=stars.note,
-            n_rows=len(stars.spectra) + len(stars.skipped),
-            skipped=tuple(f"row {row.row}: {row.reason}" for row in stars.skipped),
-        )
-        return writer.add(entry, stars.spectra, stars.labels if labels is None else labels)
-    except ScatterVaeError as error:
-        if strict:
-            raise
-        logger.warning("%s", error)
-        return writer.leave_out(FileEntry(name=str(file), digest=digest, error=str(error)))
+def _joined(chunks: Sequence[Stars]) -> Stars:
+    if len(chunks) == 1:
+        return chunks[0]
+    spectra = Spectra.concatenate([chunk.spectra for chunk in chunks])
+    skipped = tuple(row for chunk in chunks for row in chunk.skipped)
+    return replace(
+        chunks[0], spectra=spectra, labels=_NO_LABELS.aligned_to(spectra.source_id), skipped=skipped
+    )
 
 
-def _digest(file: Path) -> str:
-    if not file.is_file():
-        raise DataError(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
-    try:
-        return file_digest(file)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
-
-
-def _ready(contents: FileContents, where: str) -> Stars:
+def _stars_of(contents: FileContents) -> Stars:
     stars, note = contents.stars, None
     if isinstance(stars, SampledSpectra):
         inferred = infer_coeffs(stars)
         stars, note = inferred.spectra, inferred.provenance
-    spectra = _with_g_flux(stars, where)
-    labels = contents.labels.aligned_to(spectra.source_id)
-    return Stars(spectra, labels, contents.kind, contents.skipped, note)
+    labels = contents.labels.aligned_to(stars.source_id)
+    return Stars(stars, labels, contents.kind, contents.skipped, note, contents.sources)
 
 
-def _with_g_flux(spectra: Spectra, where: str) -> Spectra:
+def with_g_flux(spectra: Spectra, where: str) -> Spectra:
+    """The same stars, those without a G flux with that of their coefficients.
+
+    Raises:
+        DataError: No star has a G flux, and no flux can be computed from coefficients of this basis.
+    """
     unknown = spectra.g_flux_source == GFluxSource.NONE
     if not unknown.any():
         return spectra

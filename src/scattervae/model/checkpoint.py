@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 import scattervae
 from scattervae.arrays import Latents
 from scattervae.errors import CheckpointError, RecipeError
-from scattervae.folders import write_json
+from scattervae.folders import replace_folder, restored, write_json
 from scattervae.model.network import Posterior, Reconstruction, ScatterVAE
 from scattervae.model.recipe import Recipe, parse_recipe
-from scattervae.model.train import EpochRecord, read_records, write_records
+from scattervae.model.records import EpochRecord, read_records, write_records
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra
@@ -39,6 +39,25 @@ PROVENANCE = "provenance.json"
 TRAINING = "training.jsonl"
 _FORMAT = 1
 BATCH = 4096
+
+
+class Answer(NamedTuple):
+    """What the model says of some stars.
+
+    Attributes:
+        posterior: Where they lie in the latent space.
+        reconstruction: Coefficients and scatter at the posterior mean.
+    """
+
+    posterior: Posterior
+    reconstruction: Reconstruction
+
+    def take(self, rows: slice) -> "Answer":
+        """The answer for these rows."""
+        return Answer(
+            Posterior(*(part[rows] for part in self.posterior)),
+            Reconstruction(*(part[rows] for part in self.reconstruction)),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,7 @@ class Checkpoint:
         return self.recipe.network.n_latent
 
     def save(self, folder: Path) -> None:
-        """Write the files; the folder appears whole or not at all."""
+        """Write the files; the folder appears whole or not at all, and an old one stays until then."""
         partial = folder.with_name(folder.name + ".saving")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -105,12 +124,12 @@ class Checkpoint:
         )
         write_json(partial / PROVENANCE, self.provenance)
         write_records(partial / TRAINING, self.records)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(folder, partial)
 
     @staticmethod
     def is_model(folder: Path) -> bool:
         """True where `folder` is the folder of a trained model."""
+        folder = restored(folder)
         return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
     @classmethod
@@ -120,7 +139,7 @@ class Checkpoint:
         Raises:
             CheckpointError: A file is missing, unreadable, or does not fit the others.
         """
-        folder = Path(folder)
+        folder = restored(Path(folder))
         missing = [n for n in (CONFIG, WEIGHTS, NORMALIZATION, PROVENANCE) if not (folder / n).is_file()]
         if missing:
             raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a trained model")
@@ -176,18 +195,27 @@ class Checkpoint:
         """
         for spectra in rechunk(chunks, batch):
             inputs = self.normalization.apply(spectra)
-            n = len(inputs)
-            padding = (0, 0, 0, batch - n)
-            x = torch.nn.functional.pad(inputs.x, padding).to(self.device)
-            with torch.no_grad():
-                posterior = self.network.encode(x)
-                reconstruction = self.network.decode(posterior.mean)
+            answer = self.answer(inputs, batch=batch)
             yield Encoded(
                 spectra=spectra,
                 inputs=inputs,
-                posterior=Posterior(*(part[:n].cpu() for part in posterior)),
-                reconstruction=Reconstruction(*(part[:n].cpu() for part in reconstruction)),
+                posterior=Posterior(*(part.cpu() for part in answer.posterior)),
+                reconstruction=Reconstruction(*(part.cpu() for part in answer.reconstruction)),
             )
+
+    @torch.no_grad()
+    def answer(self, inputs: Inputs, *, batch: int = BATCH) -> Answer:
+        """What the model says of at most `batch` stars, left on its device.
+
+        Matrix products round differently for other numbers of rows, so fewer stars are padded to `batch`.
+        """
+        n = len(inputs)
+        x = inputs.x.to(self.device)
+        if n < batch:
+            x = torch.nn.functional.pad(x, (0, 0, 0, batch - n))
+        posterior = self.network.encode(x)
+        answer = Answer(posterior, self.network.decode(posterior.mean))
+        return answer if n == batch else answer.take(slice(0, n))
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Reconstruction:
@@ -204,6 +232,10 @@ class Checkpoint:
         for values in (self.normalization.columns, self.normalization.mean, self.normalization.std):
             sha.update(values.tobytes())
         return sha.hexdigest()[:32]
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """What Dask names tasks by that are given this model."""
+        return type(self).__name__, self.digest
 
 
 def software_versions() -> dict[str, str]:

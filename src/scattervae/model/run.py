@@ -1,32 +1,45 @@
 """One training run, from stars to a trained folder: folds, normalization, network, provenance."""
 
-import hashlib
 import json
 import logging
+import math
 import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from scattervae.errors import CheckpointError, TrainingError
+from scattervae.errors import CheckpointError
+from scattervae.model.batches import TrainingStars
 from scattervae.model.checkpoint import Checkpoint, software_versions
+from scattervae.model.network import Posterior, ScatterVAE
+from scattervae.model.preparation import (
+    Machine,
+    Prepared,
+    Survey,
+    data_digest,
+    prepare_spectra,
+    prepare_store,
+    training_stars,
+)
 from scattervae.model.recipe import Recipe
-from scattervae.model.train import EpochRecord, Progress, fit_network
-from scattervae.seeds import folds
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.normalization import Normalization
+from scattervae.model.records import EpochRecord, Progress
+from scattervae.model.train import fit_network
+from scattervae.model.training_state import SavedState
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)
 
 _STATE = "state.safetensors"
 _LOG = "training.jsonl"
-_CPU = torch.device("cpu")
+_SURVEY = "survey.safetensors"
+_STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to four digits
+_HERE = Machine()
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class RunFolder:
     def unfinished(self) -> Path:
         return self.model.with_name(self.model.name + ".partial")
 
-    def open(self) -> Path:
-        """The folder of the run's own files, made ready.
+    def check(self) -> None:
+        """Refuse what nobody said to replace or resume, before any work is done.
 
         Raises:
             CheckpointError: A model or an unfinished run is there, and nobody said what to do with it.
@@ -59,79 +72,118 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.model}: exists and is no model; nothing was removed, give another --out"
             )
+        if self.unfinished.exists() and not self.resume and not self.overwrite:
+            raise CheckpointError(
+                f"{self.unfinished}: an unfinished run; --resume to go on with it, "
+                "or --overwrite to start again"
+            )
+
+    def open(self) -> Path:
+        """The folder of the run's own files, made ready; an unfinished run is removed unless resumed.
+
+        Raises:
+            CheckpointError: As `check`.
+        """
+        self.check()
         if self.unfinished.exists() and not self.resume:
-            if not self.overwrite:
-                raise CheckpointError(
-                    f"{self.unfinished}: an unfinished run; --resume to go on with it, "
-                    "or --overwrite to start again"
-                )
             shutil.rmtree(self.unfinished)
         self.unfinished.mkdir(parents=True, exist_ok=True)
         return self.unfinished
 
 
 def train(
-    spectra: Spectra,
+    stars: Spectra | SpectrumStore,
     recipe: Recipe,
     *,
     out: RunFolder | None = None,
-    device: torch.device = _CPU,
+    machine: Machine = _HERE,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """A model trained on the usable stars outside the test fold.
 
     Args:
-        spectra: All stars; the folds are chosen here, by source_id.
+        stars: All stars; the folds are chosen here, by source_id. A store with more stars than the machine's
+            memory may hold is streamed, shuffled window by window.
         recipe: Every setting.
         out: Where the model is saved and the run can be resumed; kept in memory only where None.
-        device: Where the arithmetic is done.
+        machine: What to train on. Where several processes train, each of them calls this; the first writes.
         progress: Called with each epoch's record.
 
     Raises:
-        TrainingError: No star is left to train on, or the loss stops being a number.
+        TrainingError: No star is left to train on, the loss stops being a number, or another process is gone.
         CheckpointError: `out` holds something that nobody said to replace or resume.
     """
-    stars = training_stars(spectra, recipe)
-    if len(stars) == 0:
-        raise TrainingError(
-            f"none of {len(spectra)} stars can be trained on: {int(spectra.usable.sum())} are usable "
-            "and not one of those is outside the test fold"
-        )
-    work = out.open() if out is not None else None
-    normalization = Normalization.fit(lambda: [stars], recipe.normalization)
+    world = machine.world
+    if out is not None:
+        world.from_first(out.check)
+    prepared, work = _prepare(stars, recipe, out, machine)
     started = time.perf_counter()
     records: list[EpochRecord] = []
 
     def report(record: EpochRecord) -> None:
         records.append(record)
-        if work is not None:
+        if work is not None and world.is_first:
             with (work / _LOG).open("w" if record.epoch == 1 else "a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(record)) + "\n")
         if progress is not None:
             progress(record)
 
     state = fit_network(
-        normalization.apply(stars).to(device),
+        prepared.stars,
         recipe,
         state_file=None if work is None else work / _STATE,
         progress=report,
+        world=world,
     )
     checkpoint = Checkpoint(
         recipe=recipe,
-        normalization=normalization,
+        normalization=prepared.normalization,
         network=state.network.eval(),
         provenance={},
         records=tuple(records),
     )
+    if not world.is_first:
+        return checkpoint
     seconds = time.perf_counter() - started
-    speed = len(stars) * (recipe.training.epochs - state.n_epochs_resumed) / seconds
-    training = {"seconds": round(seconds, 3), "stars_per_second": round(speed)}
-    checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, stars, spectra, training))
+    training = {
+        "stars": "streamed" if prepared.streamed else "in memory",
+        "processes": world.size,
+        "seconds": round(seconds, 3),
+        "stars_per_second": round(state.n_stars_seen / seconds),
+    }
+    checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, prepared, training))
     _warn_of_collapse(checkpoint)
     if out is not None and work is not None:
         checkpoint.save(out.model)
         shutil.rmtree(work)
     return checkpoint
+
+
+def _prepare(
+    stars: Spectra | SpectrumStore, recipe: Recipe, out: RunFolder | None, machine: Machine
+) -> tuple[Prepared, Path | None]:
+    """Stars ready to be trained on, and the folder of the run's own files, made when that went well."""
+    world = machine.world
+    if isinstance(stars, Spectra):
+        prepared = world.each_own(lambda: prepare_spectra(stars, recipe, machine))
+        return prepared, world.from_first(lambda: None if out is None else out.open())
+
+    def survey() -> tuple[Survey, bool, Path | None]:
+        earlier = out.unfinished if out is not None and out.resume else None
+        found = None if earlier is None else Survey.saved(earlier / _SURVEY, stars, recipe)
+        begun = None if earlier is None else SavedState.read_if_there(earlier / _STATE)
+        if found is None:
+            logger.info("%s: reading it once, to count and scale its stars", stars.path)
+            found = Survey.of(stars, recipe)
+        n_stars, n_coeffs = int(found.n_trained_on.sum()), found.normalization.n_coeffs
+        streamed = not machine.holds(n_stars, n_coeffs) if begun is None else begun.streamed
+        work = None if out is None else out.open()
+        if work is not None:
+            found.save(work / _SURVEY, stars, recipe)
+        return found, streamed, work
+
+    found, streamed, work = world.from_first(survey)
+    return prepare_store(stars, recipe, machine, survey=found, streamed=streamed), work
 
 
 def train_once(
@@ -157,13 +209,6 @@ def train_once(
     except CheckpointError as error:
         logger.info("%s", error)
     return train(spectra, recipe, out=RunFolder(folder, overwrite=True), progress=progress)
-
-
-def training_stars(spectra: Spectra, recipe: Recipe) -> Spectra:
-    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation."""
-    fold = folds(spectra.source_id)
-    train_on = fold.train if recipe.training.hold_out_validation else ~fold.test
-    return spectra.take(train_on & spectra.usable)
 
 
 def collapse_warning(n_active: int, recipe: Recipe, n_coeffs: int) -> str | None:
@@ -197,22 +242,12 @@ def _warn_of_collapse(checkpoint: Checkpoint) -> None:
         logger.warning(warning)
 
 
-def _provenance(
-    checkpoint: Checkpoint, stars: Spectra, spectra: Spectra, training: dict[str, Any]
-) -> dict[str, Any]:
-    posterior = checkpoint.encode(stars)
+def _provenance(checkpoint: Checkpoint, prepared: Prepared, training: dict[str, Any]) -> dict[str, Any]:
+    posterior = _posterior(checkpoint.network, prepared.stars, checkpoint.recipe)
     return {
         "versions": software_versions(),
         "commit": _commit(),
-        "data": {
-            "digest": data_digest(stars),
-            "n_stars": len(spectra),
-            "n_usable": int(spectra.usable.sum()),
-            "n_trained_on": len(stars),
-            "n_inferred_coefficients": int(((stars.flags & np.uint16(Flag.INFERRED)) > 0).sum()),
-            "n_g_flux_from_table": checkpoint.normalization.n_g_flux_from_table,
-            "n_g_flux_from_coefficients": len(stars) - checkpoint.normalization.n_g_flux_from_table,
-        },
+        "data": prepared.data,
         "training": {
             "device": str(checkpoint.device),
             "threads": torch.get_num_threads(),
@@ -224,12 +259,13 @@ def _provenance(
     }
 
 
-def data_digest(spectra: Spectra) -> str:
-    """SHA-256 of ids, coefficients, errors and G flux, in hexadecimal."""
-    digest = hashlib.sha256()
-    for array in (spectra.source_id, spectra.coeffs, spectra.errors, spectra.g_flux):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+@torch.no_grad()
+def _posterior(network: ScatterVAE, stars: TrainingStars, recipe: Recipe) -> Posterior:
+    """The posteriors of the training stars, or of half a million where there are more."""
+    batches = stars.batches(recipe.training, epoch=0)
+    n_batches = math.ceil(_STARS_FOR_DIVERGENCE / recipe.training.batch_size)
+    parts = [network.encode(batch.x) for batch in islice(batches, n_batches)]
+    return Posterior(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
 
 def _commit() -> str | None:

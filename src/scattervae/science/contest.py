@@ -12,7 +12,7 @@ import numpy as np
 from scattervae.arrays import StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.run import training_stars
+from scattervae.model.preparation import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
 from scattervae.science.compare import Told, first_ten, tell, told_by_network
 from scattervae.seeds import folds

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import RECIPES
+from scattervae.model.records import EpochRecord
 from scattervae.model.run import train_once
-from scattervae.model.train import EpochRecord
 from scattervae.science.claims.values import Table
 from scattervae.science.simulation import PAPER_N_STARS, simulate
 from scattervae.science.trial import HEADER, LEGEND, trial

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import RECIPES, Recipe
+from scattervae.model.records import EpochRecord
 from scattervae.model.run import train_once
-from scattervae.model.train import EpochRecord
 from scattervae.science.claims.coverage import coverage_claims
 from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
 from scattervae.science.claims.labels import bad_labels, incomplete_labels, lossless_flux

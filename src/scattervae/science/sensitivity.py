@@ -10,9 +10,10 @@ from typing import Any
 
 from scattervae.errors import TrainingError
 from scattervae.folders import write_json
+from scattervae.model.preparation import data_digest
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
-from scattervae.model.run import data_digest, train
-from scattervae.model.train import EpochRecord
+from scattervae.model.records import EpochRecord
+from scattervae.model.run import train
 from scattervae.science.claims.values import Table
 from scattervae.science.trial import HEADER, LEGEND, trial
 from scattervae.spectra.labels import StellarLabels

@@ -1,5 +1,6 @@
 """Stars in memory and on disk, and the way from archive units to what a model sees.
 
-This room offers `Spectra` and its companions, the `SpectrumStore` and the `Normalization`. It must not know
-where spectra come from: nothing here names a file format, a catalogue column of Gaia's, or the network.
+This room offers `Spectra` and its companions, the `SpectrumStore` with its `StoreWriter`, and the `Normalization`.
+Columns go by the archive's names, but the room must not know how spectra are published: nothing here reads one of
+Gaia's files or names the network.
 """

@@ -1,22 +1,33 @@
 """The columns of a store: names of the archive, units, descriptions, and the way to arrow and back."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32
 
+from scattervae.arrays import CoeffArray32
+from scattervae.spectra.blocks import Block
 from scattervae.spectra.flags import Flag
+from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
 from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
+from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
 _COEFFICIENT_UNIT = "electron/s in the basis"
-_BANDS = ("bp", "rp")
+BANDS = ("bp", "rp")
+FLOATS = pa.list_(
+    pa.field("element", pa.float32(), nullable=False)
+)  # no null within: a quarter faster to read
 _LABEL_DESCRIPTIONS = {
     "teff": "effective temperature",
     "logg": "surface gravity",
     "fe_h": "[Fe/H]",
     "alpha_m": "[alpha/M]",
 }
+_APPROXIMATE = "approximate: of the centre of the order-12 HEALPix pixel in source_id"
+QUALITY_COLUMNS = tuple(name for name in SOURCE_COLUMNS if name not in (*POSITION_COLUMNS, G_FLUX_COLUMN))
 
 
 def described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
@@ -29,39 +40,33 @@ def flag_legend() -> str:
     return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in Flag)
 
 
-def store_schema(*, correlations: bool) -> pa.Schema:
-    """The schema of a store's parts; labels are null where a star has none."""
-    fields = [described("source_id", pa.int64(), "", "Gaia source identifier")]
-    for band in _BANDS:
-        fields += [
-            _list_field(f"{band}_coefficients", _COEFFICIENT_UNIT, f"{band.upper()} coefficients"),
-            _list_field(
-                f"{band}_coefficient_errors",
-                _COEFFICIENT_UNIT,
-                f"one standard deviation of the {band.upper()} coefficients",
-            ),
-            described(
-                f"{band}_n_relevant_bases",
-                pa.int16(),
-                "",
-                f"recommended truncation of the {band.upper()} coefficients",
-            ),
-        ]
-        if correlations:
-            fields.append(
-                _list_field(
-                    f"{band}_coefficient_correlations",
-                    "",
-                    f"correlations of the {band.upper()} coefficients: strict lower triangle, row by row",
-                )
-            )
+def store_schema(
+    *, correlations: bool, positions: Positions = Positions.PIXEL_CENTRES, quality: Collection[str] = ()
+) -> pa.Schema:
+    """The schema of a store's partitions; labels and quality columns are null where a star has none.
+
+    Args:
+        correlations: With the correlations of the coefficients.
+        positions: Where ra and dec come from.
+        quality: Which of `QUALITY_COLUMNS` to have.
+    """
+    fields = [
+        described(SPATIAL_INDEX, pa.int64(), "", "HEALPix pixel of order 29 (nested) of ra and dec"),
+        described("source_id", pa.int64(), "", "Gaia source identifier"),
+    ]
+    for name in POSITION_COLUMNS:
+        kind, unit, text = SOURCE_COLUMNS[name]
+        fields.append(described(name, kind, unit, text if positions is Positions.MEASURED else _APPROXIMATE))
+    for band in BANDS:
+        fields += _band_fields(band, correlations=correlations)
     fields += [
-        described("phot_g_mean_flux", pa.float64(), "electron/s", "mean flux in the G band"),
+        described(G_FLUX_COLUMN, *SOURCE_COLUMNS[G_FLUX_COLUMN]),
         described(
-            "phot_g_mean_flux_source", pa.uint16(), "", "0 unknown, 1 from a table, 2 from the coefficients"
+            f"{G_FLUX_COLUMN}_source", pa.uint16(), "", "0 unknown, 1 from a table, 2 from the coefficients"
         ),
         described("flags", pa.uint16(), "", flag_legend()),
     ]
+    fields += [described(name, *SOURCE_COLUMNS[name]) for name in QUALITY_COLUMNS if name in quality]
     for name in LABEL_NAMES:
         text = _LABEL_DESCRIPTIONS[name]
         fields += [
@@ -71,56 +76,177 @@ def store_schema(*, correlations: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
-def table_of(spectra: Spectra, labels: StellarLabels) -> pa.Table:
-    """Stars and their labels, row by row, as an arrow table of `store_schema`.
+def holds_all_columns(schema: pa.Schema) -> bool:
+    """True for tables with every column that each store has, whoever wrote them."""
+    return set(store_schema(correlations=False).names) <= set(schema.names)
+
+
+def _band_fields(band: str, *, correlations: bool) -> list[pa.Field]:
+    name = band.upper()
+    fields = [
+        described(f"{band}_coefficients", FLOATS, _COEFFICIENT_UNIT, f"{name} coefficients"),
+        described(
+            f"{band}_coefficient_errors",
+            FLOATS,
+            _COEFFICIENT_UNIT,
+            f"one standard deviation of the {name} coefficients",
+        ),
+        described(
+            f"{band}_n_relevant_bases",
+            pa.int16(),
+            "",
+            f"recommended truncation of the {name} coefficients",
+        ),
+        described(
+            f"{band}_basis_function_id", pa.int16(), "", f"set of basis functions of the {name} coefficients"
+        ),
+    ]
+    if correlations:
+        text = f"correlations of the {name} coefficients: strict lower triangle, row by row"
+        fields.append(described(f"{band}_coefficient_correlations", FLOATS, "", text))
+    return fields
+
+
+def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) -> pa.Table:
+    """Stars with their labels and source columns, row by row, as an arrow table of `store_schema`.
 
     Args:
-        spectra: The stars.
+        spectra: The stars; their g_flux is written, whatever the source columns say.
         labels: Labels of the same stars in the same order; NaN becomes null.
+        sources: Source columns of the same stars in the same order, every star with a position; or none at
+            all, where positions are the centres of the pixels in the source_ids.
+
+    Raises:
+        StoreError: A source_id without a position holds no pixel.
     """
-    schema = store_schema(correlations=spectra.correlations is not None)
+    located = "ra" in sources.values
+    schema = store_schema(
+        correlations=spectra.correlations is not None,
+        positions=Positions.MEASURED if located else Positions.PIXEL_CENTRES,
+        quality=sources.values,
+    )
+    ra, dec = (
+        [sources.values[name] for name in POSITION_COLUMNS] if located else pixel_centres(spectra.source_id)
+    )
     basis = spectra.basis
     columns: dict[str, Any] = {
+        SPATIAL_INDEX: spatial_index(ra, dec),
         "source_id": spectra.source_id,
-        "phot_g_mean_flux": pa.array(spectra.g_flux, from_pandas=True),
-        "phot_g_mean_flux_source": spectra.g_flux_source,
+        "ra": ra,
+        "dec": dec,
+        G_FLUX_COLUMN: pa.array(spectra.g_flux, from_pandas=True),
+        f"{G_FLUX_COLUMN}_source": spectra.g_flux_source,
         "flags": spectra.flags,
     }
-    for index, (band, where) in enumerate(zip(_BANDS, (basis.bp, basis.rp), strict=True)):
+    for index, (band, where) in enumerate(zip(BANDS, (basis.bp, basis.rp), strict=True)):
         n_relevant = spectra.n_relevant_bases[:, index]
-        columns[f"{band}_coefficients"] = list_array(spectra.coeffs[:, where])
-        columns[f"{band}_coefficient_errors"] = list_array(spectra.errors[:, where])
+        columns[f"{band}_coefficients"] = list_array(spectra.coeffs[:, where], FLOATS)
+        columns[f"{band}_coefficient_errors"] = list_array(spectra.errors[:, where], FLOATS)
         columns[f"{band}_n_relevant_bases"] = pa.array(n_relevant, mask=n_relevant < 0)
+        columns[f"{band}_basis_function_id"] = pa.repeat(
+            pa.scalar((basis.bp_id, basis.rp_id)[index], pa.int16()), len(spectra)
+        )
         if spectra.correlations is not None:
-            columns[f"{band}_coefficient_correlations"] = list_array(getattr(spectra.correlations, band))
+            columns[f"{band}_coefficient_correlations"] = list_array(
+                getattr(spectra.correlations, band), FLOATS
+            )
+    for name in QUALITY_COLUMNS:
+        if name in sources.values:
+            columns[name] = pa.array(sources.values[name], SOURCE_COLUMNS[name][0], from_pandas=True)
     for index, name in enumerate(LABEL_NAMES):
         columns[name] = pa.array(labels.values[:, index], from_pandas=True)
         columns[f"{name}_err"] = pa.array(labels.errors[:, index], from_pandas=True)
     return pa.table([columns[field.name] for field in schema], schema=schema)
 
 
+def is_approximate(schema: pa.Schema) -> bool:
+    """True where the positions in a table of `store_schema` are said to be centres of pixels."""
+    metadata = schema.field("ra").metadata or {}
+    return metadata.get(b"description") == _APPROXIMATE.encode()
+
+
+def in_sky_order(table: pa.Table) -> pa.Table:
+    """The rows of a table of `store_schema` by ``_healpix_29``, stars of one pixel by source_id."""
+    keys = table["source_id"].to_numpy(), table[SPATIAL_INDEX].to_numpy()
+    order = np.lexsort(keys)
+    return table if (order[1:] > order[:-1]).all() else table.take(order)
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows with all columns of a schema, null where the table has none."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def joint_schema(schemas: Collection[pa.Schema], positions: Positions) -> pa.Schema:
+    """The schema of a store that holds all columns of these."""
+    names = {name for schema in schemas for name in schema.names}
+    return store_schema(
+        correlations="bp_coefficient_correlations" in names, positions=positions, quality=names
+    )
+
+
+def spectra_columns(*, correlations: bool) -> list[str]:
+    """The columns that `spectra_from` reads."""
+    of_bands = ["coefficients", "coefficient_errors", "n_relevant_bases"]
+    of_bands += ["coefficient_correlations"] if correlations else []
+    bands = [f"{band}_{name}" for band in BANDS for name in of_bands]
+    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
+
+
 def spectra_from(table: pa.Table, basis: Basis) -> Spectra:
     """The stars of an arrow table that `table_of` made; correlations where it has their columns."""
-
-    def lists(name: str, widths: tuple[int, int]) -> list[np.ndarray]:
-        return [_array(table[f"{band}_{name}"], width) for band, width in zip(_BANDS, widths, strict=True)]
-
-    sizes = (basis.n_bp, basis.n_rp)
     correlations = None
     if "bp_coefficient_correlations" in table.column_names:
-        bp, rp = lists("coefficient_correlations", tuple(n * (n - 1) // 2 for n in sizes))  # type: ignore[arg-type]
+        bp, rp = (
+            list_matrix(table[f"{band}_coefficient_correlations"], n * (n - 1) // 2)
+            for band, n in zip(BANDS, (basis.n_bp, basis.n_rp), strict=True)
+        )
         correlations = Correlations(bp=bp, rp=rp)
-    n_relevant = [table[f"{band}_n_relevant_bases"].fill_null(-1).to_numpy() for band in _BANDS]
+    n_relevant = [table[f"{band}_n_relevant_bases"].fill_null(-1).to_numpy() for band in BANDS]
     return Spectra(
         source_id=table["source_id"].to_numpy(),
-        coeffs=np.hstack(lists("coefficients", sizes)).astype(np.float64),
-        errors=np.hstack(lists("coefficient_errors", sizes)).astype(np.float64),
+        coeffs=_both_bands(table, "coefficients", basis).astype(np.float64),
+        errors=_both_bands(table, "coefficient_errors", basis).astype(np.float64),
         basis=basis,
         flags=table["flags"].to_numpy(),
-        g_flux=table["phot_g_mean_flux"].fill_null(np.nan).to_numpy(),
-        g_flux_source=table["phot_g_mean_flux_source"].to_numpy(),
+        g_flux=table[G_FLUX_COLUMN].fill_null(np.nan).to_numpy(),
+        g_flux_source=table[f"{G_FLUX_COLUMN}_source"].to_numpy(),
         n_relevant_bases=np.stack(n_relevant, axis=1),
         correlations=correlations,
+    )
+
+
+def block_columns() -> list[str]:
+    """The columns that `block_from` reads."""
+    bands = [f"{band}_{name}" for band in BANDS for name in ("coefficients", "coefficient_errors")]
+    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
+
+
+def block_from(table: pa.Table, basis: Basis) -> Block:
+    """The stars of an arrow table that `table_of` made, in float32."""
+    return Block(
+        source_id=table["source_id"].to_numpy(),
+        coeffs=_both_bands(table, "coefficients", basis),
+        errors=_both_bands(table, "coefficient_errors", basis),
+        g_flux=table[G_FLUX_COLUMN].fill_null(np.nan).to_numpy(),
+        g_flux_source=table[f"{G_FLUX_COLUMN}_source"].to_numpy(),
+        flags=table["flags"].to_numpy(),
+    )
+
+
+def block_of(spectra: Spectra) -> Block:
+    """The same stars in float32."""
+    return Block(
+        source_id=spectra.source_id,
+        coeffs=spectra.coeffs.astype(np.float32),
+        errors=spectra.errors.astype(np.float32),
+        g_flux=spectra.g_flux,
+        g_flux_source=spectra.g_flux_source,
+        flags=spectra.flags,
     )
 
 
@@ -138,23 +264,32 @@ def label_columns() -> list[str]:
     return [name + end for name in LABEL_NAMES for end in ("", "_err")]
 
 
-def _list_field(name: str, unit: str, description: str) -> pa.Field:
-    return described(name, pa.list_(pa.float32()), unit, description)
-
-
-def list_array(values: np.ndarray) -> pa.ListArray:
+def list_array(values: np.ndarray, kind: pa.DataType | None = None) -> pa.ListArray:
     """Each row as a float32 list; a row that is all NaN is null, as the archive leaves a missing band."""
     missing = np.isnan(values).all(axis=1)
     lengths = np.where(missing, 0, values.shape[1])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     flat = pa.array(values[~missing].astype(np.float32).ravel())
-    return pa.ListArray.from_arrays(offsets, flat, mask=pa.array(missing))
+    return pa.ListArray.from_arrays(
+        offsets, flat, type=kind or pa.list_(pa.float32()), mask=pa.array(missing)
+    )
 
 
-def _array(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # a table without rows keeps no chunk to combine
+def list_matrix(column: pa.ChunkedArray, width: int) -> Float32[np.ndarray, "row element"]:
+    """Lists of one width as rows of a matrix, without a copy where no list is null; NaN where one is."""
+    if column.num_chunks == 0:  # a table without rows
         return np.empty((0, width), dtype=np.float32)
+    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    rows: Float32[np.ndarray, "row element"] = lists.flatten().to_numpy().reshape(-1, width)
+    if lists.null_count == 0:
+        return rows
     values = np.full((len(lists), width), np.nan, dtype=np.float32)
-    values[lists.is_valid().to_numpy(zero_copy_only=False)] = lists.flatten().to_numpy().reshape(-1, width)
+    values[lists.is_valid().to_numpy(zero_copy_only=False)] = rows
+    return values
+
+
+def _both_bands(table: pa.Table, name: str, basis: Basis) -> CoeffArray32:
+    values = np.empty((len(table), basis.n_coeffs), dtype=np.float32)
+    values[:, basis.bp] = list_matrix(table[f"bp_{name}"], basis.n_bp)
+    values[:, basis.rp] = list_matrix(table[f"rp_{name}"], basis.n_rp)
     return values

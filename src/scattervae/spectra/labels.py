@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scattervae.arrays import LabelArray, SourceIds, StarArray
+from scattervae.spectra.matching import rows_of
 
 LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
 LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
@@ -32,14 +33,11 @@ class StellarLabels:
         if len(self) == 0:
             missing = np.full((len(source_id), len(LABEL_NAMES)), np.nan)
             return StellarLabels(source_id=source_id, values=missing, errors=missing.copy())
-        order = np.argsort(self.source_id, kind="stable")
-        position = np.searchsorted(self.source_id[order], source_id).clip(max=len(self) - 1)
-        row = order[position]
-        known = (self.source_id[row] == source_id)[:, None]
+        row, known = rows_of(source_id, among=self.source_id)
         return StellarLabels(
             source_id=source_id,
-            values=np.where(known, self.values[row], np.nan),
-            errors=np.where(known, self.errors[row], np.nan),
+            values=np.where(known[:, None], self.values[row], np.nan),
+            errors=np.where(known[:, None], self.errors[row], np.nan),
         )
 
     def take(self, rows: np.ndarray | slice) -> "StellarLabels":

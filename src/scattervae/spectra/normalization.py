@@ -4,22 +4,24 @@ Coefficients and errors are divided by the star's mean G flux; then each coeffic
 and unit variance over the training stars, errors scaled alike (Laroche & Speagle 2023, sect. 2.1).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
-from scattervae.spectra.chunks import rechunk
+from scattervae.spectra.blocks import Block
 from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.spectra import Basis, Spectra
 
 _ROWS_A_SUM = 8192
+_ROWS_IN_CACHE = 256  # of 110 coefficients in float64; too few for PyTorch to start threads for
 _CLIP_PASSES = 5
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 _NOT_ENCODABLE = np.uint16(
@@ -55,6 +57,18 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.x)
 
+    @staticmethod
+    def empty(n_stars: int, n_coeffs: int, *, dtype: torch.dtype = torch.float32) -> "Inputs":
+        """Space for so many stars, their values left to be written."""
+        return Inputs(*(torch.empty(n_stars, n_coeffs, dtype=dtype) for _ in range(2)))
+
+    def take(self, rows: Int64[Tensor, "row"]) -> "Inputs":
+        """The stars of these rows, in memory of their own."""
+        return Inputs(x=self.x.index_select(0, rows), errors=self.errors.index_select(0, rows))
+
+    def __getitem__(self, rows: slice) -> "Inputs":
+        return Inputs(x=self.x[rows], errors=self.errors[rows])
+
     def to(self, device: torch.device) -> "Inputs":
         """The same inputs on another device."""
         return Inputs(x=self.x.to(device), errors=self.errors.to(device))
@@ -82,33 +96,46 @@ class Normalization:
 
     @classmethod
     def fit(
-        cls, chunks: Callable[[], Iterable[Spectra]], settings: NormalizationSettings | None = None
+        cls,
+        chunks: Callable[[], Iterable[Spectra | Block]],
+        settings: NormalizationSettings | None = None,
+        *,
+        basis: Basis | None = None,
     ) -> "Normalization":
         """Statistics of the usable stars, streamed in float64 with any chunk size giving the same bits.
+
+        The stars are read once, or six times with `clip_sigma`.
 
         Args:
             chunks: Gives the training stars, chunk by chunk, each time it is called.
             settings: Which coefficients, and whether outlying values count.
+            basis: That of the stars; needed where they come as blocks, which do not say it.
 
         Raises:
             DataError: No usable stars, more coefficients asked for than there are, or a constant one.
         """
         settings = settings or NormalizationSettings()
-        basis, n_stars, n_table = _count(chunks)
-        columns = _columns(basis, settings)
-        mean, std = _moments(chunks, columns)
+        seen = _Seen(basis)
+        mean, std = _moments(_quotients(chunks(), settings, seen))
         if settings.clip_sigma is not None:
             for _ in range(_CLIP_PASSES):
                 reach = settings.clip_sigma * std
-                mean, std = _moments(chunks, columns, low=mean - reach, high=mean + reach)
+                again = _quotients(chunks(), settings, _Seen(basis))
+                mean, std = _moments(again, low=mean - reach, high=mean + reach)
+        columns = _columns(seen.known_basis, settings)
         spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
         if not (spread > _NO_SPREAD).all():
             raise DataError(
-                f"coefficient {int(columns[np.argmin(spread)])} is the same in all {n_stars} training stars; "
-                "a coefficient needs a spread to be scaled by: train on more stars"
+                f"coefficient {int(columns[np.argmin(spread)])} is the same in all {seen.n_stars} training "
+                "stars; a coefficient needs a spread to be scaled by: train on more stars"
             )
         return cls(
-            basis=basis, columns=columns, mean=mean, std=std, n_stars=n_stars, n_g_flux_from_table=n_table
+            basis=seen.known_basis,
+            columns=columns,
+            mean=mean,
+            std=std,
+            n_stars=seen.n_stars,
+            n_g_flux_from_table=seen.n_g_flux_from_table,
         )
 
     @property
@@ -125,21 +152,42 @@ class Normalization:
         """The RP columns of the model's coefficients."""
         return slice(self.bp.stop, self.n_coeffs)
 
-    def apply(self, spectra: Spectra, *, dtype: torch.dtype = torch.float32) -> Inputs:
+    def apply(self, stars: Spectra | Block, *, dtype: torch.dtype = torch.float32) -> Inputs:
         """The stars as the model sees them; rows of NaN where a star cannot be encoded.
+
+        Both kinds of stars give the same bits where their coefficients are the same numbers.
 
         Raises:
             DataError: The spectra are of another basis.
         """
-        if not spectra.basis.agrees_with(self.basis):
+        if isinstance(stars, Spectra) and not stars.basis.agrees_with(self.basis):
             raise DataError(
-                f"spectra of {spectra.basis}, but the model was trained on {self.basis}; "
+                f"spectra of {stars.basis}, but the model was trained on {self.basis}; "
                 "train a model on spectra of this basis"
             )
-        g_flux = np.where(spectra.flags & _NOT_ENCODABLE, np.nan, spectra.g_flux)[:, None]
-        x = (spectra.coeffs[:, self.columns] / g_flux - self.mean) / self.std
-        errors = spectra.errors[:, self.columns] / g_flux / self.std
-        return Inputs(x=torch.from_numpy(x).to(dtype), errors=torch.from_numpy(errors).to(dtype))
+        inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
+        self.apply_to(stars, np.arange(len(stars)), inputs)
+        return inputs
+
+    def apply_to(self, stars: Spectra | Block, rows: Int64[np.ndarray, "row"], inputs: Inputs) -> None:
+        """Write these rows of the stars, as the model sees them, over `inputs`.
+
+        The arithmetic is float64, and few rows at a time, so that it stays in the processor's cache.
+        """
+        g_flux = np.where(stars.flags & _NOT_ENCODABLE, np.nan, stars.g_flux)[rows, None]
+        all_columns = self.n_coeffs == self.basis.n_coeffs
+        scratch = np.empty((_ROWS_IN_CACHE, self.n_coeffs))
+        for start in range(0, len(rows), _ROWS_IN_CACHE):
+            here = slice(start, start + _ROWS_IN_CACHE)
+            quotient = scratch[: len(rows[here])]
+            for values, scaled in ((stars.coeffs, inputs.x), (stars.errors, inputs.errors)):
+                chosen = values.take(rows[here], axis=0)
+                quotient[...] = chosen if all_columns else chosen[:, self.columns]
+                quotient /= g_flux[here]
+                if values is stars.coeffs:
+                    quotient -= self.mean
+                quotient /= self.std
+                scaled[here] = torch.from_numpy(quotient)
 
     def invert(self, x: Coeffs, g_flux: StarArray) -> CoeffArray:
         """Coefficients in archive units of stars of this G flux [electron/s]; the inverse of `apply`."""
@@ -152,18 +200,31 @@ class Normalization:
         return values
 
 
-def _count(chunks: Callable[[], Iterable[Spectra]]) -> tuple[Basis, int, int]:
-    basis, n_stars, n_table = None, 0, 0
-    for chunk in chunks():
-        basis = basis or chunk.basis
-        if not basis.agrees_with(chunk.basis):
-            raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
-        basis = basis.completed_by(chunk.basis)
-        n_stars += int(chunk.usable.sum())
-        n_table += int((chunk.usable & (chunk.g_flux_source == GFluxSource.TABLE)).sum())
-    if basis is None or n_stars == 0:
-        raise DataError("no usable star to compute mean and variance of the coefficients on")
-    return basis, n_stars, n_table
+@dataclass
+class _Seen:
+    """What passes on the way to the statistics: the basis, and how many usable stars of which G flux."""
+
+    basis: Basis | None
+    n_stars: int = 0
+    n_g_flux_from_table: int = 0
+
+    @property
+    def known_basis(self) -> Basis:
+        if self.basis is None:
+            raise TypeError("blocks do not say their basis; give it")
+        return self.basis
+
+    def usable_rows(self, chunk: Spectra | Block) -> Int64[np.ndarray, "row"]:
+        """The rows that count, noted."""
+        if isinstance(chunk, Spectra):
+            basis = self.basis or chunk.basis
+            if not basis.agrees_with(chunk.basis):
+                raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
+            self.basis = basis.completed_by(chunk.basis)
+        rows = np.flatnonzero(chunk.usable)
+        self.n_stars += len(rows)
+        self.n_g_flux_from_table += int((chunk.g_flux_source[rows] == GFluxSource.TABLE).sum())
+        return rows
 
 
 def _columns(basis: Basis, settings: NormalizationSettings) -> Int64[np.ndarray, "coeff"]:
@@ -175,28 +236,50 @@ def _columns(basis: Basis, settings: NormalizationSettings) -> Int64[np.ndarray,
 
 
 def _moments(
-    chunks: Callable[[], Iterable[Spectra]],
-    columns: Int64[np.ndarray, "coeff"],
+    quotients: Iterable[np.ndarray],
     *,
-    low: CoeffVector | float = -np.inf,
-    high: CoeffVector | float = np.inf,
-) -> tuple[CoeffVector, CoeffVector]:
-    """Mean and standard deviation of coefficient / G flux over values between `low` and `high`.
+    low: CoeffVector | None = None,
+    high: CoeffVector | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column over its values between `low` and `high`; overwrites them.
 
     Blocks are merged by the update of Chan, Golub & LeVeque (1983), eqs. 2.1, which loses no digits.
     """
-    n = np.zeros(len(columns))
-    mean = np.zeros(len(columns))
-    squares = np.zeros(len(columns))
-    usable = (chunk.take(chunk.usable) for chunk in chunks())
-    for block in rechunk(usable, _ROWS_A_SUM):
-        values = block.coeffs[:, columns] / block.g_flux[:, None]
-        inside = (values >= low) & (values <= high)
-        n_block = inside.sum(axis=0)
+    n, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
+    for values in quotients:
+        inside = np.True_ if low is None or high is None else (values >= low) & (values <= high)
+        n_block = np.broadcast_to(inside, values.shape).sum(axis=0)
         mean_block = values.sum(axis=0, where=inside) / np.maximum(n_block, 1)
-        squares += np.square(values - mean_block).sum(axis=0, where=inside)
+        residuals = np.subtract(values, mean_block, out=values)
+        squares = squares + np.square(residuals, out=residuals).sum(axis=0, where=inside)
         total = np.maximum(n + n_block, 1)
         squares += np.square(mean_block - mean) * n * n_block / total
-        mean += (mean_block - mean) * n_block / total
-        n += n_block
+        mean = mean + (mean_block - mean) * n_block / total
+        n = n + n_block
     return mean, np.sqrt(squares / np.maximum(n, 1))
+
+
+def _quotients(
+    chunks: Iterable[Spectra | Block], settings: NormalizationSettings, seen: _Seen
+) -> Iterator[Float64[np.ndarray, "row coeff"]]:
+    """Coefficients over G flux of the usable stars, a fixed number of stars at a time, in one buffer."""
+    buffer, n_waiting = np.empty((0, 0)), 0
+    for chunk in chunks:
+        rows = seen.usable_rows(chunk)
+        while len(rows):
+            columns = _columns(seen.known_basis, settings)
+            if buffer.size == 0:
+                buffer = np.empty((_ROWS_A_SUM, len(columns)))
+            n = min(len(rows), _ROWS_A_SUM - n_waiting)
+            values = buffer[n_waiting : n_waiting + n]
+            coeffs = np.take(chunk.coeffs, rows[:n], axis=0)
+            values[...] = coeffs if len(columns) == coeffs.shape[1] else coeffs[:, columns]
+            values /= chunk.g_flux[rows[:n], None]
+            rows, n_waiting = rows[n:], n_waiting + n
+            if n_waiting == _ROWS_A_SUM:
+                yield buffer
+                n_waiting = 0
+    if n_waiting:
+        yield buffer[:n_waiting]
+    if seen.n_stars == 0:
+        raise DataError("no usable star to compute mean and variance of the coefficients on")

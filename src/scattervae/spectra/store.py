@@ -1,269 +1,189 @@
-"""Stars on disk: a folder of parquet parts, one an ingested file, and what became of each file.
+"""Stars on disk: a HATS catalogue of spectra, read chunk by chunk or piece by piece.
 
-Columns carry the archive's names, with units and descriptions in the schema; coefficients are float32.
+`scattervae.spectra.store_writer` writes one; one that somebody else made is read where its columns are known.
 """
 
-import json
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import StoreError
-from scattervae.folders import file_digest, write_json, written_aside
+from scattervae.folders import file_digest
+from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.chunks import rechunk
-from scattervae.spectra.columns import label_columns, labels_from, spectra_from, store_schema, table_of
-from scattervae.spectra.flags import Flag, flag_counts
+from scattervae.spectra.columns import (
+    block_columns,
+    block_from,
+    block_of,
+    holds_all_columns,
+    label_columns,
+    labels_from,
+    spectra_columns,
+    spectra_from,
+)
+from scattervae.spectra.flags import flag_counts
+from scattervae.spectra.foreign import ForeignColumns
+from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_footer
+from scattervae.spectra.journal import Journal
 from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.spectra import Basis, Spectra
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
-_ROWS_A_GROUP = 16384
 DEFAULT_CHUNK = 65536
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """What became of one ingested file.
-
-    Attributes:
-        name: The file, as the user named it.
-        digest: SHA-256 of its bytes.
-        kind: What it was recognised as; None where it could not be read.
-        note: How its coefficients came about, where they are not the published ones.
-        part: Its part of the store; None where nothing of it was kept.
-        n_rows: Rows read, skipped ones included.
-        n_kept: Stars written.
-        n_duplicates: Rows left out because another row of the same source_id was kept.
-        flags: Stars kept with each flag, by the flag's name.
-        skipped: Rows left out, each with its reason.
-        error: Why the whole file was left out.
-    """
-
-    name: str
-    digest: str
-    kind: str | None = None
-    note: str | None = None
-    part: str | None = None
-    n_rows: int = 0
-    n_kept: int = 0
-    n_duplicates: int = 0
-    flags: dict[str, int] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
-    error: str | None = None
-
-
 class SpectrumStore:
-    """Stars in a folder, opened to be read.
+    """Stars in a folder, opened to be read, in the order of ``_healpix_29``.
 
     Args:
-        path: The folder that ``scattervae ingest`` wrote.
+        path: The folder that ``scattervae ingest`` wrote, or a HATS catalogue of XP spectra from elsewhere.
 
     Raises:
-        StoreError: There is no store, or one of another make, or it holds no star.
+        StoreError: There is no such catalogue, or it is not complete, or it holds no star.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        basis, self.entries = _read_manifest(self.path)
-        if basis is None or len(self) == 0:
-            raise StoreError(f"{self.path}: holds no star; its {_MANIFEST} says why each file was left out")
-        self.basis = basis
-        self._parts = _parts(self.path, self.entries)
+        manifest = _manifest_of(self.path)
+        self.entries: tuple[FileEntry, ...] = manifest.entries
+        self._hats = HatsFolder.read(self.path)
+        self._files = tuple(file for p in self.partitions for file in self._hats.files_of(p))
+        lost = next((file for file in self._files if not file.is_file()), None)
+        if lost is not None or not self._files:
+            raise StoreError(f"{lost or self.path}: is gone, or holds no file; ingest again")
+        schema = self._hats.schema
+        self._foreign = None if holds_all_columns(schema) else ForeignColumns.of(schema, self.path)
+        self.basis: Basis = manifest.basis or self._found_basis()
 
     def __len__(self) -> int:
-        return sum(entry.n_kept for entry in self.entries)
-
-    @property
-    def digest(self) -> str:
-        """What identifies the stars: the digest of the manifest, which names the digest of every file."""
-        return file_digest(self.path / _MANIFEST)
-
-    @property
-    def flags(self) -> dict[str, int]:
-        """Stars with each flag, by the flag's name."""
-        counts: Counter[str] = Counter()
-        for entry in self.entries:
-            counts.update(entry.flags)
-        return dict(counts)
+        return sum(partition.n_rows for partition in self.partitions)
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
-        """True where `path` is a folder with a store's manifest."""
-        return (Path(path) / _MANIFEST).is_file()
+        """True where `path` is a store's folder, finished or not, or a HATS catalogue with columns of spectra."""
+        path = Path(path)
+        if (path / MANIFEST).is_file() or Journal.is_in(path):
+            return True
+        if not HatsFolder.is_catalogue(path):
+            return False
+        try:
+            ForeignColumns.of(HatsFolder.read(path).schema, path)
+        except StoreError:
+            return False
+        return True
 
-    def chunks(self, rows: int = DEFAULT_CHUNK) -> Iterator[Spectra]:
-        """All stars in the store's order, `rows` at a time."""
-        return rechunk(self._groups(), rows)
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """The pixels of the sky that hold stars, in order."""
+        return self._hats.partitions
 
-    def read(self) -> Spectra:
+    @property
+    def positions(self) -> Positions:
+        """Where the stars' ra and dec come from."""
+        return self._hats.positions
+
+    @property
+    def digest(self) -> str:
+        """What identifies the stars: of the manifest, which names the digest of every file that was read.
+
+        A catalogue without one is known by its properties and by the sizes of its files.
+        """
+        if (self.path / MANIFEST).is_file():
+            return file_digest(self.path / MANIFEST)
+        sizes = (f"{file.relative_to(self._hats.path)} {file.stat().st_size}" for file in self._files)
+        described = [f"{key}={value}" for key, value in self._hats.properties.items()]
+        return hashlib.sha256("\n".join([*described, *sizes]).encode()).hexdigest()
+
+    @cached_property
+    def flags(self) -> dict[str, int]:
+        """Stars with each flag, by the flag's name; a catalogue without a manifest is read for them."""
+        counts: Counter[str] = Counter()
+        for entry in self.entries:
+            counts.update(entry.flags)
+        if not self.entries:
+            for piece in self.pieces:
+                counts.update(flag_counts(self.read_piece(piece).flags))
+        return dict(counts)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Every row group of every file, in order; for reading in an order of one's own."""
+        found: list[Piece] = []
+        for file in self._files:
+            footer = read_footer(file)
+            found += [Piece(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
+        return tuple(found)
+
+    def path_of(self, partition: Partition) -> Path:
+        """The file of a partition; of a catalogue with several files a partition, the first."""
+        return self._hats.files_of(partition)[0]
+
+    def read_piece(self, piece: Piece) -> Block:
+        """The stars of one piece, in float32.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        if self._foreign is not None:
+            return block_of(self._foreign.spectra(_table(piece, self._foreign.columns), self.basis))
+        return block_from(_table(piece, block_columns()), self.basis)
+
+    def chunks(self, rows: int = DEFAULT_CHUNK, *, correlations: bool = True) -> Iterator[Spectra]:
+        """All stars in the store's order, `rows` at a time; with correlations only where the store has them."""
+        return rechunk(self._spectra(correlations=correlations), rows)
+
+    def read(self, *, correlations: bool = True) -> Spectra:
         """All stars in memory."""
-        return Spectra.concatenate(list(self._groups()))
+        return Spectra.concatenate(list(self._spectra(correlations=correlations)))
 
     def labels(self) -> StellarLabels:
         """The labels of all stars in the store's order, NaN where a star has none."""
-        tables = [pq.read_table(part, columns=["source_id", *label_columns()]) for part in self._parts]
-        return labels_from(pa.concat_tables(tables))
+        foreign = self._foreign
+        columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
+        table = pa.concat_tables(_table(piece, columns) for piece in self.pieces)
+        return labels_from(table) if foreign is None else foreign.labels(table)
 
-    def _groups(self) -> Iterator[Spectra]:
-        for part in self._parts:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(_ROWS_A_GROUP):
-                    yield spectra_from(pa.Table.from_batches([batch]), self.basis)
+    def _spectra(self, *, correlations: bool) -> Iterator[Spectra]:
+        names = set(self._hats.schema.names)
+        columns = [name for name in spectra_columns(correlations=correlations) if name in names]
+        for piece in self.pieces:
+            if self._foreign is None:
+                yield spectra_from(_table(piece, columns), self.basis)
+            else:
+                yield self._foreign.spectra(_table(piece, self._foreign.columns), self.basis)
 
-
-class StoreWriter:
-    """A store being written, file by file; stopped at any moment, it goes on with the next file.
-
-    Args:
-        path: The store's folder, new or left by an earlier run.
-
-    Raises:
-        StoreError: The folder holds something else.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.basis: Basis | None = None
-        self.entries: tuple[FileEntry, ...] = ()
-        if SpectrumStore.is_store(self.path):
-            self.basis, self.entries = _read_manifest(self.path)
-        elif _holds_something(self.path):
-            raise StoreError(f"{self.path}: exists and is no store; give another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._source_ids: list[SourceIds] = []  # of each part that holds a star, sorted
-        for part in _parts(self.path, self.entries):
-            self._remember(pq.read_table(part, columns=["source_id"])["source_id"].to_numpy())
-        self._write_manifest()  # a run stopped within its first file finds its own folder again
-
-    def entry_of(self, digest: str) -> FileEntry | None:
-        """What became of a file of this digest that was read before, whatever its name then."""
-        return next((e for e in self.entries if e.digest == digest and e.error is None), None)
-
-    def add(self, entry: FileEntry, spectra: Spectra, labels: StellarLabels) -> FileEntry:
-        """Write the stars of one file; rows flagged as duplicates, or already in the store, are left out.
-
-        Args:
-            entry: Name, digest, kind, rows and skipped rows of the file.
-            spectra: Its stars, flagged.
-            labels: Labels of any stars; joined by source_id.
-
-        Returns:
-            The entry with what was kept, as the manifest has it.
-
-        Raises:
-            StoreError: The store holds stars of another basis.
-        """
-        if self.basis is None:
-            self.basis = spectra.basis
-        elif not self.basis.agrees_with(spectra.basis):
-            raise StoreError(
-                f"{entry.name}: {spectra.basis}, but {self.path} holds {self.basis}; "
-                "ingest it into a store of its own"
-            )
-        else:
-            self.basis = self.basis.completed_by(spectra.basis)
-        repeated = self._known(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
-        kept = spectra.take(~repeated)
-        used = [e.part for e in self.entries if e.part is not None]
-        part = f"part-{int(used[-1][5:10]) + 1 if used else 0:05d}.parquet"
-        with written_aside(self.path / part) as partial:
-            _write_part(partial, kept, labels.aligned_to(kept.source_id))
-        self._remember(kept.source_id)
-        return self._record(
-            FileEntry(
-                **{
-                    **asdict(entry),
-                    "part": part,
-                    "n_kept": len(kept),
-                    "n_duplicates": int(repeated.sum()),
-                    "flags": flag_counts(kept.flags),
-                }
-            )
-        )
-
-    def leave_out(self, entry: FileEntry) -> FileEntry:
-        """Note a file that could not be read; its `error` says why."""
-        return self._record(entry)
-
-    def _remember(self, source_id: SourceIds) -> None:
-        if len(source_id):
-            self._source_ids.append(np.sort(source_id))
-
-    def _known(self, source_id: SourceIds) -> StarMask:
-        """Stars that a part holds; bulk files share no range of source_ids, so few parts are searched."""
-        known = np.zeros(len(source_id), dtype=bool)
-        if len(source_id):
-            low, high = source_id.min(), source_id.max()
-            for ids in self._source_ids:
-                if ids[0] <= high and ids[-1] >= low:
-                    known |= np.isin(source_id, ids)
-        return known
-
-    def _record(self, entry: FileEntry) -> FileEntry:
-        earlier = [e for e in self.entries if e.error is not None and e.name == entry.name]
-        if earlier and entry.error is not None:  # broken as before: it keeps its place
-            self.entries = tuple(entry if e is earlier[0] else e for e in self.entries)
-        else:
-            self.entries = (*(e for e in self.entries if e not in earlier), entry)
-        self._write_manifest()
-        return entry
-
-    def _write_manifest(self) -> None:
-        manifest = {
-            "format": _FORMAT,
-            "basis": None if self.basis is None else vars(self.basis),
-            "files": [asdict(e) for e in self.entries],
-            "credit": "ESA/Gaia/DPAC",
-        }
-        write_json(self.path / _MANIFEST, manifest)
+    def _found_basis(self) -> Basis:
+        """The basis of a catalogue without a manifest, as its first stars show it."""
+        columns = ForeignColumns.of(self._hats.schema, self.path)
+        basis = columns.basis(_table(piece, columns.columns) for piece in self.pieces)
+        if basis is None:
+            raise StoreError(f"{self.path}: a HATS catalogue in which no star has coefficients of both bands")
+        return basis
 
 
-def _write_part(path: Path, spectra: Spectra, labels: StellarLabels) -> None:
-    """Write stars a row group at a time, so that no list column outgrows arrow's 32-bit offsets."""
-    schema = store_schema(correlations=spectra.correlations is not None)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, len(spectra), _ROWS_A_GROUP):
-            rows = slice(start, start + _ROWS_A_GROUP)
-            writer.write_table(table_of(spectra.take(rows), labels.take(rows)))
-
-
-def _holds_something(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
-
-
-def _parts(path: Path, entries: tuple[FileEntry, ...]) -> list[Path]:
-    """The files of a store's stars in order, all of them there."""
-    parts = [path / entry.part for entry in entries if entry.part is not None]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise StoreError(f"{path}: {', '.join(missing)} is gone; ingest again")
-    return parts
-
-
-def _read_manifest(path: Path) -> tuple[Basis | None, tuple[FileEntry, ...]]:
-    file = path / _MANIFEST
-    if not file.is_file():
+def _manifest_of(path: Path) -> Manifest:
+    """The manifest of a finished store, an empty one for a catalogue from elsewhere."""
+    sealed = (path / MANIFEST).is_file()
+    if Journal(path).lines or (Journal.is_in(path) and not sealed):
+        raise StoreError(f"{path}: an ingest into it was stopped; run the same `scattervae ingest` again")
+    if not sealed and not HatsFolder.is_catalogue(path):
         raise StoreError(
-            f"{path}: no {_MANIFEST}; not a store. `scattervae ingest FILES --out STORE` makes one"
+            f"{path}: no {MANIFEST}; not a store. `scattervae ingest FILES --out STORE` makes one"
         )
+    manifest = Manifest.read(path) if sealed else Manifest()
+    if sealed and manifest.basis is None:
+        raise StoreError(f"{path}: holds no star; its {MANIFEST} says why each file was left out")
+    return manifest
+
+
+def _table(piece: Piece, columns: Sequence[str]) -> pa.Table:
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: not readable as JSON ({error}); ingest again") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != _FORMAT:
-        raise StoreError(f"{file}: format {found}, this version reads {_FORMAT}; ingest again")
-    try:
-        basis = None if manifest["basis"] is None else Basis(**manifest["basis"])
-        entries = tuple(FileEntry(**{**e, "skipped": tuple(e["skipped"])}) for e in manifest["files"])
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{file}: not what a store's manifest holds ({error!r}); ingest again") from error
-    return basis, entries
+        with pq.ParquetFile(piece.path, memory_map=True) as file:
+            return file.read_row_group(piece.group, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{piece.path}: row group {piece.group} cannot be read: {error}") from error

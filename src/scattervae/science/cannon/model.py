@@ -23,7 +23,7 @@ from scattervae.errors import CheckpointError
 from scattervae.folders import write_json
 from scattervae.model.checkpoint import software_versions
 from scattervae.model.network import Reconstruction
-from scattervae.model.run import data_digest
+from scattervae.model.preparation import data_digest
 from scattervae.science.cannon.fit import PerCoeff, fit_polynomial
 from scattervae.science.cannon.label_range import LabelRange
 from scattervae.science.cannon.polynomial import Theta, features, n_features, propagated_variance

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from scattervae.model.train import EpochRecord
+from scattervae.model.records import EpochRecord
 from scattervae.show.style import QUIET, model_colour, model_marker, signed
 
 Records = Mapping[str, Sequence[EpochRecord]]
