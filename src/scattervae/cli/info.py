@@ -45,10 +45,12 @@ def _summary(anything: str) -> Summary:
     path = Path(anything)
     if path.suffix == ".toml" or (anything in RECIPES and not path.exists()):
         return _recipe(anything)
-    if path.is_dir():
-        return _model(path) if Checkpoint.is_model(path) else _store(path)
-    note = note_of(path)
-    return _file(path) if note is None else _table(path, *note)
+    if Checkpoint.is_model(path):
+        return _model(path)
+    note = note_of(path / "dataset" / "_common_metadata" if path.is_dir() else path)
+    if note is not None:
+        return _table(path, *note)
+    return _store(path) if path.is_dir() else _file(path)
 
 
 def store_values(store: "SpectrumStore") -> dict[str, Any]:
@@ -198,7 +200,13 @@ def _recipe(name: str) -> Summary:
 def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
     import pyarrow.parquet as pq
 
-    schema, n_rows = pq.read_schema(path), pq.read_metadata(path).num_rows
+    from scattervae.spectra.hats import HatsFolder
+
+    if path.is_dir():
+        folder = HatsFolder.read(path)
+        schema, n_rows = folder.schema, sum(partition.n_rows for partition in folder.partitions)
+    else:
+        schema, n_rows = pq.read_schema(path), pq.read_metadata(path).num_rows
     columns = [
         {
             "name": field.name,

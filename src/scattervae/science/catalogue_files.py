@@ -1,0 +1,159 @@
+"""A catalogue as one parquet file, in the stars' order; a run that is stopped goes on where it was."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from scattervae.errors import StoreError
+from scattervae.folders import write_json, written_aside
+from scattervae.model.checkpoint import BATCH, Checkpoint
+from scattervae.science.catalogue import CatalogueSummary, Portion, catalogue_schema, portions_of, rows_of
+from scattervae.science.threads import reading_threads
+from scattervae.spectra.blocks import Block
+from scattervae.spectra.parquet import parquet_writer
+from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.store import SpectrumStore
+
+ROWS_A_GROUP = 16 * BATCH
+_IDENTITY = "identity.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_catalogue(
+    checkpoint: Checkpoint,
+    stars: SpectrumStore | Iterable[Spectra],
+    out: str | Path,
+    *,
+    stars_digest: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> CatalogueSummary:
+    """Write the catalogue of any number of stars to one parquet file.
+
+    The bytes of the file do not depend on how the stars arrived. A run that is stopped leaves ``OUT.parts/``;
+    the same call again goes on where it was.
+
+    Args:
+        checkpoint: The model.
+        stars: A store, which is read by several threads, or the stars chunk by chunk.
+        out: The file.
+        stars_digest: What identifies the stars; a partial catalogue of others is not gone on with.
+        progress: Called with the number of stars done so far.
+
+    Raises:
+        DataError: The spectra are of another basis than the model's.
+        StoreError: The disk is full, or the store cannot be read.
+    """
+    portions = portions_of(checkpoint, stars)
+    return write_portions(checkpoint, portions, out, stars_digest=stars_digest, progress=progress)
+
+
+def write_portions(
+    checkpoint: Checkpoint,
+    portions: Iterable[Portion],
+    out: str | Path,
+    *,
+    stars_digest: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> CatalogueSummary:
+    """The same as `write_catalogue`, of stars that come in portions."""
+    out = Path(out)
+    parts = out.with_name(out.name + ".parts")
+    with clear_of_full_disks(parts):
+        n_done = _resume(parts, {"model": checkpoint.digest, "stars": stars_digest})
+        schema = catalogue_schema(checkpoint)
+        rest = _after(portions, n_done * ROWS_A_GROUP)
+        rows = (batch for _, batch in rows_of(checkpoint, rest, threads=reading_threads()))
+        for index, group in enumerate(_groups(rows, schema), start=n_done):
+            with written_aside(parts / f"part-{index:05d}.parquet") as aside:
+                write_rows(aside, group)
+            if progress is not None:
+                progress(index * ROWS_A_GROUP + len(group))
+        summary = _join(sorted(parts.glob("part-*.parquet")), schema, out, n_resumed=n_done * ROWS_A_GROUP)
+    shutil.rmtree(parts, ignore_errors=True)
+    return summary
+
+
+def write_rows(path: Path, table: pa.Table) -> None:
+    """Write rows of a catalogue; the bytes do not depend on the pieces that the table was put together from."""
+    with parquet_writer(path, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
+
+
+@contextmanager
+def clear_of_full_disks(kept: Path) -> Iterator[None]:
+    """Say where a full disk stopped a catalogue, and that the run can go on.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StoreError(
+            f"{kept}: the disk is full; what is written is kept: free some space, and the same command goes on"
+        ) from error
+
+
+def _resume(parts: Path, identity: dict[str, str]) -> int:
+    """How many whole groups an earlier run of the same stars and model left; starts afresh otherwise."""
+    note = parts / _IDENTITY
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != identity:
+        shutil.rmtree(parts, ignore_errors=True)
+        write_json(note, identity)
+    done = sorted(parts.glob("part-*.parquet"))
+    whole = [part for part in done if pq.read_metadata(part).num_rows == ROWS_A_GROUP]
+    for part in done[len(whole) :]:
+        part.unlink()
+    return len(whole)
+
+
+def _after(portions: Iterable[Portion], n_rows: int) -> Iterator[Portion]:
+    """The portions without their first rows; what is not needed of a store is not read."""
+    for portion in portions:
+        n_left = min(max(portion.n_rows - n_rows, 0), portion.n_rows)
+        n_rows -= portion.n_rows - n_left
+        if n_left == portion.n_rows:
+            yield portion
+        elif n_left:
+            rows = np.arange(portion.n_rows - n_left, portion.n_rows)
+            yield Portion(n_left, partial(_taken, portion.read, rows))
+
+
+def _taken(read: Callable[[], Block], rows: Int64[np.ndarray, "row"]) -> Block:
+    return read().take(rows)
+
+
+def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows, `ROWS_A_GROUP` at a time; the last group holds what is left."""
+    waiting = schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        while len(waiting) >= ROWS_A_GROUP:
+            yield waiting.slice(0, ROWS_A_GROUP)
+            waiting = waiting.slice(ROWS_A_GROUP)
+    if len(waiting):
+        yield waiting
+
+
+def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
+    """Copy the parts into one file, a row group each, counting stars and flags on the way."""
+    with written_aside(out) as aside, parquet_writer(aside, schema) as writer:
+
+        def copied() -> Iterator[pa.Table]:
+            for part in parts:
+                table = pq.read_table(part, schema=schema)
+                writer.write_table(table, row_group_size=ROWS_A_GROUP)
+                yield table
+
+        return CatalogueSummary.of(out, copied(), n_resumed=n_resumed)

@@ -1,0 +1,236 @@
+"""The catalogue of a whole store as a HATS catalogue, partition by partition, on this machine or on others.
+
+It has the partitions and the positions of the store's stars, so that LSDB opens both and joins them.
+"""
+
+import json
+import logging
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scattervae.errors import StoreError
+from scattervae.folders import replace_folder, restored, write_json
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.catalogue import (
+    COUNTED,
+    CatalogueSummary,
+    catalogue_schema,
+    encode_block,
+    require_basis,
+)
+from scattervae.science.catalogue_files import clear_of_full_disks, write_rows
+from scattervae.science.threads import in_order, reading_threads
+from scattervae.spectra.blocks import Piece
+from scattervae.spectra.columns import store_schema
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.hats import (
+    SPATIAL_INDEX,
+    SPATIAL_ORDER,
+    HatsFolder,
+    Partition,
+    Positions,
+    finish_catalogue,
+    partition_path,
+    spatial_index,
+)
+from scattervae.spectra.sources import POSITION_COLUMNS
+from scattervae.spectra.spectra import repeats
+from scattervae.spectra.store import SpectrumStore
+
+logger = logging.getLogger(__name__)
+
+_IDENTITY = "identity.json"
+
+
+class Encoding(NamedTuple):
+    """A catalogue on its way.
+
+    Attributes:
+        checkpoint: The model.
+        store: The folder of the stars.
+        positions: Where their ra and dec come from.
+        folder: Where partitions are written.
+    """
+
+    checkpoint: Checkpoint
+    store: Path
+    positions: Positions
+    folder: Path
+
+
+Engine: TypeAlias = Callable[[Encoding, Sequence[Partition]], Iterator[Partition]]
+"""Writes these partitions with `write_partition` and names each when it is done, in any order."""
+
+
+def encode_store(
+    checkpoint: Checkpoint,
+    store: SpectrumStore,
+    out: str | Path,
+    *,
+    engine: Engine | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CatalogueSummary:
+    """Write the catalogue of a store to a folder, as a HATS catalogue with the store's partitions.
+
+    A run that is stopped leaves ``OUT.parts/``; the same call again, by any engine, goes on where it was. One of
+    another model or store is started afresh. Every engine writes the same bytes.
+
+    Args:
+        checkpoint: The model.
+        store: The stars: a store of ours, or a HATS catalogue of spectra.
+        out: The folder; a catalogue that is there is replaced when the new one is whole.
+        engine: Who does the work; `encode_here` where None.
+        progress: Called with the number of stars done so far.
+
+    Raises:
+        DataError: The spectra are of another basis than the model's.
+        StoreError: The disk is full, the store cannot be read, or partitions could not be encoded.
+    """
+    require_basis(checkpoint, store.basis)
+    out = restored(Path(out))
+    folder = out.with_name(out.name + ".parts")
+    partitions = [partition for partition in store.partitions if partition.n_rows]
+    with clear_of_full_disks(folder):
+        _open(folder, {"model": checkpoint.digest, "stars": store.digest})
+        to_do = [p for p in partitions if not partition_path(folder, p.order, p.pixel).is_file()]
+        n_done = n_resumed = sum(p.n_rows for p in partitions) - sum(p.n_rows for p in to_do)
+        encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve())
+        for partition in (engine or encode_here)(encoding, to_do):
+            n_done += partition.n_rows
+            if progress is not None:
+                progress(n_done)
+        files = [partition_path(folder, p.order, p.pixel) for p in partitions]
+        counted = (pq.read_table(file, columns=COUNTED, partitioning=None) for file in files)
+        summary = CatalogueSummary.of(out, counted, n_resumed=n_resumed)
+        finish_catalogue(
+            folder,
+            name=out.name,
+            schema=partition_schema(checkpoint, store.positions),
+            partitions=partitions,
+            positions=store.positions,
+        )
+    for left in folder.glob("dataset/**/*.partial"):
+        left.unlink()
+    replace_folder(out, folder)
+    (out / _IDENTITY).unlink()
+    return summary
+
+
+def _open(folder: Path, identity: dict[str, str]) -> None:
+    """Make the folder of an unfinished catalogue ready, empty where it is another's."""
+    note = folder / _IDENTITY
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == identity:
+        return
+    if folder.exists():
+        logger.warning("%s: was begun with another model or store; started afresh", folder)
+        shutil.rmtree(folder)
+    write_json(note, identity)
+
+
+def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator[Partition]:
+    """The engine of this machine: threads read and encode pieces, a few ahead of what is written."""
+    checkpoint = encoding.checkpoint
+    schema = catalogue_schema(checkpoint)
+    store, hats = SpectrumStore(encoding.store), HatsFolder.read(encoding.store)
+    sky = SkyColumns.of(hats)
+    pieces: dict[Path, list[Piece]] = {}
+    for piece in store.pieces:
+        pieces.setdefault(piece.path, []).append(piece)
+    steps = [(p, piece) for p in partitions for file in hats.files_of(p) for piece in pieces[file]]
+
+    def encode(step: tuple[Partition, Piece]) -> pa.RecordBatch:
+        return encode_block(checkpoint, store.read_piece(step[1]), schema)
+
+    encoded = in_order(encode, steps, threads=reading_threads())
+    for partition, done in groupby(encoded, key=lambda item: item[0][0]):
+        rows = pa.Table.from_batches([rows for _, rows in done], schema)
+        places = [pq.read_table(f, columns=sky.names, partitioning=None) for f in hats.files_of(partition)]
+        write_partition(encoding, partition, rows, sky.of_rows(pa.concat_tables(places)))
+        yield partition
+
+
+@dataclass(frozen=True)
+class SkyColumns:
+    """Which columns of a HATS catalogue say where its rows are.
+
+    Attributes:
+        ra: Right ascension [deg].
+        dec: Declination [deg].
+        index: HEALPix pixel of order 29; None where the catalogue has no such column.
+    """
+
+    ra: str
+    dec: str
+    index: str | None
+
+    @staticmethod
+    def of(hats: HatsFolder) -> "SkyColumns":
+        """Those that a catalogue's properties name."""
+        index = hats.properties.get("hats_col_healpix", SPATIAL_INDEX)
+        order = hats.properties.get("hats_col_healpix_order", str(SPATIAL_ORDER))
+        known = index in hats.schema.names and order == str(SPATIAL_ORDER)
+        ra, dec = (hats.properties.get(f"hats_col_{name}", name) for name in POSITION_COLUMNS)
+        return SkyColumns(ra, dec, index if known else None)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read."""
+        return [self.ra, self.dec, *([] if self.index is None else [self.index])]
+
+    def of_rows(self, table: pa.Table) -> dict[str, pa.ChunkedArray | np.ndarray]:
+        """The columns of a catalogue of ours that say where these rows are."""
+        ra, dec = (table[name].cast(pa.float64()) for name in (self.ra, self.dec))
+        if self.index is not None:
+            index = table[self.index].cast(pa.int64())
+        else:
+            index = spatial_index(ra.to_numpy(), dec.to_numpy())
+        return {SPATIAL_INDEX: index, "ra": ra, "dec": dec}
+
+
+def partition_schema(checkpoint: Checkpoint, positions: Positions) -> pa.Schema:
+    """The columns of a catalogue's partitions: where each star is, then those of `catalogue_schema`."""
+    own = catalogue_schema(checkpoint)
+    store = store_schema(correlations=False, positions=positions)
+    places = [store.field(name) for name in (SPATIAL_INDEX, "source_id", *POSITION_COLUMNS)]
+    return pa.schema([*places, *(field for field in own if field.name != "source_id")], metadata=own.metadata)
+
+
+def write_partition(
+    encoding: Encoding,
+    partition: Partition,
+    rows: pa.Table,
+    places: Mapping[str, pa.ChunkedArray | np.ndarray],
+) -> None:
+    """Write one partition, whole or not at all, whoever else may be writing it too.
+
+    Raises:
+        StoreError: The folder cannot be seen from this machine.
+    """
+    if not (encoding.folder / _IDENTITY).is_file():
+        raise StoreError(
+            f"{encoding.folder}: cannot be seen from {socket.gethostname()}; the catalogue must lie on a file "
+            "system that all machines share"
+        )
+    again = repeats(rows["source_id"].to_numpy())  # over the partition, whatever pieces it was read in
+    flags = rows["flags"].to_numpy() | np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)
+    schema = partition_schema(encoding.checkpoint, encoding.positions)
+    columns = {**{name: rows[name] for name in rows.column_names}, **places, "flags": flags}
+    table = pa.table([columns[field.name] for field in schema], schema=schema)
+    path = partition_path(encoding.folder, partition.order, partition.pixel)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        write_rows(partial, table)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
