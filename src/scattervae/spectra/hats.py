@@ -1,0 +1,277 @@
+"""Folders laid out as HATS catalogues: sky pixels of about equal numbers of rows, and files that describe them.
+
+Source:
+    IVOA note "HATS: A Standard for the Hierarchical Adaptive Tiling Scheme in the Virtual Observatory"; the
+    ``hats`` package writes and checks the properties.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from scattervae import __version__
+from scattervae.arrays import SourceIds, StarArray
+from scattervae.errors import StoreError
+from scattervae.folders import written_aside
+
+SPATIAL_INDEX = "_healpix_29"
+SPATIAL_ORDER = 29
+SOURCE_ID_ORDER = 12
+_SOURCE_IDS_A_PIXEL = (
+    2**35
+)  # source_id // 2**35 is an order-12 pixel (nested): Gaia DR3 documentation, sect. 20.1.1
+_N_SOURCE_ID_PIXELS = 12 * 4**SOURCE_ID_ORDER
+_POSITIONS_KEY = "scattervae_positions"
+_N_ROWS = "num_rows"
+_PIXELS_A_DIRECTORY = 10_000
+_PROPERTY_FILES = ("hats.properties", "properties")
+_SCHEMA_FILES = ("_common_metadata", "_metadata")
+_OBJECT_TYPES = ("object", "source")
+
+
+class Positions(Enum):
+    """Where the ``ra`` and ``dec`` of a catalogue's rows come from; the value is written to its properties."""
+
+    MEASURED = "measured"
+    PIXEL_CENTRES = "approximate: centres of the order-12 pixels in the source_ids"
+
+
+class Partition(NamedTuple):
+    """A HEALPix pixel (nested) and the rows in it: one parquet file of a catalogue."""
+
+    order: int
+    pixel: int
+    n_rows: int
+
+    @property
+    def index_range(self) -> tuple[int, int]:
+        """First value of ``_healpix_29`` in the pixel, and the first beyond it."""
+        shift = 2 * (SPATIAL_ORDER - self.order)
+        return self.pixel << shift, (self.pixel + 1) << shift
+
+
+def partition_path(folder: Path, order: int, pixel: int) -> Path:
+    """The file of a partition, ``folder/dataset/Norder=K/Dir=D/Npix=N.parquet``."""
+    return folder / "dataset" / partition_name(order, pixel)
+
+
+def partition_name(order: int, pixel: int, suffix: str = ".parquet") -> str:
+    """The file of a partition below a catalogue's ``dataset``."""
+    directory = pixel // _PIXELS_A_DIRECTORY * _PIXELS_A_DIRECTORY
+    return f"Norder={order}/Dir={directory}/Npix={pixel}{suffix}"
+
+
+def spatial_index(ra: StarArray, dec: StarArray) -> Int64[np.ndarray, "star"]:
+    """The order-29 HEALPix pixels (nested) of positions [deg]: the column ``_healpix_29`` of a catalogue."""
+    from hats.pixel_math.spatial_index import compute_spatial_index
+
+    index: Int64[np.ndarray, star] = compute_spatial_index(ra, dec)
+    return index
+
+
+def pixel_centres(source_id: SourceIds) -> tuple[StarArray, StarArray]:
+    """Right ascension and declination [deg] of the centres of the order-12 pixels in the source_ids.
+
+    A pixel's corners lie up to 53 arcsec from its centre; a star that moved out of its pixel since it was given
+    its identifier is further off (Barnard's star by 157 arcsec).
+
+    Raises:
+        StoreError: A source_id is no identifier of Gaia's.
+
+    Source:
+        Gaia DR3 documentation, sect. 20.1.1, ``source_id``.
+    """
+    from cdshealpix.nested import healpix_to_lonlat
+
+    pixel = source_id // _SOURCE_IDS_A_PIXEL
+    wrong = source_id[(pixel < 0) | (pixel >= _N_SOURCE_ID_PIXELS)]
+    if len(wrong):
+        highest = _N_SOURCE_ID_PIXELS * _SOURCE_IDS_A_PIXEL - 1
+        raise StoreError(
+            f"source_id {wrong[0]} names no pixel of the sky; Gaia's run from 0 to {highest}, "
+            "so give positions for these stars"
+        )
+    longitude, latitude = healpix_to_lonlat(pixel, SOURCE_ID_ORDER, num_threads=1)
+    return longitude.to_value("deg"), latitude.to_value("deg")
+
+
+def finish_catalogue(
+    folder: Path,
+    *,
+    name: str,
+    schema: pa.Schema,
+    partitions: Sequence[Partition],
+    positions: Positions,
+    notes: Mapping[str, str] = {},
+) -> None:
+    """Write ``hats.properties``, ``partition_info.csv`` and ``dataset/_common_metadata`` over written partitions.
+
+    The same arguments over the same files give the same bytes: no time of day is written.
+
+    Args:
+        folder: The catalogue.
+        name: What it calls itself.
+        schema: The schema of every partition; ``_healpix_29``, ``ra`` and ``dec`` among its columns.
+        partitions: All partitions, in any order.
+        positions: Where ra and dec come from.
+        notes: Further properties, as ``{"obs_ack": "..."}``.
+    """
+    from hats.catalog.dataset.table_properties import TableProperties
+    from upath import UPath
+
+    in_order = sorted(partitions, key=lambda partition: partition.index_range)
+    n_bytes = sum(partition_path(folder, p.order, p.pixel).stat().st_size for p in in_order)
+    properties = TableProperties(
+        catalog_name=name,
+        catalog_type="object",
+        total_rows=sum(p.n_rows for p in in_order),
+        ra_column="ra",
+        dec_column="dec",
+        healpix_column=SPATIAL_INDEX,
+        healpix_order=SPATIAL_ORDER,
+        hats_max_rows=max((p.n_rows for p in in_order), default=0),
+        hats_estsize=n_bytes // 1024,
+        **{
+            "hats_version": "v1.0",
+            "hats_builder": f"scattervae {__version__}",
+            _POSITIONS_KEY: positions.value,
+            **notes,
+        },
+    )
+    with written_aside(folder / "dataset" / "_common_metadata") as partial:
+        pq.write_metadata(schema, partial)
+    with written_aside(folder / "partition_info.csv") as partial:
+        rows = [f"Norder,Npix,{_N_ROWS}", *(f"{p.order},{p.pixel},{p.n_rows}" for p in in_order)]
+        partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with written_aside(folder / "hats.properties") as partial:
+        properties.to_properties_file_path(UPath(partial), initial_comments="HATS catalog")
+
+
+@dataclass(frozen=True)
+class HatsFolder:
+    """What a HATS catalogue says of itself.
+
+    Attributes:
+        path: The folder, of its main table where the catalogue is a collection of tables.
+        partitions: Its partitions in the order of ``_healpix_29``.
+        schema: The columns of every partition.
+        properties: Everything in ``hats.properties``.
+        positions: Where ra and dec come from.
+    """
+
+    path: Path
+    partitions: tuple[Partition, ...]
+    schema: pa.Schema
+    properties: Mapping[str, str]
+    positions: Positions
+
+    @staticmethod
+    def is_catalogue(folder: str | Path) -> bool:
+        """True where a folder has the properties of a HATS catalogue or collection."""
+        names = (*_PROPERTY_FILES, "collection.properties")
+        return any((Path(folder) / name).is_file() for name in names)
+
+    @staticmethod
+    def read(folder: str | Path) -> "HatsFolder":
+        """The description of a catalogue.
+
+        Raises:
+            StoreError: The folder is no HATS catalogue, or a file that describes it is missing or unreadable.
+        """
+        path = _main_table(Path(folder))
+        properties = _properties(path)
+        kind = properties.get("dataproduct_type")
+        if kind not in _OBJECT_TYPES:
+            raise StoreError(f"{path}: a HATS table of type {kind}; expected {' or '.join(_OBJECT_TYPES)}")
+        suffix = properties.get("hats_npix_suffix", ".parquet")
+        partitions = _partitions(path, suffix)
+        approximate = properties.get(_POSITIONS_KEY) == Positions.PIXEL_CENTRES.value
+        return HatsFolder(
+            path=path,
+            partitions=partitions,
+            schema=_schema(path, _files(path, partitions[0], suffix) if partitions else ()),
+            properties=properties,
+            positions=Positions.PIXEL_CENTRES if approximate else Positions.MEASURED,
+        )
+
+    def files_of(self, partition: Partition) -> tuple[Path, ...]:
+        """The files of a partition: one, or those of its folder where the catalogue says so."""
+        return _files(self.path, partition, self.properties.get("hats_npix_suffix", ".parquet"))
+
+
+def _main_table(folder: Path) -> Path:
+    collection = folder / "collection.properties"
+    if not collection.is_file():
+        return folder
+    table = _read_properties(collection).get("hats_primary_table_url")
+    if table is None or not (folder / table).is_dir():
+        raise StoreError(f"{collection}: main table {table} is not a folder in it")
+    return folder / table
+
+
+def _properties(path: Path) -> dict[str, str]:
+    file = next((path / name for name in _PROPERTY_FILES if (path / name).is_file()), None)
+    if file is None:
+        raise StoreError(f"{path}: no {_PROPERTY_FILES[0]}; not a HATS catalogue")
+    return _read_properties(file)
+
+
+def _read_properties(file: Path) -> dict[str, str]:
+    """``key = value`` lines; reading them with ``hats`` would cost two seconds of imports."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: not readable: {error}") from error
+    pairs = (line.partition("=") for line in lines if line.strip() and line.lstrip()[0] not in "#!")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _partitions(path: Path, suffix: str) -> tuple[Partition, ...]:
+    """What ``partition_info.csv`` names; rows are counted in the files where it does not count them."""
+    file = path / "partition_info.csv"
+    try:
+        header, *lines = file.read_text(encoding="utf-8").split()
+        rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+        named = [Partition(int(r["Norder"]), int(r["Npix"]), int(r.get(_N_ROWS, -1))) for r in rows]
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{file}: not the partitions of a HATS catalogue: {error!r}") from error
+    counted = (p if p.n_rows >= 0 else p._replace(n_rows=_n_rows(path, p, suffix)) for p in named)
+    return tuple(sorted(counted, key=lambda partition: partition.index_range))
+
+
+def _n_rows(path: Path, partition: Partition, suffix: str) -> int:
+    return sum(read_footer(file).num_rows for file in _files(path, partition, suffix))
+
+
+def _files(path: Path, partition: Partition, suffix: str) -> tuple[Path, ...]:
+    name = path / "dataset" / partition_name(partition.order, partition.pixel, suffix.strip("/"))
+    return tuple(sorted(name.glob("*.parquet"))) if suffix == "/" else (name,)
+
+
+def read_footer(file: Path) -> pq.FileMetaData:
+    """What a parquet file says of its columns and row groups.
+
+    Raises:
+        StoreError: It is gone, or no parquet file.
+    """
+    try:
+        return pq.read_metadata(file)
+    except FileNotFoundError as error:
+        raise StoreError(f"{file}: is gone; the catalogue is not complete") from error
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{file}: cannot be read as parquet: {error}") from error
+
+
+def _schema(path: Path, files: tuple[Path, ...]) -> pa.Schema:
+    described = [path / "dataset" / name for name in _SCHEMA_FILES]
+    file = next((file for file in (*described, *files) if file.is_file()), None)
+    if file is None:
+        raise StoreError(f"{path}: neither dataset/{_SCHEMA_FILES[0]} nor a partition is there")
+    return read_footer(file).schema.to_arrow_schema()

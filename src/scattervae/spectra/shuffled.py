@@ -1,0 +1,221 @@
+"""Stars of a store as a model sees them: all in memory, or shuffled from disk window by window.
+
+A window is a few hundred thousand stars from pieces all over the sky, mixed in memory while threads read the
+next one. What a window holds, and in which order, depends on the seed and the epoch alone: not on threads, nor
+on how many processes share the reading.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from scattervae.arrays import StarMask
+from scattervae.errors import StoreError
+from scattervae.seeds import stream
+from scattervae.spectra.blocks import Block, Piece
+from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.spectra import Basis
+
+WINDOW_STARS = 524_288  # 460 MB with 110 coefficients, from 32 to 64 pieces; two are in memory at a time
+_THREADS = 2
+
+T = TypeVar("T")
+R = TypeVar("R")
+Keep = Callable[[Block], StarMask]
+
+
+@runtime_checkable
+class PieceSource(Protocol):
+    """What reading needs of a `scattervae.spectra.store.SpectrumStore`."""
+
+    @property
+    def basis(self) -> Basis: ...
+    @property
+    def pieces(self) -> tuple[Piece, ...]: ...
+    def read_piece(self, piece: Piece) -> Block: ...
+
+
+class Share(NamedTuple):
+    """Which of several processes reads: it takes every `size`-th piece of a window."""
+
+    rank: int
+    size: int
+
+
+WHOLE = Share(0, 1)
+
+
+class Window(NamedTuple):
+    """Stars of one stretch of an epoch, to be taken in the epoch's order.
+
+    Attributes:
+        end: Place in the epoch behind the stretch's last star.
+        places: Where in the epoch the stars of this process stand, rising; all of the stretch for one.
+        rows: Which row of `inputs` each of them is.
+        inputs: These stars; their memory is written over when the window after next is asked for.
+    """
+
+    end: int
+    places: Int64[Tensor, "star"]
+    rows: Int64[Tensor, "star"]
+    inputs: Inputs
+
+    def between(self, begin: int, end: int) -> tuple[Int64[Tensor, "star"], Inputs]:
+        """Places and stars from place `begin` to before place `end`, in memory of their own."""
+        first, last = torch.searchsorted(self.places, torch.tensor([begin, end])).tolist()
+        return self.places[first:last], self.inputs.take(self.rows[first:last])
+
+
+@dataclass(frozen=True)
+class ChosenStars:
+    """Those stars of a store that one wants, such as those to train on.
+
+    Attributes:
+        source: The store.
+        keep: Says which stars of a block are wanted.
+        n_kept: How many of each piece they are.
+        normalization: From archive units to the model's inputs.
+        threads: How many pieces are read at a time.
+        window: Stars that are mixed with each other; the last window of an epoch is no smaller than others.
+    """
+
+    source: PieceSource
+    keep: Keep
+    n_kept: Int64[np.ndarray, "piece"]
+    normalization: Normalization
+    threads: int = _THREADS
+    window: int = WINDOW_STARS
+
+    def __len__(self) -> int:
+        return int(self.n_kept.sum())
+
+    def read(self) -> Inputs:
+        """All of them in memory, in the store's order."""
+        inputs = Inputs.empty(len(self), self.normalization.n_coeffs)
+        ends = np.cumsum(self.n_kept)
+
+        def fill(index: int) -> None:
+            self._fill(inputs[ends[index] - self.n_kept[index] : ends[index]], index)
+
+        for _ in read_ahead(fill, range(len(self.n_kept)), threads=self.threads):
+            pass
+        return inputs
+
+    def windows(self, seed: int, epoch: int, *, first: int = 0, share: Share = WHOLE) -> Iterator[Window]:
+        """Every star once, in an order that is the epoch's own; the next window is read meanwhile.
+
+        Args:
+            seed: The run's.
+            epoch: Another epoch, another order.
+            first: Leave out the windows that end before this place in the epoch.
+            share: Which stars of each window to read.
+        """
+        plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
+        own = [plan.pieces[share.rank :: share.size] for plan in plans]
+        largest = max((int(self.n_kept[pieces].sum()) for pieces in own), default=0)
+        n_buffers = min(2, len(plans))  # one is read while the other is used
+        buffers = cycle([Inputs.empty(largest, self.normalization.n_coeffs) for _ in range(n_buffers)])
+        coming: deque[tuple[Window, list[Future[None]]]] = deque()
+        _keep_memory()
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="window") as pool:
+            try:
+                for plan, buffer in zip(plans, buffers, strict=False):
+                    coming.append(self._begin(pool, plan, share, buffer))
+                    if len(coming) == n_buffers:
+                        yield _finished(*coming.popleft())
+                while coming:
+                    yield _finished(*coming.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _plans(self, seed: int, epoch: int) -> Iterator["_Plan"]:
+        """The pieces in the epoch's order, cut into windows of as equal numbers of stars as they allow."""
+        order = torch.randperm(len(self.n_kept), generator=stream(seed, "pieces", epoch)).numpy()
+        order = order[self.n_kept[order] > 0]
+        ends = np.cumsum(self.n_kept[order])
+        n_windows = -(-len(self) // self.window)
+        cuts = np.searchsorted(ends, len(self) * np.arange(1, n_windows + 1) / max(n_windows, 1)) + 1
+        start = first_piece = 0
+        for index, cut in enumerate(np.unique(cuts).tolist()):
+            end = int(ends[cut - 1])
+            yield _Plan(start, end, order[first_piece:cut], stream(seed, "window", epoch, index))
+            start, first_piece = end, cut
+
+    def _begin(
+        self, pool: ThreadPoolExecutor, plan: "_Plan", share: Share, buffer: Inputs
+    ) -> tuple[Window, list[Future[None]]]:
+        """A window in this buffer, and the threads' work that fills it."""
+        places = torch.randperm(plan.end - plan.start, generator=plan.generator) + plan.start
+        by_piece = torch.split(places, self.n_kept[plan.pieces].tolist())[share.rank :: share.size]
+        own = torch.cat([torch.empty(0, dtype=torch.int64), *by_piece]).sort()
+        ends = np.cumsum([len(part) for part in by_piece])
+        work = [
+            pool.submit(self._fill, buffer[end - len(part) : end], index)
+            for index, part, end in zip(
+                plan.pieces[share.rank :: share.size].tolist(), by_piece, ends.tolist(), strict=True
+            )
+        ]
+        return Window(plan.end, own.values, own.indices, buffer), work
+
+    def _fill(self, inputs: Inputs, index: int) -> None:
+        """Read a piece and write its stars over these."""
+        piece = self.source.pieces[index]
+        block = self.source.read_piece(piece)
+        kept = np.flatnonzero(self.keep(block))
+        if len(kept) != len(inputs):
+            raise StoreError(
+                f"{piece.path}: row group {piece.group} has {len(kept)} stars to train on, {len(inputs)} when "
+                "they were counted; it was changed during the run: start again"
+            )
+        self.normalization.apply_to(block, kept, inputs)
+
+
+class _Plan(NamedTuple):
+    """A window to be read: its stretch of the epoch, its pieces, and the chance that mixes their stars."""
+
+    start: int
+    end: int
+    pieces: Int64[np.ndarray, "piece"]
+    generator: torch.Generator
+
+
+def _finished(window: Window, work: list[Future[None]]) -> Window:
+    for done in work:
+        done.result()
+    return window
+
+
+def read_ahead(read: Callable[[T], R], items: Iterable[T], *, threads: int = _THREADS) -> Iterator[R]:
+    """``read(item)`` of every item in order, computed by threads a few items ahead of whoever asks."""
+    _keep_memory()
+    with ThreadPoolExecutor(threads, thread_name_prefix="read-ahead") as pool:
+        coming: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                coming.append(pool.submit(read, item))
+                if len(coming) > 2 * threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _keep_memory() -> None:
+    """Let the arrays of a piece, when freed, stay with the process, which needs as many for the next piece.
+
+    glibc gives pieces of this size back to the system, and fetching them again costs a quarter of the reading,
+    until it sees a larger one freed.
+
+    Source:
+        mallopt(3), ``M_MMAP_THRESHOLD``: the dynamic threshold, of at most 32 MiB.
+    """
+    np.empty(31 * 2**20, dtype=np.uint8)

@@ -1,0 +1,173 @@
+"""The stars of one file, ready to be sealed into a store: the part of an ingest that runs in parallel."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scattervae.arrays import SourceIds
+from scattervae.errors import DataError, StoreError
+from scattervae.spectra.columns import in_sky_order, table_of
+from scattervae.spectra.flags import Flag, flag_counts
+from scattervae.spectra.hats import Positions
+from scattervae.spectra.known import KnownStars
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.parquet import ROWS_A_GROUP, parquet_writer
+from scattervae.spectra.sources import SourceColumns
+from scattervae.spectra.spectra import Basis, Spectra
+
+_ROWS_A_RUN = 2**15  # stars sorted together: 30 MB, or 420 MB with correlations
+
+
+@dataclass(frozen=True)
+class StagedPart:
+    """One file's stars as a staged parquet file, its rows in the sky's order within each row group.
+
+    Attributes:
+        path: The parquet file; there is none where no star was kept.
+        basis: Basis of its coefficients; None where it holds no star.
+        n_rows: Stars given.
+        n_duplicates: Stars left out since they were flagged ``DUPLICATE`` or came a second time.
+        n_kept: Stars written.
+        flags: Stars written with each flag, by the flag's name.
+        positions: Where its positions come from; None where it holds no star.
+    """
+
+    path: Path
+    basis: Basis | None = None
+    n_rows: int = 0
+    n_duplicates: int = 0
+    n_kept: int = 0
+    flags: dict[str, int] = field(default_factory=dict)
+    positions: Positions | None = None
+
+    def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedPart":
+        """The same part with more stars."""
+        n_left_out = len(given) - len(kept)
+        counted = replace(self, n_rows=self.n_rows + len(given), n_duplicates=self.n_duplicates + n_left_out)
+        if not len(kept):
+            return counted
+        basis = kept.basis
+        if self.basis is not None and not self.basis.agrees_with(basis):
+            raise DataError(f"{name}: stars of {basis} after stars of {self.basis}; a file holds one basis")
+        return replace(
+            counted,
+            basis=basis if self.basis is None else self.basis.completed_by(basis),
+            n_kept=self.n_kept + len(kept),
+            flags=dict(Counter(self.flags) + Counter(flag_counts(kept.flags))),
+            positions=positions,
+        )
+
+
+def stage(
+    path: Path,
+    chunks: Iterable[tuple[Spectra, StellarLabels, SourceColumns]],
+    *,
+    correlations: bool,
+    name: str | None = None,
+) -> StagedPart:
+    """Write one file's stars, chunk by chunk, to a staged part; whole or not at all.
+
+    Args:
+        path: The staged file, `StoreWriter.staged_path` of its number.
+        chunks: The file's stars in order, each with labels and source columns of any stars (joined by
+            source_id). Where the source columns are empty, pixel centres are written as positions.
+        correlations: Also write the correlations of the coefficients, where the spectra have them.
+        name: What messages call the file; its staged path where None.
+
+    Raises:
+        StoreError: A star has no position in source columns that are not empty, or a source_id holds no pixel.
+        DataError: The chunks differ in basis.
+        OSError: The disk is full, or the folder cannot be written to.
+    """
+    name = name or str(path)
+    part = StagedPart(path)
+    known = KnownStars()
+    with _written_by_tables(path) as write:
+        for spectra, labels, sources in _runs(chunks):
+            repeated = known.among(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
+            kept = spectra.take(~repeated) if repeated.any() else spectra
+            known.learn(kept.source_id)
+            positions = Positions.MEASURED if sources.values else Positions.PIXEL_CENTRES
+            part = part.joined_by(spectra, kept, positions, name=name)
+            if len(kept):
+                kept = kept if correlations else replace(kept, correlations=None)
+                located = _located(sources, kept.source_id, name=name)
+                write(in_sky_order(table_of(kept, labels.aligned_to(kept.source_id), located)))
+    return part
+
+
+def _runs(
+    chunks: Iterable[tuple[Spectra, StellarLabels, SourceColumns]],
+) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
+    for spectra, labels, sources in chunks:
+        for start in range(0, len(spectra), _ROWS_A_RUN):
+            yield spectra.take(slice(start, start + _ROWS_A_RUN)), labels, sources
+
+
+def _located(sources: SourceColumns, source_id: SourceIds, *, name: str) -> SourceColumns:
+    if not sources.values:
+        return sources
+    aligned = sources.aligned_to(source_id)
+    lost = source_id[~aligned.located]
+    if len(lost):
+        raise StoreError(
+            f"{name}: {len(lost)} of {len(source_id)} stars, {lost[0]} first, have no ra and dec in the tables of "
+            "gaia_source that were given; give the tables that hold them too, or ingest without any"
+        )
+    return aligned
+
+
+@contextmanager
+def _written_by_tables(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """What appends tables to a parquet file, renamed to `path` when the block ends well and a table came."""
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer: pq.ParquetWriter | None = None
+
+    def write(table: pa.Table) -> None:
+        nonlocal writer
+        writer = writer or parquet_writer(partial, table.schema)
+        if not writer.schema.equals(table.schema, check_metadata=True):
+            raise ValueError(f"{path}: the chunks of a file differ in what is known of their stars")
+        writer.write_table(table, row_group_size=ROWS_A_GROUP)
+
+    try:
+        yield write
+        if writer is not None:
+            writer.close()
+            os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            if writer is not None:
+                writer.close()
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def without(part: StagedPart, known: KnownStars) -> StagedPart:
+    """The same part without stars that are known already, rewritten where there are any."""
+    flags: Counter[str] = Counter()
+    with pq.ParquetFile(part.path) as file:
+        groups = range(file.num_row_groups)
+        sizes = [file.metadata.row_group(group).num_rows for group in groups]
+        new = ~known.among(file.read(columns=["source_id"])["source_id"].to_numpy())
+        n_kept = int(new.sum())
+        if n_kept == part.n_kept:
+            return part
+        with _written_by_tables(part.path) as write:
+            for group, of_group in zip(groups, np.split(new, np.cumsum(sizes)[:-1]), strict=True):
+                if of_group.any():
+                    table = file.read_row_group(group).filter(pa.array(of_group))
+                    write(table)
+                    flags.update(flag_counts(table["flags"].to_numpy()))
+    if n_kept == 0:
+        part.path.unlink()
+    n_duplicates = part.n_duplicates + part.n_kept - n_kept
+    return replace(part, n_kept=n_kept, n_duplicates=n_duplicates, flags=dict(flags))

@@ -1,0 +1,199 @@
+"""A store being written: staged parts one file after another, then sealed into a HATS catalogue."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from scattervae.errors import StoreError
+from scattervae.spectra.columns import joint_schema
+from scattervae.spectra.dataset import DatasetFolder
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.hats import Partition, Positions, finish_catalogue
+from scattervae.spectra.journal import INTAKE, Journal, Line
+from scattervae.spectra.known import KnownStars
+from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.seal import choose_partitions, write_partitions
+from scattervae.spectra.spectra import Basis
+from scattervae.spectra.staging import StagedPart, without
+
+ROWS_A_PARTITION = 2**18  # some 250 MB in memory
+ROWS_A_PARTITION_WITH_CORRELATIONS = 2**15  # some 420 MB in memory
+_NAME = "gaia_xp"
+_NOTES = {
+    "obs_title": "Gaia's mean BP and RP spectra, as coefficients",
+    "obs_ack": "This work has made use of data from the European Space Agency (ESA) mission Gaia "
+    "(https://www.cosmos.esa.int/gaia), processed by the Gaia Data Processing and Analysis Consortium (DPAC).",
+    "obs_copyright": "ESA/Gaia/DPAC",
+}
+
+
+class StoreWriter:
+    """A store being written, file by file; stopped at any moment, it goes on with the next file.
+
+    One process at a time may write to a store.
+
+    Args:
+        path: The store's folder, new or left by an earlier run.
+        rows_a_partition: At most so many rows in a partition of the sealed store; where None, as many as a
+            worker of a cluster holds comfortably.
+
+    Raises:
+        StoreError: The folder holds something else.
+        OSError: The disk is full, or the folder cannot be written to; so do all methods that write.
+    """
+
+    def __init__(self, path: str | Path, *, rows_a_partition: int | None = None) -> None:
+        self.path = Path(path)
+        self._rows_a_partition = rows_a_partition
+        self._dataset = DatasetFolder(self.path)
+        sealed = (self.path / MANIFEST).is_file()
+        if not sealed and not Journal.is_in(self.path) and _holds_something(self.path):
+            raise StoreError(f"{self.path}: exists and is no store; give another --out")
+        self._manifest = Manifest.read(self.path) if sealed else Manifest()
+        self._n_sealed = sum(entry.n_kept for entry in self._manifest.entries)
+        self._journal = Journal(self.path)
+        if self._journal.lines:
+            self._dataset.go_back()
+        else:
+            self._dataset.settle()
+        self._journal.begin()
+        self._first_part = self._journal.n_parts
+        self._known = KnownStars()
+        for file in self._partitions().values():
+            self._known.learn_file(file)
+        for line in self._journal.lines:
+            self._take_in(line)
+
+    @property
+    def basis(self) -> Basis | None:
+        """The basis of all stars added so far; None where there are none."""
+        return self._manifest.basis
+
+    @property
+    def positions(self) -> Positions | None:
+        """Where the positions of all stars come from; None where there are none."""
+        return self._manifest.positions
+
+    @property
+    def entries(self) -> tuple[FileEntry, ...]:
+        """What became of every file, sealed or not."""
+        return self._manifest.entries
+
+    def entry_of(self, digest: str) -> FileEntry | None:
+        """What became of a file of this digest that was read before, whatever its name then."""
+        return next((e for e in self.entries if e.digest == digest and e.error is None), None)
+
+    def staged_path(self, index: int) -> Path:
+        """Where to `stage` the file of this number, counted from 0 by this writer."""
+        return self._journal.part_path(self._first_part + index)
+
+    def add(self, entry: FileEntry, part: StagedPart) -> FileEntry:
+        """Take in a staged part; stars that the store has already are left out of it.
+
+        Args:
+            entry: Name, digest, kind, note, rows and skipped rows of the file; the rest is filled in here.
+            part: What `stage` returned for it, in this process or another.
+
+        Returns:
+            The entry with what was kept, as the manifest will have it.
+
+        Raises:
+            StoreError: The store holds stars of another basis, or positions of another source; the part is removed.
+        """
+        if part.n_kept:
+            self._check(entry.name, part)
+            part = without(part, self._known)
+        flags = {name: part.flags[name] for name in Flag.__members__ if name in part.flags}
+        noted = replace(entry, n_kept=part.n_kept, n_duplicates=part.n_duplicates, flags=flags)
+        return self._note(Line(noted, part if part.n_kept else None))
+
+    def leave_out(self, entry: FileEntry) -> FileEntry:
+        """Note a file that could not be read; its `error` says why. It is read again by the next run."""
+        return self._note(Line(entry, None))
+
+    def seal(self) -> None:
+        """Make everything added part of the HATS catalogue; only partitions that gain stars are written.
+
+        Until then the folder cannot be opened as a store. The writer is done: another goes on.
+        """
+        staged = [line.part.path for line in self._journal.lines if line.part is not None]
+        if staged:
+            self._seal_stars(staged)
+        if self._journal.lines:
+            self._manifest.write(self.path)
+        self._journal.discard()
+        self._dataset.settle()
+
+    def _seal_stars(self, staged: Sequence[Path]) -> None:
+        old = self._partitions()
+        files = [*old.values(), *staged]
+        positions = self._manifest.positions
+        assert positions is not None, "known with the first star"
+        schemas = {pq.read_schema(path) for path in files}
+        schema = joint_schema(schemas, positions)
+        rows = self._rows_a_partition or (
+            ROWS_A_PARTITION_WITH_CORRELATIONS
+            if "bp_coefficient_correlations" in schema.names
+            else ROWS_A_PARTITION
+        )
+        partitions = choose_partitions(files, rows_a_partition=rows)
+        folder = self._dataset.build({"journal": self._journal.digest, "rows_a_partition": rows})
+        write_partitions(folder, files, partitions, schema=schema, unchanged=old if len(schemas) == 1 else {})
+        self._dataset.replace()
+        light = [name for name in schema.names if not name.endswith("_correlations")]
+        finish_catalogue(
+            self.path,
+            name=_NAME,
+            schema=schema,
+            partitions=partitions,
+            positions=positions,
+            notes={**_NOTES, "hats_cols_default": " ".join(light)},
+        )
+
+    def _partitions(self) -> dict[Partition, Path]:
+        """The files that are sealed already, all of them there."""
+        if self._n_sealed == 0:
+            return {}
+        partitions = self._dataset.partitions()
+        n_found = sum(partition.n_rows for partition in partitions)
+        if n_found != self._n_sealed:
+            raise StoreError(
+                f"{self._dataset.path}: holds {n_found} stars, but {MANIFEST} says {self._n_sealed}: a file is gone "
+                "or of another store; ingest again into a new folder"
+            )
+        return partitions
+
+    def _check(self, name: str, part: StagedPart) -> None:
+        """Nothing where the part's stars can join the store's; otherwise the part is removed."""
+        message = None
+        if self.basis is not None and part.basis is not None and not self.basis.agrees_with(part.basis):
+            message = f"{part.basis}, but {self.path} holds {self.basis}"
+        elif self.positions not in (None, part.positions):
+            message = (
+                f"positions are {_said(part.positions)}, but those in {self.path} are {_said(self.positions)}"
+            )
+        if message is not None:
+            part.path.unlink(missing_ok=True)
+            raise StoreError(f"{name}: {message}; ingest it into a store of its own")
+
+    def _note(self, line: Line) -> FileEntry:
+        self._journal.note(line)
+        self._take_in(line)
+        return line.entry
+
+    def _take_in(self, line: Line) -> None:
+        if line.part is not None:
+            self._known.learn_file(line.part.path)
+            self._manifest = self._manifest.joined_by(line.part.basis, line.part.positions)
+        self._manifest = self._manifest.recording(line.entry)
+
+
+def _said(positions: Positions | None) -> str:
+    return "none" if positions is None else positions.value
+
+
+def _holds_something(path: Path) -> bool:
+    """True for a file, or a folder with more in it than an ingest stopped at its very start leaves."""
+    return path.exists() and (not path.is_dir() or any(item.name != INTAKE for item in path.iterdir()))

@@ -1,0 +1,75 @@
+"""Toy stores: one in memory, cut into pieces of any size, and a real one."""
+
+import hashlib
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scattervae.spectra.blocks import Block, Piece
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.manifest import FileEntry
+from scattervae.spectra.sources import SourceColumns
+from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.staging import stage
+from scattervae.spectra.store import SpectrumStore
+from scattervae.spectra.store_writer import StoreWriter
+from toy import SMALL
+
+
+def in_float32(spectra: Spectra) -> Spectra:
+    """The same stars as a store would give them back."""
+    coeffs, errors = (v.astype(np.float32).astype(np.float64) for v in (spectra.coeffs, spectra.errors))
+    return replace(spectra, coeffs=coeffs, errors=errors)
+
+
+def block_of(spectra: Spectra) -> Block:
+    return Block(
+        source_id=spectra.source_id,
+        coeffs=spectra.coeffs.astype(np.float32),
+        errors=spectra.errors.astype(np.float32),
+        g_flux=spectra.g_flux,
+        g_flux_source=spectra.g_flux_source,
+        flags=spectra.flags,
+    )
+
+
+@dataclass
+class Pieces:
+    """A store in memory, cut into pieces of these sizes; notes which pieces were read, and by which thread."""
+
+    spectra: Spectra
+    sizes: list[int]
+    basis: Basis = SMALL
+    read: list[int] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return tuple(Piece(Path("toy"), index, size) for index, size in enumerate(self.sizes))
+
+    def read_piece(self, piece: Piece) -> Block:
+        self.read.append(piece.group)
+        self.threads.add(threading.current_thread().name)
+        start = sum(self.sizes[: piece.group])
+        return block_of(self.spectra.take(slice(start, start + piece.n_rows)))
+
+
+def rows_of(x: torch.Tensor, among: torch.Tensor) -> list[int]:
+    """Which row of `among` each row of x is, bit for bit."""
+    index = {row.numpy().tobytes(): number for number, row in enumerate(among)}
+    assert len(index) == len(among)
+    return [index[row.numpy().tobytes()] for row in x]
+
+
+def toy_store(folder: Path, spectra: Spectra, *, rows_a_partition: int = 100) -> SpectrumStore:
+    """A store of these stars, sorted by where they are in the sky, in partitions of at most so many."""
+    digest = hashlib.sha256(spectra.coeffs.tobytes()).hexdigest()
+    writer = StoreWriter(folder, rows_a_partition=rows_a_partition)
+    no_labels = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
+    part = stage(writer.staged_path(0), [(spectra, no_labels, SourceColumns.empty())], correlations=False)
+    writer.add(FileEntry(name="toy", digest=digest, n_rows=len(spectra)), part)
+    writer.seal()
+    return SpectrumStore(folder)

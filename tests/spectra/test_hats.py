@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import astropy.units as u
+import cdshealpix.nested
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.coordinates import SkyCoord
+from hats.catalog.dataset.table_properties import TableProperties
+from hats.catalog.partition_info import PartitionInfo
+from hats.io import paths
+from hats.pixel_math import HealpixPixel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scattervae.errors import StoreError
+from scattervae.spectra.hats import (
+    HatsFolder,
+    Partition,
+    Positions,
+    finish_catalogue,
+    partition_path,
+    pixel_centres,
+    spatial_index,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("_healpix_29", pa.int64()),
+        pa.field("ra", pa.float64(), metadata={"unit": "deg", "description": "right ascension"}),
+        pa.field("dec", pa.float64()),
+    ]
+)
+PARTITIONS = (Partition(1, 17, 3), Partition(0, 2, 1), Partition(2, 90_000 % 192, 2))
+
+
+def make(folder, *, positions=Positions.MEASURED, partitions=PARTITIONS, **notes):
+    for partition in partitions:
+        path = partition_path(folder, partition.order, partition.pixel)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = [np.arange(partition.n_rows), np.zeros(partition.n_rows), np.zeros(partition.n_rows)]
+        pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    finish_catalogue(
+        folder, name="toy", schema=SCHEMA, partitions=partitions, positions=positions, notes=notes
+    )
+
+
+@given(st.integers(0, 29), st.data())
+def test_partitions_lie_where_hats_looks_for_them(order, data):
+    pixel = data.draw(st.integers(0, 12 * 4**order - 1))
+    expected = paths.pixel_catalog_file("/somewhere", HealpixPixel(order, pixel))
+    assert str(partition_path(Path("/somewhere"), order, pixel)) == str(expected)
+
+
+@given(st.floats(0, 360, exclude_max=True), st.floats(-90, 90))
+def test_the_spatial_index_is_the_order_29_pixel(ra, dec):
+    (expected,) = cdshealpix.nested.lonlat_to_healpix([ra] * u.deg, [dec] * u.deg, 29)
+    assert spatial_index(np.array([ra]), np.array([dec])).tolist() == [int(expected)]
+
+
+@given(st.integers(0, 12 * 4**12 * 2**35 - 1))
+def test_the_centre_of_a_source_ids_pixel_lies_in_it(source_id):
+    ra, dec = pixel_centres(np.array([source_id]))
+    assert (spatial_index(ra, dec) >> 34).tolist() == [source_id >> 35]
+
+
+def test_stars_lie_near_the_centre_of_their_pixel():
+    """Proxima Centauri and 18 Scorpii at epoch 2016.0; source: table gaiadr3.gaia_source."""
+    stars = SkyCoord([217.39232, 243.90529], [-62.67608, -8.36944], unit="deg")
+    centres = pixel_centres(np.array([5853498713190525696, 4345775217221821312]))
+    assert stars.separation(SkyCoord(*centres, unit="deg")).arcsec.max() < 30
+
+
+@pytest.mark.parametrize("source_id", [-1, 12 * 4**12 * 2**35, 2**63 - 1])
+def test_a_number_that_names_no_pixel_is_refused(source_id):
+    with pytest.raises(StoreError, match=f"source_id {source_id} names no pixel"):
+        pixel_centres(np.array([5, source_id]))
+
+
+def test_the_range_of_a_partition_holds_its_pixel_alone():
+    partition = Partition(3, 17, 1)
+    assert partition.index_range == (17 * 4**26, 18 * 4**26)
+    assert Partition(29, 5, 1).index_range == (5, 6)
+
+
+def test_hats_reads_what_was_written(tmp_path):
+    make(tmp_path, obs_ack="somebody")
+    properties = TableProperties.read_from_dir(tmp_path)
+    assert (properties.catalog_name, properties.catalog_type, properties.total_rows) == ("toy", "object", 6)
+    assert (properties.ra_column, properties.dec_column) == ("ra", "dec")
+    assert (properties.healpix_column, properties.healpix_order) == ("_healpix_29", 29)
+    assert properties.__pydantic_extra__["obs_ack"] == "somebody"
+    pixels = PartitionInfo.read_from_dir(tmp_path).get_healpix_pixels()
+    assert {(int(p.order), int(p.pixel)) for p in pixels} == {(p.order, p.pixel) for p in PARTITIONS}
+
+
+@pytest.mark.parametrize("positions", Positions)
+def test_a_catalogue_is_read_back(tmp_path, positions):
+    make(tmp_path, positions=positions, note="x = y: z")
+    folder = HatsFolder.read(tmp_path)
+    assert folder.partitions == tuple(sorted(PARTITIONS, key=lambda p: p.index_range))
+    assert folder.positions is positions
+    assert folder.properties["note"] == "x = y: z"
+    assert folder.schema.equals(SCHEMA, check_metadata=True)
+    assert all(file.is_file() for p in folder.partitions for file in folder.files_of(p))
+
+
+def test_the_same_partitions_give_the_same_bytes(tmp_path):
+    for name, partitions in (("a", PARTITIONS), ("b", PARTITIONS[::-1])):
+        make(tmp_path / name, partitions=partitions)
+    for name in ("hats.properties", "partition_info.csv", "dataset/_common_metadata"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_rows_are_counted_where_the_list_of_partitions_does_not(tmp_path):
+    make(tmp_path)
+    lines = (tmp_path / "partition_info.csv").read_text().split()
+    (tmp_path / "partition_info.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    assert sorted(HatsFolder.read(tmp_path).partitions) == sorted(PARTITIONS)
+
+
+def test_partitions_may_be_folders_of_files(tmp_path):
+    make(tmp_path)
+    for partition in PARTITIONS:
+        path = partition_path(tmp_path, partition.order, partition.pixel)
+        path.with_suffix("").mkdir()
+        path.rename(path.with_suffix("") / "part0.snappy.parquet")
+    file = tmp_path / "hats.properties"
+    file.write_text(file.read_text().replace("hats_npix_suffix=.parquet", "hats_npix_suffix=/"))
+    (tmp_path / "partition_info.csv").write_text("Norder,Npix\n1,17\n0,2\n2,144\n")
+    folder = HatsFolder.read(tmp_path)
+    assert sorted(folder.partitions) == sorted(PARTITIONS)
+    assert [f.name for p in folder.partitions for f in folder.files_of(p)] == ["part0.snappy.parquet"] * 3
+
+
+def test_a_collection_is_read_by_its_main_table(tmp_path):
+    make(tmp_path / "main")
+    (tmp_path / "collection.properties").write_text(
+        "#HATS Collection\nobs_collection=all\nhats_primary_table_url=main\n"
+    )
+    assert HatsFolder.read(tmp_path).path == tmp_path / "main"
+    (tmp_path / "collection.properties").write_text("hats_primary_table_url=elsewhere\n")
+    with pytest.raises(StoreError, match=r"collection\.properties: main table elsewhere"):
+        HatsFolder.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("hats.properties", None, "no hats.properties; not a HATS catalogue"),
+        ("hats.properties", "dataproduct_type=margin\n", "of type margin; expected object or source"),
+        ("hats.properties", "\udcff", "not readable"),
+        ("partition_info.csv", None, "not the partitions of a HATS catalogue"),
+        ("partition_info.csv", "", "not the partitions"),
+        ("partition_info.csv", "Order,Pixel\n1,2\n", "not the partitions"),
+        ("partition_info.csv", "Norder,Npix\n1,x\n", "not the partitions"),
+        ("partition_info.csv", "Norder,Npix\n5,3\n", "is gone"),
+        ("dataset/_common_metadata", "text", "cannot be read as parquet"),
+    ],
+)
+def test_what_is_no_catalogue_is_refused_in_one_line(tmp_path, name, text, message):
+    make(tmp_path)
+    if text is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(StoreError, match=message) as caught:
+        HatsFolder.read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schema_comes_from_a_partition_where_nothing_else_has_it(tmp_path):
+    make(tmp_path)
+    (tmp_path / "dataset" / "_common_metadata").unlink()
+    assert HatsFolder.read(tmp_path).schema.names == SCHEMA.names
+    for partition in PARTITIONS:
+        partition_path(tmp_path, partition.order, partition.pixel).unlink()
+    with pytest.raises(StoreError, match="nor a partition is there"):
+        HatsFolder.read(tmp_path)
+
+
+def test_approximate_positions_are_marked_for_other_readers(tmp_path):
+    make(tmp_path, positions=Positions.PIXEL_CENTRES)
+    assert (
+        TableProperties.read_from_dir(tmp_path)
+        .__pydantic_extra__["scattervae_positions"]
+        .startswith("approximate")
+    )
+
+
+def test_the_corners_of_pixels_are_as_far_as_is_said():
+    pixels = np.arange(0, 12 * 4**12, 99_991)
+    corners = SkyCoord(*cdshealpix.nested.vertices(pixels, 12))
+    centres = SkyCoord(*cdshealpix.nested.healpix_to_lonlat(pixels, 12))
+    assert corners.separation(centres[:, None]).arcsec.max() == pytest.approx(53.4, abs=0.1)

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+
+THREE = SourceColumns(
+    np.array([30, 10, 20]), {"ra": np.array([3.0, 1.0, 2.0]), "dec": np.array([-3.0, np.nan, -2.0])}
+)
+
+
+@given(st.lists(st.integers(1, 50), max_size=10))
+def test_columns_are_found_by_source_id(wanted):
+    wanted = np.array(wanted, dtype=np.int64)
+    aligned = THREE.aligned_to(wanted)
+    np.testing.assert_array_equal(aligned.source_id, wanted)
+    expected = [{10: 1.0, 20: 2.0, 30: 3.0}.get(star, np.nan) for star in wanted.tolist()]
+    np.testing.assert_array_equal(aligned.values["ra"], expected)
+
+
+def test_a_star_is_located_where_both_coordinates_are_known():
+    assert THREE.located.tolist() == [True, False, True]
+
+
+def test_of_two_rows_of_a_star_the_first_is_taken():
+    twice = SourceColumns(np.array([7, 5, 7]), {"ra": np.array([1.0, 2.0, 3.0]), "dec": np.zeros(3)})
+    assert twice.aligned_to(np.array([7])).values["ra"].tolist() == [1.0]
+
+
+def test_nothing_known_stays_nothing():
+    assert SourceColumns.empty().aligned_to(np.array([1, 2])).values == {}
+    none = THREE.take(np.zeros(3, dtype=bool)).aligned_to(np.array([10]))
+    assert np.isnan(none.values["ra"]).all()
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), np.array([True, True, False])])
+def test_rows_are_taken_together(rows):
+    assert THREE.take(rows).source_id.tolist() == [30, 10]
+    assert THREE.take(rows).values["ra"].tolist() == [3.0, 1.0]
+
+
+def test_units_are_those_of_the_archive():
+    units = {name: unit for name, (_, unit, _) in SOURCE_COLUMNS.items()}
+    assert (units["ra"], units["parallax"], units["phot_g_mean_flux"]) == ("deg", "mas", "electron/s")
