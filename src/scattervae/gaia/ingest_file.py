@@ -1,0 +1,233 @@
+"""One file to a staged part of a store: what each process of an ingest does."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from scattervae.arrays import SourceIds
+from scattervae.errors import DataError, ScatterVaeError, StoreError
+from scattervae.folders import file_digest
+from scattervae.gaia.files import SkippedRow
+from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now
+from scattervae.gaia.intake import Stars, logger, read_stars, with_g_flux
+from scattervae.gaia.source_join import SourceFiles
+from scattervae.spectra.flags import GFluxSource
+from scattervae.spectra.hats import Positions
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.manifest import FileEntry
+from scattervae.spectra.sources import G_FLUX_COLUMN, SourceColumns
+from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.staging import StagedPart, stage
+
+
+class FileJob(NamedTuple):
+    """A file to stage.
+
+    Attributes:
+        name: The file, as the user named it.
+        staged: Where its part goes.
+        digest: The digest of its bytes, None where that is yet to be found.
+    """
+
+    name: str
+    staged: Path
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """What became of a file in the process that read it.
+
+    Attributes:
+        entry: What the manifest is to say, as far as it is known before the stars of other files are.
+        part: Its stars; None where they were not read.
+        times: What that took; None where the store has the file already.
+        error: Why it could not be read.
+    """
+
+    entry: FileEntry
+    part: StagedPart | None = None
+    times: FileTimes | None = None
+    error: ScatterVaeError | None = None
+
+
+@dataclass(frozen=True)
+class StageFile:
+    """Reads files and stages their stars; sent to each process of an ingest once.
+
+    Attributes:
+        labels: Labels of any stars; where None, those in the files are taken.
+        sources: Files of ``gaia_source``; where None, what the spectrum files have themselves is taken.
+        correlations: Also store the correlations of the coefficients.
+        known: Digests of files that the store has.
+        positions: Where the positions of its stars come from; None where that is not settled yet.
+    """
+
+    labels: StellarLabels | None
+    sources: SourceFiles | None
+    correlations: bool
+    known: frozenset[str] = frozenset()
+    positions: Positions | None = None
+
+    def __call__(self, job: FileJob) -> StagedFile:
+        """Stage one file.
+
+        Raises:
+            OSError: The part cannot be written.
+        """
+        clock, started = time.perf_counter(), utc_now()
+        path, digest = Path(job.name), job.digest or ""
+        reading = _Reading(self, path)
+        part: StagedPart | None = None
+        error: ScatterVaeError | None = None
+        try:
+            digest = digest or _digest(path)
+            if digest in self.known:
+                return StagedFile(FileEntry(name=job.name, digest=digest))
+            part = stage(job.staged, reading.chunks(), correlations=self.correlations, name=job.name)
+        except ScatterVaeError as reason:
+            error = (StoreError if isinstance(reason, StoreError) else DataError)(str(reason))  # can be sent
+        entry = reading.entry(job.name, digest, error)
+        times = _times(path, entry, started, time.perf_counter() - clock)
+        return StagedFile(entry, part, times, error)
+
+
+@dataclass
+class _Reading:
+    """A file being read: its stars on their way to the part, and what is counted meanwhile."""
+
+    task: StageFile
+    path: Path
+    kind: str | None = None
+    note: str | None = None
+    n_rows: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    def chunks(self) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
+        """The stars that can be stored, with their labels and source columns."""
+        for stars in self._stars():
+            spectra, sources = self._placed(stars)
+            if len(spectra) == 0:
+                continue
+            labels = stars.labels if self.task.labels is None else self.task.labels
+            yield with_g_flux(spectra, str(self.path)), labels, sources
+        if self.n_rows == len(self.skipped):
+            first = f"; the first, {self.skipped[0]}" if self.skipped else ""
+            raise DataError(f"{self.path}: none of {self.n_rows} rows can be used{first}")
+
+    def entry(self, name: str, digest: str, error: ScatterVaeError | None) -> FileEntry:
+        """What there is to say of the file; of one that could not be read, no more than why and how far."""
+        if error is not None:
+            return FileEntry(name=name, digest=digest, n_rows=self.n_rows, error=str(error))
+        return FileEntry(
+            name=name,
+            digest=digest,
+            kind=self.kind,
+            note=self.note,
+            n_rows=self.n_rows,
+            skipped=tuple(self.skipped),
+        )
+
+    def _stars(self) -> Iterator[Stars]:
+        try:
+            for stars in read_stars(self.path, correlations=self.task.correlations):
+                self.kind, self.note = stars.kind, stars.note
+                self.n_rows += len(stars.spectra) + len(stars.skipped)
+                self.skipped += [_named(row) for row in stars.skipped]
+                yield stars
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}{self._lost}") from error
+        except DataError as error:
+            raise DataError(f"{error}{self._lost}") from error
+
+    @property
+    def _lost(self) -> str:
+        """What else a file loses that cannot be read to its end."""
+        return f"; the {self.n_rows:,} rows before that are left out too" if self.n_rows else ""
+
+    def _placed(self, stars: Stars) -> tuple[Spectra, SourceColumns]:
+        """The stars that have a position, where any have, with what ``gaia_source`` says of them."""
+        spectra = stars.spectra
+        if self.task.sources is None:
+            sources = self._own_sources(stars)
+        else:
+            sources = self._joined(self.task.sources, spectra.source_id)
+            spectra = spectra.with_g_flux(sources.values[G_FLUX_COLUMN], GFluxSource.TABLE)
+            placed = sources.located
+            if not placed.all():
+                nowhere = spectra.source_id[~placed].tolist()
+                self.skipped += [
+                    f"source_id {star}: no position in the gaia_source files" for star in nowhere
+                ]
+                spectra, sources = spectra.take(placed), sources.take(placed)
+        self._check_positions(sources)
+        return spectra, sources
+
+    def _joined(self, sources: SourceFiles, source_id: SourceIds) -> SourceColumns:
+        try:
+            return sources.of_stars(source_id)
+        except DataError as error:
+            raise DataError(f"{self.path}: its stars have no positions: {error}") from error
+
+    def _own_sources(self, stars: Stars) -> SourceColumns:
+        sources = stars.sources
+        if len(sources) == 0:
+            return sources
+        n_nowhere = int((~sources.located).sum())
+        if n_nowhere:
+            logger.warning(
+                "%s: %d of %d stars have no ra and dec, so those of the others are not used either",
+                self.path,
+                n_nowhere,
+                len(sources),
+            )
+            return SourceColumns.empty()
+        return sources
+
+    def _check_positions(self, sources: SourceColumns) -> None:
+        found = Positions.MEASURED if len(sources) else Positions.PIXEL_CENTRES
+        if self.task.positions not in (None, found):
+            raise StoreError(f"{self.path}: {_MIXED[found]}")
+
+
+_MIXED = {
+    Positions.MEASURED: "has measured positions, but the store has the centres of pixels; "
+    "one source of positions a store, so ingest it into a store of its own",
+    Positions.PIXEL_CENTRES: "has no measured positions, but the store has; "
+    "one source of positions a store, so give gaia_source files (--sources) or ingest it into a store of its own",
+}
+
+
+def _named(row: SkippedRow) -> str:
+    return f"row {row.row}: {row.reason}"
+
+
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        raise DataError(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
+
+
+def _times(path: Path, entry: FileEntry, started: str, seconds: float) -> FileTimes:
+    try:
+        status = path.stat()
+        size, modified_ns = status.st_size, status.st_mtime_ns
+    except OSError:
+        size, modified_ns = 0, 0
+    return FileTimes(
+        name=entry.name,
+        path=str(path.resolve()),
+        size=size,
+        modified_ns=modified_ns,
+        digest=entry.digest,
+        started=started,
+        seconds=round(seconds, 3),
+        rows_per_second=round(entry.n_rows / max(seconds, 1e-9), 1),
+        peak_memory_mb=peak_memory_mb(),
+        error=entry.error,
+    )

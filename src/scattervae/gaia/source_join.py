@@ -1,0 +1,161 @@
+"""Files of ``gaia_source`` joined to spectra by source_id: where the stars are, how bright, how trustworthy."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scattervae.arrays import SourceIds, StarMask
+from scattervae.errors import DataError
+from scattervae.gaia.bulk import is_bulk_sources, read_sources
+from scattervae.gaia.files import read_sources_file
+from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+
+_LEVEL8 = 2**43
+"""Source_ids a HEALPix pixel of level 8: the level-12 pixel is source_id // 2**35, and holds 4**4 times less sky.
+
+Source:
+    Gaia DR3 documentation, gaia_source, source_id.
+"""
+# Files of the bulk archive are named after the first and last level-8 pixel they hold.
+# Source: cdn.gea.esac.esa.int/Gaia/gdr3/gaia_source, _readme.txt.
+_RANGE = re.compile(r"_(\d{6})-(\d{6})\.")
+
+
+_OPEN = 3  # tables kept in memory: a spectrum file rarely needs more than one, of about 50 MB
+
+
+class RangedFile(NamedTuple):
+    """A file of ``gaia_source`` with the first and last level-8 pixel of its name."""
+
+    path: Path
+    first: int
+    last: int
+
+
+class SourceFiles:
+    """Files of ``gaia_source``, opened as the stars at hand ask for them.
+
+    Args:
+        ranged: Files whose names say which part of the sky they hold: read when a star lies in it.
+        table: The folder of all others, as one sorted table on disk; None where there are none.
+    """
+
+    def __init__(self, ranged: Sequence[RangedFile], table: Path | None) -> None:
+        self.ranged = tuple(ranged)
+        self.table = table
+        self._open: dict[Path, SourceColumns] = {}  # the files of the last chunks, the newest last
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], scratch: Path) -> "SourceFiles":
+        """These files, in any number and order; of several rows of one star the first is taken.
+
+        Args:
+            paths: Bulk files of ``gaia_source``, or any table that `read_sources_file` reads.
+            scratch: A folder for the table of those whose names say nothing; it may be removed at the end.
+
+        Raises:
+            DataError: A file whose name says nothing cannot be read, or holds no positions.
+        """
+        ranged, others = [], []
+        for path in paths:
+            found = _RANGE.search(path.name)
+            if found is None:
+                others.append(path)
+            else:
+                ranged.append(RangedFile(path, int(found[1]), int(found[2])))
+        return cls(ranged, _write_table(others, scratch) if others else None)
+
+    def of_stars(self, source_id: SourceIds) -> SourceColumns:
+        """What the files say of these stars, NaN where they say nothing.
+
+        Raises:
+            DataError: A file cannot be read, or no file can hold some of these stars.
+        """
+        values = {name: np.full(len(source_id), np.nan) for name in SOURCE_COLUMNS}
+        known = np.zeros(len(source_id), dtype=bool)
+        covered = np.full(len(source_id), self.table is not None)
+        pixels = source_id // _LEVEL8
+        for file in self.ranged:
+            inside = (pixels >= file.first) & (pixels <= file.last)
+            covered |= inside
+            if (inside & ~known).any():
+                _fill(values, known, self._opened(file.path), source_id)
+        if not covered.all():
+            lacking = np.unique(pixels[~covered])
+            raise DataError(
+                f"{int((~covered).sum())} stars, in level-8 pixels {lacking[0]} to {lacking[-1]}, are in no "
+                "gaia_source file given; give the files of these pixels too"
+            )
+        if self.table is not None and not known.all():
+            _fill(values, known, self._opened(self.table), source_id)
+        return SourceColumns(source_id, values)
+
+    def _opened(self, path: Path) -> SourceColumns:
+        found = self._open.pop(path, None)
+        if found is None:
+            found = _open_table(path) if path == self.table else _sorted(_read(path))
+        self._open[path] = found
+        while len(self._open) > _OPEN:
+            del self._open[next(iter(self._open))]
+        return found
+
+
+def _fill(
+    values: dict[str, np.ndarray], known: StarMask, sources: SourceColumns, source_id: SourceIds
+) -> None:
+    """Take over what `sources`, sorted by source_id, say of stars that are not known yet."""
+    if len(sources) == 0:
+        return
+    row = np.searchsorted(sources.source_id, source_id).clip(max=len(sources) - 1)
+    new = (sources.source_id[row] == source_id) & ~known
+    for name, column in sources.values.items():
+        values[name][new] = column[row[new]]
+    known |= new
+
+
+def _read(path: Path) -> SourceColumns:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return read_sources(path) if is_bulk_sources(path) else read_sources_file(path)
+
+
+def _sorted(sources: SourceColumns) -> SourceColumns:
+    if (np.diff(sources.source_id) > 0).all():
+        return sources
+    _, first = np.unique(sources.source_id, return_index=True)
+    return sources.take(first)
+
+
+def _write_table(paths: Sequence[Path], scratch: Path) -> Path:
+    """The rows of all files, sorted, as arrays that processes share through the machine's page cache."""
+    tables = [_read(path) for path in paths]
+    joined = _sorted(
+        SourceColumns(
+            np.concatenate([table.source_id for table in tables]),
+            {
+                name: np.concatenate([_column(table, name) for table in tables])
+                for name in SOURCE_COLUMNS
+                if any(name in table.values for table in tables)
+            },
+        )
+    )
+    if len(joined) == 0:
+        raise DataError(f"{paths[0]}: holds no star; give gaia_source files that do")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for name, column in {"source_id": joined.source_id, **joined.values}.items():
+        np.save(scratch / f"{name}.npy", column)
+    return scratch
+
+
+def _column(table: SourceColumns, name: str) -> np.ndarray:
+    return table.values.get(name, np.full(len(table), np.nan))
+
+
+def _open_table(folder: Path) -> SourceColumns:
+    columns = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    return SourceColumns(columns.pop("source_id"), columns)
