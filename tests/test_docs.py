@@ -81,8 +81,10 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_docs_exist_with_their_options(page):
-    for line in "".join(blocks(page, "bash")).splitlines():
+    for line in "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        if "-m" in words:  # torchrun ... -m scattervae
+            words = words[words.index("-m") + 1 :]
         if words[:1] == ["make"]:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         if words[:1] != ["scattervae"]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from scattervae.spectra.blocks import Block, Piece
+from scattervae.spectra.columns import block_of
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.sources import SourceColumns
@@ -23,17 +24,6 @@ def in_float32(spectra: Spectra) -> Spectra:
     """The same stars as a store would give them back."""
     coeffs, errors = (v.astype(np.float32).astype(np.float64) for v in (spectra.coeffs, spectra.errors))
     return replace(spectra, coeffs=coeffs, errors=errors)
-
-
-def block_of(spectra: Spectra) -> Block:
-    return Block(
-        source_id=spectra.source_id,
-        coeffs=spectra.coeffs.astype(np.float32),
-        errors=spectra.errors.astype(np.float32),
-        g_flux=spectra.g_flux,
-        g_flux_source=spectra.g_flux_source,
-        flags=spectra.flags,
-    )
 
 
 @dataclass

@@ -18,6 +18,7 @@ from scattervae.errors import StoreError
 from scattervae.spectra.columns import BANDS, label_columns
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.nested import flattened, leaves
 from scattervae.spectra.spectra import Basis, Spectra
 
 _DR3_SIZES = Basis(55, 55)  # Gaia DR3 documentation, sect. 20.4.1: the only joined lists there are, so far
@@ -52,7 +53,7 @@ class ForeignColumns:
             StoreError: A column is missing; names what was found.
         """
         places: dict[str, str] = {}
-        for place in _leaves(schema):
+        for place in leaves(schema):
             places.setdefault(place.rpartition(".")[2], place)
         joined = not all(name in places for name in _APART) and all(name in places for name in _JOINED)
         source_id = next((name for name in _SOURCE_IDS if name in places), None)
@@ -87,7 +88,7 @@ class ForeignColumns:
         """The basis that the first table with coefficients shows; None where there is none."""
         if self.joined:
             return _DR3_SIZES
-        for table in map(_flat, tables):
+        for table in map(flattened, tables):
             sizes = [
                 pc.max(pc.list_value_length(self._column(table, f"{b}_coefficients"))).as_py() for b in BANDS
             ]
@@ -98,7 +99,7 @@ class ForeignColumns:
 
     def spectra(self, table: pa.Table, basis: Basis) -> Spectra:
         """The stars of a table, flagged; lists of other lengths than the basis has are flagged ``BAD_COEFFS``."""
-        table = _flat(table)
+        table = flattened(table)
         widths = [basis.n_coeffs] if self.joined else [basis.n_bp, basis.n_rp]
         names = _JOINED[:1] if self.joined else _APART[::2]
         coeffs = [_matrix(self._column(table, n), w) for n, w in zip(names, widths, strict=True)]
@@ -118,7 +119,7 @@ class ForeignColumns:
 
     def labels(self, table: pa.Table) -> StellarLabels:
         """The labels of a table's stars, where it has columns of our names."""
-        table = _flat(table)
+        table = flattened(table)
         values, errors = (
             np.stack([self._numbers(table, name + end) for name in LABEL_NAMES], axis=1)
             for end in ("", "_err")
@@ -157,25 +158,6 @@ def _matrix(column: pa.ChunkedArray, width: int) -> _Matrix:
     flat = pc.list_flatten(column.filter(pa.array(whole))).cast(pa.float64()).fill_null(np.nan)
     values[whole] = flat.to_numpy().reshape(-1, width)
     return _Matrix(values, ~whole & (lengths > 0))
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Dotted names of all columns below structs, in the schema's order."""
-    names: list[str] = []
-    pending = [(field.name, field.type) for field in reversed(schema)]
-    while pending:
-        name, kind = pending.pop()
-        if pa.types.is_struct(kind):
-            pending += [(f"{name}.{field.name}", field.type) for field in reversed(list(kind))]
-        else:
-            names.append(name)
-    return names
-
-
-def _flat(table: pa.Table) -> pa.Table:
-    while any(pa.types.is_struct(field.type) for field in table.schema):
-        table = table.flatten()
-    return table
 
 
 def _shortened(names: list[str]) -> str:

@@ -4,12 +4,12 @@ Coefficients and errors are divided by the star's mean G flux; then each coeffic
 and unit variance over the training stars, errors scaled alike (Laroche & Speagle 2023, sect. 2.1).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -17,10 +17,10 @@ from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.moments import Seen, mean_and_std, quotients
 from scattervae.spectra.spectra import Basis, Spectra
 
-_ROWS_A_SUM = 8192
 _ROWS_IN_CACHE = 256  # of 110 coefficients in float64; too few for PyTorch to start threads for
 _CLIP_PASSES = 5
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
@@ -63,8 +63,16 @@ class Inputs:
         return Inputs(*(torch.empty(n_stars, n_coeffs, dtype=dtype) for _ in range(2)))
 
     def take(self, rows: Int64[Tensor, "row"]) -> "Inputs":
-        """The stars of these rows, in memory of their own."""
-        return Inputs(x=self.x.index_select(0, rows), errors=self.errors.index_select(0, rows))
+        """The stars of these rows, in memory of their own.
+
+        On a CPU by one thread: so little work for several is not worth their waiting for each other.
+        """
+        if self.x.device.type != "cpu":
+            return Inputs(x=self.x.index_select(0, rows), errors=self.errors.index_select(0, rows))
+        x, errors = (
+            torch.from_numpy(values.numpy().take(rows.numpy(), axis=0)) for values in (self.x, self.errors)
+        )
+        return Inputs(x=x, errors=errors)
 
     def __getitem__(self, rows: slice) -> "Inputs":
         return Inputs(x=self.x[rows], errors=self.errors[rows])
@@ -115,14 +123,15 @@ class Normalization:
             DataError: No usable stars, more coefficients asked for than there are, or a constant one.
         """
         settings = settings or NormalizationSettings()
-        seen = _Seen(basis)
-        mean, std = _moments(_quotients(chunks(), settings, seen))
+        sizes = settings.n_bp, settings.n_rp
+        seen = Seen(basis, *sizes)
+        mean, std = mean_and_std(quotients(chunks(), seen))
         if settings.clip_sigma is not None:
             for _ in range(_CLIP_PASSES):
                 reach = settings.clip_sigma * std
-                again = _quotients(chunks(), settings, _Seen(basis))
-                mean, std = _moments(again, low=mean - reach, high=mean + reach)
-        columns = _columns(seen.known_basis, settings)
+                again = quotients(chunks(), Seen(basis, *sizes))
+                mean, std = mean_and_std(again, low=mean - reach, high=mean + reach)
+        columns = seen.columns
         spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
         if not (spread > _NO_SPREAD).all():
             raise DataError(
@@ -198,88 +207,3 @@ class Normalization:
         """Errors or scatter in archive units of stars of this G flux [electron/s]."""
         values: CoeffArray = errors.double().numpy() * self.std * g_flux[:, None]
         return values
-
-
-@dataclass
-class _Seen:
-    """What passes on the way to the statistics: the basis, and how many usable stars of which G flux."""
-
-    basis: Basis | None
-    n_stars: int = 0
-    n_g_flux_from_table: int = 0
-
-    @property
-    def known_basis(self) -> Basis:
-        if self.basis is None:
-            raise TypeError("blocks do not say their basis; give it")
-        return self.basis
-
-    def usable_rows(self, chunk: Spectra | Block) -> Int64[np.ndarray, "row"]:
-        """The rows that count, noted."""
-        if isinstance(chunk, Spectra):
-            basis = self.basis or chunk.basis
-            if not basis.agrees_with(chunk.basis):
-                raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
-            self.basis = basis.completed_by(chunk.basis)
-        rows = np.flatnonzero(chunk.usable)
-        self.n_stars += len(rows)
-        self.n_g_flux_from_table += int((chunk.g_flux_source[rows] == GFluxSource.TABLE).sum())
-        return rows
-
-
-def _columns(basis: Basis, settings: NormalizationSettings) -> Int64[np.ndarray, "coeff"]:
-    n_bp = basis.n_bp if settings.n_bp is None else settings.n_bp
-    n_rp = basis.n_rp if settings.n_rp is None else settings.n_rp
-    if n_bp > basis.n_bp or n_rp > basis.n_rp:
-        raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
-    return np.concatenate([np.arange(n_bp), basis.n_bp + np.arange(n_rp)])
-
-
-def _moments(
-    quotients: Iterable[np.ndarray],
-    *,
-    low: CoeffVector | None = None,
-    high: CoeffVector | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column over its values between `low` and `high`; overwrites them.
-
-    Blocks are merged by the update of Chan, Golub & LeVeque (1983), eqs. 2.1, which loses no digits.
-    """
-    n, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
-    for values in quotients:
-        inside = np.True_ if low is None or high is None else (values >= low) & (values <= high)
-        n_block = np.broadcast_to(inside, values.shape).sum(axis=0)
-        mean_block = values.sum(axis=0, where=inside) / np.maximum(n_block, 1)
-        residuals = np.subtract(values, mean_block, out=values)
-        squares = squares + np.square(residuals, out=residuals).sum(axis=0, where=inside)
-        total = np.maximum(n + n_block, 1)
-        squares += np.square(mean_block - mean) * n * n_block / total
-        mean = mean + (mean_block - mean) * n_block / total
-        n = n + n_block
-    return mean, np.sqrt(squares / np.maximum(n, 1))
-
-
-def _quotients(
-    chunks: Iterable[Spectra | Block], settings: NormalizationSettings, seen: _Seen
-) -> Iterator[Float64[np.ndarray, "row coeff"]]:
-    """Coefficients over G flux of the usable stars, a fixed number of stars at a time, in one buffer."""
-    buffer, n_waiting = np.empty((0, 0)), 0
-    for chunk in chunks:
-        rows = seen.usable_rows(chunk)
-        while len(rows):
-            columns = _columns(seen.known_basis, settings)
-            if buffer.size == 0:
-                buffer = np.empty((_ROWS_A_SUM, len(columns)))
-            n = min(len(rows), _ROWS_A_SUM - n_waiting)
-            values = buffer[n_waiting : n_waiting + n]
-            coeffs = np.take(chunk.coeffs, rows[:n], axis=0)
-            values[...] = coeffs if len(columns) == coeffs.shape[1] else coeffs[:, columns]
-            values /= chunk.g_flux[rows[:n], None]
-            rows, n_waiting = rows[n:], n_waiting + n
-            if n_waiting == _ROWS_A_SUM:
-                yield buffer
-                n_waiting = 0
-    if n_waiting:
-        yield buffer[:n_waiting]
-    if seen.n_stars == 0:
-        raise DataError("no usable star to compute mean and variance of the coefficients on")

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from scattervae.gaia.files.columns import Columns, pick
 from scattervae.spectra.columns import is_approximate
+from scattervae.spectra.nested import flattened, leaves
 from scattervae.spectra.sources import POSITION_COLUMNS
 
 
@@ -19,29 +20,14 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     # the bytes in memory: arrow's reading threads may outlive a file of Python's, and abort the process at its end
     file = pq.ParquetFile(pa.BufferReader(stream.read()))
     flat: dict[str, str] = {}
-    for name in _leaves(file.schema_arrow):
+    for name in leaves(file.schema_arrow):
         flat.setdefault(name.rsplit(".", 1)[-1], name)
     schema = file.schema_arrow
     approximate = "ra" in schema.names and is_approximate(schema)
     picked = pick(list(flat), wanted - set(POSITION_COLUMNS) if approximate else wanted)
-    table = file.read(columns=[flat[own] for own in picked.values()])
-    while any(pa.types.is_struct(field.type) for field in table.schema):
-        table = table.flatten()
+    table = flattened(file.read(columns=[flat[own] for own in picked.values()]))
     cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
     return Columns.of("parquet", cells, tuple(flat))
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Dotted names of all columns below structs, in the file's order."""
-    names: list[str] = []
-    pending = [(field.name, field.type) for field in reversed(schema)]
-    while pending:
-        name, kind = pending.pop()
-        if pa.types.is_struct(kind):
-            pending += [(f"{name}.{field.name}", field.type) for field in reversed(list(kind))]
-        else:
-            names.append(name)
-    return names
 
 
 def _cells(column: pa.ChunkedArray) -> np.ndarray:
