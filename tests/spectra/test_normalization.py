@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from scattervae.errors import DataError
+from scattervae.spectra.blocks import Block
 from scattervae.spectra.flags import Flag, GFluxSource
-from scattervae.spectra.normalization import Normalization, NormalizationSettings
+from scattervae.spectra.normalization import Inputs, Normalization, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
@@ -249,3 +251,54 @@ def test_stars_that_cannot_be_encoded_are_rows_of_nan_and_leave_others_alone():
     assert inputs.errors[unknown].isnan().all()
     torch.testing.assert_close(inputs.x[~unknown], good.x[~unknown], rtol=0, atol=0)
     torch.testing.assert_close(inputs.errors[~unknown], good.errors[~unknown], rtol=0, atol=0)
+
+
+def block_of(spectra: Spectra) -> Block:
+    coeffs, errors = (values.astype(np.float32) for values in (spectra.coeffs, spectra.errors))
+    source = spectra.g_flux_source
+    return Block(spectra.source_id, coeffs, errors, spectra.g_flux, source, spectra.flags)
+
+
+@given(st.lists(st.integers(0, 25), max_size=8), st.sampled_from([None, 2.0]), st.sampled_from([None, 4]))
+def test_blocks_give_the_bits_of_spectra(sizes, clip_sigma, n_bp):
+    stars = block_of(spoiled(SMALL_STARS))
+    coeffs, errors = stars.coeffs.astype(np.float64), stars.errors.astype(np.float64)
+    spectra = replace(spoiled(SMALL_STARS), coeffs=coeffs, errors=errors)
+    ends = np.cumsum(sizes).clip(max=len(stars)).tolist()
+    rows = [np.arange(a, b) for a, b in zip([0, *ends], [*ends, len(stars)], strict=True)]
+    settings = NormalizationSettings(clip_sigma=clip_sigma, n_bp=n_bp)
+    by_blocks = Normalization.fit(lambda: [stars.take(some) for some in rows], settings, basis=SMALL)
+    by_spectra = Normalization.fit(lambda: [spectra], settings)
+    assert bits(by_blocks) == bits(by_spectra)
+    assert by_blocks.n_g_flux_from_table == by_spectra.n_g_flux_from_table
+    for ours, theirs in ((by_blocks.apply(stars), by_spectra.apply(spectra)),):
+        assert torch.equal(ours.x.nan_to_num(7.0), theirs.x.nan_to_num(7.0))
+        assert torch.equal(ours.errors.nan_to_num(7.0), theirs.errors.nan_to_num(7.0))
+        assert ours.x.isnan().any(dim=1).sum() == 5
+
+
+def test_blocks_need_a_basis():
+    with pytest.raises(TypeError, match="basis"):
+        Normalization.fit(lambda: [block_of(SMALL_STARS)])
+
+
+def test_the_quick_way_rounds_and_no_more():
+    stars = block_of(spoiled(STARS))
+    rows = np.flatnonzero(stars.usable)[::-1].copy()
+    normalization = fit(STARS)
+    quick, exact = Inputs.empty(len(rows), 110), normalization.apply(stars)
+    normalization.apply_to(stars, rows, quick, quick=True)
+    torch.testing.assert_close(quick.x, exact.x[rows], rtol=1e-5, atol=1e-5)  # a mean may be some deviations
+    torch.testing.assert_close(quick.errors, exact.errors[rows])
+    whole = Inputs.empty(len(stars), 110)
+    normalization.apply_to(stars, np.arange(len(stars)), whole, quick=True)
+    assert torch.equal(whole.x.isnan(), exact.x.isnan())
+
+
+def test_inputs_are_taken_by_rows_and_cut():
+    inputs = fit(STARS).apply(STARS)
+    rows = torch.tensor([5, 0, 299, 5])
+    assert torch.equal(inputs.take(rows).x, inputs.x[rows])
+    assert torch.equal(inputs.take(rows).errors, inputs.errors[rows])
+    assert torch.equal(inputs[3:9].errors, inputs.errors[3:9])
+    assert len(Inputs.empty(4, 2)) == 4

@@ -2,32 +2,25 @@
 
 import json
 import logging
-import math
 import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from scattervae.errors import CheckpointError
-from scattervae.model.batches import TrainingStars
-from scattervae.model.checkpoint import Checkpoint, software_versions
-from scattervae.model.network import Posterior, ScatterVAE
+from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.preparation import (
     Machine,
     Prepared,
-    Survey,
     data_digest,
     prepare_spectra,
     prepare_store,
     training_stars,
 )
+from scattervae.model.provenance import provenance_of
 from scattervae.model.recipe import Recipe
 from scattervae.model.records import EpochRecord, Progress
+from scattervae.model.survey import Survey
 from scattervae.model.train import fit_network
 from scattervae.model.training_state import SavedState
 from scattervae.spectra.spectra import Spectra
@@ -38,7 +31,6 @@ logger = logging.getLogger(__name__)
 _STATE = "state.safetensors"
 _LOG = "training.jsonl"
 _SURVEY = "survey.safetensors"
-_STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to four digits
 _HERE = Machine()
 
 
@@ -151,7 +143,7 @@ def train(
         "seconds": round(seconds, 3),
         "stars_per_second": round(state.n_stars_seen / seconds),
     }
-    checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, prepared, training))
+    checkpoint = replace(checkpoint, provenance=provenance_of(checkpoint, prepared, training))
     _warn_of_collapse(checkpoint)
     if out is not None and work is not None:
         checkpoint.save(out.model)
@@ -240,45 +232,3 @@ def _warn_of_collapse(checkpoint: Checkpoint) -> None:
     warning = collapse_warning(n_active, checkpoint.recipe, checkpoint.normalization.n_coeffs)
     if warning is not None:
         logger.warning(warning)
-
-
-def _provenance(checkpoint: Checkpoint, prepared: Prepared, training: dict[str, Any]) -> dict[str, Any]:
-    posterior = _posterior(checkpoint.network, prepared.stars, checkpoint.recipe)
-    return {
-        "versions": software_versions(),
-        "commit": _commit(),
-        "data": prepared.data,
-        "training": {
-            "device": str(checkpoint.device),
-            "threads": torch.get_num_threads(),
-            **training,
-            "active_latents": posterior.n_active(),
-            "kl_per_latent": posterior.kl_per_latent(),
-        },
-        "credit": "ESA/Gaia/DPAC",
-    }
-
-
-@torch.no_grad()
-def _posterior(network: ScatterVAE, stars: TrainingStars, recipe: Recipe) -> Posterior:
-    """The posteriors of the training stars, or of half a million where there are more."""
-    batches = stars.batches(recipe.training, epoch=0)
-    n_batches = math.ceil(_STARS_FOR_DIVERGENCE / recipe.training.batch_size)
-    parts = [network.encode(batch.x) for batch in islice(batches, n_batches)]
-    return Posterior(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that runs, or None where it is an installed package."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "log", "-1", "--format=%H", "--", str(here)],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -158,14 +158,14 @@ class ChosenStars:
         own = torch.cat([torch.empty(0, dtype=torch.int64), *by_piece]).sort()
         ends = np.cumsum([len(part) for part in by_piece])
         work = [
-            pool.submit(self._fill, buffer[end - len(part) : end], index)
+            pool.submit(self._fill, buffer[end - len(part) : end], index, quick=True)
             for index, part, end in zip(
                 plan.pieces[share.rank :: share.size].tolist(), by_piece, ends.tolist(), strict=True
             )
         ]
         return Window(plan.end, own.values, own.indices, buffer), work
 
-    def _fill(self, inputs: Inputs, index: int) -> None:
+    def _fill(self, inputs: Inputs, index: int, *, quick: bool = False) -> None:
         """Read a piece and write its stars over these."""
         piece = self.source.pieces[index]
         block = self.source.read_piece(piece)
@@ -175,7 +175,7 @@ class ChosenStars:
                 f"{piece.path}: row group {piece.group} has {len(kept)} stars to train on, {len(inputs)} when "
                 "they were counted; it was changed during the run: start again"
             )
-        self.normalization.apply_to(block, kept, inputs)
+        self.normalization.apply_to(block, kept, inputs, quick=quick)
 
 
 class _Plan(NamedTuple):

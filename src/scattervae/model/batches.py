@@ -1,0 +1,157 @@
+"""Where batches come from: memory, by index, or a store on disk, shuffled window by window.
+
+Either way an epoch's batches depend on the seed and the epoch alone, all but the last are full, and each star is
+in one of them. Where several processes train, each gets its part of every batch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from scattervae.arrays import Coeffs, Latents
+from scattervae.model.distributed import ALONE, World
+from scattervae.model.recipe import TrainingSettings
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.shuffled import ChosenStars, Share
+
+STREAMED = "streamed"
+
+
+class Batch(NamedTuple):
+    """The stars of one gradient step, or this process's part of them.
+
+    Attributes:
+        x: Coefficients, in training standard deviations.
+        errors: Their errors, same units.
+        places: Which of the batch's stars these are.
+        n_stars: How many the whole batch has.
+    """
+
+    x: Coeffs
+    errors: Coeffs
+    places: Int64[Tensor, "star"]
+    n_stars: int
+
+    def noise(self, n_latent: int, generator: torch.Generator) -> Latents:
+        """Standard normal draws for these stars, the same whichever process has them."""
+        drawn = torch.randn(self.n_stars, n_latent, generator=generator, dtype=self.x.dtype)
+        own = drawn if len(self.places) == self.n_stars else drawn[self.places]
+        return own.to(self.x.device)
+
+
+@runtime_checkable
+class TrainingStars(Protocol):
+    """Stars to train on."""
+
+    @property
+    def n_coeffs(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def identity(self) -> str:
+        """What tells them from other stars, and from the same stars in batches of another order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, settings: TrainingSettings, epoch: int, *, first: int = 0, world: World = ALONE
+    ) -> Iterator[Batch]:
+        """The epoch's batches in order, those before number `first` left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class StarsInMemory:
+    """Stars held in memory, on the device that trains; a batch is a random gather.
+
+    Attributes:
+        inputs: All of them, encodable.
+    """
+
+    inputs: Inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def n_coeffs(self) -> int:
+        return self.inputs.x.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.x.device
+
+    @property
+    def identity(self) -> str:
+        sha = hashlib.sha256()
+        for values in (self.inputs.x, self.inputs.errors):
+            sha.update(values.cpu().contiguous().numpy().tobytes())
+        return f"{len(self)} with digest {sha.hexdigest()[:16]}"
+
+    def batches(
+        self, settings: TrainingSettings, epoch: int, *, first: int = 0, world: World = ALONE
+    ) -> Iterator[Batch]:
+        """Stars by index in an order drawn for the epoch; each process takes its stretch of every batch."""
+        order = torch.randperm(len(self), generator=stream(settings.seed, "shuffle", epoch))
+        for start in range(first * settings.batch_size, len(self), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            begin, end = (len(rows) * rank // world.size for rank in (world.rank, world.rank + 1))
+            own = rows[begin:end].to(self.device)
+            stars = self.inputs.take(own)
+            yield Batch(x=stars.x, errors=stars.errors, places=torch.arange(begin, end), n_stars=len(rows))
+
+
+@dataclass(frozen=True)
+class StarsOnDisk:
+    """Stars read anew each epoch, shuffled window by window; a process reads its share of each window.
+
+    Attributes:
+        stars: Which stars of which store.
+        digest: What identifies the store.
+        device: Where they are trained on.
+    """
+
+    stars: ChosenStars
+    digest: str
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.stars)
+
+    @property
+    def n_coeffs(self) -> int:
+        return self.stars.normalization.n_coeffs
+
+    @property
+    def identity(self) -> str:
+        return f"{len(self)} of the store with digest {self.digest[:16]}, {STREAMED}"
+
+    def batches(
+        self, settings: TrainingSettings, epoch: int, *, first: int = 0, world: World = ALONE
+    ) -> Iterator[Batch]:
+        """Stretches of the epoch's order; a batch may begin in one window and end in another."""
+        size, n_stars = settings.batch_size, len(self)
+        begin = first * size
+        share = Share(world.rank, world.size)
+        parts: list[tuple[Tensor, Inputs]] = []
+        for window in self.stars.windows(settings.seed, epoch, first=begin, share=share):
+            while begin < n_stars and (end := min(begin + size, n_stars)) <= window.end:
+                yield self._batch([*parts, window.between(begin, end)], begin, end)
+                begin, parts = end, []
+            parts.append(window.between(begin, window.end))
+
+    def _batch(self, parts: list[tuple[Tensor, Inputs]], begin: int, end: int) -> Batch:
+        places, x, errors = (
+            values[0] if len(values) == 1 else torch.cat(values)
+            for values in zip(*((places, stars.x, stars.errors) for places, stars in parts), strict=True)
+        )
+        return Batch(
+            x=x.to(self.device), errors=errors.to(self.device), places=places - begin, n_stars=end - begin
+        )

@@ -1,0 +1,135 @@
+"""What a run trains on: the usable stars outside the test fold, scaled, in memory or streamed from a store."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
+from scattervae.model.distributed import ALONE, World
+from scattervae.model.recipe import Recipe
+from scattervae.model.survey import Survey, n_inferred, reading_threads, require_stars, trained_on
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.shuffled import ChosenStars
+from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.store import SpectrumStore
+
+_CPU = torch.device("cpu")
+_BYTES_A_NUMBER = 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is done on; none of it changes what a model becomes, but for rounding and the order of stars.
+
+    Attributes:
+        device: Where the arithmetic is done.
+        memory: How many bytes training stars may take, in all processes of the machine together; a store with
+            more is streamed, with any number where None.
+        world: The processes that train together.
+    """
+
+    device: torch.device = _CPU
+    memory: int | None = None
+    world: World = ALONE
+
+    def holds(self, n_stars: int, n_coeffs: int) -> bool:
+        """True where each process may have coefficients and errors of so many stars in memory."""
+        needed = 2 * _BYTES_A_NUMBER * n_stars * n_coeffs * self.world.local_size
+        return self.memory is None or needed <= self.memory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Stars ready to be trained on.
+
+    Attributes:
+        stars: Where batches come from.
+        normalization: How they were scaled.
+        data: What provenance says of them; JSON values.
+    """
+
+    stars: TrainingStars
+    normalization: Normalization
+    data: dict[str, Any]
+
+    @property
+    def streamed(self) -> bool:
+        return isinstance(self.stars, StarsOnDisk)
+
+
+def training_stars(spectra: Spectra, recipe: Recipe) -> Spectra:
+    """The stars that a recipe trains on."""
+    return spectra.take(trained_on(spectra.source_id, spectra.usable, recipe))
+
+
+def data_digest(spectra: Spectra) -> str:
+    """SHA-256 of ids, coefficients, errors and G flux, in hexadecimal."""
+    digest = hashlib.sha256()
+    for array in (spectra.source_id, spectra.coeffs, spectra.errors, spectra.g_flux):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def prepare_spectra(spectra: Spectra, recipe: Recipe, machine: Machine) -> Prepared:
+    """Stars in memory, as they are given.
+
+    Raises:
+        TrainingError: None of them can be trained on.
+    """
+    stars = training_stars(spectra, recipe)
+    require_stars(len(stars), len(spectra), int(spectra.usable.sum()))
+    normalization = Normalization.fit(lambda: [stars], recipe.normalization)
+    counts = {
+        "n_stars": len(spectra),
+        "n_usable": int(spectra.usable.sum()),
+        "n_trained_on": len(stars),
+        "n_inferred_coefficients": n_inferred(stars),
+    }
+    return Prepared(
+        stars=StarsInMemory(normalization.apply(stars).to(machine.device)),
+        normalization=normalization,
+        data=_data(data_digest(stars), counts, normalization),
+    )
+
+
+def prepare_store(
+    store: SpectrumStore, recipe: Recipe, machine: Machine, *, survey: Survey, streamed: bool
+) -> Prepared:
+    """Stars of a store, read to memory or left on disk.
+
+    Args:
+        store: The store.
+        recipe: All settings.
+        machine: Where to train.
+        survey: What `Survey.of` found in the store.
+        streamed: Leave them on disk.
+    """
+    chosen = ChosenStars(
+        source=store,
+        keep=lambda block: trained_on(block.source_id, block.usable, recipe),
+        n_kept=survey.n_trained_on,
+        normalization=survey.normalization,
+        threads=reading_threads(),
+    )
+    stars: TrainingStars
+    if streamed:
+        stars = StarsOnDisk(chosen, store.digest, machine.device)
+    else:
+        stars = StarsInMemory(chosen.read().to(machine.device))
+    return Prepared(
+        stars=stars,
+        normalization=survey.normalization,
+        data=_data(store.digest, survey.totals(len(store)), survey.normalization),
+    )
+
+
+def _data(digest: str, counts: dict[str, int], normalization: Normalization) -> dict[str, Any]:
+    n_table = normalization.n_g_flux_from_table
+    return {
+        "digest": digest,
+        **counts,
+        "n_g_flux_from_table": n_table,
+        "n_g_flux_from_coefficients": counts["n_trained_on"] - n_table,
+    }

@@ -1,0 +1,140 @@
+"""What a store holds for a recipe, found by reading it once: which stars train, and their statistics."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from jaxtyping import Int64
+from safetensors import SafetensorError, safe_open
+
+from scattervae.arrays import SourceIds, StarMask
+from scattervae.errors import TrainingError
+from scattervae.folders import written_aside
+from scattervae.model.recipe import Recipe
+from scattervae.seeds import folds
+from scattervae.spectra.blocks import Block
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.shuffled import read_ahead
+from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.store import SpectrumStore
+
+
+def trained_on(source_id: SourceIds, usable: StarMask, recipe: Recipe) -> StarMask:
+    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation."""
+    fold = folds(source_id)
+    chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
+    return chosen
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a store finds: how many stars of each piece can be trained on, and their statistics.
+
+    Attributes:
+        normalization: Of the stars to train on.
+        n_usable: Of each piece.
+        n_trained_on: Of each piece.
+        n_inferred: Of each piece, among those trained on.
+    """
+
+    normalization: Normalization
+    n_usable: Int64[np.ndarray, "piece"]
+    n_trained_on: Int64[np.ndarray, "piece"]
+    n_inferred: Int64[np.ndarray, "piece"]
+
+    @classmethod
+    def of(cls, store: SpectrumStore, recipe: Recipe) -> "Survey":
+        """Read the whole store once, or six times where statistics are clipped.
+
+        Raises:
+            TrainingError: No star of it can be trained on.
+        """
+        counts = np.zeros((3, len(store.pieces)), dtype=np.int64)
+
+        def chosen(index: int) -> Block:
+            block = store.read_piece(store.pieces[index])
+            kept = block.take(np.flatnonzero(trained_on(block.source_id, block.usable, recipe)))
+            counts[:, index] = block.usable.sum(), len(kept), n_inferred(kept)
+            return kept
+
+        def blocks() -> Iterator[Block]:
+            yield from read_ahead(chosen, range(len(store.pieces)), threads=reading_threads())
+            require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
+
+        normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
+        return cls(normalization, *counts)
+
+    def totals(self, n_stars: int) -> dict[str, int]:
+        """The counts of all pieces together."""
+        return {
+            "n_stars": n_stars,
+            "n_usable": int(self.n_usable.sum()),
+            "n_trained_on": int(self.n_trained_on.sum()),
+            "n_inferred_coefficients": int(self.n_inferred.sum()),
+        }
+
+    def save(self, path: Path, store: SpectrumStore, recipe: Recipe) -> None:
+        """Keep it for a run that is resumed."""
+        normalization = self.normalization
+        notes = {
+            "of": _subject(store, recipe),
+            "basis": json.dumps(vars(normalization.basis)),
+            "n_stars": str(normalization.n_stars),
+            "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
+        }
+        arrays = {name: getattr(self, name) for name in ("n_usable", "n_trained_on", "n_inferred")}
+        arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std")}
+        with written_aside(path) as partial:
+            safetensors.numpy.save_file(arrays, partial, notes)
+
+    @classmethod
+    def saved(cls, path: Path, store: SpectrumStore, recipe: Recipe) -> "Survey | None":
+        """The survey of this store for this recipe that is in a file; None where it is not."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                notes = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+        if notes.get("of") != _subject(store, recipe):
+            return None
+        normalization = Normalization(
+            basis=Basis(**json.loads(notes["basis"])),
+            n_stars=int(notes["n_stars"]),
+            n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
+            **{name: arrays.pop(name) for name in ("columns", "mean", "std")},
+        )
+        return cls(normalization, **arrays)
+
+
+def _subject(store: SpectrumStore, recipe: Recipe) -> str:
+    hold_out = recipe.training.hold_out_validation
+    return f"{store.digest} {recipe.normalization.model_dump_json()} {hold_out}"
+
+
+def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        TrainingError: No star can be trained on.
+    """
+    if n_trained_on == 0:
+        raise TrainingError(
+            f"none of {n_stars} stars can be trained on: {n_usable} are usable "
+            "and not one of those is outside the test fold"
+        )
+
+
+def n_inferred(stars: Spectra | Block) -> int:
+    """How many stars have coefficients that were not published."""
+    return int(((stars.flags & np.uint16(Flag.INFERRED)) > 0).sum())
+
+
+def reading_threads() -> int:
+    """How many pieces of a store to read at a time: as many as compute, and two at least."""
+    return max(2, torch.get_num_threads())

@@ -1,0 +1,209 @@
+"""A training run in its midst: everything needed to stop it at any batch and go on to the same bits."""
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from scattervae.arrays import Coeffs, Latents
+from scattervae.errors import CheckpointError
+from scattervae.folders import written_aside
+from scattervae.model.batches import STREAMED, TrainingStars
+from scattervae.model.distributed import ALONE, World
+from scattervae.model.loss import LossTerms, loss_terms
+from scattervae.model.network import ScatterVAE
+from scattervae.model.recipe import Recipe, TrainingSettings
+from scattervae.model.records import EpochRecord
+from scattervae.seeds import stream
+
+
+class SavedState(NamedTuple):
+    """The file of a run that was stopped.
+
+    Attributes:
+        path: Where it is.
+        notes: What it says of itself.
+        tensors: Its numbers, by name.
+    """
+
+    path: Path
+    notes: dict[str, str]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, path: Path) -> "SavedState":
+        """What `TrainingState.save` wrote.
+
+        Raises:
+            CheckpointError: The file is nothing of the kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: not a training state ({error}); start again") from error
+        return cls(path, notes, tensors)
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> "SavedState | None":
+        """The same; None where there is no file."""
+        return cls.read(path) if path.exists() else None
+
+    @property
+    def streamed(self) -> bool:
+        """True where the run read its stars from disk in every epoch."""
+        return self.notes.get("stars", "").endswith(STREAMED)
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with this, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+
+class LossOfBatch(nn.Module):
+    """From the stars of a batch to their loss terms, as one module: what DistributedDataParallel wraps."""
+
+    def __init__(self, network: ScatterVAE) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Coeffs, errors: Coeffs, noise: Latents) -> LossTerms:
+        """The terms at one latent vector a star, drawn from its posterior with this noise."""
+        posterior = self.network.encode(x)
+        return loss_terms(x, errors, posterior, self.network.decode(posterior.at(noise)))
+
+
+class TrainingState:
+    """Network, optimiser, schedule and the epoch begun; saved and restored bit for bit, without pickle.
+
+    Attributes:
+        records: Of the epochs that are finished.
+        n_batches_done: Of the epoch that is not.
+        sums: Loss and loss terms over the stars of these batches.
+        draws: Where the epoch's latent noise comes from.
+        file: Where the state is kept; nowhere where None.
+        saved_at: When it was last written, by the clock of `time.monotonic`.
+        n_stars_seen: Stars that went through since this object was made, once an epoch each.
+    """
+
+    def __init__(
+        self, stars: TrainingStars, recipe: Recipe, *, file: Path | None = None, world: World = ALONE
+    ) -> None:
+        settings = recipe.training
+        self.recipe = recipe
+        self.world = world
+        self.stars = stars.identity
+        self.network = initial_network(stars.n_coeffs, recipe).to(stars.device)
+        self.parameters = list(self.network.parameters())
+        self.loss_of_batch = world.shared(LossOfBatch(self.network))
+        self.optimizer = _optimizer(self.network, settings)
+        steps_an_epoch = math.ceil(len(stars) / settings.batch_size)
+        self.schedule = _schedule(self.optimizer, settings, settings.epochs * steps_an_epoch)
+        self.records: list[EpochRecord] = []
+        self.n_epochs_resumed = 0
+        self.file = file
+        self.saved_at = time.monotonic()
+        self.n_stars_seen = 0
+        self.n_batches_done = 0
+        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.draws = torch.Generator()
+
+    @property
+    def is_sound(self) -> bool:
+        """False where a weight is not a number."""
+        return all(bool(torch.isfinite(weights).all()) for weights in self.parameters)
+
+    def begin_epoch(self) -> None:
+        """Ready for the first batch of the epoch after those recorded."""
+        self.draws = stream(self.recipe.training.seed, "latents", len(self.records) + 1)
+        self.sums = torch.zeros(4, dtype=torch.float64)
+
+    def finish_epoch(self, record: EpochRecord) -> None:
+        """Note a finished epoch."""
+        self.records.append(record)
+        self.n_batches_done = 0
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, whole or not at all."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        for index, state in optimizer["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+        tensors |= {"epoch/sums": self.sums, "epoch/draws": self.draws.get_state()}
+        notes = {
+            "recipe": self.recipe.model_dump_json(),
+            "stars": self.stars,
+            "param_groups": json.dumps(optimizer["param_groups"]),
+            "schedule": json.dumps(self.schedule.state_dict()),
+            "records": json.dumps([asdict(record) for record in self.records]),
+            "n_batches_done": str(self.n_batches_done),
+        }
+        with written_aside(path) as partial:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial, notes)
+
+    def restore(self, saved: SavedState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: It is not a state of this recipe on these stars.
+        """
+        notes = saved.notes
+        if notes.get("recipe") != self.recipe.model_dump_json():
+            raise CheckpointError(
+                f"{saved.path}: left by another recipe; start again, or give the one it began with"
+            )
+        if notes.get("stars") != self.stars:
+            raise CheckpointError(
+                f"{saved.path}: left by a run on other stars ({notes.get('stars')}, now {self.stars}); "
+                "start again, or give the store it began with"
+            )
+        self.network.load_state_dict(saved.under("network/"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in saved.under("optimizer/").items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": json.loads(notes["param_groups"])})
+        self.schedule.load_state_dict(json.loads(notes["schedule"]))
+        self.records = [EpochRecord(**record) for record in json.loads(notes["records"])]
+        self.n_epochs_resumed = len(self.records)
+        self.n_batches_done = int(notes["n_batches_done"])
+        self.sums = saved.tensors["epoch/sums"]
+        self.draws.set_state(saved.tensors["epoch/draws"])
+
+
+def initial_network(n_coeffs: int, recipe: Recipe) -> ScatterVAE:
+    """A network with PyTorch's default initial weights, drawn from the recipe's own stream."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(recipe.training.seed, "weights").initial_seed())
+        return ScatterVAE(n_coeffs, recipe.network)
+
+
+def _optimizer(network: ScatterVAE, settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), lr=settings.learning_rate, momentum=settings.momentum, fused=True
+        )
+    return torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1
+    )
