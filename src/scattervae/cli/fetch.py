@@ -85,7 +85,7 @@ def bulk(
 
         scattervae fetch bulk --out gaia --healpix 0-3111
 
-        scattervae ingest gaia/xp_continuous_mean_spectrum/*.csv.gz --out store
+        scattervae ingest gaia/xp_continuous_mean_spectrum/Xp*.csv.gz --out store
     """
     from scattervae.gaia import archive
 

@@ -63,7 +63,7 @@ def ingest(
 
         scattervae ingest XpContinuousMeanSpectrum_*.csv.gz --out store
 
-        scattervae ingest xp/*.csv.gz --sources gaia_source/ --out store --workers 16
+        scattervae ingest xp/Xp*.csv.gz --sources gaia_source/ --out store --workers 16
     """
     from scattervae.gaia.files import read_labels_file
     from scattervae.gaia.ingest import IngestedFile
