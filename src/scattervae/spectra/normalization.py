@@ -60,8 +60,9 @@ class Inputs:
 
     @staticmethod
     def empty(n_stars: int, n_coeffs: int, *, dtype: torch.dtype = torch.float32) -> "Inputs":
-        """Space for so many stars, their values left to be written."""
-        return Inputs(*(torch.empty(n_stars, n_coeffs, dtype=dtype) for _ in range(2)))
+        """Space for so many stars, their values left to be written; NumPy asks for it in large pages."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        return Inputs(*(torch.from_numpy(np.empty((n_stars, n_coeffs), kind)) for _ in range(2)))
 
     def take(self, rows: Int64[Tensor, "row"]) -> "Inputs":
         """The stars of these rows, in memory of their own.

@@ -152,18 +152,19 @@ class ChosenStars:
     def _begin(
         self, pool: ThreadPoolExecutor, plan: "_Plan", share: Share, buffer: Inputs
     ) -> tuple[Window, list[Future[None]]]:
-        """A window in this buffer, and the threads' work that fills it."""
-        places = torch.randperm(plan.end - plan.start, generator=plan.generator) + plan.start
-        by_piece = torch.split(places, self.n_kept[plan.pieces].tolist())[share.rank :: share.size]
-        own = torch.cat([torch.empty(0, dtype=torch.int64), *by_piece]).sort()
-        ends = np.cumsum([len(part) for part in by_piece])
+        """A window in this buffer, and the threads' work that fills it, piece after piece."""
+        sizes = self.n_kept[plan.pieces]
+        is_ours = np.arange(len(sizes)) % share.size == share.rank
+        ends = np.cumsum(sizes[is_ours])
         work = [
-            pool.submit(self._fill, buffer[end - len(part) : end], index, quick=True)
-            for index, part, end in zip(
-                plan.pieces[share.rank :: share.size].tolist(), by_piece, ends.tolist(), strict=True
-            )
+            pool.submit(self._fill, buffer[end - size : end], int(index), quick=True)
+            for index, size, end in zip(plan.pieces[is_ours], sizes[is_ours], ends, strict=True)
         ]
-        return Window(plan.end, own.values, own.indices, buffer), work
+        order = torch.randperm(plan.end - plan.start, generator=plan.generator).numpy()
+        star_is_ours = np.repeat(is_ours, sizes)
+        places = np.flatnonzero(star_is_ours[order])
+        rows = (np.cumsum(star_is_ours) - 1)[order[places]]
+        return Window(plan.end, torch.from_numpy(places + plan.start), torch.from_numpy(rows), buffer), work
 
     def _fill(self, inputs: Inputs, index: int, *, quick: bool = False) -> None:
         """Read a piece and write its stars over these."""
