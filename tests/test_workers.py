@@ -108,12 +108,13 @@ def test_cpus_are_those_of_this_process():
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 sys.path.insert(0, {tests!r})
 from test_workers import Shift
 from scattervae.workers import results_in_order
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background ignores
     for job, (value, pid) in results_in_order(Shift(by=0), [0.01, 0.01, 60.0, 60.0], workers=2):
         print(pid, flush=True)
 """

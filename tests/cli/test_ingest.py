@@ -226,12 +226,16 @@ def test_small_files_take_no_further_process(tmp_path, survey, monkeypatch):
     assert ingest._workers_for(files * 20) == 16
 
 
+# A shell that starts the tests in the background has them, and their children, ignore interrupts.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
 def interrupted_ingest(files, store, workers):
     """Exit code, stdout and stderr of an ingest that is interrupted once it has begun its journal."""
     command = [
         sys.executable,
         "-c",
-        "from scattervae.cli.application import main; main()",
+        INTERRUPTIBLE + "from scattervae.cli.application import main; main()",
         "ingest",
         *files,
         "-o",
