@@ -127,6 +127,18 @@ def test_windows_are_of_about_equal_size_and_only_one_is_read_ahead():
     assert any(name.startswith("window") for name in stars.source.threads)
 
 
+def test_readers_at_the_same_time_have_memory_of_their_own_and_epochs_share_it():
+    stars = chosen([40] * 10, window=90)
+    _, expected = in_order(stars.windows(0, 1))
+    assert len(stars.spare) == 2
+    kept = {buffer.x.data_ptr() for buffer in stars.spare}
+    pairs = zip(stars.windows(0, 1), stars.windows(0, 2), strict=False)
+    parts = [one.between(0, 10**9)[1].x for one, _ in pairs]
+    assert torch.equal(torch.cat(parts), expected[: sum(map(len, parts))])
+    assert len(parts) >= 2
+    assert kept < {buffer.x.data_ptr() for buffer in stars.spare}
+
+
 def test_a_reader_that_leaves_early_stops_the_threads():
     stars = chosen([40] * 10, window=40, threads=1)
     windows = stars.windows(0, 1)

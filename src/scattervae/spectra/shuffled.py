@@ -8,7 +8,8 @@ on how many processes share the reading.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -85,6 +86,7 @@ class ChosenStars:
         normalization: From archive units to the model's inputs.
         threads: How many pieces are read at a time.
         window: Stars that are mixed with each other; the last window of an epoch is no smaller than others.
+        spare: Memory of windows that nobody uses at present, kept for the next epoch.
     """
 
     source: PieceSource
@@ -93,6 +95,7 @@ class ChosenStars:
     normalization: Normalization
     threads: int = _THREADS
     window: int = WINDOW_STARS
+    spare: list[Inputs] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return int(self.n_kept.sum())
@@ -119,22 +122,27 @@ class ChosenStars:
             share: Which stars of each window to read.
         """
         plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
-        own = [plan.pieces[share.rank :: share.size] for plan in plans]
-        largest = max((int(self.n_kept[pieces].sum()) for pieces in own), default=0)
-        n_buffers = min(2, len(plans))  # one is read while the other is used
-        buffers = cycle([Inputs.empty(largest, self.normalization.n_coeffs) for _ in range(n_buffers)])
+        buffers = [self._space() for _ in plans[:2]]  # one is read while the other is used
         coming: deque[tuple[Window, list[Future[None]]]] = deque()
         _keep_memory()
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="window") as pool:
-            try:
-                for plan, buffer in zip(plans, buffers, strict=False):
+        try:
+            with _stopping(ThreadPoolExecutor(self.threads, thread_name_prefix="window")) as pool:
+                for plan, buffer in zip(plans, cycle(buffers), strict=False):
                     coming.append(self._begin(pool, plan, share, buffer))
-                    if len(coming) == n_buffers:
+                    if len(coming) == len(buffers):
                         yield _finished(*coming.popleft())
                 while coming:
                     yield _finished(*coming.popleft())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        finally:
+            self.spare.extend(buffers)
+
+    def _space(self) -> Inputs:
+        """Memory for the largest window that an epoch may have; touched no further than it is used."""
+        if self.spare:
+            return self.spare.pop()
+        n_windows = max(1, -(-len(self) // self.window))
+        largest = len(self) // n_windows + int(self.n_kept.max()) + 1
+        return Inputs.empty(largest, self.normalization.n_coeffs)
 
     def _plans(self, seed: int, epoch: int) -> Iterator["_Plan"]:
         """The pieces in the epoch's order, cut into windows of as equal numbers of stars as they allow."""
@@ -197,17 +205,23 @@ def _finished(window: Window, work: list[Future[None]]) -> Window:
 def read_ahead(read: Callable[[T], R], items: Iterable[T], *, threads: int = _THREADS) -> Iterator[R]:
     """``read(item)`` of every item in order, computed by threads a few items ahead of whoever asks."""
     _keep_memory()
-    with ThreadPoolExecutor(threads, thread_name_prefix="read-ahead") as pool:
-        coming: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                coming.append(pool.submit(read, item))
-                if len(coming) > 2 * threads:
-                    yield coming.popleft().result()
-            while coming:
+    coming: deque[Future[R]] = deque()
+    with _stopping(ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")) as pool:
+        for item in items:
+            coming.append(pool.submit(read, item))
+            if len(coming) > 2 * threads:
                 yield coming.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while coming:
+            yield coming.popleft().result()
+
+
+@contextmanager
+def _stopping(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """The pool, whose threads finish what they are at and begin nothing new when the block ends."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _keep_memory() -> None:
