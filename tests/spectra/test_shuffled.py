@@ -132,8 +132,10 @@ def test_readers_at_the_same_time_have_memory_of_their_own_and_epochs_share_it()
     _, expected = in_order(stars.windows(0, 1))
     assert len(stars.spare) == 2
     kept = {buffer.x.data_ptr() for buffer in stars.spare}
-    pairs = zip(stars.windows(0, 1), stars.windows(0, 2), strict=False)
-    parts = [one.between(0, 10**9)[1].x for one, _ in pairs]
+    first, second = stars.windows(0, 1), stars.windows(0, 2)
+    parts = [window.between(0, 10**9)[1].x for window, _ in zip(first, second, strict=False)]
+    first.close()
+    second.close()
     assert torch.equal(torch.cat(parts), expected[: sum(map(len, parts))])
     assert len(parts) >= 2
     assert kept < {buffer.x.data_ptr() for buffer in stars.spare}
