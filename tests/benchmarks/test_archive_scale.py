@@ -72,7 +72,7 @@ def test_memory_and_time_of_a_process_and_its_children():
     assert run.out == "ok\n"
     assert run.seconds > 0.5
     assert run.peak_together > run.peak_process > 150e6
-    assert 0.5 < run.cpu_seconds < 60
+    assert 0.4 < run.cpu_seconds < 60  # counted in ticks of the clock, up to the last look before the end
 
 
 def test_a_process_that_fails_says_why():

@@ -1,10 +1,8 @@
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.checkpoint import Checkpoint
@@ -19,10 +17,10 @@ from scattervae.model.run import (
     train_once,
 )
 from scattervae.seeds import folds
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.flags import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import toy_store
-from toy import spoiled, toy_recipe, toy_sky
+from toy import toy_recipe, toy_sky
 
 SKY = toy_sky(200)
 QUICK = toy_recipe(epochs=3)
@@ -85,28 +83,6 @@ def test_a_warning_comes_when_fewer_than_half_the_latents_are_active(name, n_act
     if warning is not None:
         assert f"{n_active} of 6" in warning
         assert ("18.3 times" in warning) == (name == "paper2023")
-
-
-def test_provenance_says_what_the_model_was_made_of():
-    spectra = spoiled(SKY.spectra)
-    spectra = spectra.with_g_flux(np.full(200, 3e4), GFluxSource.COEFFICIENTS)
-    inferred = np.where(np.arange(200) % 2, Flag.INFERRED, 0).astype(np.uint16)
-    spectra = spectra.with_flags(inferred)
-    model = train(spectra, QUICK)
-    used = training_stars(spectra, QUICK)
-    data = model.provenance["data"]
-    assert data == {
-        "digest": data_digest(used),
-        "n_stars": 200,
-        "n_usable": 195,
-        "n_trained_on": len(used),
-        "n_inferred_coefficients": int((used.flags == Flag.INFERRED).sum()),
-        "n_g_flux_from_table": int((used.g_flux_source == GFluxSource.TABLE).sum()),
-        "n_g_flux_from_coefficients": int((used.g_flux_source == GFluxSource.COEFFICIENTS).sum()),
-    }
-    assert model.provenance["versions"]["torch"] == torch.__version__
-    assert json.loads(json.dumps(model.provenance)) == model.provenance
-    assert len(model.provenance["training"]["kl_per_latent"]) == 3
 
 
 def test_a_saved_run_leaves_the_model_and_nothing_else(tmp_path):
@@ -202,15 +178,6 @@ def test_a_run_without_stars_leaves_no_folder(tmp_path):
             train(spectra, QUICK, out=RunFolder(tmp_path / "model"))
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_number_of_threads_is_in_the_provenance():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert train(SKY.spectra, toy_recipe(epochs=1)).provenance["training"]["threads"] == 1
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_unfinished_folder_stands_beside_the_model():
@@ -363,11 +330,3 @@ def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch
     assert model.provenance == {}
     assert len(model.records) == 3
     assert {path.name for path in (tmp_path / "model.partial").iterdir()} == {"survey.safetensors"}
-
-
-def test_divergences_of_latents_are_those_of_the_training_stars():
-    """Against the encoder run over the stars by themselves."""
-    model = train(SKY.spectra, QUICK)
-    posterior = model.encode(training_stars(SKY.spectra, QUICK))
-    assert model.provenance["training"]["kl_per_latent"] == pytest.approx(posterior.kl_per_latent(), rel=1e-6)
-    assert model.provenance["training"]["active_latents"] == posterior.n_active()
