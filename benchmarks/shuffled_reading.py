@@ -90,7 +90,12 @@ def read_each_way(store: SpectrumStore, stars: ChosenStars, threads: int) -> Sta
     timed("shuffled in batches, first epoch", n, lambda: exhaust(streamed.batches(settings, 1)), in_order)
     timed("shuffled in batches, later epochs", n, lambda: exhaust(streamed.batches(settings, 2)), in_order)
     held: list[StarsInMemory] = []
-    timed("read to memory, normalized", n, lambda: held.append(StarsInMemory(stars.read())), in_order)
+    timed(
+        "read to memory, normalized",
+        n,
+        lambda: held.append(StarsInMemory(stars.read(), stars.normalization.bp.stop)),
+        in_order,
+    )
     timed("gathered from memory in batches", n, lambda: exhaust(held[0].batches(settings, 1)), in_order)
     return held[0]
 

@@ -33,14 +33,13 @@ def with_loader(stars: StarsInMemory, recipe: Recipe) -> None:
     draws = stream(0, "latents")
     for _ in range(recipe.training.epochs):
         for x, errors in loader:
-            posterior = state.network.encode(x)
+            posterior = state.network.encode(x, errors)
             terms = loss_terms(x, errors, posterior, state.network.decode(posterior.sample(draws)))
             losses = objective(terms, recipe.objective, n_coeffs=110, n_latent=6)
-            state.optimizer.zero_grad(set_to_none=True)
+            state.steps.forget_gradients()
             losses.mean().backward()
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.training.gradient_clip)
-            state.optimizer.step()
-            state.schedule.step()
+            state.steps.take()
 
 
 def main() -> None:
@@ -51,7 +50,8 @@ def main() -> None:
     )
     generator = stream(0, "benchmark")
     x = torch.randn(n_stars, 110, generator=generator)
-    stars = StarsInMemory(Inputs(x=x, errors=torch.rand(x.shape, generator=generator) + 0.1))
+    errors = torch.rand(x.shape, generator=generator) + 0.1
+    stars = StarsInMemory(Inputs(x=x, errors=errors), n_bp=55)
     rates = {}
     for name, run in (("DataLoader", with_loader), ("by index", fit_network)):
         started = time.perf_counter()

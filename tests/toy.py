@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.degradation import DegradationSettings
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe, TrainingSettings
 from scattervae.model.run import train
@@ -160,6 +161,26 @@ def toy_recipe(**training: object) -> Recipe:
         name="toy",
         network=NetworkShape(n_latent=3, hidden=(24, 16)),
         training=TrainingSettings.model_validate(settings),
+    )
+
+
+def toy_best(**training: object) -> Recipe:
+    """A recipe with all that ``best`` has, small enough to learn the toy sky in a few seconds."""
+    settings = {
+        "epochs": 60,
+        "batch_size": 64,
+        "optimizer": "muon",
+        "learning_rate": 4e-3,
+        "schedule": "trapezoid",
+        **training,
+    }
+    return Recipe(
+        name="toy_best",
+        network=NetworkShape(
+            n_latent=3, hidden=(24,), layers="residual", encoder_sees="errors", posterior="correlated"
+        ),
+        training=TrainingSettings.model_validate(settings),
+        degradation=DegradationSettings(share=0.5),
     )
 
 

@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(cli, folder, tmp_path, monkeypatch):
         ("x = [", "not a TOML file"),
         ("[training]\nepoch = 3", "training.epoch = 3: Extra inputs are not permitted"),
         ("[training]\nepochs = 0", "training.epochs = 0: Input should be greater than 0"),
-        ('base = "elba"', "base = 'elba' is no recipe; choose one of elbo"),
+        ('base = "elba"', "base = 'elba' is no recipe; choose one of best, elbo"),
         ("training = 3", "training = 3: "),
         ("[network]\nhidden = [1.5]", "network.hidden.0 = 1.5: "),
     ],

@@ -23,17 +23,18 @@ from scattervae.model.distributed import AlreadyToldError, World
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.shuffled import ChosenStars
 from spectra.piece_toys import Pieces
-from toy import toy_recipe, toy_sky
+from toy import toy_best, toy_recipe, toy_sky
 
 TESTS = Path(__file__).parents[1]
 SPECTRA = toy_sky(150).spectra
 NORMALIZATION = Normalization.fit(lambda: [SPECTRA])
 RECIPE = toy_recipe(epochs=4, batch_size=31)  # uneven for two, and the last batch has 26 stars
+MADE_WORSE = toy_best(epochs=3, batch_size=31, optimizer="adamw")  # Muon computes in bfloat16
 ONE_MORE = toy_recipe(epochs=3, batch_size=149)  # the last batch has one star, and a process none
 
 
 def in_memory() -> StarsInMemory:
-    return StarsInMemory(NORMALIZATION.apply(SPECTRA))
+    return StarsInMemory(NORMALIZATION.apply(SPECTRA), NORMALIZATION.bp.stop)
 
 
 def on_disk() -> StarsOnDisk:
@@ -51,7 +52,7 @@ def broken() -> StarsInMemory:
     inputs = NORMALIZATION.apply(SPECTRA)
     x = inputs.x.clone()
     x[next(in_memory().batches(RECIPE.training, 1)).places[0]] = torch.nan
-    return StarsInMemory(Inputs(x, inputs.errors))
+    return StarsInMemory(Inputs(x, inputs.errors), NORMALIZATION.bp.stop)
 
 
 def started(rank: int, size: int, port: int, *arguments: object) -> subprocess.Popen[str]:
@@ -111,6 +112,7 @@ def work(folder: Path) -> None:
             "refused": told(world, refused),
             "memory": trained(in_memory(), RECIPE, world, folder / f"state{world.rank}"),
             "disk": trained(on_disk(), RECIPE, world),
+            "made worse": trained(on_disk(), MADE_WORSE, world),
             "one more": trained(in_memory(), ONE_MORE, world),
         }
         try:

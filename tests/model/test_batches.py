@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def in_memory(n_stars: int) -> StarsInMemory:
-    return StarsInMemory(NORMALIZATION.apply(STARS)[:n_stars])
+    return StarsInMemory(NORMALIZATION.apply(STARS)[:n_stars], NORMALIZATION.bp.stop)
 
 
 def on_disk(n_stars: int, window: int = 45) -> StarsOnDisk:
@@ -104,7 +104,7 @@ def test_a_batch_keeps_its_numbers_when_the_next_one_comes():
 def test_noise_is_that_of_the_whole_batch():
     """What a posterior of the whole batch would draw from the same stream."""
     places = torch.tensor([0, 3, 4])
-    part = Batch(torch.empty(3, 11), torch.empty(3, 11), places, n_stars=20)
+    part = Batch(torch.empty(3, 11), torch.empty(3, 11), places, n_stars=20, n_bp=6)
     drawn = torch.randn(20, 3, generator=stream(0, "latents", 1))
     assert torch.equal(part.noise(3, stream(0, "latents", 1)), drawn[places])
 
@@ -117,8 +117,8 @@ def test_sources_of_stars_know_each_other_apart():
         on_disk(200),
         on_disk(199),
         StarsOnDisk(on_disk(200).stars, "e" * 64, CPU),
-        StarsInMemory(Inputs(x, errors)),
-        StarsInMemory(Inputs(errors, x)),
+        StarsInMemory(Inputs(x, errors), 3),
+        StarsInMemory(Inputs(errors, x), 3),
     ]
     assert len({source.identity for source in stars}) == len(stars)
     for source in stars:

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch.distributions import Normal, kl_divergence
 
-from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
+from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.seeds import stream
 
 
@@ -53,7 +52,7 @@ def test_any_number_of_coefficients(n_coeffs):
     """51 + 55 is what Gaia DR4's solution has."""
     network = ScatterVAE(n_coeffs, NetworkShape(n_latent=3, hidden=(8,)))
     x = torch.randn(5, n_coeffs, generator=stream(0, "x"))
-    posterior = network.encode(x)
+    posterior = network.encode(x, torch.ones_like(x))
     reconstruction = network.decode(posterior.mean)
     assert posterior.mean.shape == posterior.log_variance.shape == (5, 3)
     assert reconstruction.mean.shape == reconstruction.scatter.shape == (5, n_coeffs)
@@ -84,7 +83,7 @@ def test_the_log_variance_stays_inside_its_limits(bias, limits):
     with torch.no_grad():
         network.encoder[-1].weight.zero_()
         network.encoder[-1].bias.fill_(bias)
-        posterior = network.encode(torch.zeros(1, 4))
+        posterior = network.encode(torch.zeros(1, 4), torch.ones(1, 4))
     assert posterior.log_variance[0].tolist() == pytest.approx([min(max(bias, limits[0]), limits[1])] * 2)
     assert posterior.mean[0].tolist() == pytest.approx([bias] * 2)
 
@@ -107,57 +106,6 @@ def test_a_shape_that_makes_no_network_is_refused(given):
         NetworkShape.model_validate(given)
 
 
-def a_posterior(n: int = 7) -> Posterior:
-    draws = stream(0, "posterior")
-    mean = torch.randn(n, 3, generator=draws, dtype=torch.float64)
-    return Posterior(mean, torch.randn(n, 3, generator=draws, dtype=torch.float64))
-
-
-def test_the_divergence_is_that_of_torch_distributions():
-    posterior = a_posterior()
-    expected = kl_divergence(Normal(posterior.mean, posterior.sd), Normal(torch.zeros(3).double(), 1.0))
-    torch.testing.assert_close(posterior.kl(), expected)
-    torch.testing.assert_close(posterior.sd, posterior.log_variance.exp().sqrt())
-    assert posterior.kl_per_latent() == pytest.approx(expected.mean(dim=0).tolist())
-
-
-def test_the_divergence_from_the_prior_itself_is_zero():
-    zeros = torch.zeros(2, 3)
-    assert Posterior(zeros, zeros).kl().tolist() == zeros.tolist()
-
-
-def test_active_latents_are_those_above_a_tenth_of_a_nat_and_nan_rows_do_not_count():
-    mean = torch.tensor([[0.5, 0.44, 2.0], [0.5, 0.44, 0.0], [torch.nan] * 3])
-    log_variance = torch.zeros(3, 3)
-    log_variance[2] = torch.nan
-    posterior = Posterior(mean, log_variance)
-    assert posterior.kl_per_latent() == pytest.approx([0.125, 0.0968, 1.0])  # half the mean square
-    assert posterior.n_active() == 2
-
-
-def test_draws_have_the_mean_and_spread_of_the_posterior_and_come_from_their_stream():
-    mean, log_variance = (
-        torch.tensor([[3.0, -1.0]]).expand(20_000, 2),
-        torch.tensor([[0.0, -2.0]]).expand(20_000, 2),
-    )
-    posterior = Posterior(mean, log_variance)
-    z = posterior.sample(stream(0, "latents"))
-    assert torch.equal(z, posterior.sample(stream(0, "latents")))
-    assert not torch.equal(z, posterior.sample(stream(0, "others")))
-    torch.testing.assert_close(z.mean(dim=0), mean[0], atol=0.03, rtol=0)  # four standard errors
-    torch.testing.assert_close(z.std(dim=0), posterior.sd[0], atol=0, rtol=0.02)  # four standard errors
-
-
-def test_draws_pass_the_gradient_to_mean_and_variance():
-    """The reparametrised draw: dz/dmean = 1, dz/dlogvar = sd eps / 2."""
-    mean = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
-    log_variance = torch.full((4, 2), 0.3, dtype=torch.float64, requires_grad=True)
-    z = Posterior(mean, log_variance).sample(stream(0, "latents"))
-    z.sum().backward()
-    torch.testing.assert_close(mean.grad, torch.ones(4, 2, dtype=torch.float64))
-    torch.testing.assert_close(log_variance.grad, 0.5 * z.detach())
-
-
 def test_normalised_errors_are_residuals_over_both_errors_in_quadrature():
     reconstruction = Reconstruction(mean=torch.tensor([[1.0, 2.0]]), scatter=torch.tensor([[3.0, 0.0]]))
     normalised = reconstruction.normalised_errors(torch.tensor([[11.0, 1.0]]), torch.tensor([[4.0, 2.0]]))
@@ -170,9 +118,9 @@ def test_answers_are_the_same_with_and_without_gradients(n_stars):
     network = ScatterVAE(110)
     x = 3.0 * torch.randn(n_stars, 110, generator=stream(0, "x"))
     x[3:4] = torch.nan
-    learning = network.encode(x)
+    learning = network.encode(x, torch.ones_like(x))
     with torch.no_grad():
-        asking = network.encode(x)
+        asking = network.encode(x, torch.ones_like(x))
         told = network.decode(asking.mean)
     torch.testing.assert_close(learning.mean.detach(), asking.mean, equal_nan=True)
     torch.testing.assert_close(learning.log_variance.detach(), asking.log_variance, equal_nan=True)

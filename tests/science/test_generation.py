@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scattervae.errors import DataError
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.science import generation
 from scattervae.spectra.normalization import NormalizationSettings

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.science.claims.labels import bad_labels, incomplete_labels
 from scattervae.science.claims.values import Claim

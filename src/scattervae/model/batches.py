@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
+from scattervae.model.degradation import Degradation, DegradationSettings, draw_degradation
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import TrainingSettings
 from scattervae.seeds import stream
@@ -31,18 +32,32 @@ class Batch(NamedTuple):
         errors: Their errors, same units.
         places: Which of the batch's stars these are.
         n_stars: How many the whole batch has.
+        n_bp: How many of the coefficients are BP's.
     """
 
     x: Coeffs
     errors: Coeffs
     places: Int64[Tensor, "star"]
     n_stars: int
+    n_bp: int
 
     def noise(self, n_latent: int, generator: torch.Generator) -> Latents:
         """Standard normal draws for these stars, the same whichever process has them."""
         drawn = torch.randn(self.n_stars, n_latent, generator=generator, dtype=self.x.dtype)
-        own = drawn if len(self.places) == self.n_stars else drawn[self.places]
-        return own.to(self.x.device)
+        return self._own(drawn).to(self.x.device)
+
+    def degraded(self, settings: DegradationSettings, generator: torch.Generator) -> "Batch":
+        """The same stars, some of them made worse, the same ones whichever process has them."""
+        if settings.share == 0.0:
+            return self
+        bands = self.n_bp, self.x.shape[1] - self.n_bp
+        fate = Degradation(*map(self._own, draw_degradation(settings, self.n_stars, bands, generator)))
+        x, errors = fate.to(self.x.device).apply(self.x, self.errors)
+        return self._replace(x=x, errors=errors)
+
+    def _own(self, values: Tensor) -> Tensor:
+        """The rows of this process's stars, of one for each star of the batch."""
+        return values if len(self.places) == self.n_stars else values[self.places]
 
 
 @runtime_checkable
@@ -73,9 +88,11 @@ class StarsInMemory:
 
     Attributes:
         inputs: All of them, encodable.
+        n_bp: How many of their coefficients are BP's.
     """
 
     inputs: Inputs
+    n_bp: int
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -105,7 +122,7 @@ class StarsInMemory:
             begin, end = (len(rows) * rank // world.size for rank in (world.rank, world.rank + 1))
             own = rows[begin:end].to(self.device)
             stars = self.inputs.take(own)
-            yield Batch(x=stars.x, errors=stars.errors, places=torch.arange(begin, end), n_stars=len(rows))
+            yield Batch(stars.x, stars.errors, torch.arange(begin, end), len(rows), self.n_bp)
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,5 @@ class StarsOnDisk:
             values[0] if len(values) == 1 else torch.cat(values)
             for values in zip(*((places, stars.x, stars.errors) for places, stars in parts), strict=True)
         )
-        return Batch(
-            x=x.to(self.device), errors=errors.to(self.device), places=places - begin, n_stars=end - begin
-        )
+        n_bp = self.stars.normalization.bp.stop
+        return Batch(x.to(self.device), errors.to(self.device), places - begin, end - begin, n_bp)

@@ -25,7 +25,8 @@ import scattervae
 from scattervae.arrays import Latents
 from scattervae.errors import CheckpointError, RecipeError
 from scattervae.folders import replace_folder, restored, write_json
-from scattervae.model.network import Posterior, Reconstruction, ScatterVAE
+from scattervae.model.network import Reconstruction, ScatterVAE
+from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe, parse_recipe
 from scattervae.model.records import EpochRecord, read_records, write_records
 from scattervae.spectra.chunks import rechunk
@@ -55,7 +56,7 @@ class Answer(NamedTuple):
     def take(self, rows: slice) -> "Answer":
         """The answer for these rows."""
         return Answer(
-            Posterior(*(part[rows] for part in self.posterior)),
+            self.posterior.each(lambda values: values[rows]),
             Reconstruction(*(part[rows] for part in self.reconstruction)),
         )
 
@@ -183,9 +184,9 @@ class Checkpoint:
         """
         parts = [encoded.posterior for encoded in self.encode_batches([spectra])]
         if not parts:
-            empty = torch.empty(0, self.n_latent)
-            return Posterior(empty, empty)
-        return Posterior(torch.cat([p.mean for p in parts]), torch.cat([p.log_variance for p in parts]))
+            none = torch.empty(0, self.network.n_coeffs, device=self.device)
+            return self.network.encode(none, none).each(lambda values: values.detach().cpu())
+        return Posterior.concatenate(parts)
 
     def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
         """All that the model says of the stars, in batches of a fixed size that do not depend on the chunks.
@@ -199,7 +200,7 @@ class Checkpoint:
             yield Encoded(
                 spectra=spectra,
                 inputs=inputs,
-                posterior=Posterior(*(part.cpu() for part in answer.posterior)),
+                posterior=answer.posterior.each(lambda values: values.cpu()),
                 reconstruction=Reconstruction(*(part.cpu() for part in answer.reconstruction)),
             )
 
@@ -210,10 +211,10 @@ class Checkpoint:
         Matrix products round differently for other numbers of rows, so fewer stars are padded to `batch`.
         """
         n = len(inputs)
-        x = inputs.x.to(self.device)
+        x, errors = inputs.x.to(self.device), inputs.errors.to(self.device)
         if n < batch:
-            x = torch.nn.functional.pad(x, (0, 0, 0, batch - n))
-        posterior = self.network.encode(x)
+            x, errors = (torch.nn.functional.pad(values, (0, 0, 0, batch - n)) for values in (x, errors))
+        posterior = self.network.encode(x, errors)
         answer = Answer(posterior, self.network.decode(posterior.mean))
         return answer if n == batch else answer.take(slice(0, n))
 

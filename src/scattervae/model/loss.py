@@ -6,7 +6,8 @@ They differ only in how chi^2, penalty and divergence are weighted (Laroche & Sp
 from typing import Literal, NamedTuple
 
 from scattervae.arrays import Coeffs, PerStar
-from scattervae.model.network import Posterior, Reconstruction
+from scattervae.model.network import Reconstruction
+from scattervae.model.posterior import Posterior
 
 Objective = Literal["printed", "elbo"]
 
@@ -39,8 +40,8 @@ def loss_terms(x: Coeffs, errors: Coeffs, posterior: Posterior, reconstruction: 
     """The terms of eqs. 3, 4 and 5 as sums over coefficients and latents, where the paper prints means.
 
     Args:
-        x: Observed coefficients, in training standard deviations.
-        errors: Their errors, same units.
+        x: Observed coefficients, in training standard deviations; any number where missing.
+        errors: Their errors, same units; infinite for a missing coefficient, which then adds nothing.
         posterior: The encoder's answer.
         reconstruction: Decoder and scatter estimator at one latent vector a star.
 
@@ -50,7 +51,7 @@ def loss_terms(x: Coeffs, errors: Coeffs, posterior: Posterior, reconstruction: 
     variance = errors.square() + reconstruction.scatter.square()
     return LossTerms(
         chi2=0.5 * ((x - reconstruction.mean).square() / variance).sum(dim=-1),
-        penalty=0.5 * variance.log().sum(dim=-1),
+        penalty=0.5 * variance.log().masked_fill(variance.isinf(), 0.0).sum(dim=-1),
         kl=posterior.kl().sum(dim=-1),
     )
 

@@ -3,18 +3,16 @@
 Laroche & Speagle (2023), sect. 2.2 and fig. 1.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
+from scattervae.model.layers import FEATURES_A_COEFF, plain_layers, residual_layers, with_errors
+from scattervae.model.posterior import Posterior
 from scattervae.settings import Settings
-
-ACTIVE_ABOVE_NATS = 0.1
 
 
 class NetworkShape(Settings):
@@ -22,7 +20,12 @@ class NetworkShape(Settings):
 
     Attributes:
         n_latent: Dimensions of the latent space.
-        hidden: Widths of the encoder's hidden layers; decoder and scatter estimator run them backwards.
+        hidden: Widths of the encoder's hidden layers; decoder and scatter estimator run them backwards. With
+            residual layers, one width a block and all the same.
+        layers: ``plain`` (paper), or ``residual``: blocks with layer normalisation, added to what they are given.
+        encoder_sees: ``coefficients`` alone (paper), or their ``errors`` too, which tells a faint star from an odd
+            one and a missing coefficient from a mean one.
+        posterior: ``independent`` latents (paper), or ``correlated`` ones.
         scatter_link: What makes the scatter positive; the paper leaves it open. Softplus grows linearly, so
             an outlier pulls on the weights in proportion; exp can overflow early in training; sigmoid caps
             the scatter at one training standard deviation.
@@ -34,6 +37,9 @@ class NetworkShape(Settings):
 
     n_latent: PositiveInt = 6
     hidden: tuple[PositiveInt, ...] = Field(default=(80, 50, 30), min_length=1)
+    layers: Literal["plain", "residual"] = "plain"
+    encoder_sees: Literal["coefficients", "errors"] = "coefficients"
+    posterior: Literal["independent", "correlated"] = "independent"
     scatter_link: Literal["softplus", "exp", "sigmoid"] = "softplus"
     scatter_floor: PositiveFloat = 1e-4
     log_variance_limits: tuple[float, float] = (-12.0, 6.0)
@@ -45,45 +51,16 @@ class NetworkShape(Settings):
             raise ValueError("the first limit must lie below the second")
         return limits
 
-
-class Posterior(NamedTuple):
-    """An independent Gaussian over the latents of each star."""
-
-    mean: Latents
-    log_variance: Latents
+    @model_validator(mode="after")
+    def _one_width(self) -> "NetworkShape":
+        if self.layers == "residual" and len(set(self.hidden)) > 1:
+            raise ValueError(f"residual layers add up, so their widths are all the same, not {self.hidden}")
+        return self
 
     @property
-    def sd(self) -> Latents:
-        """Standard deviation of each latent."""
-        return (0.5 * self.log_variance).exp()
-
-    def at(self, noise: Latents) -> Latents:
-        """The draw that standard normal noise gives: z = mean + sd * eps (Kingma & Welling 2013, sect. 2.4)."""
-        return self.mean + self.sd * noise
-
-    def sample(self, generator: torch.Generator) -> Latents:
-        """One draw a star."""
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
-        return self.at(noise.to(self.mean.device))
-
-    def kl(self) -> Latents:
-        r"""Kullback-Leibler divergence of each latent from the standard normal prior, in nats.
-
-        .. math:: \tfrac12 \left[ \mu^2 + e^{\ln\sigma^2} - 1 - \ln\sigma^2 \right]
-
-        Source:
-            Laroche & Speagle (2023), eq. 5, before the mean over latents.
-        """
-        return 0.5 * (self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance)
-
-    def kl_per_latent(self) -> list[float]:
-        """Divergence of each latent in nats, averaged over the stars that could be encoded."""
-        kl: list[float] = self.kl().double().nanmean(dim=0).tolist()
-        return kl
-
-    def n_active(self) -> int:
-        """How many latents carry information: a mean divergence above 0.1 nats."""
-        return sum(kl > ACTIVE_ABOVE_NATS for kl in self.kl_per_latent())
+    def n_couplings(self) -> int:
+        """How many numbers couple the latents of a star."""
+        return self.n_latent * (self.n_latent - 1) // 2 if self.posterior == "correlated" else 0
 
 
 class Reconstruction(NamedTuple):
@@ -116,15 +93,39 @@ class ScatterVAE(nn.Module):
         self.n_coeffs = n_coeffs
         self.shape = shape or NetworkShape()
         backwards = self.shape.hidden[::-1]
-        self.encoder = _layers([n_coeffs, *self.shape.hidden, 2 * self.shape.n_latent])
-        self.decoder = _layers([self.shape.n_latent, *backwards, n_coeffs])
-        self.scatter_estimator = _layers([self.shape.n_latent, *backwards, n_coeffs])
+        layers = plain_layers if self.shape.layers == "plain" else residual_layers
+        n_seen = n_coeffs * (FEATURES_A_COEFF if self.sees_errors else 1)
+        n_told = 2 * self.shape.n_latent + self.shape.n_couplings
+        self.encoder = layers(n_seen, self.shape.hidden, n_told)
+        self.decoder = layers(self.shape.n_latent, backwards, n_coeffs)
+        self.scatter_estimator = layers(self.shape.n_latent, backwards, n_coeffs)
+        if self.shape.layers == "residual":  # begin at the prior
+            for weights in self.encoder[-1].parameters():
+                nn.init.zeros_(weights)
 
-    def encode(self, x: Coeffs) -> Posterior:
-        """The posterior over the latents of each star; errors are not an input (paper, fig. 1)."""
-        mean, log_variance = _through(self.encoder, x).chunk(2, dim=-1)
+    @property
+    def sees_errors(self) -> bool:
+        """True where the encoder is given the errors, and so can do with some coefficients missing."""
+        return self.shape.encoder_sees == "errors"
+
+    def encode(self, x: Coeffs, errors: Coeffs) -> Posterior:
+        """The posterior over the latents of each star.
+
+        Args:
+            x: Coefficients, in training standard deviations; 0 where missing.
+            errors: Their errors, same units; infinite where missing. The paper's encoder does not see them (its
+                fig. 1).
+        """
+        n = self.shape.n_latent
+        told = _through(self.encoder, with_errors(x, errors) if self.sees_errors else x)
         low, high = self.shape.log_variance_limits
-        return Posterior(mean, log_variance.clamp(low, high))
+        posterior = Posterior(told[:, :n], told[:, n : 2 * n].clamp(low, high))
+        if self.shape.posterior == "independent":
+            return posterior
+        coupling = told.new_zeros(len(told), n, n)
+        below = torch.tril_indices(n, n, offset=-1, device=told.device)
+        coupling[:, below[0], below[1]] = told[:, 2 * n :]
+        return posterior._replace(coupling=coupling)
 
     def decode(self, z: Latents) -> Reconstruction:
         """Coefficients and their intrinsic scatter at these latent vectors."""
@@ -140,20 +141,14 @@ class ScatterVAE(nn.Module):
         return positive + self.shape.scatter_floor
 
 
-def _layers(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a GELU after each but the last."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
-
-
 def _through(layers: nn.Sequential, x: Tensor) -> Tensor:
     """What the layers make of `x`, on a CPU by oneDNN where nothing is to be learnt from it.
 
-    Its matrix products of this size take half the time of those that PyTorch takes by default.
+    Its matrix products of this size take half the time of those that PyTorch takes by default; it knows no layer
+    normalisation.
     """
-    plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or len(x) == 0
-    if plain or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    as_usual = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or len(x) == 0
+    as_usual = as_usual or not all(isinstance(layer, nn.Linear | nn.GELU) for layer in layers)
+    if as_usual or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return layers(x)  # type: ignore[no-any-return]
     return layers(x.to_mkldnn()).to_dense()  # type: ignore[no-any-return]

@@ -88,7 +88,7 @@ def prepare_spectra(spectra: Spectra, recipe: Recipe, machine: Machine) -> Prepa
         "n_inferred_coefficients": n_inferred(stars),
     }
     return Prepared(
-        stars=StarsInMemory(normalization.apply(stars).to(machine.device)),
+        stars=StarsInMemory(normalization.apply(stars).to(machine.device), normalization.bp.stop),
         normalization=normalization,
         data=_data(data_digest(stars), counts, normalization),
     )
@@ -117,7 +117,7 @@ def prepare_store(
     if streamed:
         stars = StarsOnDisk(chosen, store.digest, machine.device)
     else:
-        stars = StarsInMemory(chosen.read().to(machine.device))
+        stars = StarsInMemory(chosen.read().to(machine.device), survey.normalization.bp.stop)
     return Prepared(
         stars=stars,
         normalization=survey.normalization,

@@ -10,7 +10,8 @@ import torch
 
 from scattervae.model.batches import TrainingStars
 from scattervae.model.checkpoint import Checkpoint, software_versions
-from scattervae.model.network import Posterior, ScatterVAE
+from scattervae.model.network import ScatterVAE
+from scattervae.model.posterior import Posterior
 from scattervae.model.preparation import Prepared
 from scattervae.model.recipe import Recipe
 
@@ -46,8 +47,8 @@ def _posterior(network: ScatterVAE, stars: TrainingStars, recipe: Recipe) -> Pos
     """The posteriors of the training stars, or of half a million where there are more."""
     batches = stars.batches(recipe.training, epoch=0)
     n_batches = math.ceil(_STARS_FOR_DIVERGENCE / recipe.training.batch_size)
-    parts = [network.encode(batch.x) for batch in islice(batches, n_batches)]
-    return Posterior(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+    parts = [network.encode(batch.x, batch.errors) for batch in islice(batches, n_batches)]
+    return Posterior.concatenate(parts).each(lambda values: values.cpu())
 
 
 def _commit() -> str | None:

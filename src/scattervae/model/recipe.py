@@ -4,9 +4,18 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from scattervae.errors import RecipeError
+from scattervae.model.degradation import DegradationSettings
 from scattervae.model.loss import Objective
 from scattervae.model.network import NetworkShape
 from scattervae.settings import Settings
@@ -19,14 +28,17 @@ class TrainingSettings(Settings):
     Attributes:
         epochs: Passes over the training stars (paper: 100).
         batch_size: Stars a gradient step (paper: 1024).
-        optimizer: ``sgd`` with momentum (paper) or ``adamw``, which reaches in 100 epochs a bound that SGD
-            needs several hundred for.
-        learning_rate: At the start (``cosine``) or at the peak (``one_cycle``); paper: 0.1.
+        optimizer: ``sgd`` with momentum (paper); ``adamw``, which reaches in 100 epochs a bound that SGD needs
+            several hundred for; or ``muon``, which takes orthogonalised steps (Jordan et al. 2024) in all matrices
+            but those that read the data or the latents, and AdamW's in all else.
+        learning_rate: At the start (``cosine``) or at the peak (the others); paper: 0.1.
+        matrix_learning_rate: Of the matrices that Muon steps in.
         momentum: Of SGD. The paper gives no value; 0.9 is what the method's users take unless they say.
-        weight_decay: Of AdamW; PyTorch's default.
+        weight_decay: Of AdamW and Muon; PyTorch's default for the first.
         schedule: ``cosine`` falls to zero over the run: the paper says "decay" and no shape, and this one
             has no constant to choose. ``one_cycle`` warms up over 30 % of the run, then falls
-            (Smith & Topin 2018).
+            (Smith & Topin 2018). ``trapezoid`` warms up over 5 %, stays until half the run is done, and falls
+            to zero in a straight line (Haegele et al. 2024, arXiv:2405.18392).
         gradient_clip: Largest norm of the gradient of one step. A coefficient can lie 139 standard deviations
             out, and one such star would else throw the weights away.
         seed: Of every random number in the run.
@@ -36,11 +48,12 @@ class TrainingSettings(Settings):
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 1024
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat = 2e-3
+    matrix_learning_rate: PositiveFloat = 0.01
     momentum: NonNegativeFloat = Field(default=0.9, lt=1.0)
     weight_decay: NonNegativeFloat = 0.01
-    schedule: Literal["cosine", "one_cycle"] = "one_cycle"
+    schedule: Literal["cosine", "one_cycle", "trapezoid"] = "one_cycle"
     gradient_clip: PositiveFloat = 1.0
     seed: NonNegativeInt = 0
     hold_out_validation: bool = False
@@ -53,7 +66,17 @@ class Recipe(Settings):
     objective: Objective = "elbo"
     network: NetworkShape = NetworkShape()
     training: TrainingSettings = TrainingSettings()
+    degradation: DegradationSettings = DegradationSettings()
     normalization: NormalizationSettings = NormalizationSettings()
+
+    @model_validator(mode="after")
+    def _errors_are_seen(self) -> "Recipe":
+        if self.degradation.share > 0.0 and self.network.encoder_sees != "errors":
+            raise ValueError(
+                "degradation.share: stars made worse teach an encoder that sees their errors; "
+                'set network.encoder_sees = "errors", or the share to 0'
+            )
+        return self
 
 
 _PAPER_TRAINING = TrainingSettings(optimizer="sgd", learning_rate=0.1, schedule="cosine")
@@ -61,6 +84,20 @@ _PAPER_TRAINING = TrainingSettings(optimizer="sgd", learning_rate=0.1, schedule=
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        Recipe(
+            name="best",
+            network=NetworkShape(
+                n_latent=8,
+                hidden=(128, 128, 128),
+                layers="residual",
+                encoder_sees="errors",
+                posterior="correlated",
+            ),
+            training=TrainingSettings(
+                epochs=100, batch_size=512, optimizer="muon", learning_rate=4e-3, schedule="trapezoid"
+            ),
+            degradation=DegradationSettings(share=0.5),
+        ),
         Recipe(name="elbo"),
         Recipe(name="elbo_sgd", training=_PAPER_TRAINING),
         Recipe(name="paper2023", objective="printed", training=_PAPER_TRAINING),

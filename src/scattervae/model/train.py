@@ -95,7 +95,7 @@ def _run_epoch(state: TrainingState, stars: TrainingStars, epoch: int) -> EpochR
         penalty=penalty,
         kl=kl,
         negative_elbo=chi2 + penalty + kl,
-        learning_rate=state.optimizer.param_groups[0]["lr"],
+        learning_rate=state.steps.learning_rate,
     )
 
 
@@ -106,14 +106,14 @@ def _step(state: TrainingState, batch: Batch) -> Tensor:
     DistributedDataParallel takes the mean over processes.
     """
     settings, shape = state.recipe.training, state.network.shape
+    batch = batch.degraded(state.recipe.degradation, state.damage)
     noise = batch.noise(shape.n_latent, state.draws)
     terms = state.loss_of_batch(batch.x, batch.errors, noise)
     losses = objective(terms, state.recipe.objective, n_coeffs=batch.x.shape[1], n_latent=shape.n_latent)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.steps.forget_gradients()
     (losses.sum() / (batch.n_stars / state.world.size)).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.parameters, settings.gradient_clip, error_if_nonfinite=False)
-    state.optimizer.step()
-    state.schedule.step()
+    state.steps.take()
     sums = torch.stack([term.detach().double().sum() for term in (losses, *terms)])
     return state.world.total(sums).cpu()
 

@@ -19,8 +19,9 @@ from scattervae.model.batches import STREAMED, TrainingStars
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.loss import LossTerms, loss_terms
 from scattervae.model.network import ScatterVAE
-from scattervae.model.recipe import Recipe, TrainingSettings
+from scattervae.model.recipe import Recipe
 from scattervae.model.records import EpochRecord
+from scattervae.model.steps import Steps
 from scattervae.seeds import stream
 
 
@@ -80,7 +81,7 @@ class LossOfBatch(nn.Module):
 
     def forward(self, x: Coeffs, errors: Coeffs, noise: Latents) -> LossTerms:
         """The terms at one latent vector a star, drawn from its posterior with this noise."""
-        posterior = self.network.encode(x)
+        posterior = self.network.encode(x, errors)
         return loss_terms(x, errors, posterior, self.network.decode(posterior.at(noise)))
 
 
@@ -92,6 +93,7 @@ class TrainingState:
         n_batches_done: Of the epoch that is not.
         sums: Loss and loss terms over the stars of these batches.
         draws: Where the epoch's latent noise comes from.
+        damage: Where the epoch's degradation comes from.
         file: Where the state is kept; nowhere where None.
         saved_at: When it was last written, by the clock of `time.monotonic`.
         n_stars_seen: Stars that went through since this object was made, once an epoch each.
@@ -107,9 +109,8 @@ class TrainingState:
         self.network = initial_network(stars.n_coeffs, recipe).to(stars.device)
         self.parameters = list(self.network.parameters())
         self.loss_of_batch = world.shared(LossOfBatch(self.network))
-        self.optimizer = _optimizer(self.network, settings)
         steps_an_epoch = math.ceil(len(stars) / settings.batch_size)
-        self.schedule = _schedule(self.optimizer, settings, settings.epochs * steps_an_epoch)
+        self.steps = Steps(self.network, settings, settings.epochs * steps_an_epoch)
         self.records: list[EpochRecord] = []
         self.n_epochs_resumed = 0
         self.file = file
@@ -118,6 +119,7 @@ class TrainingState:
         self.n_batches_done = 0
         self.sums = torch.zeros(4, dtype=torch.float64)
         self.draws = torch.Generator()
+        self.damage = torch.Generator()
 
     @property
     def is_sound(self) -> bool:
@@ -126,7 +128,9 @@ class TrainingState:
 
     def begin_epoch(self) -> None:
         """Ready for the first batch of the epoch after those recorded."""
-        self.draws = stream(self.recipe.training.seed, "latents", len(self.records) + 1)
+        seed, epoch = self.recipe.training.seed, len(self.records) + 1
+        self.draws = stream(seed, "latents", epoch)
+        self.damage = stream(seed, "degradation", epoch)
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     def finish_epoch(self, record: EpochRecord) -> None:
@@ -136,16 +140,17 @@ class TrainingState:
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, whole or not at all."""
-        optimizer = self.optimizer.state_dict()
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-        for index, state in optimizer["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-        tensors |= {"epoch/sums": self.sums, "epoch/draws": self.draws.get_state()}
+        tensors |= {f"steps/{name}": value for name, value in self.steps.tensors().items()}
+        tensors |= {
+            "epoch/sums": self.sums,
+            "epoch/draws": self.draws.get_state(),
+            "epoch/damage": self.damage.get_state(),
+        }
         notes = {
             "recipe": self.recipe.model_dump_json(),
             "stars": self.stars,
-            "param_groups": json.dumps(optimizer["param_groups"]),
-            "schedule": json.dumps(self.schedule.state_dict()),
+            "steps": self.steps.notes(),
             "records": json.dumps([asdict(record) for record in self.records]),
             "n_batches_done": str(self.n_batches_done),
         }
@@ -169,17 +174,13 @@ class TrainingState:
                 "start again, or give the store it began with"
             )
         self.network.load_state_dict(saved.under("network/"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in saved.under("optimizer/").items():
-            index, _, key = name.partition("/")
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": json.loads(notes["param_groups"])})
-        self.schedule.load_state_dict(json.loads(notes["schedule"]))
+        self.steps.restore(saved.under("steps/"), notes["steps"])
         self.records = [EpochRecord(**record) for record in json.loads(notes["records"])]
         self.n_epochs_resumed = len(self.records)
         self.n_batches_done = int(notes["n_batches_done"])
         self.sums = saved.tensors["epoch/sums"]
         self.draws.set_state(saved.tensors["epoch/draws"])
+        self.damage.set_state(saved.tensors["epoch/damage"])
 
 
 def initial_network(n_coeffs: int, recipe: Recipe) -> ScatterVAE:
@@ -187,23 +188,3 @@ def initial_network(n_coeffs: int, recipe: Recipe) -> ScatterVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(recipe.training.seed, "weights").initial_seed())
         return ScatterVAE(n_coeffs, recipe.network)
-
-
-def _optimizer(network: ScatterVAE, settings: TrainingSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=settings.learning_rate, momentum=settings.momentum, fused=True
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1
-    )

@@ -7,7 +7,7 @@ import torch
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.science.compare import first_ten
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Spectra
@@ -88,7 +88,7 @@ def evaluate(
         n_beyond += (z > 5.0).sum().item()
         largest = max(largest, z.max().item())
     elbo = torch.cat(elbos)
-    posterior = Posterior(*(torch.cat(parts) for parts in zip(*kls, strict=True)))
+    posterior = Posterior.concatenate(kls)
     n = len(stars)
     return Evaluation(
         n_stars=n,

@@ -17,7 +17,7 @@ from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelen
 from scattervae.errors import DataError
 from scattervae.gaia.basis import flux_from_coeffs, require_known
 from scattervae.model.checkpoint import Checkpoint, software_versions
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.seeds import stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis
@@ -78,7 +78,7 @@ def from_aggregate(posterior: Posterior, n: int, *, seed: int = 0) -> Latents:
         raise DataError("none of the stars could be encoded: there is no aggregate posterior to draw from")
     generator = stream(seed, "aggregate")
     rows = encoded[torch.randint(len(encoded), (n,), generator=generator)]
-    return Posterior(posterior.mean[rows], posterior.log_variance[rows]).sample(generator)
+    return posterior.each(lambda values: values[rows]).sample(generator)
 
 
 def between(

@@ -9,7 +9,6 @@ import numpy as np
 
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import Posterior
 from scattervae.science.generation import generate
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.labels import StellarLabels
@@ -55,7 +54,7 @@ def simulate(
     rng = numpy_stream(seed, "simulate")
     like = rng.integers(len(stars), size=n)
     posterior = model.encode(stars)
-    z = Posterior(posterior.mean[like], posterior.log_variance[like]).sample(stream(seed, "simulate"))
+    z = posterior.each(lambda values: values[like]).sample(stream(seed, "simulate"))
     made = generate(model, z, stars.g_flux[like], noise_seed=seed)
     errors = stars.errors[like]
     source_id = np.arange(1, n + 1, dtype=np.int64)

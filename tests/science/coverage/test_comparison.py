@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scattervae.errors import DataError
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.science.coverage.comparison import (
     NOT_TESTABLE,
     CoverageSettings,

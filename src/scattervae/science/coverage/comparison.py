@@ -16,7 +16,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from scattervae.arrays import StarMask
 from scattervae.errors import DataError
-from scattervae.model.network import ACTIVE_ABOVE_NATS, Posterior
+from scattervae.model.posterior import ACTIVE_ABOVE_NATS, Posterior
 from scattervae.science.coverage.cells import JointCounts, count_cells_of_both
 from scattervae.science.coverage.enclosed import EnclosedVolumes, compare_enclosed
 from scattervae.science.coverage.extrapolation import Extrapolation, extrapolate

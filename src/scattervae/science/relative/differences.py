@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Wavelengths
 from scattervae.gaia.basis import design, require_known
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import Posterior
+from scattervae.model.posterior import Posterior
 from scattervae.science.generation import generate
 from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
 from scattervae.science.relative.matching import Groups
@@ -136,10 +137,11 @@ def latent_difference(
         DataError: A star of the groups could not be encoded.
     """
     mean = posterior.mean.double().numpy()
-    variances = posterior.log_variance.double().exp().numpy()
+    covariances = posterior.each(Tensor.double).covariance.numpy()
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
     means = contrast(mean, groups, own_variances=variances, significance=significance)
     a, b = mean[groups.rows_a], mean[groups.rows_b]
-    widths_a, widths_b = (np.diag(variances[rows].mean(axis=0)) for rows in (groups.rows_a, groups.rows_b))
+    widths_a, widths_b = (covariances[rows].mean(axis=0) for rows in (groups.rows_a, groups.rows_b))
     spread_a, spread_b = _covariance(a) + widths_a, _covariance(b) + widths_b
     if groups.paired:
         covariance = (_covariance(a - b) + widths_a + widths_b) / len(a)

@@ -14,7 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, LogNorm
 
 from scattervae.arrays import StarArray
-from scattervae.model.network import ACTIVE_ABOVE_NATS
+from scattervae.model.posterior import ACTIVE_ABOVE_NATS
 from scattervae.show.style import FAINT
 
 LABEL_TITLES = {

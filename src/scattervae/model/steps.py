@@ -1,0 +1,114 @@
+"""How the weights move: one or two of PyTorch's optimisers, with a schedule each, stepped and saved together."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scattervae.model.network import ScatterVAE
+from scattervae.model.recipe import TrainingSettings
+
+_WARM_UP = 0.05
+_STAYS_UNTIL = 0.5
+_MUON_MOMENTUM = 0.95  # Jordan et al. (2024), and PyTorch's default
+
+
+class Steps:
+    """Optimisers over all weights of a network, and the schedules of their learning rates."""
+
+    def __init__(self, network: ScatterVAE, settings: TrainingSettings, n_steps: int) -> None:
+        self._optimizers = _optimizers(network, settings)
+        self._schedules = [_schedule(optimizer, settings, n_steps) for optimizer in self._optimizers]
+
+    @property
+    def learning_rate(self) -> float:
+        """The present one, of the first optimiser."""
+        rate: float = self._optimizers[0].param_groups[0]["lr"]
+        return rate
+
+    def forget_gradients(self) -> None:
+        """Before the backward pass of a batch."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def take(self) -> None:
+        """One step along the gradients, and one of the schedules."""
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the optimisers remember, by ``optimiser/weight/name``."""
+        return {
+            f"{place}/{index}/{name}": value
+            for place, optimizer in enumerate(self._optimizers)
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def notes(self) -> str:
+        """Settings of the optimisers and state of the schedules, as JSON."""
+        return json.dumps(
+            {
+                "param_groups": [optimizer.state_dict()["param_groups"] for optimizer in self._optimizers],
+                "schedules": [schedule.state_dict() for schedule in self._schedules],
+            }
+        )
+
+    def restore(self, tensors: dict[str, Tensor], notes: str) -> None:
+        """Go on from what `tensors` and `notes` gave."""
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self._optimizers]
+        for key, value in tensors.items():
+            place, index, name = key.split("/")
+            states[int(place)].setdefault(int(index), {})[name] = value
+        told = json.loads(notes)
+        for optimizer, state, groups in zip(self._optimizers, states, told["param_groups"], strict=True):
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for schedule, state_of in zip(self._schedules, told["schedules"], strict=True):
+            schedule.load_state_dict(state_of)
+
+
+def _optimizers(network: ScatterVAE, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    weights = list(network.parameters())
+    if settings.optimizer == "sgd":
+        return [torch.optim.SGD(weights, lr=rate, momentum=settings.momentum, fused=True)]
+    if settings.optimizer == "adamw":
+        return [torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)]
+    inner = _inner_matrices(network)
+    others = [w for w in weights if not any(w is matrix for matrix in inner)]
+    muon: list[Any] = [
+        torch.optim.Muon(inner, lr=settings.matrix_learning_rate, weight_decay=decay, momentum=_MUON_MOMENTUM)
+    ]
+    return [torch.optim.AdamW(others, lr=rate, weight_decay=decay, fused=True), *(muon if inner else [])]
+
+
+def _inner_matrices(network: ScatterVAE) -> list[nn.Parameter]:
+    """The weights of all linear layers but the first of each network.
+
+    Muon is made for matrices that read many like numbers; first layers read data, or the latents.
+    """
+    return [
+        parameter
+        for layers in (network.encoder, network.decoder, network.scatter_estimator)
+        for module in [m for m in layers.modules() if isinstance(m, nn.Linear)][1:]
+        for name, parameter in module.named_parameters()
+        if name == "weight"
+    ]
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
+    if settings.schedule == "one_cycle":
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=n_steps + 1)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid((step + 1) / (n_steps + 1)))
+
+
+def _trapezoid(done: float) -> float:
+    """Share of the peak learning rate when so much of the run is done."""
+    return max(0.0, min(done / _WARM_UP, 1.0, (1.0 - done) / (1.0 - _STAYS_UNTIL)))
