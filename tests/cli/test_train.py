@@ -133,7 +133,7 @@ def test_bad_recipes(cli, folder, tmp_path, text, told):
 
 def test_unknown_recipe(cli, folder, tmp_path):
     run = cli("train", folder / "store", "--out", tmp_path / "model", "--recipe", "elba")
-    assert run.error == "elba: neither a recipe (elbo, elbo_sgd, paper2023) nor a TOML file"
+    assert run.error == "elba: neither a recipe (best, elbo, elbo_sgd, paper2023) nor a TOML file"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

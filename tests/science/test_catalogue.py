@@ -15,11 +15,12 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
 from scattervae.science.catalogue import catalogue, catalogue_schema, portions_of, rows_of
 from scattervae.spectra.columns import block_of
+from scattervae.spectra.flags import Flag
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import write_store
-from toy import DR3, SPOILED, spoiled, toy_recipe, toy_sky, untrained_model
+from toy import DR3, SPOILED, spoiled, toy_best, toy_recipe, toy_sky, untrained_model
 
 SKY = toy_sky(300)
 MODEL = untrained_model(SKY.spectra)
@@ -145,3 +146,37 @@ def test_batch_size_changes_latents_by_less_than_1e_5():
         for size in (7, 512)
     )
     torch.testing.assert_close(small, large, rtol=0, atol=1e-5)
+
+
+SEEING = untrained_model(SKY.spectra, toy_best())
+for weights in SEEING.network.parameters():  # away from the prior, where it begins
+    torch.nn.init.normal_(weights, std=0.2, generator=torch.Generator().manual_seed(0))
+
+
+def test_correlated_latents_have_columns_of_their_correlations():
+    table = catalogue(SEEING, SKY.spectra)
+    covariance = SEEING.encode(SKY.spectra).covariance.double().numpy()
+    sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    for j, k in ((2, 1), (3, 1), (3, 2)):
+        expected = covariance[:, j - 1, k - 1] / (sd[:, j - 1] * sd[:, k - 1])
+        np.testing.assert_allclose(table[f"latent_{j}_{k}_corr"], expected, atol=1e-5)
+    assert not [name for name in catalogue_schema(MODEL).names if name.endswith("_corr")]
+
+
+def test_where_errors_are_seen_a_star_with_gaps_is_encoded_from_what_it_has():
+    stars, kinds = spoiled(SKY.spectra), list(SPOILED)
+    table = catalogue(SEEING, stars)
+    encoded = np.isfinite(table["latent_1_mean"].to_numpy())
+    for row, flag in enumerate(stars.flags):
+        assert encoded[row] == (not flag & Flag.NO_G_FLUX), kinds
+    inputs = SEEING.normalization.apply(stars, gaps=True)
+    told = SEEING.decode(SEEING.encode(stars).mean)
+    for row in np.flatnonzero(encoded):
+        known = inputs.errors[row].isfinite()
+        sigma = (inputs.errors[row, known].double() ** 2 + told.scatter[row, known].double() ** 2).sqrt()
+        normal = Normal(told.mean[row, known].double(), sigma)
+        x = inputs.x[row, known].double()
+        expected = normal.log_prob(x).sum() + 0.5 * known.sum() * math.log(2 * math.pi)
+        assert table["log_likelihood"][row].as_py() == pytest.approx(expected.item(), rel=1e-3, abs=1e-2)
+        chi2 = ((x - normal.mean) / sigma).square().mean()
+        assert table["reduced_chi2"][row].as_py() == pytest.approx(chi2.item(), rel=1e-3)

@@ -9,8 +9,9 @@ import pytest
 from scattervae.errors import TrainingError
 from scattervae.model.recipe import RECIPES
 from scattervae.science import sensitivity as module
-from scattervae.science.sensitivity import Variant, sensitivity, variants
+from scattervae.science.sensitivity import sensitivity, variants
 from scattervae.science.trial import HEADER, trial
+from scattervae.science.variants import Variant
 from scattervae.spectra.labels import StellarLabels
 from toy import toy_recipe, toy_sky
 

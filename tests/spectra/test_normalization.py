@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,3 +303,27 @@ def test_inputs_are_taken_by_rows_and_cut():
     assert torch.equal(inputs.take(rows).errors, inputs.errors[rows])
     assert torch.equal(inputs[3:9].errors, inputs.errors[3:9])
     assert len(Inputs.empty(4, 2)) == 4
+
+
+def test_gaps_keep_what_is_known_of_a_star_and_nothing_else():
+    nan, inf = math.nan, math.inf
+    inputs = Inputs(
+        x=torch.tensor([[1.0, 2.0], [nan, 2.0], [1.0, 2.0], [1.0, 2.0], [nan, 3.0]]),
+        errors=torch.tensor([[0.1, 0.2], [0.1, 0.2], [0.0, 0.2], [nan, -1.0], [0.1, nan]]),
+    ).with_gaps()
+    assert inputs.x[:3].tolist() == [[1.0, 2.0], [0.0, 2.0], [0.0, 2.0]]
+    expected = torch.tensor([[0.1, 0.2], [inf, 0.2], [inf, 0.2]])
+    assert torch.equal(inputs.errors[:3], expected)
+    assert inputs.x[3:].isnan().all()
+    assert inputs.errors[3:].isnan().all()
+
+
+def test_stars_without_gaps_are_the_same_with_gaps_allowed():
+    sky = toy_sky(20)
+    normalization = Normalization.fit(lambda: [sky.spectra])
+    for one, other in zip(
+        vars(normalization.apply(sky.spectra)).values(),
+        vars(normalization.apply(sky.spectra, gaps=True)).values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)

@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from scattervae import __version__
 from scattervae.cli import (
+    ablate,
     crossmatch,
     demo,
     encode,
@@ -48,6 +49,7 @@ for command in (
     generate.generate,
     info.info,
     reproduce.reproduce,
+    ablate.ablate,
 ):
     app.command()(command)
 app.command(epilog=figure.NAMES)(figure.figure)

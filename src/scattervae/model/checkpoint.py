@@ -179,6 +179,8 @@ class Checkpoint:
     def encode(self, spectra: Spectra) -> Posterior:
         """The latent posterior of each star, in the stars' order; NaN for a star that cannot be encoded.
 
+        Where the encoder sees errors, a star with a missing band or bad coefficients is encoded from the others.
+
         Raises:
             DataError: The spectra are of another basis than the model's.
         """
@@ -195,7 +197,7 @@ class Checkpoint:
         not depend on how many stars come with it.
         """
         for spectra in rechunk(chunks, batch):
-            inputs = self.normalization.apply(spectra)
+            inputs = self.normalization.apply(spectra, gaps=self.network.sees_errors)
             answer = self.answer(inputs, batch=batch)
             yield Encoded(
                 spectra=spectra,

@@ -18,18 +18,18 @@ from torch import Tensor
 
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
+from scattervae.model.posterior import Posterior
 from scattervae.science.threads import in_order
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import block_of, described, flag_legend
-from scattervae.spectra.flags import UNUSABLE, Flag, flag_counts
-from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.flags import Flag, flag_counts
+from scattervae.spectra.normalization import NOT_ENCODABLE, Inputs
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.store import SpectrumStore
 
 NOTE = "scattervae.catalogue"
 _ROWS_A_PORTION = 4 * BATCH
-_NOT_ENCODABLE = np.uint16(UNUSABLE & ~Flag.DUPLICATE)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,11 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
             _float(f"latent_{k}_sd", "", f"posterior standard deviation of latent {k}"),
         )
     ]
+    pairs = _pairs(checkpoint.n_latent) if checkpoint.recipe.network.posterior == "correlated" else ()
     fields = [
         described("source_id", pa.int64(), "", "Gaia source identifier"),
         *latents,
+        *(_float(name, "", f"posterior correlation of latents {j + 1} and {k + 1}") for name, j, k in pairs),
         _float(
             "log_likelihood",
             "nat",
@@ -160,7 +162,7 @@ def encode_block(checkpoint: Checkpoint, block: Block, schema: pa.Schema) -> pa.
     with torch.inference_mode():
         for start in range(0, len(block), BATCH):
             stars = _rows(block, slice(start, start + BATCH))
-            inputs = _inputs(checkpoint.normalization, stars).to(checkpoint.device)
+            inputs = _inputs(checkpoint, stars).to(checkpoint.device)
             told = _columns(checkpoint, inputs, checkpoint.answer(inputs))
             batch = torch.stack([told[name] for name in names])
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
@@ -170,17 +172,19 @@ def encode_block(checkpoint: Checkpoint, block: Block, schema: pa.Schema) -> pa.
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
-def _inputs(normalization: Normalization, stars: Block) -> Inputs:
+def _inputs(checkpoint: Checkpoint, stars: Block) -> Inputs:
     """What `Normalization.apply` gives, in float32 throughout: a third of the time of encoding is saved.
 
     Both agree to a few roundings of the coefficients, which were rounded to float32 when they were stored.
     """
-    cannot = stars.flags & _NOT_ENCODABLE
+    normalization, gaps = checkpoint.normalization, checkpoint.network.sees_errors
+    cannot = stars.flags & np.uint16(Flag.NO_G_FLUX if gaps else NOT_ENCODABLE)
     per_flux = torch.from_numpy(1.0 / np.where(cannot, np.nan, stars.g_flux)).float()[:, None]
     mean, std = (torch.from_numpy(values).float() for values in (normalization.mean, normalization.std))
     columns = slice(None) if normalization.n_coeffs == stars.coeffs.shape[1] else normalization.columns
     coeffs, errors = (torch.from_numpy(values[:, columns]) for values in (stars.coeffs, stars.errors))
-    return Inputs(x=(coeffs * per_flux).sub_(mean).div_(std), errors=(errors * per_flux).div_(std))
+    inputs = Inputs(x=(coeffs * per_flux).sub_(mean).div_(std), errors=(errors * per_flux).div_(std))
+    return inputs.with_gaps() if gaps and (stars.flags & np.uint16(NOT_ENCODABLE)).any() else inputs
 
 
 def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str, Tensor]:
@@ -192,14 +196,17 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     posterior, reconstruction = answer
     squares = (inputs.x - reconstruction.mean).square_()
     variance = inputs.errors.square()
-    chi2_without_scatter = (squares / variance).mean(dim=1)
+    n_known: Tensor | int = variance.shape[1]
+    if (gaps := variance.isinf()).any():
+        n_known = n_known - gaps.sum(dim=1)
+    chi2_without_scatter = (squares / variance).sum(dim=1) / n_known
     variance.addcmul_(reconstruction.scatter, reconstruction.scatter)
-    chi2 = squares.div_(variance).mean(dim=1)
+    chi2 = squares.div_(variance).sum(dim=1)
     log_scatter = reconstruction.scatter.log10()
     bands = checkpoint.normalization
     values = {
-        "log_likelihood": -0.5 * (chi2 * bands.n_coeffs + variance.log_().sum(dim=1)),
-        "reduced_chi2": chi2,
+        "log_likelihood": -0.5 * (chi2 + variance.log_().masked_fill_(gaps, 0.0).sum(dim=1)),
+        "reduced_chi2": chi2 / n_known,
         "reduced_chi2_without_scatter": chi2_without_scatter,
         "kl": posterior.kl().sum(dim=1),
         "mean_log10_scatter_bp": log_scatter[:, bands.bp].mean(dim=1),
@@ -207,7 +214,22 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     }
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
-    return values
+    return values | _correlations(posterior)
+
+
+def _correlations(posterior: Posterior) -> dict[str, Tensor]:
+    if posterior.coupling is None:
+        return {}
+    unit = torch.nn.functional.normalize(posterior.root, dim=-1)
+    correlations = unit @ unit.mT
+    return {name: correlations[:, j, k] for name, j, k in _pairs(posterior.mean.shape[1])}
+
+
+def _pairs(n_latent: int) -> Iterator[tuple[str, int, int]]:
+    """Names of the correlations' columns, with the latents that they are of, counted from 0."""
+    for j in range(1, n_latent):
+        for k in range(j):
+            yield f"latent_{j + 1}_{k + 1}_corr", j, k
 
 
 def require_basis(checkpoint: Checkpoint, basis: Basis) -> None:

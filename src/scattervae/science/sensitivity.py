@@ -1,21 +1,15 @@
 """Which claims survive another seed, loss, size, link or optimiser: one model a row, kept as it is finished."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scattervae.errors import TrainingError
-from scattervae.folders import write_json
-from scattervae.model.preparation import data_digest
-from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.records import EpochRecord
 from scattervae.model.run import train
 from scattervae.science.claims.values import Table
 from scattervae.science.trial import HEADER, LEGEND, trial
+from scattervae.science.variants import KeptRows, Variant, stars_digest, variant_of
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
 
@@ -26,25 +20,17 @@ SIZES = (2, 3, 4, 8, 10)
 LINKS = ("exp", "sigmoid")
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way of training, differing from the default in what its name says."""
-
-    name: str
-    recipe: Recipe
-
-
 def variants() -> Iterator[Variant]:
     """Seeds of both losses, then one change at a time: optimiser, number of latents, scatter link."""
     for seed in range(N_SEEDS):
         for name, label in (("elbo", "elbo"), ("paper2023", "as printed")):
-            yield _variant(f"{label}, seed {seed}", name, training={"seed": seed})
-    yield _variant("elbo with SGD", "elbo_sgd")
-    yield _variant("as printed with AdamW", "elbo", objective="printed")
+            yield variant_of(name, f"{label}, seed {seed}", training={"seed": seed})
+    yield variant_of("elbo_sgd", "elbo with SGD")
+    yield variant_of("elbo", "as printed with AdamW", objective="printed")
     for n in SIZES:
-        yield _variant(f"elbo, {n} latents", "elbo", network={"n_latent": n})
+        yield variant_of("elbo", f"elbo, {n} latents", network={"n_latent": n})
     for link in LINKS:
-        yield _variant(f"elbo, {link} scatter", "elbo", network={"scatter_link": link})
+        yield variant_of("elbo", f"elbo, {link} scatter", network={"scatter_link": link})
 
 
 def sensitivity(
@@ -68,12 +54,10 @@ def sensitivity(
         progress: Called with each epoch's record.
     """
     chosen = list(variants())
-    stars = _digest(spectra, labels)
+    kept = KeptRows(folder, stars_digest(spectra, labels))
     rows = []
     for index, variant in enumerate(chosen, start=1):
-        file = folder / f"{variant.name.replace(' ', '_').replace(',', '')}.json"
-        made_of = {"stars": stars, "recipe": variant.recipe.model_dump(mode="json")}
-        cells = _kept(file, made_of)
+        cells = kept.find(variant)
         if cells is None:
             if stage is not None:
                 stage(f"variant {index} of {len(chosen)}: {variant.name}")
@@ -82,29 +66,6 @@ def sensitivity(
             except TrainingError as error:
                 logger.warning("%s: %s", variant.name, error)
                 cells = ["training failed", *("-" for _ in HEADER[2:])]
-            write_json(file, {"made_of": made_of, "cells": cells})
+            kept.keep(variant, cells)
         rows.append((variant.name, *cells))
     return Table(f"Sensitivity ({LEGEND})", HEADER, tuple(rows))
-
-
-def _kept(file: Path, made_of: dict[str, Any]) -> list[str] | None:
-    """The cells of a finished row, where it is there and of these stars and this recipe."""
-    if not file.is_file():
-        return None
-    row = json.loads(file.read_text(encoding="utf-8"))
-    return row["cells"] if isinstance(row, dict) and row.get("made_of") == made_of else None
-
-
-def _digest(spectra: Spectra, labels: StellarLabels) -> str:
-    digest = hashlib.sha256(data_digest(spectra).encode())
-    for array in (labels.source_id, labels.values, labels.errors):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _variant(name: str, base: str, **changes: Any) -> Variant:
-    settings = RECIPES[base].model_dump()
-    settings["name"] = name
-    for group, change in changes.items():
-        settings[group] = settings[group] | change if isinstance(change, dict) else change
-    return Variant(name, parse_recipe(settings, where=name))

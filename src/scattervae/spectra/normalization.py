@@ -25,9 +25,7 @@ from scattervae.spectra.spectra import Basis, Spectra
 _ROWS_IN_CACHE = 512  # of 110 coefficients in float64: 450 kB
 _CLIP_PASSES = 5
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
-_NOT_ENCODABLE = np.uint16(
-    Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX
-)
+NOT_ENCODABLE = Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX
 
 
 class NormalizationSettings(Settings):
@@ -49,7 +47,8 @@ class NormalizationSettings(Settings):
 class Inputs:
     """What the model sees: coefficients in training standard deviations, and their errors in the same.
 
-    A star that cannot be encoded (a missing band, no G flux, a bad error) is a row of NaN in both.
+    A star that cannot be encoded (a missing band, no G flux, a bad error) is a row of NaN in both. Where gaps are
+    allowed, a missing coefficient is 0 with an infinite error, and only a star with nothing left is a row of NaN.
     """
 
     x: Coeffs
@@ -75,6 +74,16 @@ class Inputs:
             torch.from_numpy(values.numpy().take(rows.numpy(), axis=0)) for values in (self.x, self.errors)
         )
         return Inputs(x=x, errors=errors)
+
+    def with_gaps(self) -> "Inputs":
+        """What is no number, or has no positive error, made a gap: 0 with an infinite error."""
+        missing = ~(self.x.isfinite() & self.errors.isfinite() & (self.errors > 0.0))
+        gaps = missing & ~missing.all(dim=1, keepdim=True)
+        nothing = missing & ~gaps
+        return Inputs(
+            x=self.x.masked_fill(gaps, 0.0).masked_fill_(nothing, torch.nan),
+            errors=self.errors.masked_fill(gaps, torch.inf).masked_fill_(nothing, torch.nan),
+        )
 
     def __getitem__(self, rows: slice) -> "Inputs":
         return Inputs(x=self.x[rows], errors=self.errors[rows])
@@ -163,10 +172,17 @@ class Normalization:
         """The RP columns of the model's coefficients."""
         return slice(self.bp.stop, self.n_coeffs)
 
-    def apply(self, stars: Spectra | Block, *, dtype: torch.dtype = torch.float32) -> Inputs:
+    def apply(
+        self, stars: Spectra | Block, *, dtype: torch.dtype = torch.float32, gaps: bool = False
+    ) -> Inputs:
         """The stars as the model sees them; rows of NaN where a star cannot be encoded.
 
         Both kinds of stars give the same bits where their coefficients are the same numbers.
+
+        Args:
+            stars: The stars.
+            dtype: Of what comes back.
+            gaps: Keep stars with a missing band or bad coefficients, as an encoder that sees errors can have them.
 
         Raises:
             DataError: The spectra are of another basis.
@@ -177,11 +193,20 @@ class Normalization:
                 "train a model on spectra of this basis"
             )
         inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
-        self.apply_to(stars, np.arange(len(stars)), inputs)
-        return inputs
+        if not gaps:
+            self.apply_to(stars, np.arange(len(stars)), inputs)
+            return inputs
+        self.apply_to(stars, np.arange(len(stars)), inputs, cannot=Flag.NO_G_FLUX)
+        return inputs.with_gaps()
 
     def apply_to(
-        self, stars: Spectra | Block, rows: Int64[np.ndarray, "row"], inputs: Inputs, *, quick: bool = False
+        self,
+        stars: Spectra | Block,
+        rows: Int64[np.ndarray, "row"],
+        inputs: Inputs,
+        *,
+        quick: bool = False,
+        cannot: int = NOT_ENCODABLE,
     ) -> None:
         """Write these rows of the stars, as the model sees them, over `inputs` on a CPU.
 
@@ -190,9 +215,10 @@ class Normalization:
             rows: Which of them.
             inputs: As many rows as are written.
             quick: Compute in float32, which takes half the time and rounds to some 1e-6.
+            cannot: Flags of the stars that become rows of NaN.
         """
         kind: np.dtype[Any] = np.dtype(np.float32 if quick else np.float64)
-        encodable = (stars.flags & _NOT_ENCODABLE) == 0
+        encodable = (stars.flags & np.uint16(cannot)) == 0
         g_flux = np.where(encodable, stars.g_flux, np.nan)[rows, None].astype(kind)
         mean, std = self.mean.astype(kind), self.std.astype(kind)
         for start in range(0, len(rows), _ROWS_IN_CACHE):

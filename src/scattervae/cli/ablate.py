@@ -1,0 +1,56 @@
+"""``scattervae ablate``: what each ingredient of the recipe ``best`` is worth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_machine, stderr, table_lines
+
+
+def ablate(
+    stars: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or any readable file of spectra.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for each model's numbers.")],
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Passes over the stars; the recipe's where not given."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Seeds of each variant.")] = 3,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the recipe best with one ingredient changed at a time, and compare likelihoods on held-out stars.
+
+    Each variant is trained with several seeds on the stars of neither test nor validation fold, and scored on
+    the validation fold: nats per star, lower is better. Differences are to the unchanged recipe, above 0 where
+    the change does harm. On 40,000 stars and two cores a model takes two to three minutes with all its epochs,
+    and the whole table some two hours; --epochs 40 tells the same order in 50 minutes. Stopped, the same
+    command goes on.
+
+    Examples:
+
+        scattervae ablate demo/store --out ablation
+
+        scattervae ablate demo/store --out ablation_short --epochs 40
+    """
+    from scattervae.folders import write_json
+    from scattervae.gaia import intake
+    from scattervae.model.recipe import RECIPES
+    from scattervae.science.ablation import BASE, Run
+    from scattervae.science.ablation import ablate as compare
+
+    settle_machine("cpu", threads)
+    spectra = intake.load(stars).spectra
+    run = Run(epochs=epochs, n_seeds=seeds)
+    with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
+        table = compare(spectra, out, run, stage=_say, progress=progress)
+    values = {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
+    write_json(out / "ablation.json", values)
+    Summary(values, (table.title, *table_lines(table.header, table.rows), f"wrote {out}")).show(
+        as_json=as_json
+    )
+
+
+def _say(what: str) -> None:
+    stderr.print(f"{what} ...")

@@ -1,0 +1,184 @@
+"""What each ingredient of a recipe is worth: held-out likelihood with it and without, over several seeds."""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scattervae.errors import DataError, TrainingError
+from scattervae.model.recipe import RECIPES
+from scattervae.model.records import Progress
+from scattervae.model.run import train
+from scattervae.science.claims.values import Table
+from scattervae.science.evaluation import evaluate
+from scattervae.science.variants import KeptRows, Variant, stars_digest, variant_of
+from scattervae.seeds import folds
+from scattervae.spectra.spectra import Spectra
+
+logger = logging.getLogger(__name__)
+
+BASE = "best"
+N_SEEDS = 3
+HEADER = ("one change", "-ELBO", "+-", "difference", "+-", "active latents", "parameters", "seconds")
+_BLIND = {"network": {"encoder_sees": "coefficients"}, "degradation": {"share": 0.0}}
+
+# What is changed in the recipe, by what the table calls it; everything else stays.
+CHANGES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "no errors seen, so none made worse": _BLIND,
+    "no star made worse": {"degradation": {"share": 0.0}},
+    "independent latents": {"network": {"posterior": "independent"}},
+    "plain layers": {"network": {"layers": "plain"}},
+    "AdamW in all weights": {"training": {"optimizer": "adamw", "learning_rate": 2e-3}},
+    "one-cycle schedule": {"training": {"schedule": "one_cycle"}},
+    "batches of 1,024": {"training": {"batch_size": 1024}},
+    "two blocks": {"network": {"hidden": (128, 128)}},
+    "width 192": {"network": {"hidden": (192, 192, 192)}},
+    "6 latents": {"network": {"n_latent": 6}},
+    "10 latents": {"network": {"n_latent": 10}},
+    "exp link of the scatter": {"network": {"scatter_link": "exp"}},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model, scored on the validation fold.
+
+    Attributes:
+        negative_elbo: Nats per star.
+        active_latents: Latents with a divergence above 0.1 nats.
+        n_parameters: Weights and biases.
+        seconds: Of training, on the clock.
+    """
+
+    negative_elbo: float
+    active_latents: int
+    n_parameters: int
+    seconds: float
+
+
+def ablations(*, epochs: int | None = None, n_seeds: int = N_SEEDS) -> Iterator[tuple[str, list[Variant]]]:
+    """Each change with a variant for each seed, all trained without the validation fold.
+
+    The paper's network, trained with the evidence lower bound, comes last.
+
+    Args:
+        epochs: Passes over the stars; the recipe's where None.
+        n_seeds: How many seeds.
+    """
+    common: dict[str, Any] = {"hold_out_validation": True} | ({} if epochs is None else {"epochs": epochs})
+    for what, change in CHANGES.items():
+        training = change.get("training", {}) | common
+        yield (
+            what,
+            [
+                variant_of(BASE, f"{what}, seed {seed}", **change | {"training": training | {"seed": seed}})
+                for seed in range(n_seeds)
+            ],
+        )
+    paper = [
+        variant_of("elbo", f"the paper's network, seed {seed}", training=common | {"seed": seed})
+        for seed in range(n_seeds)
+    ]
+    yield "the paper's network (recipe elbo)", paper
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an ablation is run.
+
+    Attributes:
+        epochs: Passes over the stars; the recipe's where None.
+        n_seeds: How many seeds.
+    """
+
+    epochs: int | None = None
+    n_seeds: int = N_SEEDS
+
+
+def ablate(
+    spectra: Spectra,
+    folder: Path,
+    run: Run | None = None,
+    *,
+    stage: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Table:
+    """The table of ablations; models that an earlier run finished are read from `folder`.
+
+    Differences are to the unchanged recipe, seed by seed, above 0 where the change does harm; both errors are
+    standard errors over seeds. A model whose training fails is left out, and the log says so.
+
+    Args:
+        spectra: All stars; trained on those of neither test nor validation fold, scored on the latter.
+        folder: Where each model's numbers are kept.
+        run: Epochs and seeds.
+        stage: Called with what is being done.
+        progress: Called with each epoch's record.
+
+    Raises:
+        DataError: No usable star is in the validation fold.
+    """
+    run = run or Run()
+    held_out = spectra.take(folds(spectra.source_id).validation & spectra.usable)
+    if len(held_out) == 0:
+        raise DataError(f"none of {len(spectra)} stars is usable and in the validation fold; give more stars")
+    kept = KeptRows(folder, stars_digest(spectra))
+    chosen = list(ablations(epochs=run.epochs, n_seeds=run.n_seeds))
+    found: dict[str, dict[int, Trial]] = {}
+    for place, (what, variants) in enumerate(chosen, start=1):
+        for variant in variants:
+            trial = kept.find(variant)
+            if trial is None:
+                if stage is not None:
+                    stage(f"change {place} of {len(chosen)}: {variant.name}")
+                trial = _tried(variant, spectra, held_out, progress)
+                kept.keep(variant, trial)
+            if trial:
+                found.setdefault(what, {})[variant.recipe.training.seed] = Trial(**trial)
+    epochs = run.epochs or RECIPES[BASE].training.epochs
+    title = f"Ablations of the recipe {BASE} ({epochs} epochs, {run.n_seeds} seeds, {len(held_out):,} stars)"
+    unchanged = found.get("none", {})
+    return Table(title, HEADER, tuple(_row(what, of, unchanged) for what, of in found.items()))
+
+
+def _tried(
+    variant: Variant, spectra: Spectra, held_out: Spectra, progress: Progress | None
+) -> dict[str, Any]:
+    """The numbers of a variant as JSON values; empty where it cannot be trained."""
+    started = time.perf_counter()
+    try:
+        model = train(spectra, variant.recipe, progress=progress)
+    except TrainingError as error:
+        logger.warning("%s: %s", variant.name, error)
+        return {}
+    seconds = time.perf_counter() - started
+    score = evaluate(model, held_out)
+    n_parameters = sum(weights.numel() for weights in model.network.parameters())
+    return asdict(Trial(score.negative_elbo, score.active_latents, n_parameters, seconds))
+
+
+def _row(what: str, trials: dict[int, Trial], unchanged: dict[int, Trial]) -> tuple[str, ...]:
+    elbos = [trial.negative_elbo for trial in trials.values()]
+    differences = [
+        trial.negative_elbo - unchanged[seed].negative_elbo
+        for seed, trial in trials.items()
+        if seed in unchanged and trials is not unchanged
+    ]
+    return (
+        what,
+        f"{statistics.mean(elbos):.2f}",
+        _standard_error(elbos),
+        f"{statistics.mean(differences):+.2f}" if differences else "-",
+        _standard_error(differences),
+        f"{statistics.mean(trial.active_latents for trial in trials.values()):.1f}",
+        f"{next(iter(trials.values())).n_parameters:,}",
+        f"{statistics.median(trial.seconds for trial in trials.values()):.0f}",
+    )
+
+
+def _standard_error(values: list[float]) -> str:
+    return f"{statistics.stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else "-"
