@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,15 +83,35 @@ def test_from_the_survey(cli, model, store, tmp_path):
     assert cli(*arguments).out.startswith("made 7 spectra of G = 15 from the posteriors of the stars in ")
 
 
+def test_from_a_flow_fitted_to_the_survey_and_kept_with_the_model(cli, model, store, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model")
+    out = tmp_path / "made.parquet"
+    run = cli("generate", own, "--flow", "--out", out)
+    assert run.error == (
+        f"{own}: has no flow.safetensors; fit a flow, with `scattervae generate {own} --flow --stars STORE`"
+    )
+    assert not out.exists()
+    run = cli("generate", own, "--flow", "--stars", store, "-n", 9, "--out", out)
+    assert run.code == 0
+    assert f"from the flow in {own}, fitted to the stars in {store}\n" in run.out
+    first = columns(out)["latent"]
+    run = cli("generate", own, "--flow", "-n", 9, "--out", out, "--json")
+    assert run.json["source"] == "flow"
+    np.testing.assert_array_equal(columns(out)["latent"], first)
+    assert cli("generate", own, "-n", 9, "--out", out).code == 0
+    assert (columns(out)["latent"] != first).all()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (["--flow", "--aggregate"], "--aggregate and --flow both say where"),
         (["--around", 1], "--around needs stars; name a store or a file with --stars"),
         (["--aggregate"], "--aggregate needs stars; name a store or a file with --stars"),
         (["--between", 1, 2], "--between needs stars; name a store or a file with --stars"),
         (
             ["--stars", "STORE"],
-            "--stars needs one of --aggregate, --around and --between, which say what for",
+            "--stars needs one of --aggregate, --flow, --around and --between, which say what for",
         ),
         (["--latent", "1,2,3", "--stars", "STORE"], "--stars needs one of --aggregate"),
         (["--around", 12, "--stars", "STORE"], "STORE: no star 12 among 300"),

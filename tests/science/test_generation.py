@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from scattervae.errors import DataError
+from scattervae.model.flow import FlowSettings, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.science import generation
+from scattervae.seeds import stream
 from scattervae.spectra.normalization import NormalizationSettings
 from toy import DR3, spoiled, toy_model, toy_sky, untrained_model
 
@@ -39,6 +41,15 @@ def test_aggregate_draws_have_the_mixtures_mean_and_variance():
     variance = torch.tensor([4.0, 0.25]) + np.exp(-2.0)
     torch.testing.assert_close(z.mean(0), torch.tensor([0.0, 0.5]), rtol=0, atol=0.05)
     torch.testing.assert_close(z.var(0), variance, rtol=0.05, atol=0)
+
+
+def test_flow_draws_are_the_flows():
+    mean = torch.tensor([[-3.0, 0.0], [3.0, 1.0]]).repeat(300, 1)
+    posterior = Posterior(mean, torch.full_like(mean, -3.0))
+    flow = fit_to_posteriors(posterior, posterior, FlowSettings(transforms=1, hidden=(16,), batch_size=32))
+    z = generation.from_flow(flow, 500, seed=2)
+    torch.testing.assert_close(z, flow.sample(500, stream(2, "flow")), rtol=0, atol=0)
+    assert (z[:, 0].abs() > 1.5).double().mean() > 0.9  # in one of the two groups, not between them
 
 
 def test_aggregate_of_no_encoded_star_is_an_error(model):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, check_out_file, counted
+from scattervae.cli.console import AsJson, Summary, check_out_file, counted, progress_bar
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
     from scattervae.arrays import Latents
     from scattervae.model.checkpoint import Checkpoint
+    from scattervae.model.flow import FlowEpoch, LatentFlow
     from scattervae.spectra.spectra import Spectra
 
 _DEFAULT_NUMBER = 100
@@ -32,6 +33,13 @@ def generate(
     aggregate: Annotated[
         bool, typer.Option("--aggregate", help="From the posteriors of all --stars instead of the prior.")
     ] = False,
+    flow: Annotated[
+        bool,
+        typer.Option(
+            "--flow",
+            help="From the flow in the model's folder, as a survey's stars lie; with --stars, fitted to them first.",
+        ),
+    ] = False,
     around: Annotated[
         int | None, typer.Option(metavar="SOURCE_ID", help="From the posterior of this one of --stars.")
     ] = None,
@@ -41,7 +49,7 @@ def generate(
     ] = None,
     stars: Annotated[
         Path | None,
-        typer.Option(help="A store or file with the stars of --aggregate, --around or --between."),
+        typer.Option(help="A store or file with the stars of --aggregate, --flow, --around or --between."),
     ] = None,
     g_mag: Annotated[
         float, typer.Option(min=-30, max=50, metavar="MAG", help="G magnitude to scale the spectra to.")
@@ -53,13 +61,15 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every random number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make spectra and their intrinsic scatter: from the prior, the survey, a star, or between two stars.
+    """Make spectra and their intrinsic scatter: from the prior, a survey, a star, or between two stars.
 
     Examples:
 
         scattervae generate model -n 1000 --flux --out prior.parquet
 
         scattervae generate model --aggregate --stars store --out survey.parquet
+
+        scattervae generate model --flow --stars store -n 1000 --out survey.parquet
 
         scattervae generate model --around 4345775217221821312 --stars store -o twins.parquet
     """
@@ -71,7 +81,7 @@ def generate(
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science import generation
 
-    place = _Place(latent=latent, aggregate=aggregate, around=around, between=between, stars=stars)
+    place = _Place(model, latent, aggregate, flow, around, between, stars)
     check_out_file(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
     checkpoint = Checkpoint.load(model)
@@ -98,8 +108,10 @@ def generate(
 class _Place:
     """Where in the latent space to make spectra, as the options say."""
 
+    model: Path
     latent: str | None
     aggregate: bool
+    flow: bool
     around: int | None
     between: tuple[int, int] | None
     stars: Path | None
@@ -110,8 +122,10 @@ class _Place:
                 f"--{' and --'.join(self._ways)} both say where to make spectra; give one of them"
             )
         if self.way in ("prior", "latent") and self.stars is not None:
-            raise DataError("--stars needs one of --aggregate, --around and --between, which say what for")
-        if self.way not in ("prior", "latent") and self.stars is None:
+            raise DataError(
+                "--stars needs one of --aggregate, --flow, --around and --between, which say what for"
+            )
+        if self.way not in ("prior", "latent", "flow") and self.stars is None:
             raise DataError(f"--{self.way} needs stars; name a store or a file with --stars")
 
     @property
@@ -119,6 +133,7 @@ class _Place:
         ways = {
             "latent": self.latent is not None,
             "aggregate": self.aggregate,
+            "flow": self.flow,
             "around": self.around is not None,
             "between": self.between is not None,
         }
@@ -139,6 +154,8 @@ class _Place:
             "prior": "from the prior",
             "latent": f"at latents {self.latent}",
             "aggregate": f"from the posteriors of the stars in {self.stars}",
+            "flow": f"from the flow in {self.model}"
+            + (f", fitted to the stars in {self.stars}" if self.stars else ""),
             "around": f"from the posterior of star {self.around}",
             "between": "between stars " + " and ".join(map(str, self.source_ids)),
         }[self.way]
@@ -154,6 +171,8 @@ class _Place:
 
         if self.latent is not None:
             return _parsed(self.latent, checkpoint.n_latent).expand(n, -1)
+        if self.flow:
+            return generation.from_flow(self._survey_flow(checkpoint), n, seed=seed)
         if self.stars is None:
             return generation.from_prior(checkpoint, n, seed=seed)
         if self.between is not None and n == 1:
@@ -165,6 +184,24 @@ class _Place:
         if self.between is not None:
             return generation.between(posterior.mean[:1], posterior.mean[1:], n)
         return generation.from_aggregate(posterior, n, seed=seed)
+
+    def _survey_flow(self, checkpoint: "Checkpoint") -> "LatentFlow":
+        """The flow kept with the model, fitted to the stars first where some are named."""
+        from scattervae.gaia import intake
+        from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
+
+        if self.stars is None:
+            return LatentFlow.load(self.model, checkpoint)
+        settings = FlowSettings()
+        with progress_bar("epochs", "density") as bar:
+            task = bar.add_task("fitting the flow", total=settings.epochs, density="")
+
+            def show(record: "FlowEpoch") -> None:
+                bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")
+
+            flow = fit_flow(checkpoint, intake.load(self.stars).spectra, settings, progress=show)
+        flow.save(self.model)
+        return flow
 
 
 def _parsed(latent: str, n_latent: int) -> "Latents":

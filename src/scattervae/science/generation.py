@@ -17,6 +17,7 @@ from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelen
 from scattervae.errors import DataError
 from scattervae.gaia.basis import flux_from_coeffs, require_known
 from scattervae.model.checkpoint import Checkpoint, software_versions
+from scattervae.model.flow import LatentFlow
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import stream
 from scattervae.spectra.columns import described, list_array
@@ -63,6 +64,11 @@ class GeneratedFlux:
 def from_prior(checkpoint: Checkpoint, n: int, *, seed: int = 0) -> Latents:
     """Latent vectors drawn from the standard normal prior."""
     return torch.randn(n, checkpoint.n_latent, generator=stream(seed, "prior"))
+
+
+def from_flow(flow: LatentFlow, n: int, *, seed: int = 0) -> Latents:
+    """Latent vectors drawn from a flow fitted to a survey: as its stars lie, yet none of them."""
+    return flow.sample(n, stream(seed, "flow"))
 
 
 def from_aggregate(posterior: Posterior, n: int, *, seed: int = 0) -> Latents:

@@ -1,0 +1,316 @@
+"""A prior that fits: a normalising flow through the latents that a survey's stars have.
+
+A trained model's stars do not fill the standard normal prior. A flow fitted to draws from their posteriors tells
+how dense they lie, and draws latents, and so spectra, that look like the survey.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from scattervae.arrays import Latents, PerStar
+from scattervae.errors import CheckpointError, TrainingError
+from scattervae.folders import written_aside
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.posterior import Posterior
+from scattervae.seeds import folds, stream
+from scattervae.settings import Settings
+from scattervae.spectra.spectra import Spectra
+
+FLOW = "flow.safetensors"
+_FORMAT = 1
+_VALIDATION_DRAWS = 4
+_CHUNK = 8192
+_LARGEST_GRADIENT = 5.0
+_LN_2_PI = math.log(2.0 * math.pi)
+
+Vector = Float[Tensor, "latent"]
+Report = Callable[["FlowEpoch"], None]
+
+
+class FlowSettings(Settings):
+    """Shape of a flow, and how it is fitted.
+
+    Attributes:
+        transforms: Neural spline transforms, one after the other, each of every latent given those before it.
+        hidden: Widths of the network that gives a transform its splines.
+        bins: Pieces of a spline.
+        epochs: Passes over the training stars, at most; each with draws of its own.
+        patience: Epochs without a better validation density after which fitting stops.
+        batch_size: Stars a step.
+        learning_rate: Of Adam at the start; it falls to zero as a cosine.
+        seed: Of every random number.
+    """
+
+    transforms: PositiveInt = 3
+    hidden: tuple[PositiveInt, ...] = (64, 64)
+    bins: PositiveInt = 8
+    epochs: PositiveInt = 40
+    patience: PositiveInt = 8
+    batch_size: PositiveInt = 512
+    learning_rate: PositiveFloat = 3e-3
+    seed: NonNegativeInt = 0
+
+
+class FlowEpoch(NamedTuple):
+    """What fitting says after each epoch: mean -ln density of draws, in nats a star."""
+
+    epoch: int
+    training: float
+    validation: float
+
+
+@dataclass(frozen=True)
+class FlowFit:
+    """How a flow was fitted, in nats a star where not said otherwise.
+
+    Attributes:
+        n_training: Stars it was fitted to.
+        n_validation: Stars that told when to stop.
+        epochs: Passes until then.
+        validation: Mean -ln density of the validation stars' draws under the flow.
+        validation_of_prior: The same under the standard normal prior. The difference is by how much the negative
+            evidence lower bound of these stars falls with the flow in the prior's place.
+    """
+
+    n_training: int
+    n_validation: int
+    epochs: int
+    validation: float
+    validation_of_prior: float
+
+    @property
+    def gain(self) -> float:
+        """Nats a star that the flow gains over the standard normal prior."""
+        return self.validation_of_prior - self.validation
+
+
+@dataclass(frozen=True)
+class LatentFlow:
+    """A density over latents, fitted to a survey.
+
+    Attributes:
+        settings: Its shape and how it was fitted.
+        network: A neural spline flow over standardised latents.
+        centre: Mean of the latents it was fitted to.
+        scale: Their standard deviations.
+        model: `Checkpoint.digest` of the model whose latents these are.
+        fit: How well it fits.
+
+    Source:
+        Durkan et al. (2019), arXiv:1906.04032, for the splines; Papamakarios et al. (2017), arXiv:1705.07057, for
+        their order; the package zuko for both.
+    """
+
+    settings: FlowSettings
+    network: nn.Module
+    centre: Vector
+    scale: Vector
+    model: str
+    fit: FlowFit
+
+    @torch.no_grad()
+    def log_density(self, z: Latents) -> PerStar:
+        """Natural logarithm of the density at each latent vector; NaN where a latent is."""
+        known = z.isfinite().all(dim=1)
+        parts = [
+            self.network().log_prob((part - self.centre) / self.scale)
+            for part in torch.split(torch.where(known[:, None], z, self.centre), _CHUNK)
+        ]
+        return (torch.cat(parts) - self.scale.log().sum()).masked_fill(~known, math.nan)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator) -> Latents:
+        """`n` latent vectors."""
+        noise = torch.randn(n, len(self.centre), generator=generator)
+        transform = self.network().transform.inv
+        parts = [transform(part) for part in torch.split(noise, _CHUNK)]
+        return self.centre + self.scale * torch.cat(parts)
+
+    def save(self, folder: Path) -> Path:
+        """Write the flow into the folder of its model, in one file that appears whole; gives its path."""
+        notes = {
+            "format": str(_FORMAT),
+            "settings": self.settings.model_dump_json(),
+            "model": self.model,
+            "fit": json.dumps(asdict(self.fit)),
+        }
+        tensors = {f"network/{name}": w.contiguous() for name, w in self.network.state_dict().items()}
+        with written_aside(folder / FLOW) as partial:
+            save_file(tensors | {"centre": self.centre, "scale": self.scale}, partial, notes)
+        return folder / FLOW
+
+    @classmethod
+    def load(cls, folder: str | Path, checkpoint: Checkpoint) -> "LatentFlow":
+        """The flow in the folder of this model.
+
+        Raises:
+            CheckpointError: There is none, it is broken, or of another model.
+        """
+        path = Path(folder) / FLOW
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: has no {FLOW}; fit a flow, with `scattervae generate {folder} --flow --stars STORE`"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if notes.get("format") != str(_FORMAT):
+                raise CheckpointError(
+                    f"{path}: format {notes.get('format')}, this version reads {_FORMAT}; fit the flow again"
+                )
+            settings = FlowSettings.model_validate_json(notes["settings"])
+            fit = FlowFit(**json.loads(notes["fit"]))
+            centre, scale = tensors.pop("centre"), tensors.pop("scale")
+            network = _spline_flow(len(centre), settings)
+            network.load_state_dict({name.removeprefix("network/"): w for name, w in tensors.items()})
+        except (OSError, SafetensorError, ValidationError, RuntimeError, LookupError, TypeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{path}: broken: {reason}; fit the flow again") from error
+        if notes["model"] != checkpoint.digest:
+            raise CheckpointError(f"{path}: fitted to the latents of another model; fit the flow again")
+        return cls(settings, network.eval(), centre, scale, notes["model"], fit)
+
+
+def fit_flow(
+    checkpoint: Checkpoint,
+    spectra: Spectra,
+    settings: FlowSettings | None = None,
+    *,
+    progress: Report | None = None,
+) -> LatentFlow:
+    """A flow fitted to the posteriors of a survey's stars.
+
+    Stars of the training fold are fitted to, those of the validation fold tell when to stop and which epoch was the
+    best; the test fold is left out.
+
+    Args:
+        checkpoint: The model whose latents they are.
+        spectra: The survey's stars; those that cannot be encoded are left out.
+        settings: Shape and fitting.
+        progress: Called after each epoch.
+
+    Raises:
+        TrainingError: No star of one of the two folds can be encoded.
+    """
+    settings = settings or FlowSettings()
+    stars = spectra.take(spectra.usable)
+    fold = folds(stars.source_id)
+    training, validation = (checkpoint.encode(stars.take(rows)) for rows in (fold.train, fold.validation))
+    return fit_to_posteriors(training, validation, settings, model=checkpoint.digest, progress=progress)
+
+
+def fit_to_posteriors(
+    training: Posterior,
+    validation: Posterior,
+    settings: FlowSettings,
+    *,
+    model: str = "",
+    progress: Report | None = None,
+) -> LatentFlow:
+    """A flow fitted to draws from these posteriors, each star's drawn anew in each epoch.
+
+    Args:
+        training: Of the stars to fit to.
+        validation: Of those that tell when to stop.
+        settings: Shape and fitting.
+        model: Whose latents they are.
+        progress: Called after each epoch.
+
+    Raises:
+        TrainingError: One of the two has no star.
+    """
+    for name, posterior in (("training", training), ("validation", validation)):
+        if len(posterior.mean) == 0:
+            raise TrainingError(
+                f"no star of the {name} fold can be encoded: a flow needs stars of both folds"
+            )
+    centre = training.mean.mean(dim=0)
+    scale = (training.variance.mean(dim=0) + training.mean.var(dim=0, correction=0)).sqrt()
+    generator = stream(settings.seed, "flow", "validation")
+    held_out = torch.cat([validation.sample(generator) for _ in range(_VALIDATION_DRAWS)])
+    network = _initial_flow(len(centre), settings)
+    log_scale = scale.log().sum().item()
+    best, best_epoch, weights = math.inf, 0, network.state_dict()
+    epochs = _epochs(network, _standardised(training, centre, scale), settings)
+    for epoch, loss in enumerate(epochs, start=1):
+        validated = _mean_nll(network, (held_out - centre) / scale) + log_scale
+        if progress is not None:
+            progress(FlowEpoch(epoch, loss + log_scale, validated))
+        if validated < best:
+            best, best_epoch, weights = validated, epoch, copy.deepcopy(network.state_dict())
+        elif epoch - best_epoch >= settings.patience:
+            break
+    network.load_state_dict(weights)
+    prior = 0.5 * (held_out.double().square().sum(dim=1).mean().item() + len(centre) * _LN_2_PI)
+    fit = FlowFit(len(training.mean), len(validation.mean), best_epoch, best, prior)
+    return LatentFlow(settings, network.eval(), centre, scale, model, fit)
+
+
+def _spline_flow(n_latent: int, settings: FlowSettings) -> nn.Module:
+    from zuko.flows import (
+        NSF,
+    )  # its import turns off the checks of all of torch.distributions: only where needed
+
+    flow: nn.Module = NSF(
+        n_latent,
+        transforms=settings.transforms,
+        bins=settings.bins,
+        hidden_features=settings.hidden,
+        randperm=True,
+    )
+    return flow
+
+
+def _initial_flow(n_latent: int, settings: FlowSettings) -> nn.Module:
+    """A flow with its initial weights, drawn from a stream of their own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(settings.seed, "flow", "weights").initial_seed())
+        return _spline_flow(n_latent, settings)
+
+
+def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) -> Iterator[float]:
+    """Train the network, epoch by epoch; gives the mean loss of each."""
+    n = len(posterior.mean)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    steps = settings.epochs * math.ceil(n / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(settings.epochs):
+        generator = stream(settings.seed, "flow", epoch)
+        z = posterior.sample(generator)[torch.randperm(n, generator=generator)]
+        total = 0.0
+        for batch in torch.split(z, settings.batch_size):
+            loss = -network().log_prob(batch)
+            optimizer.zero_grad()
+            loss.mean().backward()
+            nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach().double().sum().item()
+        yield total / n
+
+
+@torch.no_grad()
+def _mean_nll(network: nn.Module, z: Latents) -> float:
+    density = torch.cat([network().log_prob(part) for part in torch.split(z, _CHUNK)])
+    return -density.double().mean().item()
+
+
+def _standardised(posterior: Posterior, centre: Vector, scale: Vector) -> Posterior:
+    """The same Gaussians over (z - centre) / scale."""
+    coupling = posterior.coupling
+    if coupling is not None:
+        coupling = coupling * scale[None, None, :] / scale[None, :, None]
+    return Posterior((posterior.mean - centre) / scale, posterior.log_variance - 2.0 * scale.log(), coupling)

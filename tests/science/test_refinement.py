@@ -1,0 +1,222 @@
+"""Refined posteriors against closed forms, numerical integration and numerical optimisation."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from scattervae.model.degradation import DegradationSettings
+from scattervae.model.loss import loss_terms
+from scattervae.model.network import NetworkShape, Reconstruction
+from scattervae.model.posterior import Posterior
+from scattervae.model.recipe import Recipe, TrainingSettings
+from scattervae.science.refinement import refine, refine_means, root_of_inverse
+from scattervae.seeds import folds, stream
+from scattervae.spectra.normalization import Inputs
+from science.decoders import CurvedDecoder, LinearDecoder, integrated
+from toy import spoiled, toy_model, toy_recipe, toy_sky
+
+SKY = toy_sky(900)
+KNOWING = Recipe(
+    name="knowing",
+    network=NetworkShape(
+        n_latent=3, hidden=(24, 24), layers="residual", encoder_sees="errors", posterior="correlated"
+    ),
+    training=TrainingSettings(epochs=25, batch_size=64, learning_rate=5e-3),
+    degradation=DegradationSettings(share=0.3),
+)
+
+
+@pytest.fixture(scope="module", params=["plain", "residual"])
+def model(request):
+    return toy_model(SKY, toy_recipe(epochs=25) if request.param == "plain" else KNOWING)
+
+
+def stars_of(decoder, n_latent, n_coeffs, *, n=5, seed=1, error=0.3):
+    """Stars drawn from a decoder: coefficients and errors."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, n_latent, generator=g, dtype=torch.float64)
+    errors = error * (0.5 + torch.rand(n, n_coeffs, generator=g, dtype=torch.float64))
+    told = decoder(z)
+    noise = torch.randn(n, n_coeffs, generator=g, dtype=torch.float64)
+    return told.mean + (errors**2 + told.scatter**2).sqrt() * noise, errors
+
+
+def without(x, errors, missing):
+    return x.masked_fill(missing, 0.0), errors.masked_fill(missing, math.inf)
+
+
+@given(seed=st.integers(0, 100), n_latent=st.integers(1, 8), share=st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=30)
+def test_a_linear_decoders_posterior_is_reached_in_one_step(seed, n_latent, share):
+    decoder = LinearDecoder.drawn(12, n_latent, seed)
+    x, errors = stars_of(decoder, n_latent, 12, seed=seed)
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < share
+    x, errors = without(x, errors, missing)
+    start = torch.randn(5, n_latent, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    refined = refine_means(decoder, x, errors, start, n_steps=1)
+    mean, covariance = decoder.posterior(x, errors)
+    np.testing.assert_allclose(refined.posterior.mean, mean, atol=1e-8)
+    np.testing.assert_allclose(refined.posterior.covariance, covariance, atol=1e-8)
+    assert (refined.n_steps == 1).all()
+
+
+def test_a_curved_decoders_posterior_is_close_to_the_integrated_one():
+    """Twelve coefficients, errors of 0.02: little is left of the curvature, but for Laplace's own error."""
+    decoder = CurvedDecoder(12)
+    x, errors = stars_of(decoder, 2, 12, error=0.02)
+    x, errors = without(x, errors, torch.arange(12) >= torch.tensor([12, 9, 12, 10, 8])[:, None])
+    refined = refine_means(decoder, x, errors, torch.zeros(5, 2, dtype=torch.float64), n_steps=12)
+    sd = refined.posterior.sd.numpy()
+    for star in range(5):
+        mean, covariance, _ = integrated(decoder, x[star : star + 1], errors[star : star + 1], reach=4.0)
+        np.testing.assert_allclose(refined.posterior.mean[star], mean, rtol=0, atol=0.15 * sd[star].max())
+        np.testing.assert_allclose(sd[star], np.sqrt(np.diag(covariance)), rtol=0.15)
+
+
+def test_the_last_mean_is_the_most_probable():
+    decoder = CurvedDecoder(9, seed=3)
+    x, errors = stars_of(decoder, 2, 9, seed=3)
+    start = torch.full((5, 2), 0.3, dtype=torch.float64)
+    refined = refine_means(decoder, x, errors, start, n_steps=60)
+    for star in range(5):
+
+        def loss(z, star=star):
+            told = decoder(torch.tensor(z)[None])
+            variance = errors[star] ** 2 + told.scatter[0] ** 2
+            terms = (x[star] - told.mean[0]) ** 2 / variance + variance.log()
+            return 0.5 * float(terms.sum()) + 0.5 * float((z**2).sum())
+
+        found = refined.posterior.mean[star].numpy()
+        best = minimize(loss, found, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+        np.testing.assert_allclose(found, best.x, atol=1e-4)
+        np.testing.assert_allclose(refined.gain[star], loss(start[star].numpy()) - loss(found), atol=1e-8)
+
+
+def test_without_steps_the_precision_is_the_mean_curvature_over_stars_so_drawn():
+    """The Fisher information of mean and scatter, against autograd's second derivatives of 40,000 stars."""
+    decoder = CurvedDecoder(4, seed=5)
+    z = torch.tensor([[0.4, -0.7]], dtype=torch.float64)
+    errors = torch.full((1, 4), 0.1, dtype=torch.float64)
+    told = decoder(z)
+    g = torch.Generator().manual_seed(0)
+    x = told.mean + (errors**2 + told.scatter**2).sqrt() * torch.randn(40_000, 4, generator=g).double()
+
+    def loss(at):
+        made = decoder(at[None])
+        variance = errors**2 + made.scatter**2
+        return 0.5 * ((x - made.mean) ** 2 / variance + variance.log()).sum(dim=1).mean()
+
+    curvature = torch.autograd.functional.hessian(loss, z[0]) + torch.eye(2, dtype=torch.float64)
+    refined = refine_means(decoder, x[:1], errors, z, n_steps=0)
+    torch.testing.assert_close(refined.posterior.mean, z)
+    torch.testing.assert_close(refined.posterior.covariance[0].inverse(), curvature, rtol=0.03, atol=0.0)
+
+
+@given(seed=st.integers(0, 1000), far=st.floats(0.1, 30.0))
+@settings(max_examples=30)
+def test_no_star_is_made_worse(seed, far):
+    decoder = CurvedDecoder(6, seed % 7)
+    x, errors = stars_of(decoder, 2, 6, seed=seed, n=8)
+    start = far * torch.randn(8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    refined = refine_means(decoder, x, errors, start)
+    assert (refined.gain >= 0).all()
+    assert (refined.n_steps <= 4).all()
+    assert (refined.gain[refined.n_steps == 0] == 0).all()
+    assert refined.posterior.covariance.isfinite().all()
+
+
+def test_a_decoder_that_overflows_is_not_followed():
+    def decode(z):
+        mean = torch.where(z < 0.05, z, math.nan) * torch.ones(1, 3, dtype=z.dtype)
+        return Reconstruction(mean, torch.full_like(mean, 0.1))
+
+    x, errors = torch.full((1, 3), 2.0), torch.full((1, 3), 0.1)
+    refined = refine_means(decode, x, errors, torch.zeros(1, 1), n_steps=8)
+    assert 0 < refined.posterior.mean.item() < 0.05
+    assert refined.gain.item() > 0
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(1, 8))
+def test_root_of_inverse(seed, n):
+    g = torch.Generator().manual_seed(seed)
+    draws = torch.randn(3, n, n + 3, generator=g, dtype=torch.float64)
+    precision = draws @ draws.mT
+    root = root_of_inverse(precision)
+    torch.testing.assert_close(root, root.tril())
+    torch.testing.assert_close(root @ root.mT @ precision, torch.eye(n).double().expand(3, -1, -1))
+
+
+def test_the_bound_of_stars_not_trained_on_falls(model):
+    """Counted with other draws than anything refinement has seen."""
+    stars = SKY.spectra.take(folds(SKY.spectra.source_id).test)
+    inputs, posterior = model.normalization.apply(stars), model.encode(stars)
+    refined = refine(model, inputs, posterior)
+
+    def bound(of: Posterior):
+        draws = stream(0, "bound")
+        told = (
+            loss_terms(inputs.x, inputs.errors, of, model.decode(of.sample(draws))).negative_elbo
+            for _ in range(30)
+        )
+        return torch.stack([*told]).double().mean(dim=0)
+
+    assert (bound(posterior) - bound(refined.posterior)).mean() > 0.2
+    assert (refined.n_steps > 0).all()
+
+
+def test_stars_that_cannot_be_encoded_stay_nan_and_disturb_no_other(model):
+    stars = spoiled(SKY.spectra.take(slice(0, 60)))
+    (encoded,) = model.encode_batches([stars])
+    inputs, posterior = encoded.inputs, encoded.posterior
+    refined = refine(model, inputs, posterior, batch=7)
+    bad = posterior.mean.isnan().any(dim=1)
+    assert bad.any()
+    assert refined.posterior.mean[bad].isnan().all()
+    assert refined.gain[bad].isnan().all()
+    for part in (*refined.posterior, refined.gain):
+        assert part[~bad].isfinite().all()
+    empty = Inputs(*(torch.full_like(part, math.nan) for part in (inputs.x, inputs.errors)))
+    kept = refine(model, empty, posterior).posterior
+    torch.testing.assert_close(kept.covariance, posterior.covariance, equal_nan=True)
+    alone = refine(model, inputs, posterior, batch=1024)
+    away = (
+        refined.posterior.mean - alone.posterior.mean
+    ) / alone.posterior.sd  # rounding decides on last steps
+    assert away[~bad].abs().max() < 0.02
+
+
+def test_no_stars(model):
+    stars = SKY.spectra.take(slice(0, 0))
+    refined = refine(model, model.normalization.apply(stars), model.encode(stars))
+    assert refined.posterior.mean.shape == (0, 3)
+    assert refined.posterior.covariance.shape == (0, 3, 3)
+
+
+def test_the_model_is_left_as_it_was(model):
+    stars = SKY.spectra.take(slice(0, 5))
+    digest = model.digest
+    posterior = model.encode(stars)
+    before = posterior.each(torch.clone)
+    refine(model, model.normalization.apply(stars), posterior)
+    assert model.digest == digest
+    assert all(weights.requires_grad for weights in model.network.parameters())
+    torch.testing.assert_close(posterior.mean, before.mean, rtol=0, atol=0)
+
+
+def test_with_a_band_less_the_posterior_is_wider_in_every_direction(model):
+    inputs = model.normalization.apply(SKY.spectra.take(slice(0, 50)))
+    bp = torch.arange(inputs.x.shape[1]) < model.normalization.bp.stop
+    x, errors = without(inputs.x, inputs.errors, bp)
+    network = copy.deepcopy(model.network).requires_grad_(requires_grad=False)
+    whole, part = (
+        refine_means(network.decode, values, sigma, torch.zeros(50, 3), n_steps=0).posterior.covariance
+        for values, sigma in ((inputs.x, inputs.errors), (x, errors))
+    )
+    assert (torch.linalg.eigvalsh(part - whole) > -1e-6).all()
+    assert (torch.linalg.eigvalsh(part) <= 1.0 + 1e-6).all()

@@ -1,0 +1,21 @@
+"""Made stars over real ones."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from scattervae.show.plots.samples import plot_samples
+
+
+def test_the_axes_are_those_of_the_real_stars_and_the_rest_is_counted():
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(2, 2000))
+    made = np.concatenate([rng.normal(size=(2, 300)), np.full((2, 100), 50.0)], axis=1)
+    figure, axes = plt.subplots()
+    plot_samples(axes, real, made, name="the prior")
+    assert axes.get_xlim()[1] < 6
+    inside = [axes.get_xlim()[0] <= x <= axes.get_xlim()[1] for x in real[0]]
+    assert np.mean(inside) > 0.997
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["real", "the prior (25.0 % outside)"]
+    assert [len(points.get_offsets()) for points in axes.collections] == [2000, 400]
+    plt.close(figure)
