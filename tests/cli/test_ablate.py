@@ -13,6 +13,6 @@ def test_a_table_of_all_changes_is_printed_and_written(cli, tmp_path):
     run = cli(*arguments)
     assert run.code == 0
     told = json.loads((out / "ablation.json").read_text())
-    assert [row[0] for row in told["rows"]][0] == "none"
+    assert told["rows"][0][0] == "none"
     assert all(row[0] in run.out for row in told["rows"])
     assert json.loads(cli(*arguments, "--json").out) == told  # read, not trained again

@@ -39,7 +39,7 @@ def test_json_has_the_promised_keys(cli, model, store, sky):
 
 
 def test_text(cli, model, store):
-    run = cli("evaluate", model, store)
+    run = cli("evaluate", model, store, "--no-coverage")
     stars, header, row = run.out.splitlines()
     assert stars.endswith(" stars of the test fold, of 300")
     assert header.split()[:2] == ["model", "-ELBO"]
@@ -47,11 +47,46 @@ def test_text(cli, model, store):
     assert " of 3 " in row
 
 
+def test_coverage_table(cli, model, store):
+    run = cli("evaluate", model, store)
+    _, title, header, every, *rows = run.out.splitlines()[3:]
+    assert title == "model: coverage [%], nominal 68.3 and 95.4"
+    assert header.split()[:3] == ["stars", "coeffs", "hidden"]
+    assert every.split()[0] == "all"
+    assert {row.split()[0] for row in rows} == {"order", "colour"}  # no bin of G has 300 stars
+    told = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
+    assert told["n_stars"] == int(every.split()[1])
+    by_g = [row for row in told["rows"] if row["by"] == "G"]
+    assert sum(row["n_stars"] for row in by_g) == told["n_stars"]
+    assert (
+        cli("evaluate", model, store, "--no-coverage", "--json").json["models"]["model"]["coverage"] is None
+    )
+
+
+def test_figure_of_the_coverage(cli, model, store, tmp_path):
+    path = tmp_path / "calibration.png"
+    run = cli("evaluate", model, store, "--figure", path)
+    assert run.out.splitlines()[-1] == f"wrote {path}"
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_at_once(cli, model, store, tmp_path):
+    run = cli("evaluate", model, store, "--figure", tmp_path / "a.png", "--no-coverage")
+    assert (run.code, "--no-coverage leaves out" in run.error) == (1, True)
+    run = cli("evaluate", model, store, "--figure", tmp_path / "a.txt")
+    assert (run.code, "one of .png, .pdf, .svg" in run.error) == (1, True)
+
+
 def test_folds(cli, model, store, sky):
     fold = folds(sky.spectra.source_id)
     counts = {"train": fold.train.sum(), "validation": fold.validation.sum(), "all": 300}
     for name, n in counts.items():
-        assert cli("evaluate", model, store, "--fold", name, "--draws", 1, "--json").json["n_test"] == n
+        assert (
+            cli("evaluate", model, store, "--fold", name, "--draws", 1, "--no-coverage", "--json").json[
+                "n_test"
+            ]
+            == n
+        )
 
 
 def test_models_in_folders_of_the_same_name(cli, model, store, tmp_path):

@@ -229,3 +229,17 @@ def test_the_second_process_says_who_it_is(cli, folder, tmp_path, second):
     second.append(StoreError("piece 3: torn"))
     run = cli("train", folder / "store", "--out", tmp_path / "model")
     assert (run.code, run.error) == (1, "rank 1: piece 3: torn")
+
+
+def test_a_recipe_with_the_full_likelihood(cli, folder, formats, tmp_path):
+    """A file is read with its correlations; a store without them says so."""
+    recipe = tmp_path / "full.toml"
+    recipe.write_text('base = "elbo"\nlikelihood = "full"\n[training]\nepochs = 1\nbatch_size = 64\n')
+    votable = formats / "XP_CONTINUOUS_COMBINED_examples.vot"
+    run = cli("train", votable, "--out", tmp_path / "four", "--recipe", recipe, "--json")
+    assert run.json["data"]["n_with_correlations"] == run.json["data"]["n_trained_on"] > 1
+    run = cli("train", folder / "store", "--out", tmp_path / "none", "--recipe", recipe, "--json")
+    assert run.json["data"]["n_with_correlations"] == 0
+    assert "no star has correlations or an error of its G flux" in run.err
+    run = cli("train", folder / "store", "--out", tmp_path / "m", "--recipe", recipe, "--memory", "1kB")
+    assert "and are not streamed" in run.error

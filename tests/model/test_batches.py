@@ -4,7 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.noise_toys import a_noise
 from scattervae.model.batches import Batch, StarsInMemory, StarsOnDisk, TrainingStars
+from scattervae.model.correlated_noise import CorrelatedNoise, square
+from scattervae.model.degradation import DegradationSettings
 from scattervae.model.distributed import ALONE, World
 from scattervae.seeds import stream
 from scattervae.spectra.blocks import Block, Piece
@@ -142,3 +145,42 @@ def test_pieces_are_read_as_they_are_needed():
     assert len(stars.stars.source.read) < len(stars.stars.source.pieces)
     assert isinstance(stars.stars.source.read_piece(Piece(stars.stars.source.pieces[0].path, 0, 30)), Block)
     batches.close()
+
+
+def with_noise() -> StarsInMemory:
+    """Stars each of whose correlations tell which star it is."""
+    noise = a_noise(200).to(torch.float32)
+    noise = noise._replace(g_error=torch.arange(200.0), bp=noise.bp[:1] * torch.linspace(0, 1, 200)[:, None])
+    return StarsInMemory(NORMALIZATION.apply(STARS), NORMALIZATION.bp.stop, noise)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_correlations_go_with_their_stars(size):
+    stars = with_noise()
+    for rank in range(size):
+        for batch in stars.batches(settings(64), 1, world=World(rank, size, rank, size)):
+            rows = torch.tensor(rows_of(batch.x, X), dtype=torch.long)
+            assert torch.equal(batch.correlated.g_error, rows.float())
+            assert torch.equal(batch.correlated.bp, stars.correlated.bp[rows])
+
+
+def test_stars_with_other_correlations_are_other_stars():
+    stars = with_noise()
+    others = [stars, in_memory(200), StarsInMemory(stars.inputs, stars.n_bp, stars.correlated.independent())]
+    assert len({source.identity for source in others}) == 3
+
+
+def test_added_noise_is_as_correlated_as_the_stars_own():
+    n = 100_000
+    one = a_noise(1).to(torch.float32)
+    noise: CorrelatedNoise = one.take(torch.zeros(n, dtype=torch.long))
+    x, errors = torch.zeros(n, 11), torch.rand(1, 11, generator=stream(0, "errors")).expand(n, 11) + 0.1
+    fainter = DegradationSettings(
+        share=1.0, noise_factor=5.0, without_band=0.0, without_orders=0.0, without_coeffs=0.0
+    )
+    batch = Batch(x, errors, torch.arange(n), n, 6, noise).degraded(fainter, stream(0, "damage"))
+    added = (batch.x / (batch.errors.square() - errors.square()).sqrt()).double()
+    expected = torch.block_diag(square(one.bp)[0], square(one.rp)[0]).double()
+    found = torch.from_numpy(np.cov(added.numpy().T))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.025)  # 5 sigma
+    assert batch.correlated is noise

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.noise_toys import correlated
 from scattervae.errors import TrainingError
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import World
@@ -12,6 +13,7 @@ from scattervae.model.preparation import (
     data_digest,
     prepare_spectra,
     prepare_store,
+    training_stars,
 )
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
@@ -20,6 +22,7 @@ from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import rows_of, toy_store
+from spectra.stores import scattered, write_store
 from toy import spoiled, toy_recipe, toy_sky
 
 HERE = Machine()
@@ -104,3 +107,61 @@ def test_stars_are_in_memory_where_all_processes_of_the_machine_may_have_them():
     two = World(0, 8, 0, 2)
     assert not Machine(memory=2 * needed - 1, world=two).holds(1000, 110)
     assert Machine(memory=2 * needed, world=two).holds(1000, 110)
+
+
+FULL = QUICK.model_copy(update={"likelihood": "full"})
+
+
+def test_correlations_are_kept_where_the_likelihood_knows_them():
+    stars = correlated(SKY.spectra)
+    full, diagonal = prepare_spectra(stars, FULL, HERE), prepare_spectra(stars, QUICK, HERE)
+    kept = training_stars(stars, FULL)
+    assert torch.equal(full.stars.correlated.bp, torch.from_numpy(kept.correlations.bp))
+    assert torch.equal(full.stars.inputs.x, diagonal.stars.inputs.x)
+    assert diagonal.stars.correlated is None
+    assert diagonal.data == prepare_spectra(SKY.spectra, QUICK, HERE).data
+    assert full.data["digest"] != diagonal.data["digest"]
+    assert full.stars.identity != diagonal.stars.identity
+    assert full.data["n_with_correlations"] == len(kept)
+    assert full.data["n_correlations_refused"] == full.data["n_with_g_flux_error"] == 0
+
+
+def test_errors_of_the_g_flux_follow_their_stars():
+    errors = np.where(np.arange(200) % 3, 0.01 * SKY.spectra.g_flux, np.nan)
+    prepared = prepare_spectra(SKY.spectra, FULL, HERE, g_flux_error=errors)
+    kept = np.isfinite(errors)[np.isin(SKY.spectra.source_id, training_stars(SKY.spectra, FULL).source_id)]
+    np.testing.assert_allclose(prepared.stars.correlated.g_error, np.where(kept, 0.01, 0.0), rtol=1e-6)
+    assert prepared.data["n_with_g_flux_error"] == kept.sum()
+
+
+def test_nothing_for_the_full_likelihood_to_know_is_told(caplog):
+    prepare_spectra(SKY.spectra, FULL, HERE)
+    assert "no star has correlations or an error of its G flux" in caplog.text
+
+
+def test_a_store_gives_the_noise_of_its_stars(tmp_path):
+    stars = correlated(SKY.spectra)
+    sources = scattered(stars.source_id, phot_g_mean_flux_error=np.float32(0.02) * stars.g_flux)
+    write_store(tmp_path / "store", stars, rows_a_partition=40, sources=sources, correlations=True)
+    store = SpectrumStore(tmp_path / "store")
+    by_store = prepared(store, FULL)
+    by_spectra = prepare_spectra(store.read(), FULL, HERE, g_flux_error=store.g_flux_error())
+    for ours, theirs in zip(by_store.stars.correlated, by_spectra.stars.correlated, strict=True):
+        assert torch.equal(ours, theirs)
+    np.testing.assert_allclose(by_store.stars.correlated.g_error, 0.02, rtol=1e-6)
+    assert by_store.data == by_spectra.data | {"digest": store.digest}
+    assert torch.equal(by_store.stars.inputs.x, prepared(store).stars.inputs.x)
+
+
+def test_a_store_without_errors_of_the_g_flux_has_none(store):
+    assert store.g_flux_error() is None
+
+
+def test_correlations_that_do_not_fit_into_memory_are_an_error(store):
+    needed = r"\d+ stars with correlations need 0.0 GB .* more than memory may hold, and are not streamed; give more"
+    with pytest.raises(TrainingError, match=needed) as caught:
+        prepared(store, FULL, streamed=True)
+    assert "\n" not in str(caught.value)
+    few = Machine(memory=150 * (2 * 11 + 20) * 4)  # coefficients and errors alone would fit
+    with pytest.raises(TrainingError, match=needed):
+        prepare_store(store, FULL, few, survey=Survey.of(store, FULL), streamed=False)

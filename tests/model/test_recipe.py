@@ -62,9 +62,9 @@ def test_a_file_gives_what_differs_from_its_base(tmp_path):
     assert load_recipe(str(path)) == recipe
 
 
-def test_a_file_without_a_base_starts_from_elbo(tmp_path):
+def test_a_file_without_a_base_starts_from_the_default(tmp_path):
     recipe = load_recipe(file_with(tmp_path, 'name = "mine"\n'))
-    assert recipe == RECIPES["elbo"].model_copy(update={"name": "mine"})
+    assert recipe == RECIPES["best"].model_copy(update={"name": "mine"})
 
 
 def test_reading_a_file_leaves_the_named_recipes_alone(tmp_path):

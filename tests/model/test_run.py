@@ -3,7 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from model.noise_toys import correlated
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.distributed import World
@@ -20,7 +22,7 @@ from scattervae.seeds import folds
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import toy_store
-from toy import toy_recipe, toy_sky
+from toy import toy_best, toy_recipe, toy_sky
 
 SKY = toy_sky(200)
 QUICK = toy_recipe(epochs=3)
@@ -332,3 +334,22 @@ def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch
     assert model.provenance == {}
     assert len(model.records) == 3
     assert {path.name for path in (tmp_path / "model.partial").iterdir()} == {"survey.safetensors"}
+
+
+def test_the_full_likelihood_of_stars_without_correlations_trains_as_the_diagonal_one():
+    full = QUICK.model_copy(update={"likelihood": "full"})
+    by_diagonal, by_full = train(SKY.spectra, QUICK), train(SKY.spectra, full)
+    for ours, theirs in zip(by_full.records, by_diagonal.records, strict=True):
+        assert ours.negative_elbo == pytest.approx(
+            theirs.negative_elbo, rel=1e-3
+        )  # float32, in another order
+
+
+@pytest.mark.parametrize("objective", ["elbo", "printed"])
+def test_correlated_stars_made_worse_train(objective):
+    recipe = toy_best(epochs=4).model_copy(update={"likelihood": "full", "objective": objective})
+    errors = 0.01 * SKY.spectra.g_flux
+    model = train(correlated(SKY.spectra), recipe, g_flux_error=errors)
+    assert model.records[-1].objective < model.records[0].objective
+    assert model.provenance["data"]["n_with_g_flux_error"] == model.provenance["data"]["n_trained_on"]
+    assert all(torch.isfinite(weights).all() for weights in model.network.parameters())

@@ -18,6 +18,7 @@ TINY = {name: toy_recipe(epochs=2).model_copy(update={"name": name}) for name in
 def fits(monkeypatch):
     """Names of the recipes trained, in order."""
     names = []
+    trained()  # kept from here on, so that it is not one of those counted
     monkeypatch.setattr(module, "RECIPES", TINY)
     from scattervae.model import run
 

@@ -1,6 +1,7 @@
 """Simulated surveys have the statistics of the model that made them, and the errors and labels of real stars."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from scipy.stats import chisquare, kstest
 from torch.distributions import Normal
 
+from model.noise_toys import correlated
 from scattervae.errors import DataError
+from scattervae.model.correlated_noise import square
 from scattervae.science.simulation import simulate
 from scattervae.seeds import folds
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
@@ -127,3 +130,24 @@ def test_no_usable_star_is_an_error_of_one_line(model):
     with pytest.raises(DataError, match="none of 5 stars is usable") as caught:
         simulate(model, spoiled(SKY.spectra).take(slice(0, 5)), SKY.labels, 10)
     assert "\n" not in str(caught.value)
+
+
+def test_noise_is_as_correlated_as_that_of_the_star(model):
+    """Coefficients over error and scatter in quadrature would not be: the errors are made to rule."""
+    stars = replace(correlated(SKY.spectra), errors=1e3 * SKY.spectra.errors).take(slice(0, 1))
+    made = simulate(model, stars, SKY.labels, N)
+    noise = (made.spectra.coeffs / made.spectra.errors).T
+    np.testing.assert_array_equal(made.spectra.correlations.rp[N - 1], stars.correlations.rp[0])
+    for pairs, here in ((stars.correlations.bp, slice(0, 6)), (stars.correlations.rp, slice(6, 11))):
+        expected = square(torch.from_numpy(pairs))[0]
+        np.testing.assert_allclose(np.cov(noise[here]), expected, atol=5 / math.sqrt(N))
+    assert simulate(model, SKY.spectra, SKY.labels, 5).spectra.correlations is None
+
+
+def test_latents_are_what_the_stars_were_made_from(model):
+    made = simulate(model, SKY.spectra, SKY.labels, N)
+    norm, told = model.normalization, model.decode(made.latents)
+    errors = made.spectra.errors / made.spectra.g_flux[:, None] / norm.std
+    x = (made.spectra.coeffs / made.spectra.g_flux[:, None] - norm.mean) / norm.std
+    residual = (x - told.mean.numpy()) / np.hypot(errors, told.scatter.numpy())
+    np.testing.assert_allclose(residual.var(axis=0), 1.0, atol=5 * math.sqrt(2 / N))

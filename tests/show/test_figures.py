@@ -33,7 +33,11 @@ def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
 
 def test_every_entry_says_what_it_shows_and_what_it_answers():
     assert all(entry.title and entry.answers and entry.caption for entry in FIGURES.values())
-    assert list(FIGURES) == ["architecture", "normalised_errors", "coverage", "star", "training", "latents"]
+    paper, ours = (
+        ["architecture", "normalised_errors", "coverage"],
+        ["star", "training", "latents", "calibration"],
+    )
+    assert list(FIGURES) == paper + ours
     assert [entry.answers for entry in FIGURES.values()][:3] == ["fig. 1", "fig. 2", "fig. 3"]
 
 
@@ -69,7 +73,7 @@ def test_only_the_figures_asked_for_are_drawn(tmp_path):
 
 @pytest.mark.parametrize("given", [{"names": ["stars"]}, {"formats": ("bmp",)}])
 def test_an_unknown_name_is_one_line_that_lists_what_there_is(tmp_path, given):
-    with pytest.raises(ScatterVaeError, match=r"^'(stars|bmp|)': no such .*(latents|svg)$") as caught:
+    with pytest.raises(ScatterVaeError, match=r"^'(stars|bmp|)': no such .*(calibration|svg)$") as caught:
         save_figures(data_of(), tmp_path, **given)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -95,7 +99,7 @@ def test_a_figure_that_lacks_its_data_says_in_one_line_what_to_give(name, lacks,
 def test_without_names_all_figures_are_drawn_that_the_data_have_everything_for(tmp_path, caplog):
     with caplog.at_level("INFO", "scattervae"):
         names = [path.stem for path in save_figures(data_of(), tmp_path)]
-    assert names == ["star", "training", "latents"]
+    assert names == ["star", "training", "latents", "calibration"]
     assert "figure coverage left out: no unlabelled stars" in caplog.text
 
 

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from scattervae import __version__
 from scattervae.cli import (
     ablate,
+    calibrate,
     crossmatch,
     demo,
     encode,
@@ -43,6 +44,7 @@ for command in (
     demo.demo,
     ingest.ingest,
     train.train,
+    calibrate.calibrate,
     encode.encode,
     crossmatch.crossmatch,
     evaluate.evaluate,

@@ -19,8 +19,13 @@ from scattervae.cli.console import (
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
+
     from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.calibration.coverage import CoverageTable, Share
     from scattervae.science.evaluation import Evaluation
+
+FORMATS = ("png", "pdf", "svg")
 
 
 class Fold(StrEnum):
@@ -42,32 +47,45 @@ def evaluate(
     draws: Annotated[
         int, typer.Option(min=1, metavar="N", help="Draws from each posterior for the ELBO.")
     ] = 10,
+    coverage: Annotated[
+        bool, typer.Option("--coverage/--no-coverage", help="Measure the coverage of coefficients as well.")
+    ] = True,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10, metavar="N", help="Tenths of the coefficients to hide, in turn.")
+    ] = 1,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the coverage; png, pdf or svg by its suffix.")
+    ] = None,
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Score models on the same stars: evidence lower bound, likelihood, normalised errors, active latents.
+    """Score models on the same stars: evidence lower bound, likelihood, normalised errors, coverage.
 
     Likelihoods are in nats per star, of coefficients in training standard deviations, without the constant
     with ln 2 pi; lower is better. Models trained on other stars have other standard deviations: compare
     those on normalised errors only.
 
+    Coverage is how many coefficients lie inside the central 68 and 95 % of what a model says of them: hidden from
+    it, at a draw of the latents, at the posterior mean; of the coefficients whose median scatter exceeds their
+    error, and at a draw and with no scatter of the others. A model that has been calibrated is scored twice.
+
     Examples:
 
         scattervae evaluate model store
 
+        scattervae evaluate model store --rounds 10 --figure calibration.png
+
         scattervae evaluate model other_model store --json
     """
+    if figure is not None:
+        check_figure(figure, wanted=coverage)
     from scattervae.gaia import intake
-    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
     from scattervae.seeds import folds
 
-    machine = settle_machine(device, threads)
-    checkpoints = {
-        name: Checkpoint.load(path).to(machine)
-        for name, path in zip(model_names(models), models, strict=True)
-    }
+    checkpoints = loaded(models, settle_machine(device, threads))
     spectra = intake.load(store).spectra
     rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
     stars = spectra.take(rows)
@@ -77,17 +95,61 @@ def evaluate(
             + ("" if fold is Fold.ALL else "; --fold all scores every star")
         )
     scores = {name: score(model, stars, n_draws=draws) for name, model in checkpoints.items()}
+    tables = {
+        name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
+    }
     values = {
         "n_stars": len(spectra),
         "fold": str(fold),
         "n_test": next(iter(scores.values())).n_stars,
-        "models": {name: model_values(checkpoints[name], result) for name, result in scores.items()},
+        "models": {
+            name: model_values(checkpoints[name], result, tables.get(name)) for name, result in scores.items()
+        },
     }
-    lines = (f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores))
-    Summary(values, lines).show(as_json=as_json)
+    lines = [f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
+    for name, table in tables.items():
+        lines += ["", f"{name}: coverage [%], nominal 68.3 and 95.4", *coverage_lines(table)]
+    if figure is not None:
+        draw(tables, figure)
+        values["figure"] = str(figure)
+        lines.append(f"wrote {figure}")
+    Summary(values, tuple(lines)).show(as_json=as_json)
 
 
-def model_values(checkpoint: "Checkpoint", result: "Evaluation") -> dict[str, object]:
+def loaded(folders: list[Path], machine: "torch.device") -> "dict[str, Checkpoint]":
+    """The models by name, and those that were calibrated once more with their calibration."""
+    from scattervae.science.calibration.calibrated import CalibratedModel, load_model
+
+    found = {}
+    for name, folder in zip(model_names(folders), folders, strict=True):
+        found[name] = load_model(folder, calibrated=False).to(machine)
+        calibrated = load_model(folder)
+        if isinstance(calibrated, CalibratedModel):
+            found[f"{name}, calibrated"] = calibrated.to(machine)
+    return found
+
+
+def check_figure(path: Path, *, wanted: bool) -> None:
+    """Refuse a figure that cannot be drawn before anything is loaded."""
+    if not wanted:
+        raise DataError(
+            f"--figure {path}: draws the coverage, which --no-coverage leaves out; drop one of them"
+        )
+    if path.suffix[1:].lower() not in FORMATS:
+        raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
+
+
+def draw(tables: "dict[str, CoverageTable]", path: Path) -> None:
+    """Write the figure of the coverage."""
+    from scattervae.show.compose_calibration import coverage_figure
+    from scattervae.show.figures import save_figure
+
+    save_figure(coverage_figure(tables), path)
+
+
+def model_values(
+    checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None"
+) -> dict[str, object]:
     """The scores of one model with what its training took."""
     training = checkpoint.provenance["training"]
     return {
@@ -96,6 +158,7 @@ def model_values(checkpoint: "Checkpoint", result: "Evaluation") -> dict[str, ob
         "n_latent": checkpoint.n_latent,
         "train_seconds": training["seconds"],
         "stars_per_second": training["stars_per_second"],
+        "coverage": None if table is None else asdict(table),
     }
 
 
@@ -117,3 +180,28 @@ def score_lines(scores: "dict[str, Evaluation]") -> tuple[str, ...]:
         for name, s in scores.items()
     ]
     return table_lines(header, rows)
+
+
+def coverage_lines(table: "CoverageTable") -> tuple[str, ...]:
+    """The coverage as a table for people but for bins of G with few stars."""
+    from scattervae.science.calibration.coverage import FEWEST_STARS
+
+    header = ("", "stars", "coeffs", "hidden", "at a draw", "at the mean", "others", "no scatter")
+    many = [row for row in table.rows if row.by != "G" or row.n_stars >= FEWEST_STARS]
+    rows = [
+        (
+            row.name if row.by == "all" else f"{row.by} {row.name}",
+            f"{row.n_stars:,}",
+            str(row.n_pooled),
+            *(
+                _shares(s)
+                for s in (row.hidden, row.drawn, row.at_mean, row.others, row.others_without_scatter)
+            ),
+        )
+        for row in many
+    ]
+    return table_lines(header, rows)
+
+
+def _shares(share: "Share") -> str:
+    return f"{100 * share.one:.1f} {100 * share.two:.1f}" if share.n else "-"

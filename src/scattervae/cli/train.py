@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -12,6 +13,7 @@ from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, epoch_b
 from scattervae.errors import ScatterVaeError
 
 if TYPE_CHECKING:
+    from scattervae.arrays import StarArray
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.distributed import World
     from scattervae.model.preparation import Machine
@@ -30,9 +32,9 @@ def train(
             "--recipe",
             "-r",
             metavar="NAME|FILE",
-            help="elbo, elbo_sgd, paper2023, or a TOML file of settings.",
+            help="best, elbo, elbo_sgd, paper2023, or a TOML file of settings.",
         ),
-    ] = "elbo",
+    ] = "best",
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Of every random number; the recipe's where not given."),
@@ -58,9 +60,11 @@ def train(
 ) -> None:
     """Train the scatter VAE on the stars outside the test fold.
 
-    elbo (default) minimises the negative evidence lower bound with AdamW; paper2023 is Laroche & Speagle
-    (2023) to the letter, which collapses on small samples and then says so; elbo_sgd differs from it in the
-    loss alone. The model is a folder of JSON and safetensors files.
+    best (default) sees the errors, has residual layers and eight correlated latents, and was chosen by
+    ablations; it takes about three minutes for 40,000 stars. elbo is the paper's network with the evidence lower
+    bound, in half a minute; paper2023 is Laroche & Speagle (2023) to the letter, which collapses on small samples
+    and then says so; elbo_sgd differs from it in the loss alone. The model is a folder of JSON and safetensors
+    files.
 
     There are three ways to train, and the model is as good by each. Stars that fit in memory are held there. A
     larger store is streamed: every epoch reads it in another order, half a million stars from all over the sky
@@ -120,22 +124,37 @@ def _trained(
 ) -> "Checkpoint":
     from scattervae.model.run import RunFolder, train
 
-    stars = machine.world.each_own(lambda: _opened(store))
-    folder = RunFolder(out, resume=resume, overwrite=overwrite)
+    stars, g_flux_error = machine.world.each_own(lambda: _opened(store, recipe))
+    fitted = partial(
+        train,
+        stars,
+        recipe,
+        out=RunFolder(out, resume=resume, overwrite=overwrite),
+        machine=machine,
+        g_flux_error=g_flux_error,
+    )
     if not machine.world.is_first:
-        return train(stars, recipe, out=folder, machine=machine)
+        return fitted()
     with epoch_bar(recipe.training.epochs) as progress:
-        return train(stars, recipe, out=folder, machine=machine, progress=progress)
+        return fitted(progress=progress)
 
 
-def _opened(path: Path) -> "Spectra | SpectrumStore":
+class _Opened(NamedTuple):
+    stars: "Spectra | SpectrumStore"
+    g_flux_error: "StarArray | None"
+
+
+def _opened(path: Path, recipe: "Recipe") -> _Opened:
     if path.is_dir():
         from scattervae.spectra.store import SpectrumStore
 
-        return SpectrumStore(path)
+        return _Opened(SpectrumStore(path), None)
     from scattervae.gaia import intake
+    from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
 
-    return intake.load(path).spectra
+    stars = intake.load(path, correlations=recipe.likelihood == "full")
+    known = stars.sources.aligned_to(stars.spectra.source_id).values
+    return _Opened(stars.spectra, known.get(G_FLUX_ERROR_COLUMN))
 
 
 @contextmanager

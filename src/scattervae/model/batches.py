@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
+from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.degradation import Degradation, DegradationSettings, draw_degradation
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import TrainingSettings
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
         places: Which of the batch's stars these are.
         n_stars: How many the whole batch has.
         n_bp: How many of the coefficients are BP's.
+        correlated: How their noise is correlated, where the likelihood is to know.
     """
 
     x: Coeffs
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     places: Int64[Tensor, "star"]
     n_stars: int
     n_bp: int
+    correlated: CorrelatedNoise | None = None
 
     def noise(self, n_latent: int, generator: torch.Generator) -> Latents:
         """Standard normal draws for these stars, the same whichever process has them."""
@@ -52,7 +55,10 @@ class Batch(NamedTuple):
             return self
         bands = self.n_bp, self.x.shape[1] - self.n_bp
         fate = Degradation(*map(self._own, draw_degradation(settings, self.n_stars, bands, generator)))
-        x, errors = fate.to(self.x.device).apply(self.x, self.errors)
+        fate = fate.to(self.x.device)
+        if self.correlated is not None:
+            fate = fate._replace(noise=self.correlated.draw(fate.noise))
+        x, errors = fate.apply(self.x, self.errors)
         return self._replace(x=x, errors=errors)
 
     def _own(self, values: Tensor) -> Tensor:
@@ -89,10 +95,12 @@ class StarsInMemory:
     Attributes:
         inputs: All of them, encodable.
         n_bp: How many of their coefficients are BP's.
+        correlated: How their noise is correlated, where the likelihood is to know.
     """
 
     inputs: Inputs
     n_bp: int
+    correlated: CorrelatedNoise | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -108,7 +116,9 @@ class StarsInMemory:
     @property
     def identity(self) -> str:
         sha = hashlib.sha256()
-        for values in (self.inputs.x, self.inputs.errors):
+        known = self.correlated
+        more = () if known is None else (known.bp, known.rp, known.g_error)
+        for values in (self.inputs.x, self.inputs.errors, *more):
             sha.update(values.cpu().contiguous().numpy().tobytes())
         return f"{len(self)} with digest {sha.hexdigest()[:16]}"
 
@@ -122,7 +132,9 @@ class StarsInMemory:
             begin, end = (len(rows) * rank // world.size for rank in (world.rank, world.rank + 1))
             own = rows[begin:end].to(self.device)
             stars = self.inputs.take(own)
-            yield Batch(stars.x, stars.errors, torch.arange(begin, end), len(rows), self.n_bp)
+            correlated = None if self.correlated is None else self.correlated.take(own)
+            places = torch.arange(begin, end)
+            yield Batch(stars.x, stars.errors, places, len(rows), self.n_bp, correlated)
 
 
 @dataclass(frozen=True)

@@ -7,120 +7,23 @@ The measured coefficients of a star, in training standard deviations, have the c
     S = \mathrm{blockdiag}_{BP, RP} \left( \mathrm{diag}(\sigma)\, R\, \mathrm{diag}(\sigma) \right)
         + \mathrm{diag}(\hat\sigma_s^2) + g^2 u u^T
 
-with R the archive's correlations and g the relative error of the G flux. All coefficients are divided by the same
-measured flux :math:`G (1 + g \eta)`, which moves coefficient i over G flux, :math:`u_i`, by
+with R the archive's correlations and g the relative error of the G flux. All coefficients are divided by the
+same measured flux :math:`G (1 + g \eta)`, which moves coefficient i over G flux, :math:`u_i`, by
 :math:`-g \eta u_i`: a rank-one term that ties BP to RP. In training standard deviations
-:math:`u_i = x_i + \bar x_i / s_i`, with :math:`\bar x_i, s_i` the mean and standard deviation that x was scaled by,
-**not** :math:`x_i`: a mean star is not free of it. The model's u enters, not the observed one: the true spectrum is what
-was scaled, the density then integrates to 1, and a common factor whose error is taken from the data pulls fits low
-(D'Agostini 1994, Nucl. Instrum. Methods A 346, 306).
+:math:`u_i = x_i + \bar x_i / s_i`, with :math:`\bar x_i` and :math:`s_i` the mean and standard deviation that
+x was scaled by, and **not** :math:`x_i`: an average star has the error too. The model's u enters, not the observed
+one: the true spectrum is what was scaled, the density then integrates to 1, and a common factor whose error is
+taken from the data pulls fits low (D'Agostini 1994, Nucl. Instrum. Methods A 346, 306).
 """
 
-import logging
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from scattervae.arrays import Coeffs, PerStar, StarArray
-from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Correlations, Spectra
-
-logger = logging.getLogger(__name__)
-
-SMALLEST_EIGENVALUE = 1e-3
-"""Of a correlation matrix that is used: float32 then gives chi^2 to 1 % at any scatter. Published ones have 0.016 and
-more (nine stars of G 5 to 18)."""
-_STARS_AT_ONCE = 1024
-
-Pairs = Float[Tensor, "star pair"]
-Matrices = Float[Tensor, "star coeff coeff"]
-
-
-class CorrelatedNoise(NamedTuple):
-    """What is known of the noise of some stars beyond the error of each coefficient.
-
-    Attributes:
-        bp: Correlations of the BP coefficients, strict lower triangle row by row; 0 where a star has none.
-        rp: The same of RP.
-        g_error: Relative error of the G flux; 0 where not known.
-        origin: Mean over standard deviation of each coefficient, so that x + origin is the coefficient over G flux.
-        given: Stars whose correlations are used.
-        refused: Stars with correlations that are none: not positive definite, or incomplete.
-    """
-
-    bp: Float[Tensor, "star bp_pair"]
-    rp: Float[Tensor, "star rp_pair"]
-    g_error: PerStar
-    origin: Float[Tensor, "coeff"]
-    given: Bool[Tensor, "star"]
-    refused: Bool[Tensor, "star"]
-
-    @classmethod
-    def of(
-        cls, spectra: Spectra, normalization: Normalization, *, g_flux_error: StarArray | None = None
-    ) -> "CorrelatedNoise":
-        """The noise of these stars as the model sees them; correlations that are none are left out, and told.
-
-        Args:
-            spectra: Stars; those without correlations have independent coefficients.
-            normalization: Which coefficients are used, and how they are scaled.
-            g_flux_error: One standard deviation of each star's G flux [electron/s], NaN where unknown; independent
-                of the coefficients, so of no use where the G flux was computed from them.
-        """
-        sizes = normalization.bp.stop, normalization.n_coeffs - normalization.bp.stop
-        n = len(spectra)
-        given, refused = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-        triangles = []
-        published = spectra.correlations
-        for size, values in zip(sizes, (None, None) if published is None else _both(published), strict=True):
-            pairs = torch.zeros(n, size * (size - 1) // 2)
-            if values is not None:
-                pairs.numpy()[:] = values[:, : pairs.shape[1]]  # of the first orders: the first rows
-                there, sound = ~pairs.isnan().all(dim=1), is_sound(pairs)
-                pairs[~sound] = 0.0
-                given |= sound
-                refused |= there & ~sound
-            triangles.append(pairs)
-        if refused.any():
-            logger.warning(
-                "%d of %d stars have correlations that are no correlation matrix (smallest eigenvalue below %g, "
-                "or a value is missing): their coefficients are taken as independent",
-                int(refused.sum()),
-                n,
-                SMALLEST_EIGENVALUE,
-            )
-        relative = np.zeros(n) if g_flux_error is None else np.nan_to_num(g_flux_error / spectra.g_flux)
-        origin = torch.from_numpy((normalization.mean / normalization.std).astype(np.float32))
-        g_error = torch.from_numpy(relative.astype(np.float32))
-        return cls(triangles[0], triangles[1], g_error, origin, given, refused)
-
-    @property
-    def n_bp(self) -> int:
-        """How many BP coefficients there are."""
-        return _size(self.bp)
-
-    def take(self, rows: Tensor | slice) -> "CorrelatedNoise":
-        """That of these stars."""
-        return self._replace(**{name: getattr(self, name)[rows] for name in self._fields if name != "origin"})
-
-    def to(self, target: torch.device | torch.dtype) -> "CorrelatedNoise":
-        """The same on another device, or its numbers of another type."""
-        moved = (
-            v.to(target) if v.is_floating_point() or isinstance(target, torch.device) else v for v in self
-        )
-        return CorrelatedNoise(*moved)
-
-    def draw(self, noise: Coeffs) -> Coeffs:
-        """Standard normal draws made as correlated as each star's coefficients, still of unit variance."""
-        drawn = []
-        for pairs, own in ((self.bp, noise[:, : self.n_bp]), (self.rp, noise[:, self.n_bp :])):
-            root, _ = torch.linalg.cholesky_ex(square(pairs))
-            drawn.append(torch.bmm(own[:, None, :], root.mT)[:, 0, :])
-        return torch.cat(drawn, dim=1)
+from scattervae.arrays import Coeffs, PerStar
+from scattervae.model.correlated_noise import CorrelatedNoise, Matrices, Pairs, square
 
 
 class FullTerms(NamedTuple):
@@ -154,8 +57,8 @@ def full_terms(
         Laroche & Speagle (2023), eqs. 3 and 4, with a covariance; the Gaia archive's
         ``xp_continuous_mean_spectrum`` for R.
     """
-    terms = _FullTerms.apply(x - mean, scatter.square(), mean + noise.origin, errors, noise)
-    return FullTerms(*terms)
+    free = x - mean, scatter.square(), mean + noise.origin
+    return FullTerms(*_FullTerms.apply(*free, errors, noise))  # type: ignore[no-untyped-call]
 
 
 class _FullTerms(torch.autograd.Function):
@@ -173,7 +76,7 @@ class _FullTerms(torch.autograd.Function):
 
     .. math::
 
-        \nabla_r = S^{-1} r + 0, \quad
+        \nabla_r = S^{-1} r, \quad
         \nabla_{s^2} = \tfrac12 \left( \mathrm{diag}\, S^{-1} - (S^{-1} r)^2 \right), \quad
         \nabla_u = \tfrac{g^2}{a} \left( v - b\, S^{-1} r \right)
 
@@ -182,7 +85,7 @@ class _FullTerms(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 -- PyTorch passes them by position
         ctx: Any, residual: Coeffs, variance: Coeffs, flux: Coeffs, errors: Coeffs, noise: CorrelatedNoise
     ) -> tuple[PerStar, PerStar]:
         total = errors.square() + variance
@@ -191,7 +94,7 @@ class _FullTerms(torch.autograd.Function):
         share = (errors / sd).masked_fill(total.isinf(), 0.0)
         solved, roots = [], []
         log_det = total.log().masked_fill(total.isinf(), 0.0).sum(dim=-1)
-        for pairs, band in _bands(noise):
+        for pairs, band in noise.bands:
             root, trouble = torch.linalg.cholesky_ex(_scaled(pairs, share[:, band]))
             diagonal = root.diagonal(dim1=1, dim2=2).log().sum(dim=-1)
             log_det = log_det + 2.0 * diagonal.masked_fill(trouble > 0, math.nan)
@@ -206,10 +109,11 @@ class _FullTerms(torch.autograd.Function):
         return chi2, 0.5 * (log_det + a.log())
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: PerStar) -> tuple[Tensor | None, ...]:
         both, sd, squared, a, b, *roots = ctx.saved_tensors
         diagonals, solved = [], []
-        for root, (_, band) in zip(roots, _bands(ctx.noise), strict=True):
+        for root, (_, band) in zip(roots, ctx.noise.bands, strict=True):
             inverse = torch.cholesky_inverse(root)
             diagonals.append(inverse.diagonal(dim1=1, dim2=2))
             solved.append(torch.bmm(both[:, :, band], inverse))
@@ -223,26 +127,19 @@ class _FullTerms(torch.autograd.Function):
         return of_chi2 * through, of_variance, of_flux, None, None
 
 
-def square(pairs: Pairs) -> Matrices:
-    """Correlation matrices from their strict lower triangles, row by row."""
-    n = _size(pairs)
-    place = torch.full((n, n), pairs.shape[1], device=pairs.device)
-    row, column = torch.tril_indices(n, n, offset=-1, device=pairs.device)
-    place[row, column] = place[column, row] = torch.arange(pairs.shape[1], device=pairs.device)
-    with_one = torch.nn.functional.pad(pairs, (0, 1), value=1.0)
-    return with_one.index_select(1, place.flatten()).unflatten(1, (n, n))
-
-
-def is_sound(pairs: Pairs) -> Bool[Tensor, "star"]:
-    """True where all pairs are there and no eigenvalue of the matrix lies below `SMALLEST_EIGENVALUE`."""
-    n = _size(pairs)
-    lowered = SMALLEST_EIGENVALUE * torch.eye(n, dtype=torch.float64, device=pairs.device)
-    parts = [
-        torch.linalg.cholesky_ex(square(part.double().nan_to_num(math.inf)) - lowered).info == 0
-        for part in pairs.split(_STARS_AT_ONCE)
+def covariances(errors: Coeffs, *, mean: Coeffs, scatter: Coeffs, noise: CorrelatedNoise) -> Matrices:
+    """The matrix S of each star, written out; infinite along the diagonal where an error is."""
+    corners = [
+        torch.nn.functional.pad(square(pairs), (band.start, mean.shape[1] - band.stop) * 2)
+        for pairs, band in noise.bands
     ]
-    finite = pairs.isfinite().all(dim=1)
-    return torch.cat(parts) & finite if parts else finite
+    known = errors.masked_fill(errors.isinf(), 0.0)
+    flux = noise.g_error[:, None] * (mean + noise.origin)
+    matrix = (corners[0] + corners[1]) * known[:, :, None] * known[:, None, :] + flux[:, :, None] * flux[
+        :, None, :
+    ]
+    missing = torch.where(errors.isinf(), math.inf, 0.0)
+    return matrix + (scatter.square() + missing).diag_embed()
 
 
 def _scaled(pairs: Pairs, share: Coeffs) -> Matrices:
@@ -250,18 +147,3 @@ def _scaled(pairs: Pairs, share: Coeffs) -> Matrices:
     matrix = square(pairs).mul_(share[:, :, None]).mul_(share[:, None, :])
     matrix.diagonal(dim1=1, dim2=2).fill_(1.0)
     return matrix
-
-
-def _bands(noise: CorrelatedNoise) -> tuple[tuple[Pairs, slice], tuple[Pairs, slice]]:
-    return (noise.bp, slice(0, noise.n_bp)), (noise.rp, slice(noise.n_bp, None))
-
-
-def _both(
-    published: Correlations,
-) -> tuple[Float32[np.ndarray, "star bp_pair"], Float32[np.ndarray, "star rp_pair"]]:
-    return published.bp, published.rp
-
-
-def _size(pairs: Pairs) -> int:
-    """Of the matrix with so many pairs."""
-    return (1 + math.isqrt(1 + 8 * pairs.shape[1])) // 2

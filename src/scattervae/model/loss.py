@@ -6,10 +6,13 @@ They differ only in how chi^2, penalty and divergence are weighted (Laroche & Sp
 from typing import Literal, NamedTuple
 
 from scattervae.arrays import Coeffs, PerStar
+from scattervae.model.correlated_noise import CorrelatedNoise
+from scattervae.model.covariance import full_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
 
 Objective = Literal["printed", "elbo"]
+Likelihood = Literal["diagonal", "full"]
 
 
 class LossTerms(NamedTuple):
@@ -36,7 +39,14 @@ class LossTerms(NamedTuple):
         return self.nll + self.kl
 
 
-def loss_terms(x: Coeffs, errors: Coeffs, posterior: Posterior, reconstruction: Reconstruction) -> LossTerms:
+def loss_terms(
+    x: Coeffs,
+    errors: Coeffs,
+    posterior: Posterior,
+    reconstruction: Reconstruction,
+    *,
+    correlated: CorrelatedNoise | None = None,
+) -> LossTerms:
     """The terms of eqs. 3, 4 and 5 as sums over coefficients and latents, where the paper prints means.
 
     Args:
@@ -44,10 +54,16 @@ def loss_terms(x: Coeffs, errors: Coeffs, posterior: Posterior, reconstruction: 
         errors: Their errors, same units; infinite for a missing coefficient, which then adds nothing.
         posterior: The encoder's answer.
         reconstruction: Decoder and scatter estimator at one latent vector a star.
+        correlated: Correlations of the coefficients and the error of the G flux, where they count; the paper
+            takes coefficients as independent.
 
     Source:
         Laroche & Speagle (2023), eqs. 2-5.
     """
+    if correlated is not None:
+        mean, scatter = reconstruction
+        terms = full_terms(x, errors, mean=mean, scatter=scatter, noise=correlated)
+        return LossTerms(*terms, kl=posterior.kl().sum(dim=-1))
     variance = errors.square() + reconstruction.scatter.square()
     return LossTerms(
         chi2=0.5 * ((x - reconstruction.mean).square() / variance).sum(dim=-1),

@@ -1,12 +1,16 @@
 """What a run trains on: the usable stars outside the test fold, scaled, in memory or streamed from a store."""
 
 import hashlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from scattervae.arrays import StarArray
+from scattervae.errors import TrainingError
 from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
+from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import Recipe
 from scattervae.model.survey import Survey, n_inferred, reading_threads, require_stars, trained_on
@@ -14,6 +18,8 @@ from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.shuffled import ChosenStars
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
+
+logger = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
 _BYTES_A_NUMBER = 4
@@ -60,20 +66,31 @@ class Prepared:
 
 
 def training_stars(spectra: Spectra, recipe: Recipe) -> Spectra:
-    """The stars that a recipe trains on."""
-    return spectra.take(trained_on(spectra.source_id, spectra.usable, recipe))
+    """The stars that a recipe trains on, with their correlations where its likelihood knows them."""
+    known = spectra if recipe.likelihood == "full" else replace(spectra, correlations=None)
+    return known.take(trained_on(spectra.source_id, spectra.usable, recipe))
 
 
 def data_digest(spectra: Spectra) -> str:
-    """SHA-256 of ids, coefficients, errors and G flux, in hexadecimal."""
+    """SHA-256 of ids, coefficients, errors, G flux and correlations, in hexadecimal."""
     digest = hashlib.sha256()
-    for array in (spectra.source_id, spectra.coeffs, spectra.errors, spectra.g_flux):
+    known = spectra.correlations
+    more = () if known is None else (known.bp, known.rp)
+    for array in (spectra.source_id, spectra.coeffs, spectra.errors, spectra.g_flux, *more):
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def prepare_spectra(spectra: Spectra, recipe: Recipe, machine: Machine) -> Prepared:
+def prepare_spectra(
+    spectra: Spectra, recipe: Recipe, machine: Machine, *, g_flux_error: StarArray | None = None
+) -> Prepared:
     """Stars in memory, as they are given.
+
+    Args:
+        spectra: All stars.
+        recipe: All settings.
+        machine: Where to train.
+        g_flux_error: One standard deviation of each star's G flux [electron/s], for the full likelihood.
 
     Raises:
         TrainingError: None of them can be trained on.
@@ -87,8 +104,15 @@ def prepare_spectra(spectra: Spectra, recipe: Recipe, machine: Machine) -> Prepa
         "n_trained_on": len(stars),
         "n_inferred_coefficients": n_inferred(stars),
     }
+    correlated = None
+    if recipe.likelihood == "full":
+        if g_flux_error is not None:
+            g_flux_error = g_flux_error[trained_on(spectra.source_id, spectra.usable, recipe)]
+        correlated = CorrelatedNoise.of(stars, normalization, g_flux_error=g_flux_error).to(machine.device)
+        counts |= _counts_of_noise(correlated)
+    inputs = normalization.apply(stars).to(machine.device)
     return Prepared(
-        stars=StarsInMemory(normalization.apply(stars).to(machine.device), normalization.bp.stop),
+        stars=StarsInMemory(inputs, normalization.bp.stop, correlated),
         normalization=normalization,
         data=_data(data_digest(stars), counts, normalization),
     )
@@ -105,7 +129,12 @@ def prepare_store(
         machine: Where to train.
         survey: What `Survey.of` found in the store.
         streamed: Leave them on disk.
+
+    Raises:
+        TrainingError: The likelihood needs correlations, and they do not fit into memory.
     """
+    if recipe.likelihood == "full":
+        return _prepare_with_correlations(store, recipe, machine, survey=survey, streamed=streamed)
     chosen = ChosenStars(
         source=store,
         keep=lambda block: trained_on(block.source_id, block.usable, recipe),
@@ -123,6 +152,36 @@ def prepare_store(
         normalization=survey.normalization,
         data=_data(store.digest, survey.totals(len(store)), survey.normalization),
     )
+
+
+def _prepare_with_correlations(
+    store: SpectrumStore, recipe: Recipe, machine: Machine, *, survey: Survey, streamed: bool
+) -> Prepared:
+    n_stars, normalization = int(survey.n_trained_on.sum()), survey.normalization
+    sizes = normalization.bp.stop, normalization.n_coeffs - normalization.bp.stop
+    n_pairs = sum(size * (size - 1) // 2 for size in sizes)
+    if streamed or not machine.holds(n_stars, normalization.n_coeffs + n_pairs // 2):
+        needed = _BYTES_A_NUMBER * n_stars * (2 * normalization.n_coeffs + n_pairs) / 1e9
+        raise TrainingError(
+            f"{store.path}: {n_stars} stars with correlations need {needed:.1f} GB in each process, more than "
+            'memory may hold, and are not streamed; give more --memory, or a recipe with likelihood = "diagonal"'
+        )
+    prepared = prepare_spectra(store.read(), recipe, machine, g_flux_error=store.g_flux_error())
+    return replace(prepared, data=prepared.data | {"digest": store.digest})
+
+
+def _counts_of_noise(correlated: CorrelatedNoise) -> dict[str, int]:
+    counts = {
+        "n_with_correlations": int(correlated.given.sum()),
+        "n_correlations_refused": int(correlated.refused.sum()),
+        "n_with_g_flux_error": int((correlated.g_error > 0).sum()),
+    }
+    if not any(counts.values()):
+        logger.warning(
+            "the likelihood is full, but no star has correlations or an error of its G flux: read them with "
+            "--correlations and --sources, where they are published"
+        )
+    return counts
 
 
 def _data(digest: str, counts: dict[str, int], normalization: Normalization) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from scattervae.errors import RecipeError
 from scattervae.model.degradation import DegradationSettings
-from scattervae.model.loss import Objective
+from scattervae.model.loss import Likelihood, Objective
 from scattervae.model.network import NetworkShape
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import NormalizationSettings
@@ -60,10 +60,22 @@ class TrainingSettings(Settings):
 
 
 class Recipe(Settings):
-    """All that decides what a model becomes, apart from its stars."""
+    """All that decides what a model becomes, apart from its stars.
+
+    Attributes:
+        name: What the recipe is called.
+        objective: What is minimised: the paper's loss as ``printed``, or the negative ``elbo``.
+        likelihood: ``diagonal``: independent coefficients (paper). ``full``: with the correlations of the stars that
+            have them, and the error of their G flux; such stars are held in memory.
+        network: Its shape.
+        training: How its weights are found.
+        degradation: How training stars are made worse.
+        normalization: How coefficients are chosen and scaled.
+    """
 
     name: str
     objective: Objective = "elbo"
+    likelihood: Likelihood = "diagonal"
     network: NetworkShape = NetworkShape()
     training: TrainingSettings = TrainingSettings()
     degradation: DegradationSettings = DegradationSettings()
@@ -78,6 +90,8 @@ class Recipe(Settings):
             )
         return self
 
+
+DEFAULT = "best"
 
 _PAPER_TRAINING = TrainingSettings(optimizer="sgd", learning_rate=0.1, schedule="cosine")
 
@@ -108,7 +122,7 @@ RECIPES = {
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """A named recipe, or one read from a TOML file.
 
-    A file may start from a named one with ``base = "elbo"`` and give only what differs::
+    A file starts from a named one, ``best`` where ``base`` does not say, and gives only what differs::
 
         base = "elbo"
         name = "wide"
@@ -128,7 +142,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
-    base = given.pop("base", "elbo")
+    base = given.pop("base", DEFAULT)
     if not isinstance(base, str) or base not in RECIPES:
         raise RecipeError(f"{path}: base = {base!r} is no recipe; choose one of {', '.join(RECIPES)}")
     settings = RECIPES[base].model_dump()

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.preparation import (
@@ -90,6 +91,7 @@ def train(
     out: RunFolder | None = None,
     machine: Machine = _HERE,
     progress: Progress | None = None,
+    g_flux_error: StarArray | None = None,
 ) -> Checkpoint:
     """A model trained on the usable stars outside the test fold.
 
@@ -100,15 +102,18 @@ def train(
         out: Where the model is saved and the run can be resumed; kept in memory only where None.
         machine: What to train on. Where several processes train, each of them calls this; the first writes.
         progress: Called with each epoch's record.
+        g_flux_error: One standard deviation of the G flux of each of the spectra [electron/s], NaN where unknown,
+            for the full likelihood; a store brings its own.
 
     Raises:
-        TrainingError: No star is left to train on, the loss stops being a number, or another process is gone.
+        TrainingError: No star is left to train on, the loss stops being a number, another process is gone, or the
+            recipe's likelihood needs more memory than there is.
         CheckpointError: `out` holds something that nobody said to replace or resume.
     """
     world = machine.world
     if out is not None:
         world.from_first(out.check)
-    prepared, work = _prepare(stars, recipe, out, machine)
+    prepared, work = _prepare(stars, recipe, out, machine, g_flux_error=g_flux_error)
     started = time.perf_counter()
     records: list[EpochRecord] = []
 
@@ -152,12 +157,17 @@ def train(
 
 
 def _prepare(
-    stars: Spectra | SpectrumStore, recipe: Recipe, out: RunFolder | None, machine: Machine
+    stars: Spectra | SpectrumStore,
+    recipe: Recipe,
+    out: RunFolder | None,
+    machine: Machine,
+    *,
+    g_flux_error: StarArray | None,
 ) -> tuple[Prepared, Path | None]:
     """Stars ready to be trained on, and the folder of the run's own files, made when that went well."""
     world = machine.world
     if isinstance(stars, Spectra):
-        prepared = world.each_own(lambda: prepare_spectra(stars, recipe, machine))
+        prepared = world.each_own(lambda: prepare_spectra(stars, recipe, machine, g_flux_error=g_flux_error))
         return prepared, world.from_first(lambda: None if out is None else out.open())
 
     def survey() -> tuple[Survey, bool, Path | None]:

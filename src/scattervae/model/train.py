@@ -108,7 +108,7 @@ def _step(state: TrainingState, batch: Batch) -> Tensor:
     settings, shape = state.recipe.training, state.network.shape
     batch = batch.degraded(state.recipe.degradation, state.damage)
     noise = batch.noise(shape.n_latent, state.draws)
-    terms = state.loss_of_batch(batch.x, batch.errors, noise)
+    terms = state.loss_of_batch(batch.x, batch.errors, noise, batch.correlated)
     losses = objective(terms, state.recipe.objective, n_coeffs=batch.x.shape[1], n_latent=shape.n_latent)
     state.steps.forget_gradients()
     (losses.sum() / (batch.n_stars / state.world.size)).backward()  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError
 from scattervae.folders import written_aside
 from scattervae.model.batches import STREAMED, TrainingStars
+from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.loss import LossTerms, loss_terms
 from scattervae.model.network import ScatterVAE
@@ -79,10 +80,13 @@ class LossOfBatch(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Coeffs, errors: Coeffs, noise: Latents) -> LossTerms:
+    def forward(
+        self, x: Coeffs, errors: Coeffs, noise: Latents, correlated: CorrelatedNoise | None = None
+    ) -> LossTerms:
         """The terms at one latent vector a star, drawn from its posterior with this noise."""
         posterior = self.network.encode(x, errors)
-        return loss_terms(x, errors, posterior, self.network.decode(posterior.at(noise)))
+        told = self.network.decode(posterior.at(noise))
+        return loss_terms(x, errors, posterior, told, correlated=correlated)
 
 
 class TrainingState:

@@ -19,6 +19,8 @@ from torch import Tensor
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
 from scattervae.model.posterior import Posterior
+from scattervae.science.calibration.calibrated import score_of
+from scattervae.science.calibration.score import telling_of
 from scattervae.science.threads import in_order
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.chunks import rechunk
@@ -104,6 +106,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("kl", "nat", "Kullback-Leibler divergence of the posterior from the prior"),
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
+        *score_column(checkpoint),
         described("flags", pa.uint16(), "", flag_legend()),
     ]
     about = {
@@ -113,6 +116,17 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         "credit": "ESA/Gaia/DPAC",
     }
     return pa.schema(fields, metadata={NOTE: json.dumps(about)})
+
+
+def score_column(checkpoint: Checkpoint) -> list[pa.Field]:
+    """The column of the score, where the model has been calibrated."""
+    if score_of(checkpoint) is None:
+        return []
+    text = (
+        "share of stars of this model with these errors and latents that fit worse (a larger chi^2); evenly spread "
+        "between 0 and 1 if the model is true, at any G; near 0 for a spectrum that the model does not tell"
+    )
+    return [_float("spectrum_score", "", text)]
 
 
 def catalogue(checkpoint: Checkpoint, stars: Spectra | Block) -> pa.Table:
@@ -202,16 +216,21 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     chi2_without_scatter = (squares / variance).sum(dim=1) / n_known
     variance.addcmul_(reconstruction.scatter, reconstruction.scatter)
     chi2 = squares.div_(variance).sum(dim=1)
-    log_scatter = reconstruction.scatter.log10()
+    log_scatter, log_variance = reconstruction.scatter.log10(), variance.log_().masked_fill_(gaps, 0.0)
     bands = checkpoint.normalization
     values = {
-        "log_likelihood": -0.5 * (chi2 + variance.log_().masked_fill_(gaps, 0.0).sum(dim=1)),
+        "log_likelihood": -0.5 * (chi2 + log_variance.sum(dim=1)),
         "reduced_chi2": chi2 / n_known,
         "reduced_chi2_without_scatter": chi2_without_scatter,
         "kl": posterior.kl().sum(dim=1),
         "mean_log10_scatter_bp": log_scatter[:, bands.bp].mean(dim=1),
         "mean_log10_scatter_rp": log_scatter[:, bands.rp].mean(dim=1),
     }
+    score = score_of(checkpoint)
+    if score is not None:
+        summaries = [values["mean_log10_scatter_bp"], values["mean_log10_scatter_rp"]]
+        summaries += [log_variance[:, band].mean(dim=1) for band in (bands.bp, bands.rp)]
+        values["spectrum_score"] = score(telling_of(chi2 / n_known, summaries, posterior))
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
     return values | _correlations(posterior)

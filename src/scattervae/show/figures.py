@@ -12,6 +12,7 @@ from scattervae.errors import ScatterVaeError
 from scattervae.folders import written_aside
 from scattervae.show.compose import latents_figure, star_figure, training_figure
 from scattervae.show.compose_architecture import architecture_figure
+from scattervae.show.compose_calibration import calibration_figure
 from scattervae.show.compose_coverage import coverage_figure
 from scattervae.show.compose_errors import normalised_errors_figure
 from scattervae.show.data import FigureData
@@ -41,6 +42,7 @@ _BUILDERS: dict[str, Callable[[FigureData], Figure]] = {
     "star": star_figure,
     "training": training_figure,
     "latents": latents_figure,
+    "calibration": calibration_figure,
 }
 FIGURES = {name: FigureEntry(**vars(about), build=_BUILDERS[name]) for name, about in ENTRIES.items()}
 

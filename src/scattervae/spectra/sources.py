@@ -28,6 +28,7 @@ Source:
 
 POSITION_COLUMNS = ("ra", "dec")
 G_FLUX_COLUMN = "phot_g_mean_flux"
+G_FLUX_ERROR_COLUMN = "phot_g_mean_flux_error"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
 from scattervae.folders import file_digest
 from scattervae.spectra.blocks import Block, Piece
@@ -32,6 +33,7 @@ from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_foote
 from scattervae.spectra.journal import Journal
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
 from scattervae.spectra.spectra import Basis, Spectra
 
 DEFAULT_CHUNK = 65536
@@ -147,6 +149,14 @@ class SpectrumStore:
         columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
         table = pa.concat_tables(_table(piece, columns) for piece in self.pieces)
         return labels_from(table) if foreign is None else foreign.labels(table)
+
+    def g_flux_error(self) -> StarArray | None:
+        """One standard deviation of each star's G flux [electron/s], NaN where null; None where not stored."""
+        if G_FLUX_ERROR_COLUMN not in self._hats.schema.names:
+            return None
+        table = pa.concat_tables(_table(piece, [G_FLUX_ERROR_COLUMN]) for piece in self.pieces)
+        errors: StarArray = table[G_FLUX_ERROR_COLUMN].cast(pa.float64()).fill_null(float("nan")).to_numpy()
+        return errors
 
     def _spectra(self, *, correlations: bool) -> Iterator[Spectra]:
         names = set(self._hats.schema.names)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from scattervae.model.layers import FEATURES_A_COEFF
 from scattervae.model.network import NetworkShape
 from scattervae.show.plots.coefficients import Curve
 from scattervae.show.style import FAINT, OBSERVED, QUIET
@@ -39,17 +40,21 @@ def plot_network(axes: Axes, shape: NetworkShape, n_coeffs: int) -> None:
         n_coeffs: Coefficients a star.
     """
     n_hidden = len(shape.hidden)
-    widths = [n_coeffs, *shape.hidden]
+    sees_errors = shape.encoder_sees == "errors"
+    n_seen = n_coeffs * (FEATURES_A_COEFF if sees_errors else 1)
+    kind = "residual " if shape.layers == "residual" else ""
     middle = n_hidden + 2.05
-    encoder = _layers(widths, 0.0, 0.0, n_coeffs)
-    _draw_stack(axes, encoder, ENCODER, "encoder", above=True)
+    encoder = _layers([n_seen, *shape.hidden], 0.0, 0.0, n_seen)
+    what = f"{kind}encoder" + (" of coefficients\nand errors" if sees_errors else "")
+    _draw_stack(axes, encoder, ENCODER, what, above=True)
+    widths = [n_coeffs, *shape.hidden]
     for sign, colour, name in ((1, DECODER, "decoder"), (-1, SCATTER, "scatter estimator")):
-        stack = _layers(widths[::-1], middle + 1.2, sign * _BRANCH, n_coeffs)
-        _draw_stack(axes, stack, colour, name, above=sign > 0)
+        stack = _layers(widths[::-1], middle + 1.2, sign * _BRANCH, n_seen)
+        _draw_stack(axes, stack, colour, kind + name, above=sign > 0)
         _arrow(axes, (middle + 0.3, sign * 0.35), (stack[0].x - _BAR, stack[0].y))
         _arrow(axes, (stack[-1].x + _BAR, stack[-1].y), (stack[-1].x + 0.95, stack[-1].y), colour=colour)
     _arrow(axes, (-0.95, 0.0), (-_BAR, 0.0), colour=OBSERVED)
-    _draw_latents(axes, shape.n_latent, n_hidden + 0.95, middle)
+    _draw_latents(axes, shape, n_hidden + 0.95, middle)
     for y in (0.62, -0.62):
         _arrow(axes, (n_hidden + _BAR / 2, 0.0), (n_hidden + 0.55, y))
         _arrow(axes, (n_hidden + 1.35, y), (middle - 0.28, 0.2 * y))
@@ -93,17 +98,19 @@ def _draw_stack(axes: Axes, stack: list[_Layer], colour: str, name: str, *, abov
     )
 
 
-def _draw_latents(axes: Axes, n_latent: int, parameters: float, middle: float) -> None:
+def _draw_latents(axes: Axes, shape: NetworkShape, parameters: float, middle: float) -> None:
     for y, text in ((0.62, "$\\mu$"), (-0.62, "$\\ln\\sigma^2$")):
         _box(axes, (parameters, y), (0.78, 0.66), ENCODER)
         axes.text(parameters, y, text, ha="center", va="center", fontsize=7.0)
     _box(axes, (middle, 0.0), (0.5, 0.9), OBSERVED)
     axes.text(middle, 0.0, "$z$", color="white", ha="center", va="center", fontsize=9.0)
-    axes.text(middle + 0.45, 0.0, f"{n_latent} latents", ha="left", va="center", fontsize=7.0)
+    axes.text(middle + 0.45, 0.0, f"{shape.n_latent} latents", ha="left", va="center", fontsize=7.0)
     axes.text(
         parameters + 0.35,
         -1.45,
-        "$z = \\mu + \\sigma\\,\\epsilon$",
+        "$z = \\mu + (1 + C)\\,\\sigma\\,\\epsilon$"
+        if shape.n_couplings
+        else "$z = \\mu + \\sigma\\,\\epsilon$",
         ha="center",
         va="center",
         fontsize=7.5,

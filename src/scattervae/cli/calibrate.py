@@ -1,0 +1,53 @@
+"""``scattervae calibrate``: make a model's uncertainties hold what they claim."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, settle_machine
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The stars that it was trained on.")],
+    *,
+    epochs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Passes of the encoder over simulated stars.")
+    ] = 90,
+    device: DeviceName = "auto",
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model's scatter, encoder and score so that its uncertainties hold what they claim.
+
+    The scatter is fitted on the validation fold, best of a model that was not trained on it; encoder and score on
+    stars that the model makes. Published errors stay as they are. The result goes into the model's folder, beside
+    the model's own files; `encode` and `evaluate` use it from there, and removing calibration.safetensors undoes it.
+
+    Examples:
+
+        scattervae calibrate model store
+    """
+    from scattervae.gaia import intake
+    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.calibration.calibrated import save_calibration
+    from scattervae.science.calibration.fit import CalibrationSettings
+    from scattervae.science.calibration.fit import calibrate as fit
+
+    checkpoint = Checkpoint.load(model).to(settle_machine(device, threads))
+    fitted = fit(checkpoint, intake.load(store).spectra, CalibrationSettings(epochs=epochs))
+    path = save_calibration(fitted, model)
+    factors = fitted.scatter_factor.cpu()
+    changed = factors[factors != 1.0]
+    values = {
+        "out": str(path),
+        "n_scatter_factors": len(changed),
+        "scatter_factors": factors.tolist(),
+        "encoder_tuned": fitted.network.sees_errors,
+    }
+    told = "no coefficient's scatter is large enough to be told from its error"
+    if len(changed):
+        told = f"scatter of {len(changed)} coefficients times {changed.min():.2f} to {changed.max():.2f}"
+    encoder = "encoder tuned" if fitted.network.sees_errors else "encoder left as it is: it sees no errors"
+    Summary(values, (f"{told}; {encoder}", f"wrote {path}")).show(as_json=as_json)

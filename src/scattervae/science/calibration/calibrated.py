@@ -1,0 +1,152 @@
+"""A model with its calibration: the same decoder, an encoder whose widths hold the truth, scatter, a score.
+
+It is kept in the trained folder as ``calibration.safetensors`` beside the model's own files, which stay as they are.
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scattervae.arrays import Coeffs, Latents
+from scattervae.errors import CheckpointError
+from scattervae.folders import restored, written_aside
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
+from scattervae.model.posterior import Posterior
+from scattervae.science.calibration.score import ScoreMap
+from scattervae.science.calibration.widths import WidthLaw
+
+CALIBRATION = "calibration.safetensors"
+_SCORE = "score."
+_ENCODER = "encoder."
+_FACTORS = ("scatter_factor", "width_offset", "width_slope")
+
+
+class CalibratedNetwork(ScatterVAE):
+    """The network with factors on the scatter of its coefficients and on the widths of its latents; 1 at first."""
+
+    def __init__(self, n_coeffs: int, shape: NetworkShape) -> None:
+        super().__init__(n_coeffs, shape)
+        self.scatter_factor: Tensor
+        self.width_offset: Tensor
+        self.width_slope: Tensor
+        self.register_buffer("scatter_factor", torch.ones(n_coeffs))
+        self.register_buffer("width_offset", torch.zeros(shape.n_latent))
+        self.register_buffer("width_slope", torch.zeros(shape.n_latent))
+
+    def encode(self, x: Coeffs, errors: Coeffs) -> Posterior:
+        return WidthLaw(self.width_offset, self.width_slope).apply(super().encode(x, errors))
+
+    def decode(self, z: Latents) -> Reconstruction:
+        mean, scatter = super().decode(z)
+        return Reconstruction(mean, scatter * self.scatter_factor)
+
+
+@dataclass(frozen=True)
+class CalibratedModel(Checkpoint):
+    """A trained model with its calibration.
+
+    Attributes:
+        score: From chi^2 to a score that is uniform under the model; None before it is fitted.
+    """
+
+    score: ScoreMap | None = None
+
+    @property
+    def scatter_factor(self) -> Float[Tensor, "coeff"]:
+        """What the scatter of each coefficient is multiplied by."""
+        assert isinstance(self.network, CalibratedNetwork)
+        return self.network.scatter_factor
+
+    def to(self, device: torch.device) -> "CalibratedModel":
+        """The same model, computing on this device."""
+        return replace(
+            self,
+            network=copy.deepcopy(self.network).to(device),
+            score=None if self.score is None else self.score.to(device),
+        )
+
+    @property
+    def digest(self) -> str:
+        """As the model's own, the calibration included."""
+        sha = hashlib.sha256(super().digest.encode())
+        for values in self.score.tensors().values() if self.score is not None else ():
+            sha.update(values.cpu().numpy().tobytes())
+        return sha.hexdigest()[:32]
+
+
+def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, "coeff"]) -> CalibratedModel:
+    """The model with its scatter multiplied; encoder and decoder as they were, no score."""
+    return _changed(checkpoint, {"scatter_factor": factor.float()})
+
+
+def with_widths(checkpoint: Checkpoint, law: WidthLaw) -> CalibratedModel:
+    """The model with its latents' widths multiplied, no score."""
+    return _changed(checkpoint, {"width_offset": law.offset.float(), "width_slope": law.slope.float()})
+
+
+def _changed(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> CalibratedModel:
+    network = CalibratedNetwork(checkpoint.network.n_coeffs, checkpoint.network.shape)
+    network.load_state_dict(network.state_dict() | checkpoint.network.state_dict() | tensors)
+    own = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
+    return CalibratedModel(**own | {"network": network.to(checkpoint.device).eval()})
+
+
+def save_calibration(model: CalibratedModel, folder: Path) -> Path:
+    """Write the calibration beside the files of the model it belongs to, whole or not at all."""
+    tensors = {
+        name: values.cpu().contiguous()
+        for name, values in model.network.state_dict().items()
+        if name.startswith(_ENCODER) or name in _FACTORS
+    }
+    if model.score is not None:
+        tensors |= {_SCORE + name: values for name, values in model.score.tensors().items()}
+    path = folder / CALIBRATION
+    with written_aside(path) as partial:
+        save_file(tensors, partial, {"model": Checkpoint.load(folder).digest})
+    return path
+
+
+def load_model(folder: str | Path, *, calibrated: bool = True) -> Checkpoint:
+    """The model of a trained folder, with its calibration where there is one and it is wanted.
+
+    Raises:
+        CheckpointError: As `Checkpoint.load`; or the calibration is broken, or of another model.
+    """
+    checkpoint = Checkpoint.load(folder)
+    path = restored(Path(folder)) / CALIBRATION
+    if not calibrated or not path.is_file():
+        return checkpoint
+    try:
+        with safe_open(path, framework="pt") as file:
+            belongs_to = (file.metadata() or {}).get("model")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not readable: {error}; remove it, or calibrate again") from error
+    if belongs_to != checkpoint.digest:
+        raise CheckpointError(
+            f"{path}: the calibration of another model ({belongs_to}, this one is {checkpoint.digest}); "
+            "remove it, or calibrate again"
+        )
+    try:
+        own = {name: tensors[name] for name in _FACTORS}
+        own |= {name: w for name, w in tensors.items() if name.startswith(_ENCODER)}
+        model = _changed(checkpoint, own)
+        of_score = {n.removeprefix(_SCORE): w for n, w in tensors.items() if n.startswith(_SCORE)}
+        score = ScoreMap.of(of_score) if of_score else None
+    except (LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: does not fit the model: {reason}; calibrate again") from error
+    return replace(model, score=score)
+
+
+def score_of(checkpoint: Checkpoint) -> ScoreMap | None:
+    """The score of a model that has been calibrated."""
+    return checkpoint.score if isinstance(checkpoint, CalibratedModel) else None

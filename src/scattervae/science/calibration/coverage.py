@@ -1,0 +1,211 @@
+"""How many coefficients lie inside the central 68 and 95 %, by G, by order and by colour."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from scattervae.arrays import StarArray
+from scattervae.errors import DataError
+from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.calibration.coefficients import Pits, pits
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.spectra import Spectra
+
+INSIDE_1_SIGMA = 0.6827
+INSIDE_2_SIGMA = 0.9545
+FEWEST_STARS = 300
+N_BINS = 20
+_EDGES = ((1 - INSIDE_1_SIGMA) / 2, (1 - INSIDE_2_SIGMA) / 2)
+_G_EDGES = np.arange(-5.0, 26.0)
+_ORDERS = (0, 5, 10, 20, 30, 40, 50)
+_N_COLOURS = 5
+
+
+class Share(NamedTuple):
+    """Coverage of some coefficients.
+
+    Attributes:
+        one: Inside the central 68.27 %.
+        two: Inside the central 95.45 %.
+        n: Of so many; both shares are NaN where 0.
+    """
+
+    one: float
+    two: float
+    n: int
+
+    @staticmethod
+    def of(values: Float[np.ndarray, "value"]) -> "Share":
+        """Of these transforms; NaN ones do not count."""
+        known = values[np.isfinite(values)]
+        if len(known) == 0:
+            return Share(np.nan, np.nan, 0)
+        one, two = (float(((known > edge) & (known < 1 - edge)).mean()) for edge in _EDGES)
+        return Share(one, two, len(known))
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """Coverage of one kind of coefficients of one kind of stars.
+
+    Attributes:
+        by: What the rows differ in: ``all``, ``G``, ``order``, ``colour``.
+        name: Which stars, or which coefficients.
+        n_stars: How many stars.
+        n_pooled: How many coefficients have a median scatter above their error among these stars: they are pooled.
+            A row of ``order`` pools all of its own.
+        hidden: Pooled coefficients, predicted from the others of their star.
+        drawn: The same at a draw from the posterior.
+        at_mean: The same at the posterior mean.
+        others: The coefficients that are not pooled, at a draw.
+        others_without_scatter: The same at the posterior mean with a scatter of 0: above 68 %, their published
+            errors are too large, whatever the scatter.
+    """
+
+    by: str
+    name: str
+    n_stars: int
+    n_pooled: int
+    hidden: Share
+    drawn: Share
+    at_mean: Share
+    others: Share
+    others_without_scatter: Share
+
+
+@dataclass(frozen=True)
+class CoverageTable:
+    """Coverage of a model's coefficients on some stars.
+
+    Attributes:
+        rows: All stars first, then by G, by order and by colour.
+        hidden_counts: Histogram of the transforms of pooled hidden coefficients, in `N_BINS` equal bins.
+        drawn_counts: The same at a draw.
+        n_stars: How many stars.
+    """
+
+    rows: tuple[CoverageRow, ...]
+    hidden_counts: tuple[int, ...]
+    drawn_counts: tuple[int, ...]
+    n_stars: int
+
+    def by(self, kind: str) -> tuple[CoverageRow, ...]:
+        """The rows of one kind."""
+        return tuple(row for row in self.rows if row.by == kind)
+
+
+def coverage_table(
+    checkpoint: Checkpoint, spectra: Spectra, *, n_rounds: int = 1, seed: int = 0
+) -> CoverageTable:
+    """Coverage of the coefficients of the usable ones of these stars.
+
+    The colour is :math:`-2.5 \\log_{10}` of the first BP over the first RP coefficient, which hold most of each
+    band's flux; its bins have equally many stars. G is that of the Vega system.
+
+    Args:
+        checkpoint: The model.
+        spectra: Stars, best of the test fold.
+        n_rounds: As `pits` has it.
+        seed: Of all draws.
+
+    Raises:
+        DataError: No star is usable, or the spectra are of another basis.
+    """
+    stars = spectra.take(spectra.usable)
+    if len(stars) == 0:
+        raise DataError(f"none of {len(spectra)} stars is usable: nothing to measure coverage on")
+    normalization = checkpoint.normalization
+    told = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
+    return tabulated(told, normalization, g_magnitude(stars), colour(stars))
+
+
+def tabulated(told: Pits, normalization: Normalization, g: StarArray, colours: StarArray) -> CoverageTable:
+    """The table of these transforms."""
+    arrays = Pits(*(values.numpy() for values in told))  # type: ignore[arg-type]
+    everything = np.ones(len(g), dtype=bool)
+    rows = [_row("all", "all", arrays, everything)]
+    for low in _G_EDGES:
+        chosen = (g >= low) & (g < low + 1)
+        if chosen.any():
+            rows.append(_row("G", f"{low:.0f}-{low + 1:.0f}", arrays, chosen))
+    for name, columns in order_groups(normalization):
+        rows.append(_row("order", name, arrays, everything, columns=columns))
+    rows += [_row("colour", name, arrays, chosen) for name, chosen in _colour_bins(colours)]
+    pooled = _pooled(arrays, everything)
+    counts = [
+        np.histogram(values[:, pooled], bins=N_BINS, range=(0.0, 1.0))[0]
+        for values in (arrays.hidden, arrays.drawn)
+    ]
+    hidden, drawn = (tuple(int(n) for n in found) for found in counts)
+    return CoverageTable(tuple(rows), hidden, drawn, len(g))
+
+
+def g_magnitude(stars: Spectra) -> StarArray:
+    """G in the Vega system."""
+    return np.asarray(G_ZERO_POINT - 2.5 * np.log10(stars.g_flux))
+
+
+def colour(stars: Spectra) -> StarArray:
+    """Minus 2.5 times the decimal logarithm of the first BP over the first RP coefficient; NaN where not defined."""
+    first_bp, first_rp = stars.coeffs[:, 0], stars.coeffs[:, stars.basis.n_bp]
+    ratio = np.divide(first_bp, first_rp, out=np.full(len(stars), np.nan), where=first_rp != 0)
+    return np.asarray(-2.5 * np.log10(np.where(ratio > 0, ratio, np.nan)))
+
+
+def order_groups(normalization: Normalization) -> Iterator[tuple[str, Int64[np.ndarray, "column"]]]:
+    """Names and columns of groups of neighbouring orders in each band, counted from 1."""
+    for band, here in (("BP", normalization.bp), ("RP", normalization.rp)):
+        size = here.stop - here.start
+        for low, high in zip(_ORDERS, (*_ORDERS[1:], size), strict=True):
+            if low < min(high, size):
+                stop = min(high, size)
+                yield f"{band} {low + 1}-{stop}", np.arange(here.start + low, here.start + stop)
+
+
+def _colour_bins(colours: StarArray) -> Iterator[tuple[str, Bool[np.ndarray, "star"]]]:
+    """Bins with equally many of the stars that have a colour."""
+    known = np.isfinite(colours)
+    if not known.any():
+        return
+    edges = np.quantile(colours[known], np.linspace(0, 1, _N_COLOURS + 1))
+    place = np.searchsorted(edges[1:-1], colours, side="right")
+    for index in range(_N_COLOURS):
+        chosen = known & (place == index)
+        if chosen.any():
+            yield f"{edges[index]:.2f} to {edges[index + 1]:.2f}", chosen
+
+
+def _pooled(arrays: Pits, stars: Bool[np.ndarray, "star"]) -> Bool[np.ndarray, "coeff"]:
+    return np.asarray(np.nanmedian(np.asarray(arrays.scatter_over_error)[stars], axis=0) > 1.0)
+
+
+def _row(
+    by: str,
+    name: str,
+    arrays: Pits,
+    stars: Bool[np.ndarray, "star"],
+    *,
+    columns: Int64[np.ndarray, "column"] | None = None,
+) -> CoverageRow:
+    if columns is None:
+        pooled = _pooled(arrays, stars)
+        others = ~pooled
+    else:
+        pooled, others = np.zeros((2, arrays.at_mean.shape[1]), dtype=bool)
+        pooled[columns] = others[columns] = True
+    of_pooled, of_others = np.ix_(stars, pooled), np.ix_(stars, others)
+    return CoverageRow(
+        by=by,
+        name=name,
+        n_stars=int(stars.sum()),
+        n_pooled=int(pooled.sum()),
+        hidden=Share.of(np.asarray(arrays.hidden)[of_pooled].ravel()),
+        drawn=Share.of(np.asarray(arrays.drawn)[of_pooled].ravel()),
+        at_mean=Share.of(np.asarray(arrays.at_mean)[of_pooled].ravel()),
+        others=Share.of(np.asarray(arrays.drawn)[of_others].ravel()),
+        others_without_scatter=Share.of(np.asarray(arrays.without_scatter)[of_others].ravel()),
+    )

@@ -1,0 +1,235 @@
+"""Fit a model's calibration: its scatter on stars it was not trained on, its encoder and score on stars it makes.
+
+Published errors are never touched.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scattervae.arrays import Latents
+from scattervae.errors import DataError
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.degradation import DegradationSettings, draw_degradation
+from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
+from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
+from scattervae.science.calibration.draws import WeightedDraws, posterior_draws
+from scattervae.science.calibration.latents import encode, made_from
+from scattervae.science.calibration.score import Telling, fit_score, telling
+from scattervae.science.calibration.widths import fit_widths
+from scattervae.seeds import folds, stream
+from scattervae.settings import Settings
+from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
+
+logger = logging.getLogger(__name__)
+
+FEWEST_STARS = 100
+_SMALLEST_RATIO = 0.3
+_LOG_FACTORS = torch.arange(-1.2, 1.2001, 0.0125)
+_MANY = 4096
+
+
+class CalibrationSettings(Settings):
+    """How a calibration is fitted.
+
+    Attributes:
+        scatter_rounds: How often scatter and posteriors are fitted to each other in turn.
+        n_like: Real stars, drawn at random, whose errors and latents the simulated stars have.
+        epochs: Passes of the encoder over as many simulated stars, made anew in each.
+        batch_size: Stars a step.
+        learning_rate: Of AdamW, falling to zero in a straight line.
+        degradation: How the simulated stars are made worse.
+        score_degradation: The same for the stars that the score is learnt from.
+        n_score: Simulated stars that the score is learnt from.
+        seed: Of every random number.
+    """
+
+    scatter_rounds: int = 3
+    n_like: int = 12_000
+    epochs: int = 90
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    degradation: DegradationSettings = DegradationSettings(share=0.7)
+    score_degradation: DegradationSettings = DegradationSettings(
+        share=0.5, without_band=0.1, without_orders=0.1, without_coeffs=0.05
+    )
+    n_score: int = 150_000
+    seed: int = 0
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    spectra: Spectra,
+    settings: CalibrationSettings | None = None,
+    *,
+    progress: Callable[[str], None] = logger.info,
+) -> CalibratedModel:
+    """The model with scatter, encoder and score calibrated; its test fold is not looked at.
+
+    Scatter and widths are fitted on the validation fold: a model that was trained on it as well (recipes train on it
+    unless they say `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's
+    simulated stars have the errors of stars outside the test fold.
+
+    Args:
+        checkpoint: The model.
+        spectra: The stars that it was trained on, with their validation fold.
+        settings: How.
+        progress: Told what is being done.
+
+    Raises:
+        DataError: Too few usable stars in the validation fold.
+    """
+    settings = settings or CalibrationSettings()
+    fold = folds(spectra.source_id)
+    usable = spectra.usable
+    validation, known = spectra.take(fold.validation & usable), spectra.take(~fold.test & usable)
+    if len(validation) < FEWEST_STARS:
+        raise DataError(
+            f"{len(validation)} usable stars in the validation fold, of {len(spectra)}: "
+            f"a calibration needs {FEWEST_STARS}; give more stars"
+        )
+    normalization = checkpoint.normalization
+    progress("fitting the scatter")
+    bright = normalization.apply(validation)
+    factor = fit_scatter(checkpoint, bright, settings)
+    model = with_scatter_factor(checkpoint, factor)
+    tuned_on, scored_on = _two_sets(normalization.apply(known), settings)
+    generator = stream(settings.seed, "latents")
+    if model.network.sees_errors:
+        progress("tuning the encoder on simulated stars")
+        latents = posterior_draws(model, tuned_on, encode(model, tuned_on), generator)
+        tune_encoder(model, tuned_on, latents, settings)
+        model = with_widths(model, fit_widths(model, bright, seed=settings.seed))
+    progress("learning the score")
+    latents = posterior_draws(model, scored_on, encode(model, scored_on), generator)
+    told = simulated_telling(model, scored_on, latents, settings)
+    return replace(model, score=fit_score(told, seed=settings.seed))
+
+
+def fit_scatter(
+    checkpoint: Checkpoint, inputs: Inputs, settings: CalibrationSettings
+) -> Float[Tensor, "coeff"]:
+    r"""What the scatter of each coefficient is to be multiplied by, so that its coverage is nominal.
+
+    A decoder learns its scatter at draws from the encoder's posterior, and takes the encoder's mistakes for
+    scatter. Here posteriors are exact, and of a range of factors the one is taken that brings the shares inside
+    :math:`\sqrt{\sigma^2 + f^2 s^2}` and twice that nearest to nominal; then again with the new
+    scatter. A coefficient whose median scatter is below a third of its error keeps its scatter: nothing is known
+    of it.
+    """
+    factor = torch.ones(inputs.x.shape[1])
+    for number in range(settings.scatter_rounds):
+        model = with_scatter_factor(checkpoint, factor)
+        generator = stream(settings.seed, "scatter", number)
+        draws = posterior_draws(model, inputs, encode(checkpoint, inputs), generator)
+        told = checkpoint.decode(draws.one(generator))
+        residual = (inputs.x - told.mean).abs()
+        factors = _LOG_FACTORS.exp()
+        misses = torch.stack([_miss(residual, inputs.errors, f * told.scatter) for f in factors])
+        best = factors[misses.argmin(dim=0)]
+        matters = (told.scatter / inputs.errors).nanmedian(dim=0).values > _SMALLEST_RATIO
+        factor = torch.where(matters, best, 1.0)
+    return factor
+
+
+def _miss(
+    residual: Float[Tensor, "star coeff"],
+    errors: Float[Tensor, "star coeff"],
+    scatter: Float[Tensor, "star coeff"],
+) -> Float[Tensor, "coeff"]:
+    """How far coverage is from nominal, coefficient by coefficient."""
+    width = (errors.square() + scatter.square()).sqrt()
+    one, two = ((residual < k * width).double().mean(dim=0) for k in (1.0, 2.0))
+    return (one - INSIDE_1_SIGMA).square() + (two - INSIDE_2_SIGMA).square()
+
+
+def tune_encoder(
+    model: CalibratedModel, like: Inputs, latents: WeightedDraws, settings: CalibrationSettings
+) -> None:
+    r"""Train the encoder of `model` on stars that its decoder makes, whose latents are known; in place.
+
+    .. math:: - \langle \ln q(z | x, \sigma) \rangle, \qquad z \sim p(z | \text{real star}), \; x \sim p(x | z)
+
+    The evidence lower bound lets an encoder be too sure of itself: its average is over its own posterior. Here
+    the average is over the truth, and a posterior that excludes it is made to pay. Stars are made with the errors
+    of real ones, and worse (`DegradationSettings`). The decoder stays as it is.
+
+    Args:
+        model: Its encoder must see errors.
+        like: Real stars, for their errors.
+        latents: Draws from their exact posteriors.
+        settings: How.
+
+    Source:
+        Hinton et al. (1995), Science 268, 1158, the sleep phase; Papamakarios & Murray (2016), arXiv:1605.06376, for
+        posteriors learnt from simulations.
+    """
+    first = copy.deepcopy(model)
+    network = model.network
+    weights = list(network.encoder.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.01)
+    n, size = len(like), settings.batch_size
+    steps = settings.epochs * math.ceil(n / size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 50, 1.0 - step / (steps + 1))
+    )
+    generator = stream(settings.seed, "tune")
+    for _ in range(settings.epochs):
+        for rows in torch.split(torch.randperm(n, generator=generator), size):
+            z = latents.take(rows).one(generator)
+            made = _worse(first, z, like.take(rows), generator, degradation=settings.degradation).to(
+                model.device
+            )
+            told = network.encode(made.x, made.errors)
+            loss = -told.log_density(z.to(model.device)).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+
+
+def _two_sets(inputs: Inputs, settings: CalibrationSettings) -> tuple[Inputs, Inputs]:
+    """Stars drawn at random to tune the encoder on, and half as many others, which it does not know, for the score."""
+    rows = torch.randperm(len(inputs), generator=stream(settings.seed, "some"))
+    n = min(settings.n_like, 2 * len(inputs) // 3)
+    return inputs.take(rows[:n]), inputs.take(rows[n : n + n // 2])
+
+
+def _worse(
+    model: Checkpoint,
+    z: Latents,
+    like: Inputs,
+    generator: torch.Generator,
+    *,
+    degradation: DegradationSettings,
+) -> Inputs:
+    """Stars made at these latents with these errors, some of them made worse."""
+    made = made_from(model, z, like, generator)
+    normalization = model.normalization
+    n_bp = normalization.bp.stop
+    worse = draw_degradation(degradation, len(z), (n_bp, normalization.n_coeffs - n_bp), generator)
+    return Inputs(*worse.apply(made.x, made.errors))
+
+
+@torch.no_grad()
+def simulated_telling(
+    model: CalibratedModel, like: Inputs, latents: WeightedDraws, settings: CalibrationSettings
+) -> Telling:
+    """What the score is learnt from: stars made like these, some of them worse, and encoded again."""
+    generator = stream(settings.seed, "simulated_telling")
+    parts = []
+    drawn = torch.randint(len(like), (settings.n_score,), generator=generator)
+    for rows in torch.split(drawn, _MANY):
+        z = latents.take(rows).one(generator)
+        made = _worse(model, z, like.take(rows), generator, degradation=settings.score_degradation)
+        posterior = encode(model, made)
+        parts.append(telling(made, posterior, model.decode(posterior.mean), model.normalization))
+    return Telling(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -1,0 +1,198 @@
+"""Whether posteriors over latents hold the truth as often as they claim: against simulated stars, and real ones.
+
+Simulated stars have known latents. A real star's are not known, but those of a bright star nearly are, and the
+same star made fainter must be given a posterior that agrees.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from scattervae.arrays import Latents
+from scattervae.model.checkpoint import BATCH, Checkpoint
+from scattervae.model.posterior import Posterior
+from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
+from scattervae.science.calibration.draws import posterior_draws
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs
+
+N_RANKS = 99
+
+
+class LatentCoverage(NamedTuple):
+    r"""How often latents fall where a posterior expects them.
+
+    Attributes:
+        per_latent: Share inside the central 68.27 % of each latent.
+        jointly: Share of :math:`(z - \mu)^T \Sigma^{-1} (z - \mu)` below the 68.27 % point of its
+            :math:`\chi^2` distribution.
+        mean_square: Mean of that form; the number of latents where widths are right.
+        n: Stars, or draws, that were counted.
+    """
+
+    per_latent: list[float]
+    jointly: float
+    mean_square: float
+    n: int
+
+
+class SimulatedRanks(NamedTuple):
+    """Ranks of true latents among draws from the posterior of a star made from them.
+
+    Attributes:
+        ranks: From 0 to `n_draws`; evenly spread where posteriors are right.
+        n_draws: Draws a star.
+        coverage: The same truths against the posteriors' intervals.
+    """
+
+    ranks: Int64[Tensor, "star latent"]
+    n_draws: int
+    coverage: LatentCoverage
+
+
+class Uniformity(NamedTuple):
+    """How far ranks are from an even spread.
+
+    Attributes:
+        chi2: Of each latent; with many stars it follows the chi-squared distribution where posteriors are right.
+        degrees: Of freedom.
+    """
+
+    chi2: Float64[Tensor, "latent"]
+    degrees: int
+
+
+def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
+    """Coverage of these latents, one a star, by the stars' posteriors."""
+    away = (z - posterior.mean).double()
+    squares = distances(posterior, z)
+    inside = (away.abs() <= posterior.sd.double()).double().mean(dim=0)
+    edge = chi2_quantile(INSIDE_1_SIGMA, z.shape[1])
+    return LatentCoverage(
+        per_latent=inside.tolist(),
+        jointly=(squares <= edge).double().mean().item(),
+        mean_square=squares.mean().item(),
+        n=len(z),
+    )
+
+
+def distances(posterior: Posterior, z: Latents) -> Float[Tensor, "star"]:
+    """Squared Mahalanobis distance of one latent vector a star from its posterior, in float64."""
+    away = (z - posterior.mean).double()[:, :, None]
+    scaled: Tensor = torch.linalg.solve_triangular(posterior.root.double(), away, upper=False)
+    return scaled[:, :, 0].square().sum(dim=1)
+
+
+def chi2_quantile(share: float, degrees: int) -> float:
+    """Where the chi-squared distribution reaches `share`, by bisection of the incomplete gamma function."""
+    low, high = 0.0, 10.0 * degrees + 50.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        half = torch.tensor([degrees / 2, middle / 2], dtype=torch.float64)
+        below = torch.special.gammainc(half[0], half[1]).item() < share
+        low, high = (middle, high) if below else (low, middle)
+    return (low + high) / 2
+
+
+@torch.no_grad()
+def simulated_ranks(
+    checkpoint: Checkpoint, like: Inputs, *, z: Latents | None = None, n_draws: int = N_RANKS, seed: int = 0
+) -> SimulatedRanks:
+    """Simulation-based calibration: make stars with known latents, encode them, rank the truth.
+
+    Args:
+        checkpoint: The model.
+        like: Stars whose errors the made stars have.
+        z: Their true latents; draws from the exact posteriors of `like` where None, so that the made stars are as a
+            survey's. Draws from the prior are stars that may look like none.
+        n_draws: Draws from each posterior.
+        seed: Of every random number.
+
+    Source:
+        Talts et al. (2018), arXiv:1804.06788, algorithm 1.
+    """
+    generator = stream(seed, "ranks")
+    if z is None:
+        z = posterior_draws(checkpoint, like, encode(checkpoint, like), generator).one(generator)
+    posterior = encode(checkpoint, made_from(checkpoint, z, like, generator))
+    ranks = torch.zeros(z.shape, dtype=torch.int64)
+    for _ in range(n_draws):
+        ranks += posterior.sample(generator) < z
+    return SimulatedRanks(ranks, n_draws, latent_coverage(posterior, z))
+
+
+def uniformity(ranks: Int64[Tensor, "star latent"], n_draws: int, *, n_bins: int = 20) -> Uniformity:
+    """Chi-squared of each latent's ranks against an even spread.
+
+    Args:
+        ranks: From 0 to `n_draws`.
+        n_draws: One less than a multiple of `n_bins`, so that bins are alike.
+        n_bins: Bins.
+
+    Raises:
+        ValueError: The bins are not alike.
+    """
+    if (n_draws + 1) % n_bins:
+        raise ValueError(f"{n_draws + 1} ranks do not fall evenly into {n_bins} bins")
+    place = ranks * n_bins // (n_draws + 1)
+    counts = torch.stack([(place == k).sum(dim=0) for k in range(n_bins)]).double()
+    expected = len(ranks) / n_bins
+    return Uniformity(((counts - expected).square() / expected).sum(dim=0), n_bins - 1)
+
+
+@torch.no_grad()
+def renoised_coverage(
+    checkpoint: Checkpoint, bright: Inputs, factor: float, *, n_repeats: int = 1, seed: int = 0
+) -> LatentCoverage:
+    r"""How often draws from stars' posteriors lie inside those of the same stars made fainter.
+
+    .. math:: x' = x + \sigma \sqrt{f^2 - 1}\, \epsilon, \qquad \sigma' = f \sigma
+
+    The bright star's noise is part of x', and its posterior's width part of the draw. Latents, bright star and
+    faint star are a Markov chain: if both posteriors are Bayes' then a draw given the bright star is, over all
+    bright stars that could have become this faint one, a draw given the faint one. So the expectation is 68.27 %
+    with nothing to correct.
+
+    Args:
+        checkpoint: The model.
+        bright: Real stars.
+        factor: By how much all errors grow.
+        n_repeats: Faint stars made of each bright one.
+        seed: Of every random number.
+    """
+    generator = stream(seed, "renoise", str(factor))
+    posterior = encode(checkpoint, bright)
+    faint, draws = [], []
+    for _ in range(n_repeats):
+        draws.append(posterior.sample(generator))
+        faint.append(encode(checkpoint, renoised(bright, factor, generator)))
+    return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
+
+
+def renoised(inputs: Inputs, factor: float, generator: torch.Generator) -> Inputs:
+    """The same stars with all errors so many times as large, and noise to match."""
+    noise = torch.randn(inputs.x.shape, generator=generator) * math.sqrt(factor**2 - 1.0)
+    missing = inputs.errors.isinf()
+    added = (inputs.errors.masked_fill(missing, 0.0)) * noise
+    return Inputs(x=inputs.x + added, errors=inputs.errors * factor)
+
+
+def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:
+    """Stars that the model makes at these latents: scatter, and noise of the errors of `like`."""
+    told = checkpoint.decode(z)
+    noise = torch.randn(told.mean.shape, generator=generator)
+    missing = like.errors.isinf()
+    width = (like.errors.square() + told.scatter.square()).sqrt().masked_fill(missing, 0.0)
+    return Inputs(x=(told.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
+
+
+def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
+    """Posteriors of any number of stars, in memory."""
+    parts = [
+        checkpoint.answer(inputs[start : start + BATCH]).posterior.each(lambda values: values.cpu())
+        for start in range(0, len(inputs), BATCH)
+    ]
+    return Posterior.concatenate(parts)

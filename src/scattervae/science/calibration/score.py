@@ -1,0 +1,181 @@
+"""A score of how well a star is told that means the same for bright stars and faint ones.
+
+Chi^2 at the posterior mean is no chi-squared variable: the star's noise chose the mean, the more of it the
+better the latents are known. What it would be if the model were true is learnt once from simulated stars.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scattervae.arrays import PerStar
+from scattervae.model.network import Reconstruction
+from scattervae.model.posterior import Posterior
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs, Normalization
+
+WIDTH = 48
+_N_QUANTILES = 401
+_BATCH = 1024
+_EPOCHS = 40
+_LEARNING_RATE = 3e-3
+_SMALLEST = 1e-6
+
+Features = Float[Tensor, "star feature"]
+
+
+class Telling(NamedTuple):
+    """What the score is computed from.
+
+    Attributes:
+        statistic: Cube root of chi^2 per coefficient: near to Gaussian (Wilson & Hilferty 1931, PNAS 17, 684).
+        features: What its distribution under the model depends on: latents, their widths, errors and scatter.
+    """
+
+    statistic: PerStar
+    features: Features
+
+
+class ScoreMap(NamedTuple):
+    r"""From chi^2 to the share of stars of this model with these errors that fit worse.
+
+    .. math:: \mathrm{score} = 1 - Q\left[ \frac{t - a(f)}{b(f)} \right], \quad t = (\chi^2 / N)^{1/3}
+
+    with a and b small networks of the features f, and Q the distribution of simulated stars.
+
+    Attributes:
+        centre: Mean of each feature.
+        scale: Standard deviation of each feature.
+        first: Weights of the first layer, those of a constant last.
+        second: Of the second.
+        last: To a and ln b.
+        quantiles: Of the standardised statistic, at equal steps of probability from 0 to 1.
+    """
+
+    centre: Float[Tensor, "feature"]
+    scale: Float[Tensor, "feature"]
+    first: Float[Tensor, "width feature_and_one"]
+    second: Float[Tensor, "width width_and_one"]
+    last: Float[Tensor, "two width_and_one"]
+    quantiles: Float[Tensor, "quantile"]
+
+    def __call__(self, telling: Telling) -> PerStar:
+        """Between 0 and 1; uniform over stars that the model makes, near 0 for a star that it does not tell."""
+        u = self.standardised(telling)
+        n = len(self.quantiles)
+        right = torch.searchsorted(self.quantiles, u.contiguous()).clamp(1, n - 1)
+        low, high = self.quantiles[right - 1], self.quantiles[right]
+        part = ((u - low) / (high - low).clamp(min=_SMALLEST)).clamp(0.0, 1.0)
+        below = (right - 1 + part) / (n - 1)
+        return (1.0 - below).masked_fill(u.isnan(), torch.nan)
+
+    def standardised(self, telling: Telling) -> PerStar:
+        """The statistic less its mean over its spread under the model."""
+        told = self.moments(telling.features)
+        return (telling.statistic - told[:, 0]) * (-told[:, 1]).exp()
+
+    def moments(self, features: Features) -> Float[Tensor, "star two"]:
+        """Mean a of the statistic under the model, and the logarithm of its spread b."""
+        h = (features - self.centre) / self.scale
+        for layer in (self.first, self.second):
+            h = nn.functional.gelu(nn.functional.linear(h, layer[:, :-1], layer[:, -1]))
+        return nn.functional.linear(h, self.last[:, :-1], self.last[:, -1])
+
+    def to(self, device: torch.device) -> "ScoreMap":
+        """The same on another device."""
+        return ScoreMap(*(values.to(device) for values in self))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, to be kept in a file."""
+        return self._asdict()
+
+    @staticmethod
+    def of(tensors: dict[str, Tensor]) -> "ScoreMap":
+        """From what `tensors` gave.
+
+        Raises:
+            TypeError: One is missing, or one too many.
+        """
+        return ScoreMap(**tensors)
+
+
+def telling(
+    inputs: Inputs, posterior: Posterior, reconstruction: Reconstruction, normalization: Normalization
+) -> Telling:
+    """What the score of these stars is computed from; missing coefficients have infinite errors."""
+    variance = inputs.errors.square().addcmul_(reconstruction.scatter, reconstruction.scatter)
+    known = variance.isfinite()
+    chi2 = ((inputs.x - reconstruction.mean).square_() / variance).sum(dim=1) / known.sum(dim=1)
+    log_variance = torch.where(known, variance.log_(), 0.0)
+    log_scatter = reconstruction.scatter.log10()
+    bands = normalization.bp, normalization.rp
+    summaries = [values[:, band].mean(dim=1) for values in (log_scatter, log_variance) for band in bands]
+    return telling_of(chi2, summaries, posterior)
+
+
+def telling_of(reduced_chi2: PerStar, summaries: Sequence[PerStar], posterior: Posterior) -> Telling:
+    """The same from what is already known of the stars.
+
+    Args:
+        reduced_chi2: Mean over the coefficients that are not missing.
+        summaries: Mean decimal logarithm of the scatter of BP and of RP, then mean logarithm of the variance
+            (0 where missing) of both.
+        posterior: Of the stars.
+    """
+    features = torch.cat([posterior.mean, posterior.log_variance, torch.stack(list(summaries), dim=1)], dim=1)
+    return Telling(reduced_chi2.pow(1.0 / 3.0), features)
+
+
+def fit_score(told: Telling, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMap:
+    """The map that makes the score of these simulated stars uniform, whatever their features.
+
+    Args:
+        told: Stars made by the model and encoded again; a few ten thousand.
+        seed: Of the weights and of the order of stars.
+        epochs: Passes over them.
+    """
+    generator = stream(seed, "score")
+    centre, scale = told.features.mean(dim=0), told.features.std(dim=0).clamp(min=_SMALLEST)
+    begin, spread = told.statistic.mean(), told.statistic.std().clamp(min=_SMALLEST)
+    n = told.features.shape[1]
+    weights = [
+        _weights(WIDTH, n, generator),
+        _weights(WIDTH, WIDTH, generator),
+        torch.zeros(2, WIDTH + 1),
+    ]
+    for layer in weights:
+        layer.requires_grad = True
+    optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=1e-3)
+    steps = epochs * math.ceil(len(told.statistic) / _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    unit = (told.statistic - begin) / spread
+    first, second, last = weights
+    learning = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(unit), generator=generator), _BATCH):
+            mean, log_spread = learning.moments(told.features[rows]).T
+            u = (unit[rows] - mean) * (-log_spread).exp()
+            loss = (0.5 * u.square() + log_spread).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    first, second, last = (layer.detach() for layer in weights)
+    last = last.clone()
+    last[0] *= spread  # back to the statistic's own units
+    last[0, -1] += begin
+    last[1, -1] += spread.log()
+    fitted = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
+    u = fitted.standardised(told)
+    steps_of_one = torch.linspace(0.0, 1.0, _N_QUANTILES, dtype=torch.float64)
+    return fitted._replace(quantiles=u.double().quantile(steps_of_one).float())
+
+
+def _weights(n_out: int, n_in: int, generator: torch.Generator) -> Tensor:
+    weights = torch.randn(n_out, n_in + 1, generator=generator) / math.sqrt(n_in)
+    weights[:, -1] = 0.0
+    return weights

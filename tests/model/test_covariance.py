@@ -1,0 +1,182 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import MultivariateNormal
+
+from model.noise_toys import N_BP, N, a_noise, covariance_by_hand
+from scattervae.model.correlated_noise import CorrelatedNoise, is_sound, square
+from scattervae.model.covariance import covariances, full_terms
+from scattervae.model.loss import loss_terms
+from scattervae.model.network import Reconstruction
+from scattervae.model.posterior import Posterior
+from scattervae.seeds import stream
+
+
+def a_batch(n: int = 4, *, seed: int = 0) -> dict[str, torch.Tensor]:
+    draws = stream(seed, "batch")
+    x, errors, mean, scatter = (torch.randn(n, N, generator=draws, dtype=torch.float64) for _ in range(4))
+    return {"x": x, "errors": (errors - 1.0).exp(), "mean": mean, "scatter": (scatter - 2.0).exp()}
+
+
+def of_star(batch: dict[str, torch.Tensor], noise: CorrelatedNoise, star: int) -> np.ndarray:
+    errors, scatter = batch["errors"][star].numpy(), batch["scatter"][star].numpy()
+    return covariance_by_hand(errors, scatter, (batch["mean"][star] + noise.origin).numpy(), noise, star)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 1e-3, 0.5]))
+def test_nll_is_that_of_torch_distributions(seed, g_error):
+    batch, noise = a_batch(seed=seed), a_noise(g_error=g_error, seed=seed)
+    terms = full_terms(**batch, noise=noise)
+    matrices = torch.from_numpy(np.stack([of_star(batch, noise, star) for star in range(4)]))
+    log_prob = MultivariateNormal(batch["mean"], matrices).log_prob(batch["x"])
+    torch.testing.assert_close(terms.chi2 + terms.penalty, -log_prob - 0.5 * N * math.log(2 * math.pi))
+    torch.testing.assert_close(terms.penalty, 0.5 * torch.logdet(matrices))
+
+
+@given(st.integers(0, 1000), st.integers(0, 2**N - 2))
+def test_missing_coefficients_leave_the_likelihood_of_the_others(seed, bits):
+    missing = torch.tensor([bool(bits >> i & 1) for i in range(N)])
+    batch, noise = a_batch(1, seed=seed), a_noise(1, seed=seed)
+    kept = (~missing).numpy()
+    matrix = torch.from_numpy(of_star(batch, noise, 0)[np.ix_(kept, kept)])
+    there = MultivariateNormal(batch["mean"][0, kept], matrix)
+    expected = -there.log_prob(batch["x"][0, kept]) - 0.5 * kept.sum() * math.log(2 * math.pi)
+    batch["errors"][0, missing] = math.inf
+    inputs = {name: batch[name].clone().requires_grad_() for name in ("mean", "scatter")}
+    terms = full_terms(batch["x"], batch["errors"], noise=noise, **inputs)
+    torch.testing.assert_close((terms.chi2 + terms.penalty)[0], expected)
+    (terms.chi2 + terms.penalty).sum().backward()
+    for values in inputs.values():
+        assert (values.grad[0, missing] == 0).all()
+        assert values.grad.isfinite().all()
+
+
+def test_one_star_of_two_correlated_coefficients_by_hand():
+    one = torch.ones(1, dtype=torch.float64)
+    noise = CorrelatedNoise(
+        bp=torch.tensor([[0.5]], dtype=torch.float64),
+        rp=torch.zeros(1, 0, dtype=torch.float64),
+        g_error=0 * one,
+        origin=torch.zeros(3, dtype=torch.float64),
+        given=one.bool(),
+        refused=~one.bool(),
+    )
+    values = {"x": [3.0, 1.0, 2.0], "errors": [2.0, 1.0, 3.0], "mean": [0.0] * 3, "scatter": [0.0, 1.0, 4.0]}
+    terms = full_terms(**{k: torch.tensor([v], dtype=torch.float64) for k, v in values.items()}, noise=noise)
+    # BP: S = [[4, 1], [1, 2]], its inverse [[2, -1], [-1, 4]] / 7; RP: S = 9 + 16
+    assert terms.chi2.item() == pytest.approx(0.5 * ((2 * 9 - 2 * 3 + 4) / 7 + 4 / 25))
+    assert terms.penalty.item() == pytest.approx(0.5 * (math.log(7) + math.log(25)))
+
+
+def test_error_of_the_g_flux_by_hand():
+    """n equal coefficients of variance v and level u: S has the eigenvalues v + n g^2 u^2 and, n - 1 times, v."""
+    n, v, u, g = N, 0.2**2 + 0.1**2, 5.0, 0.1
+    noise = a_noise(1, g_error=g)._replace(
+        bp=torch.zeros(1, 15, dtype=torch.float64),
+        rp=torch.zeros(1, 10, dtype=torch.float64),
+        origin=torch.full((n,), u - 1.0, dtype=torch.float64),
+    )
+    full = torch.full((1, n), 1.0, dtype=torch.float64)
+    terms = full_terms(full + 0.3, 0.2 * full, mean=full, scatter=0.1 * full, noise=noise)
+    assert terms.chi2.item() == pytest.approx(0.5 * n * 0.3**2 / (v + n * g**2 * u**2))
+    assert terms.penalty.item() == pytest.approx(
+        0.5 * (math.log(v + n * g**2 * u**2) + (n - 1) * math.log(v))
+    )
+
+
+@given(st.integers(0, 1000))
+def test_nothing_correlated_is_the_loss_of_independent_coefficients(seed):
+    batch, noise = a_batch(seed=seed), a_noise(g_error=0.0, seed=seed)
+    noise = noise._replace(bp=torch.zeros_like(noise.bp), rp=torch.zeros_like(noise.rp))
+    batch["errors"][1, 3] = math.inf
+    found = full_terms(**batch, noise=noise)
+    prior = Posterior(torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4, 2, dtype=torch.float64))
+    told = Reconstruction(batch["mean"], batch["scatter"])
+    expected = loss_terms(batch["x"], batch["errors"], prior, told)
+    torch.testing.assert_close(found.chi2, expected.chi2)
+    torch.testing.assert_close(found.penalty, expected.penalty)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)], ids=["nll", "chi2", "penalty"])
+def test_gradients_are_those_of_finite_differences(weights):
+    batch, noise = a_batch(3), a_noise(3)
+    batch["errors"][1, 2] = batch["errors"][2, :N_BP] = math.inf
+
+    def loss(mean: torch.Tensor, scatter: torch.Tensor) -> torch.Tensor:
+        terms = full_terms(batch["x"], batch["errors"], mean=mean, scatter=scatter, noise=noise)
+        return weights[0] * terms.chi2 + weights[1] * terms.penalty
+
+    assert torch.autograd.gradcheck(loss, (batch["mean"].requires_grad_(), batch["scatter"].requires_grad_()))
+
+
+@given(st.integers(0, 1000))
+def test_gradients_are_those_of_differentiating_the_cholesky_factor(seed):
+    batch, noise = a_batch(2, seed=seed), a_noise(2, seed=seed)
+    batch = {name: values.requires_grad_() for name, values in batch.items()}
+    blocks = [
+        torch.block_diag(square(noise.bp[star : star + 1])[0], square(noise.rp[star : star + 1])[0])
+        for star in (0, 1)
+    ]
+    errors, flux = batch["errors"].detach(), batch["mean"] + noise.origin
+    matrices = errors[:, :, None] * torch.stack(blocks) * errors[:, None, :] + torch.diag_embed(
+        batch["scatter"].square()
+    )
+    matrices = matrices + noise.g_error.square()[:, None, None] * flux[:, :, None] * flux[:, None, :]
+    expected = -MultivariateNormal(batch["mean"], matrices).log_prob(batch["x"]).sum()
+    found = sum(term.sum() for term in full_terms(**batch | {"errors": errors}, noise=noise))
+    free = [batch[name] for name in ("x", "mean", "scatter")]
+    for ours, theirs in zip(
+        torch.autograd.grad(found, free), torch.autograd.grad(expected, free), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_float32_is_enough_for_the_mean_correlations_of_real_stars(shared_data):
+    published = np.load(shared_data / "mean_correlations.npz")
+    below = np.tril_indices(55, -1)
+    n = 20
+    bp, rp = (torch.from_numpy(published[band][below]).double().expand(n, -1) for band in ("bp", "rp"))
+    assert is_sound(bp[:1]).all()
+    assert is_sound(rp[:1]).all()
+    draws = stream(0, "float32")
+    origin = 3.0 * torch.randn(110, generator=draws, dtype=torch.float64)
+    one = torch.ones(n, dtype=torch.bool)
+    noise = CorrelatedNoise(bp, rp, torch.full((n,), 1e-3, dtype=torch.float64), origin, one, ~one)
+    x, mean, errors, scatter = (torch.randn(n, 110, generator=draws, dtype=torch.float64) for _ in range(4))
+    values = {"x": mean + 0.1 * x, "mean": mean, "errors": (errors - 2).exp(), "scatter": (scatter - 5).exp()}
+    exact = full_terms(**values, noise=noise)
+    rounded = full_terms(**{k: v.float() for k, v in values.items()}, noise=noise.to(torch.float32))
+    torch.testing.assert_close(
+        rounded.chi2.double(), exact.chi2, rtol=1e-4, atol=0
+    )  # x rounds to 1e-7 of 0.1
+    torch.testing.assert_close(rounded.penalty.double(), exact.penalty, rtol=1e-5, atol=1e-3)
+
+
+def test_a_star_does_not_change_anothers_terms():
+    batch, noise = a_batch(), a_noise()
+    together = full_terms(**batch, noise=noise)
+    alone = full_terms(**{name: v[2:3] for name, v in batch.items()}, noise=noise.take(slice(2, 3)))
+    torch.testing.assert_close(alone.chi2, together.chi2[2:3])
+    torch.testing.assert_close(alone.penalty, together.penalty[2:3])
+
+
+def test_a_covariance_that_is_none_gives_no_number():
+    batch, noise = a_batch(), a_noise()
+    noise.bp[1] = -0.99
+    batch["scatter"][1] = 1e-4
+    terms = full_terms(**batch, noise=noise)
+    assert terms.penalty.isnan().tolist() == [False, True, False, False]
+
+
+def test_the_covariance_written_out_is_that_by_hand():
+    batch, noise = a_batch(), a_noise()
+    del batch["x"]
+    found = covariances(**batch, noise=noise)
+    for star in range(4):
+        np.testing.assert_allclose(found[star], of_star(batch, noise, star), rtol=1e-12)
+    batch["errors"][1, 2] = math.inf
+    assert covariances(**batch, noise=noise)[1].isinf().nonzero().tolist() == [[2, 2]]

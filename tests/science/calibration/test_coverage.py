@@ -1,0 +1,94 @@
+"""Shares, bins and groups of coverage, against counts by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from scattervae.errors import DataError
+from scattervae.gaia.facts import g_flux_of
+from scattervae.science.calibration.coefficients import Pits
+from scattervae.science.calibration.coverage import (
+    N_BINS,
+    Share,
+    colour,
+    coverage_table,
+    g_magnitude,
+    order_groups,
+    tabulated,
+)
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.spectra import Basis, Spectra
+from toy import DR3, spoiled, toy_sky, untrained_model
+
+SKY = toy_sky(300)
+MODEL = untrained_model(SKY.spectra)
+
+
+def even(n, c, *, ratio=2.0, seed=0):
+    """Transforms of coefficients whose scatter is so many times their error."""
+    values = torch.rand(n, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Pits(values, values, values, values, torch.full_like(values, ratio))
+
+
+def test_the_edges_are_those_of_one_and_two_sigma():
+    inside = norm.cdf([-0.999, 0.999, -1.999, 1.999])
+    outside = norm.cdf([-1.001, 1.001])
+    share = Share.of(np.array([*inside, *outside, np.nan]))
+    assert share == (pytest.approx(2 / 6), pytest.approx(1.0), 6)
+    assert Share.of(np.array([np.nan])).n == 0
+
+
+def test_even_transforms_are_covered_in_every_row():
+    n = 4000
+    g = np.linspace(9.0, 12.99, n)
+    table = tabulated(even(n, 11), MODEL.normalization, g, np.linspace(-1, 2, n))
+    assert table.n_stars == n
+    assert [row.name for row in table.by("G")] == ["9-10", "10-11", "11-12", "12-13"]
+    assert sum(row.n_stars for row in table.by("G")) == sum(row.n_stars for row in table.by("colour")) == n
+    for row in table.rows:
+        assert row.hidden.one == pytest.approx(0.6827, abs=0.025)
+        assert row.drawn.two == pytest.approx(0.9545, abs=0.012)
+        assert row.others.n == (row.drawn.n if row.by == "order" else 0)
+    assert len(table.drawn_counts) == N_BINS
+    assert sum(table.drawn_counts) == n * 11
+
+
+def test_pooled_are_the_coefficients_whose_median_scatter_exceeds_their_error():
+    told = even(200, 11)
+    told.scatter_over_error[:, 4:] = 0.5
+    told.scatter_over_error[:90, 3] = 0.5  # fewer than half of the stars
+    told.drawn[:, 4:] = 0.5
+    (row,) = tabulated(told, MODEL.normalization, np.full(200, 10.5), np.zeros(200)).by("all")
+    assert row.n_pooled == 4
+    assert row.drawn.n == 800
+    assert row.others == (1.0, 1.0, 1400)
+
+
+def test_orders_are_counted_from_one_in_each_band():
+    normalization = Normalization(DR3, np.arange(110), np.zeros(110), np.ones(110), 1, 1)
+    groups = dict(order_groups(normalization))
+    assert list(groups)[:3] == ["BP 1-5", "BP 6-10", "BP 11-20"]
+    assert groups["RP 51-55"].tolist() == [105, 106, 107, 108, 109]
+    assert sorted(np.concatenate(list(groups.values()))) == list(range(110))
+
+
+def test_magnitude_and_colour():
+    coeffs = np.ones((3, 4))
+    coeffs[:, 0] = 100.0, 1.0, -1.0
+    flux = np.array([g_flux_of(12.0), g_flux_of(15.5), 1.0])
+    stars = Spectra.of(np.arange(1, 4), coeffs, coeffs**2, basis=Basis(2, 2), g_flux=flux)
+    np.testing.assert_allclose(g_magnitude(stars)[:2], [12.0, 15.5])
+    np.testing.assert_allclose(colour(stars), [-5.0, 0.0, np.nan])
+
+
+def test_table_of_a_model_leaves_unusable_stars_out_and_same_seed_same_table():
+    table = coverage_table(MODEL, spoiled(SKY.spectra))
+    assert table.n_stars == 294
+    assert table == coverage_table(MODEL, spoiled(SKY.spectra))
+    assert table.by("all")[0].hidden.n > 0
+
+
+def test_no_usable_star_is_an_error_of_one_line():
+    with pytest.raises(DataError, match="none of 3 stars is usable: nothing to measure coverage on"):
+        coverage_table(MODEL, spoiled(SKY.spectra).take(slice(0, 3)))

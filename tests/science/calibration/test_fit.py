@@ -1,0 +1,169 @@
+"""A calibration finds factors that are known, makes an encoder right about itself, and is kept with its model."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+from scattervae.errors import CheckpointError, DataError
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.calibration.calibrated import (
+    CALIBRATION,
+    CalibratedModel,
+    load_model,
+    save_calibration,
+    score_of,
+    with_scatter_factor,
+)
+from scattervae.science.calibration.draws import posterior_draws
+from scattervae.science.calibration.fit import CalibrationSettings, calibrate, fit_scatter, tune_encoder
+from scattervae.science.calibration.latents import encode, latent_coverage, made_from
+from scattervae.science.calibration.score import telling
+from scattervae.science.catalogue import catalogue, catalogue_schema
+from scattervae.seeds import folds, stream
+from toy import spoiled, toy_best, toy_model, toy_recipe, toy_sky, untrained_model
+
+SKY = toy_sky(1500, scatter=0.05)
+QUICK = CalibrationSettings(epochs=12, batch_size=128, learning_rate=3e-3, n_score=12_000)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return toy_model(SKY, toy_best(epochs=25))
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return calibrate(trained, SKY.spectra, QUICK)
+
+
+@pytest.fixture(scope="module")
+def like(trained):
+    return trained.normalization.apply(SKY.spectra)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated") / "model"
+    trained.save(folder)
+    save_calibration(model, folder)
+    return folder
+
+
+def test_a_known_factor_of_the_scatter_is_found(trained, like):
+    true = torch.linspace(0.5, 1.5, 11)
+    maker = with_scatter_factor(trained, true)
+    z = encode(trained, like).mean
+    stars = made_from(maker, z, like, stream(0, "stars"))
+    found = fit_scatter(trained, stars, CalibrationSettings())
+    ratio = (maker.decode(z).scatter / stars.errors).median(dim=0).values
+    clear = ratio > 2.0
+    assert clear.sum() >= 4
+    np.testing.assert_allclose(found[clear], true[clear], rtol=0.15)
+    assert (found[ratio / true < 0.3] == 1.0).all()
+
+
+def test_an_encoder_too_sure_of_itself_is_put_right(model, like):
+    sure = with_scatter_factor(model, model.scatter_factor)
+    n = model.n_latent
+    with torch.no_grad():
+        sure.network.encoder[-1].bias[n : 2 * n] -= 2 * math.log(2.0)  # half as wide
+    latents = posterior_draws(model, like, encode(model, like), stream(0, "latents"))
+    z = latents.one(stream(1, "truth"))
+    stars = made_from(model, z, like, stream(1, "stars"))
+    before = latent_coverage(encode(sure, stars), z)
+    tune_encoder(sure, like, latents, QUICK.model_copy(update={"epochs": 60}))
+    after = latent_coverage(encode(sure, stars), z)
+    assert before.jointly < 0.4
+    assert after.jointly == pytest.approx(0.6827, abs=0.06)
+    assert after.per_latent == pytest.approx([0.6827] * n, abs=0.05)
+
+
+def test_decoder_and_normalization_stay_as_they_were(trained, model):
+    own, calibrated = trained.network.state_dict(), model.network.state_dict()
+    for name, weights in own.items():
+        if not name.startswith("encoder."):
+            assert torch.equal(calibrated[name], weights), name
+    assert model.normalization == trained.normalization
+    z = torch.randn(5, 3, generator=stream(0, "z"))
+    assert torch.equal(model.decode(z).scatter, trained.decode(z).scatter * model.scatter_factor)
+
+
+def test_the_score_of_simulated_stars_is_uniform_for_bright_and_for_faint_ones(model, like):
+    stars = made_from(model, encode(model, like).sample(stream(5, "z")), like, stream(6, "x"))
+    posterior = encode(model, stars)
+    told = telling(stars, posterior, model.decode(posterior.mean), model.normalization)
+    score = score_of(model)(told).numpy()
+    assert kstest(score, "uniform").statistic < 0.06
+    bright = SKY.spectra.g_flux > np.median(SKY.spectra.g_flux)
+    for half in (bright, ~bright):
+        assert kstest(score[half], "uniform").statistic < 0.09
+
+
+def test_a_spectrum_that_no_star_has_scores_low(model, like):
+    odd = made_from(model, encode(model, like).mean, like, stream(7, "x"))
+    odd.x[:, 0] += 30.0 * odd.errors[:, 0].clamp(min=0.1)
+    posterior = encode(model, odd)
+    told = telling(odd, posterior, model.decode(posterior.mean), model.normalization)
+    assert score_of(model)(told).median() < 0.05
+
+
+def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained, model, like):
+    assert "spectrum_score" not in catalogue_schema(trained).names
+    table = catalogue(model, SKY.spectra)
+    posterior = encode(model, like)
+    told = telling(like, posterior, model.decode(posterior.mean), model.normalization)
+    np.testing.assert_allclose(table["spectrum_score"].to_numpy(), score_of(model)(told), atol=2e-3)
+    assert table.schema.field("spectrum_score").metadata[b"description"]
+    bad = catalogue(model, spoiled(SKY.spectra))
+    unreadable = np.isnan(bad["latent_1_mean"].to_numpy())
+    np.testing.assert_array_equal(np.isnan(bad["spectrum_score"].to_numpy()), unreadable)
+
+
+def test_a_saved_calibration_gives_the_same_bits(model, folder):
+    read = load_model(folder)
+    assert isinstance(read, CalibratedModel)
+    assert catalogue(read, SKY.spectra) == catalogue(model, SKY.spectra)
+    assert read.digest == model.digest != Checkpoint.load(folder).digest
+    assert read.to(torch.device("cpu")).digest == model.digest
+
+
+def test_the_models_own_files_stay_and_the_calibration_can_be_left_out(trained, folder):
+    plain = load_model(folder, calibrated=False)
+    assert not isinstance(plain, CalibratedModel)
+    assert plain.digest == trained.digest
+
+
+def test_a_calibration_of_another_model_is_refused(folder, tmp_path):
+    other = tmp_path / "other"
+    untrained_model(SKY.spectra, toy_best()).save(other)
+    shutil.copy(folder / CALIBRATION, other)
+    with pytest.raises(CheckpointError, match="the calibration of another model") as error:
+        load_model(other)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_calibration_is_an_error_of_one_line(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    (copy / CALIBRATION).write_bytes(json.dumps({}).encode())
+    with pytest.raises(CheckpointError, match="not readable") as error:
+        load_model(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_that_sees_no_errors_keeps_its_weights():
+    plain = untrained_model(SKY.spectra, toy_recipe())
+    fitted = calibrate(plain, SKY.spectra, QUICK.model_copy(update={"n_score": 2000}))
+    for name, weights in plain.network.encoder.state_dict().items():
+        assert torch.equal(fitted.network.encoder.state_dict()[name], weights)
+
+
+def test_too_few_validation_stars_are_an_error_of_one_line(trained):
+    few = SKY.spectra.take(folds(SKY.spectra.source_id).train)
+    with pytest.raises(DataError, match="0 usable stars in the validation fold") as error:
+        calibrate(trained, few, QUICK)
+    assert "\n" not in str(error.value)
