@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_machine, stderr, table_lines
+from scattervae.cli.console import (
+    AsJson,
+    Summary,
+    Threads,
+    epoch_bar,
+    say_what_is_done,
+    settle_machine,
+    table_lines,
+)
 
 
 def ablate(
@@ -44,13 +52,9 @@ def ablate(
     spectra = intake.load(stars).spectra
     run = Run(epochs=epochs, n_seeds=seeds)
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
-        table = compare(spectra, out, run, stage=_say, progress=progress)
+        table = compare(spectra, out, run, stage=say_what_is_done, progress=progress)
     values = {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
     write_json(out / "ablation.json", values)
     Summary(values, (table.title, *table_lines(table.header, table.rows), f"wrote {out}")).show(
         as_json=as_json
     )
-
-
-def _say(what: str) -> None:
-    stderr.print(f"{what} ...")

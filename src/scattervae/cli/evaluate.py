@@ -148,7 +148,7 @@ def draw(tables: "dict[str, CoverageTable]", path: Path) -> None:
 
 
 def model_values(
-    checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None"
+    checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None" = None
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
     training = checkpoint.provenance["training"]

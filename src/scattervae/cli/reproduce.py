@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_machine, stderr, table_lines
+from scattervae.cli.console import (
+    AsJson,
+    Summary,
+    Threads,
+    epoch_bar,
+    say_what_is_done,
+    settle_machine,
+    table_lines,
+)
 
 if TYPE_CHECKING:
     from scattervae.gaia.intake import Stars
@@ -59,14 +67,16 @@ def reproduce(
     settle_machine("cpu", threads)
     started = time.perf_counter()
     if stars is None:
-        _say("reading the demo's stars")
+        say_what_is_done("reading the demo's stars")
         ingest([apogee.demo_file()], out / "store", strict=True)
     sky = intake.load(out / "store" if stars is None else stars)
     others = None if unlabelled is None else intake.load(unlabelled).spectra
     with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
-        done = test_claims(sky.spectra, sky.labels, out, unlabelled=others, stage=_say, progress=progress)
+        done = test_claims(
+            sky.spectra, sky.labels, out, unlabelled=others, stage=say_what_is_done, progress=progress
+        )
     further = _further(sky, done, out, sensitivity=sensitivity, paper_size=paper_size)
-    _say("drawing figures and the report")
+    say_what_is_done("drawing figures and the report")
     figures = _draw(sky, done, out, others)
     claims = claims_as_json(done.claims)
     write_json(out / "claims.json", claims)
@@ -115,13 +125,20 @@ def _further(
     if sensitivity:
         with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
             tables.append(
-                test_variants(sky.spectra, sky.labels, out / "sensitivity", stage=_say, progress=progress)
+                test_variants(
+                    sky.spectra, sky.labels, out / "sensitivity", stage=say_what_is_done, progress=progress
+                )
             )
     if paper_size:
         with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
             tables.append(
                 at_paper_size(
-                    done.model, sky.spectra, sky.labels, out / "paper_size", stage=_say, progress=progress
+                    done.model,
+                    sky.spectra,
+                    sky.labels,
+                    out / "paper_size",
+                    stage=say_what_is_done,
+                    progress=progress,
                 )
             )
     return tuple(tables)
@@ -139,7 +156,3 @@ def _facts(sky: "Stars", done: "Reproduction", seconds: float) -> dict[str, Any]
         "scattervae": done.model.provenance["versions"]["scattervae"],
         "credit": "ESA/Gaia/DPAC; APOGEE/SDSS",
     }
-
-
-def _say(what: str) -> None:
-    stderr.print(f"{what} ...")
