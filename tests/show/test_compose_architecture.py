@@ -2,9 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
+from scattervae.model.recipe import RECIPES
 from scattervae.show.compose_architecture import architecture_figure
+from scattervae.show.plots.architecture import plot_network
 from toy import DR3
 
 from .toys import complete, data_of, draw, texts, without_labels
@@ -62,3 +65,32 @@ def test_a_scatter_of_zero_has_no_mark_and_the_figure_says_so():
     figure = architecture_figure(replace(data, cannon=replace(data.cannon, scatter=scatter)))
     draw(figure)
     assert "none where it is 0" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "words"),
+    [
+        (
+            "paper2023",
+            "110",
+            {"encoder", "decoder", "scatter estimator", "6 latents", "$z = \\mu + \\sigma\\,\\epsilon$"},
+        ),
+        (
+            "best",
+            "330",
+            {
+                "residual encoder of coefficients\nand errors",
+                "residual decoder",
+                "8 latents",
+                "$z = \\mu + (1 + C)\\,\\sigma\\,\\epsilon$",
+            },
+        ),
+    ],
+)
+def test_the_network_is_drawn_as_its_shape_says(name, inputs, words):
+    axes = Figure().subplots()
+    plot_network(axes, RECIPES[name].network, 110)
+    texts = [text.get_text() for text in axes.texts]
+    assert words <= set(texts)
+    assert texts[0] == inputs
+    assert texts.count("110") == (3 if inputs == "110" else 2)

@@ -21,6 +21,7 @@ from scattervae.cli import (
     generate,
     info,
     ingest,
+    label,
     reproduce,
     train,
 )
@@ -45,6 +46,7 @@ for command in (
     ingest.ingest,
     train.train,
     calibrate.calibrate,
+    label.label,
     encode.encode,
     crossmatch.crossmatch,
     evaluate.evaluate,

@@ -74,14 +74,14 @@ def encode(
 
         scattervae encode model store --out catalogue --engine dask --scheduler tcp://node17:8786
     """
-    from scattervae.science.calibration.calibrated import load_model
+    from scattervae.science.fitted import load_fitted
 
     if engine is EngineName.LOCAL and (scheduler or workers):
         raise RecipeError("--scheduler and --workers are Dask's; give --engine dask with them")
     if engine is EngineName.DASK and device not in ("auto", "cpu"):
         raise RecipeError(f"--device {device}: the workers of --engine dask compute on their CPUs")
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
-    checkpoint = load_model(model).to(machine)
+    checkpoint = load_fitted(model).to(machine)
     started = time.perf_counter()
     if out.suffix == ".parquet":
         if engine is EngineName.DASK:

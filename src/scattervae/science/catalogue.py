@@ -16,11 +16,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from scattervae.arrays import StarArray
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import telling_of
+from scattervae.science.fitted import labels_of
+from scattervae.science.labels.known import UNITS
+from scattervae.science.labels.model import LabelModel
+from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.threads import in_order
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.chunks import rechunk
@@ -107,6 +112,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
         *score_column(checkpoint),
+        *_label_fields(labels_of(checkpoint)),
         described("flags", pa.uint16(), "", flag_legend()),
     ]
     about = {
@@ -127,6 +133,31 @@ def score_column(checkpoint: Checkpoint) -> list[pa.Field]:
         "between 0 and 1 if the model is true, at any G; near 0 for a spectrum that the model does not tell"
     )
     return [_float("spectrum_score", "", text)]
+
+
+def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
+    """The columns of labels, where the model tells any."""
+    if labels is None:
+        return []
+    found = []
+    for name in labels.names:
+        unit = UNITS[name]
+        found.append(_float(name, unit, f"{name} told from the spectrum: median"))
+        for percent in (68, 95):
+            for end in ("low", "high"):
+                text = f"{end} end of the interval that holds the true {name} in {percent} %"
+                found.append(_float(f"{name}_{end}_{percent}", unit, text))
+        text = f"how ordinary the star's latents are among stars with known {name}, from 0 to 1; believe above 0.01"
+        found.append(_float(f"{name}_reliability", "", text))
+    rank = "share of labelled stars whose latents are no better known than this star's"
+    doubts = ", ".join(f"{1 << place} {name}" for place, name in enumerate(labels.names))
+    return [
+        *found,
+        _float("width_rank", "", rank),
+        described(
+            "label_flags", pa.uint16(), "", f"labels not to be believed, as bits: {doubts}; 0 for none"
+        ),
+    ]
 
 
 def catalogue(checkpoint: Checkpoint, stars: Spectra | Block) -> pa.Table:
@@ -173,16 +204,23 @@ def encode_block(checkpoint: Checkpoint, block: Block, schema: pa.Schema) -> pa.
     """The catalogue's rows of these stars, as `catalogue_schema` has them."""
     names = [field.name for field in schema if field.type == pa.float32()]
     values = torch.empty(len(names), len(block))
+    labels, doubts = labels_of(checkpoint), np.zeros(len(block), dtype=np.uint16)
     with torch.inference_mode():
         for start in range(0, len(block), BATCH):
             stars = _rows(block, slice(start, start + BATCH))
             inputs = _inputs(checkpoint, stars).to(checkpoint.device)
-            told = _columns(checkpoint, inputs, checkpoint.answer(inputs))
+            answer = checkpoint.answer(inputs)
+            told = _columns(checkpoint, inputs, answer)
+            if labels is not None:
+                prediction = _labels(labels, inputs, answer.posterior, stars.g_flux)
+                told |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
+                bits = np.uint16(1) << np.arange(len(labels.names), dtype=np.uint16)
+                doubts[start : start + len(stars)] = (~prediction.reliable @ bits).astype(np.uint16)
             batch = torch.stack([told[name] for name in names])
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
-    columns |= {"source_id": block.source_id, "flags": block.flags}
+    columns |= {"source_id": block.source_id, "flags": block.flags, "label_flags": doubts}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
@@ -234,6 +272,15 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
     return values | _correlations(posterior)
+
+
+def _labels(labels: LabelModel, inputs: Inputs, posterior: Posterior, g_flux: StarArray) -> LabelPrediction:
+    """Labels of at most `BATCH` stars, padded to as many: other numbers of rows round differently."""
+    missing = BATCH - len(inputs)
+    rows = torch.arange(len(inputs) + missing).clamp(max=len(inputs) - 1)
+    padded = inputs.to(torch.device("cpu")).take(rows)
+    latents = posterior.each(lambda values: values.cpu()[rows])
+    return labels.predict(padded, latents, g_flux[rows.numpy()]).take(slice(0, len(inputs)))
 
 
 def _correlations(posterior: Posterior) -> dict[str, Tensor]:

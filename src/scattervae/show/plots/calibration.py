@@ -1,6 +1,7 @@
 """Coverage of coefficients against what it should be, and histograms of their probability integral transforms."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def plot_coverage(axes: Axes, rows: Sequence[CoverageRow], kinds: Sequence[str])
         index = _KINDS.index(kind)
         shares: list[Share] = [getattr(row, kind) for row in rows]
         where = np.arange(len(rows)) + 0.16 * (place - (len(kinds) - 1) / 2)
-        style = {
+        style: dict[str, Any] = {
             "linestyle": "none",
             "marker": model_marker(index),
             "color": model_colour(index),

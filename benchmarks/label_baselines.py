@@ -1,0 +1,234 @@
+"""Labels of stars that have none: ours against boosted trees and a residual network, on the same stars.
+
+    python benchmarks/label_baselines.py FILE MODEL [--labels 100,1000,10000,0] [--seeds 0,1] \\
+        [--good] [--ours] [--out FOLDER]
+
+FILE has APOGEE's labels with their signal to noise and A_K (``apogee_reference.parquet``), MODEL is a trained folder.
+All learn from the stars that the model was trained on, so many of them as ``--labels`` says (0: all; ``--good``:
+those of SNR > 50 with four labels alone), and tell the labels of the fold that it left out: validation where it was
+trained without it, test otherwise. ``--ours`` leaves the others
+out. Needs scikit-learn.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+import scattervae as sv
+from scattervae.model.network import NetworkShape, ScatterVAE
+from scattervae.science.labels.folder import save_label_model
+from scattervae.science.labels.known import KnownLabels
+from scattervae.science.labels.model import fit_labels, label_stars
+from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.scores import LabelScores, compare, coverage, selections
+from scattervae.science.labels.settings import LabelSettings
+from scattervae.seeds import folds, numpy_stream
+from scattervae.spectra.spectra import Spectra
+
+OURS, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many members", "residual network"
+BOOSTED, BOOSTED_ERRORS = "boosted trees, coefficients", "boosted trees, coefficients and log errors"
+BASELINES = (SCRATCH, SCRATCH_ONE, BOOSTED, BOOSTED_ERRORS)
+GOOD_SNR = 50.0
+
+
+@dataclass(frozen=True)
+class Set:
+    """All stars of the file, and what is known of them."""
+
+    spectra: Spectra
+    labels: KnownLabels
+    snr: np.ndarray
+    bp_rp: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Set":
+        return Set(self.spectra.take(rows), self.labels.take(rows), self.snr[rows], self.bp_rp[rows])
+
+
+def read(path: str) -> Set:
+    """The file, with the columns that the package does not read."""
+    stars = sv.load(path)
+    names = ["source_id", "apogee_snr", "ak_targ", "phot_bp_mean_mag", "phot_rp_mean_mag"]
+    table = pq.read_table(path, columns=names)
+    columns = {name: table[name].to_numpy().astype(np.float64) for name in names[1:]}
+    assert (table["source_id"].to_numpy() == stars.spectra.source_id).all()
+    labels = KnownLabels.of(stars.labels.aligned_to(stars.spectra.source_id), a_k=columns["ak_targ"])
+    bp_rp = columns["phot_bp_mean_mag"] - columns["phot_rp_mean_mag"]
+    return Set(stars.spectra, labels, columns["apogee_snr"], bp_rp)
+
+
+def inside_public_cuts(stars: Set) -> np.ndarray:
+    """Leung & Bovy's cuts as far as the file can make them: G, colour, extreme coefficients, labels measured.
+
+    Not made, for want of columns: RUWE < 1.4, excess factor < 2, STARFLAG, ASPCAPFLAG. Their third label is [M/H].
+
+    Source:
+        github.com/henrysky/astroNN_stars_foundation, Dataset_Reduction.ipynb and Inference_Spec2Labels.ipynb.
+    """
+    g_mag = 25.6873668671 - 2.5 * np.log10(stars.spectra.g_flux)
+    shapes = stars.spectra.coeffs / stars.spectra.g_flux[:, None]
+    low, high = np.nanpercentile(shapes, (0.2, 99.8), axis=0)
+    chosen = ((shapes > low) & (shapes < high)).all(axis=1) & (g_mag > 6.0) & (g_mag < 17.5)
+    chosen &= (stars.bp_rp > 0.0) & (stars.bp_rp < 4.0)
+    return chosen & np.isfinite(stars.labels.values[:, :3]).all(axis=1)
+
+
+def tell_boosted(model: sv.Checkpoint, train: Set, test: Set, *, errors: bool) -> np.ndarray:
+    """scikit-learn's boosted trees with their defaults, one forest a label."""
+
+    def features(stars: Set) -> np.ndarray:
+        inputs = model.normalization.apply(stars.spectra)
+        return np.hstack([inputs.x.numpy(), *([inputs.errors.log().numpy()] if errors else [])])
+
+    seen, asked = features(train), features(test)
+    told = np.full((len(asked), len(train.labels.names)), np.nan)
+    for label in range(told.shape[1]):
+        values = train.labels.values[:, label]
+        known = np.isfinite(values)
+        forest = HistGradientBoostingRegressor(random_state=0).fit(seen[known], values[known])
+        told[:, label] = forest.predict(asked)
+    return told
+
+
+def untrained(model: sv.Checkpoint) -> sv.Checkpoint:
+    """The same inputs, and an encoder of width 256 that has seen nothing."""
+    torch.manual_seed(0)
+    shape = NetworkShape(n_latent=8, hidden=(256, 256), layers="residual", encoder_sees="errors")
+    return replace(model, network=ScatterVAE(model.normalization.n_coeffs, shape).eval())
+
+
+def tell_all(
+    model: sv.Checkpoint, train: Set, test: Set, *, seed: int, out: Path | None, baselines: bool
+) -> tuple[LabelPrediction, dict[str, np.ndarray], dict[str, float]]:
+    """Our prediction, every one's values, and the processor time of each."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, act: Callable[[], Any]) -> Any:
+        started = time.process_time()
+        answer = act()
+        seconds[name] = time.process_time() - started
+        return answer
+
+    ours = LabelSettings(seed=seed)
+    fitted = timed(OURS, lambda: fit_labels(model, train.spectra, train.labels, ours))
+    if out is not None:
+        save_label_model(fitted, out)
+    prediction = label_stars(model, fitted, test.spectra)
+    told = {OURS: prediction.values}
+    if not baselines:
+        return prediction, told, seconds
+    blank = untrained(model)
+    for name, members in ((SCRATCH, None), (SCRATCH_ONE, 1)):
+        settings = LabelSettings(seed=seed, trunk_rates=(1.0,), blocks=0, members=members)
+        network = timed(name, lambda s=settings: fit_labels(blank, train.spectra, train.labels, s))
+        told[name] = label_stars(blank, network, test.spectra).values
+    for name, errors in ((BOOSTED, False), (BOOSTED_ERRORS, True)):
+        told[name] = timed(name, lambda e=errors: tell_boosted(model, train, test, errors=e))
+    return prediction, told, seconds
+
+
+def print_scores(title: str, told: Mapping[str, np.ndarray], test: Set, seconds: Mapping[str, float]) -> None:
+    """A row for each predictor and selection, and ours over each baseline with its interval."""
+    names = test.labels.names
+    chosen = dict(selections(test.labels, test.snr)) | {"Leung & Bovy's cuts": inside_public_cuts(test)}
+    for selection, rows in chosen.items():
+        print(f"\n### {title}: {selection}, {int(rows.sum())} stars\n")
+        print(f"| predictor (cpu s) | {' | '.join(f'{n}: spread, MAD, RMSE, MAE' for n in names)} |")
+        print("|---" * (len(names) + 1) + "|")
+        known = test.labels.values[rows]
+        for name, values in told.items():
+            s = LabelScores.of(values[rows], known)
+            cells = [
+                ", ".join(f"{v:.1f}" if label == "teff" else f"{v:.4f}" for v in column)
+                for label, column in zip(names, np.transpose([s.spread, s.mad, s.rmse, s.mae]), strict=True)
+            ]
+            print(f"| {name} ({seconds[name]:.0f}) | {' | '.join(cells)} |")
+        for name in (baseline for baseline in BASELINES if baseline in told):
+            for measure in ("spread", "rmse"):
+                cells = []
+                for label in range(len(names)):
+                    pair = told[OURS][rows, label], told[name][rows, label]
+                    c = compare(*pair, known[:, label], measure=measure)
+                    cells.append(f"{c.ratio:.3f} ({c.low:.3f}-{c.high:.3f})")
+                print(f"| ours / {name}, {measure} | {' | '.join(cells)} |")
+
+
+def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
+    """How often intervals hold the known labels, by G and by kind of star, and what flags tell."""
+    g_mag = 25.6873668671 - 2.5 * np.log10(test.spectra.g_flux)
+    edges = (0.0, 9.0, 11.0, 12.0, 13.0, 14.0, 15.1)
+    bins = {f"G {a:g}-{b:g}": (g_mag >= a) & (g_mag < b) for a, b in pairwise(edges)}
+    logg, teff = test.labels["logg"], test.labels["teff"]
+    bins |= {
+        "giants": logg < 3.5,
+        "dwarfs": logg >= 3.5,
+        "Teff < 4000": teff < 4000,
+        "Teff > 7000": teff > 7000,
+    }
+    bins |= {
+        "any label outside the volume": prediction.outside.any(axis=1),
+        "wide latents": prediction.wide,
+        "reliable": prediction.reliable.all(axis=1),
+        "all": np.ones(len(test.labels), dtype=bool),
+    }
+    print(f"\n### {title}: known labels inside 68 % and 95 % intervals [%], and RMSE\n")
+    print(f"| stars | number | {' | '.join(test.labels.names)} |")
+    print("|---" * (len(test.labels.names) + 2) + "|")
+    for name, rows in bins.items():
+        share = coverage(prediction.take(rows), test.labels.take(rows))
+        scores = LabelScores.of(prediction.values[rows], test.labels.values[rows])
+        cells = [
+            f"{100 * a:.1f}, {100 * b:.1f}; {rmse:.4g}"
+            for a, b, rmse in zip(share.inside_68, share.inside_95, scores.rmse, strict=True)
+        ]
+        print(f"| {name} | {int(rows.sum())} | {' | '.join(cells)} |")
+    print(f"\nflagged: outside {prediction.outside.mean(axis=0).round(4)}, wide {prediction.wide.mean():.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("model")
+    parser.add_argument("--labels", default="100,1000,10000,0")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--good", action="store_true")
+    parser.add_argument("--ours", action="store_true", help="no baselines")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = sv.Checkpoint.load(arguments.model)
+    stars = read(arguments.file)
+    fold = folds(stars.spectra.source_id)
+    without_validation = model.recipe.training.hold_out_validation
+    train = stars.take((fold.train if without_validation else ~fold.test) & stars.labels.any_known)
+    test = stars.take((fold.validation if without_validation else fold.test) & stars.spectra.usable)
+    print(f"{'validation' if without_validation else 'test'} fold: {len(test.spectra)} stars")
+    if arguments.good:
+        four = np.isfinite(train.labels.values[:, :4]).all(axis=1)
+        train = train.take(four & (train.snr > GOOD_SNR))
+    for n in map(int, arguments.labels.split(",")):
+        for seed in map(int, arguments.seeds.split(",")):
+            order = numpy_stream(seed, "labelled stars").permutation(len(train.spectra))
+            some = train.take(order[: n or None])
+            out = arguments.out and arguments.out / f"labels-{n or 'all'}-{seed}"
+            prediction, told, seconds = tell_all(
+                model, some, test, seed=seed, out=out, baselines=not arguments.ours
+            )
+            title = f"{len(some.spectra)} labelled stars, seed {seed}"
+            print_scores(title, told, test, seconds)
+            print_coverage(title, prediction, test)
+            if arguments.out:
+                arrays: dict[str, Any] = told | {"known": test.labels.values, "n_stars": len(some.spectra)}
+                np.savez(arguments.out / f"told-{n or 'all'}-{seed}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Figures of what ``label_baselines.py --out FOLDER`` left: told against known labels, error against labelled stars.
+
+python benchmarks/label_figures.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from scattervae.science.labels.known import UNITS
+from scattervae.science.labels.scores import GIANT_BELOW, LabelScores
+from scattervae.show.plots.labels import ErrorsByNumber, plot_errors_by_number, plot_told
+from scattervae.show.style import PAGE_WIDTH, house_style
+
+FOLDER = Path(sys.argv[1])
+LABELS = tuple(UNITS)
+SHOWN = {
+    "ours": "ours",
+    "residual network": "residual network, as many members",
+    "boosted trees": "boosted trees, coefficients",
+}
+
+
+class Run(NamedTuple):
+    """What one run of the benchmark told."""
+
+    n_stars: int
+    known: np.ndarray
+    told: dict[str, np.ndarray]
+
+    def spread(self, name: str, column: int) -> float:
+        """The spread of one label's errors, giants alone."""
+        giants = self.known[:, LABELS.index("logg")] < GIANT_BELOW
+        return float(LabelScores.of(self.told[name][giants], self.known[giants]).spread[column])
+
+
+def read(path: Path) -> Run:
+    with np.load(path) as file:
+        told = {name: file[name] for name in file.files}
+    return Run(int(told.pop("n_stars")), told.pop("known"), told)
+
+
+def errors_by_number(runs: list[Run], name: str, column: int) -> ErrorsByNumber:
+    """A row for each seed that all numbers of stars have."""
+    numbers = sorted({run.n_stars for run in runs})
+    errors = [[run.spread(name, column) for run in runs if run.n_stars == n] for n in numbers]
+    return ErrorsByNumber(numbers, np.array(list(zip(*errors, strict=False))))
+
+
+def save(figure: Figure, name: str) -> None:
+    FigureCanvasAgg(figure).print_png(FOLDER / name)
+    print(FOLDER / name)
+
+
+def main() -> None:
+    runs = [read(path) for path in sorted(FOLDER.glob("told-*.npz"))]
+    compared = [run for run in runs if set(SHOWN.values()) <= set(run.told)]
+    with house_style():
+        figure = Figure(figsize=(PAGE_WIDTH, 3.6), dpi=200, layout="constrained")
+        axes = figure.subplots(2, 3).ravel()
+        for column, label in enumerate(LABELS):
+            errors = {text: errors_by_number(compared, name, column) for text, name in SHOWN.items()}
+            plot_errors_by_number(axes[column], errors, label=label)
+        axes[-1].axis("off")
+        axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center")
+        save(figure, "errors_by_number.png")
+        most = max(runs, key=lambda run: run.n_stars)
+        figure = Figure(figsize=(PAGE_WIDTH, 4.6), dpi=200, layout="constrained")
+        axes = figure.subplots(2, 3).ravel()
+        for column, label in enumerate(LABELS):
+            known, told = most.known[:, column], most.told["ours"][:, column]
+            scores = LabelScores.of(told[:, None], known[:, None])
+            note = f"spread {scores.spread[0]:.3g}\nRMSE {scores.rmse[0]:.3g}"
+            plot_told(axes[column], known, told, label=label, note=note)
+        axes[-1].set_visible(False)
+        save(figure, "told.png")
+
+
+if __name__ == "__main__":
+    main()

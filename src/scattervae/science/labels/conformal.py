@@ -1,0 +1,141 @@
+"""Intervals that hold the truth as often as they say, whatever the network believes of itself.
+
+Stars whose labels are known, but which a network did not learn from, say how many of its standard deviations an
+interval must be wide. They are told apart by brightness and by kind of star, since a width that is right on
+average is wrong for either.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from scattervae.arrays import LabelArray, StarArray
+
+LEVELS = (0.68, 0.95)
+ERROR_TIMES = (1.0, 1.96)
+"""How many errors of a known label add to either side of the interval, in quadrature."""
+
+FEWEST_IN_CELL = 200
+
+Places = Float64[np.ndarray, "star axis"]
+Scores = Float64[np.ndarray, "star label level"]
+Factors = Float64[np.ndarray, "cell label level"]
+
+
+class Cells(NamedTuple):
+    """Boxes with about as many stars each: a space split in halves, axis after axis.
+
+    Attributes:
+        axes: Which axis each node splits.
+        values: Where; a star above goes to the node ``2 i + 2``, another to ``2 i + 1``.
+        depth: How often the space is split.
+    """
+
+    axes: Int64[np.ndarray, "node"]
+    values: Float64[np.ndarray, "node"]
+    depth: int
+
+    @classmethod
+    def fit(cls, places: Places, *, fewest: int = FEWEST_IN_CELL) -> "Cells":
+        """Cells with at least so many of these stars each, one cell where there are fewer than twice as many.
+
+        Source:
+            Bentley (1975), Communications of the ACM 18, 509: a k-d tree, its axes taken in turn.
+        """
+        depth = max(0, int(np.log2(max(len(places), 1) / fewest)))
+        axes, values = np.zeros(2**depth - 1, dtype=np.int64), np.zeros(2**depth - 1)
+        rows = {0: np.arange(len(places))}
+        for node in range(2**depth - 1):
+            level = int(np.log2(node + 1))
+            here = rows.pop(node)
+            axes[node] = level % places.shape[1]
+            along = places[here, axes[node]]
+            values[node] = np.median(along) if len(along) else 0.0  # none where many share a place
+            above = along > values[node]
+            rows[2 * node + 1], rows[2 * node + 2] = here[~above], here[above]
+        return cls(axes, values, depth)
+
+    @property
+    def n_cells(self) -> int:
+        """How many there are."""
+        return int(2**self.depth)
+
+    def of(self, places: Places) -> Int64[np.ndarray, "star"]:
+        """The cell of each star; a place that is not a number counts as low."""
+        node = np.zeros(len(places), dtype=np.int64)
+        for _ in range(self.depth):
+            above = places[np.arange(len(places)), self.axes[node]] > self.values[node]
+            node = 2 * node + 1 + above
+        cell: np.ndarray = node - (self.n_cells - 1)
+        return cell
+
+
+class Conformal(NamedTuple):
+    """How many stated standard deviations wide an interval must be, cell by cell.
+
+    Attributes:
+        cells: Of G, Teff and log g, the labels as the networks tell them.
+        factors: Half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
+            stars of a cell have the label to promise anything.
+    """
+
+    cells: Cells
+    factors: Factors
+
+    @classmethod
+    def fit(cls, places: Places, scores: Scores) -> "Conformal":
+        r"""Factors from stars that the network did not learn from.
+
+        .. math:: q = \text{the } \lceil (n + 1) p \rceil \text{-th smallest of } s
+
+        For stars drawn as these were, an interval then holds the truth with a probability of at least p, and of
+        at most p + 1 / (n + 1).
+
+        Args:
+            places: What cells are made of.
+            scores: s, as `scores_of` has them; NaN where a label is missing.
+
+        Source:
+            Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, sect. 4.5 (by category); Lei et al.
+            (2018), arXiv:1604.04173, sect. 5.2 (residuals over a standard deviation).
+        """
+        cells = Cells.fit(places)
+        cell = cells.of(places)
+        factors = np.full((cells.n_cells, scores.shape[1], len(LEVELS)), np.inf)
+        for index in range(cells.n_cells):
+            for label in range(scores.shape[1]):
+                for level, share in enumerate(LEVELS):
+                    factors[index, label, level] = _quantile(scores[cell == index, label, level], share)
+        return cls(cells, factors)
+
+    def half_widths(self, places: Places) -> Float64[np.ndarray, "star label level"]:
+        """Half-widths of the intervals of these stars, in stated standard deviations."""
+        widths: np.ndarray = self.factors[self.cells.of(places)]
+        return widths
+
+
+def scores_of(off: LabelArray, sd: LabelArray, errors: LabelArray) -> Scores:
+    r"""How many stated standard deviations an interval must be wide to hold a known label.
+
+    .. math:: s = \max\left( \sqrt{\max(0, (y - \mu)^2 - k^2 \sigma_y^2) / v}, \;
+        |y - \mu| / \sqrt{v + \sigma_y^2} \right)
+
+    By the first, :math:`|y - \mu| \le \sqrt{s^2 v + k^2 \sigma_y^2}`, with k = 1 for 68 % and 1.96 for 95 %: what the
+    error of a known label explains is not laid to the network. Where that explains nearly all, the second keeps the
+    interval from closing: network and label are then taken to be wrong by the same factor.
+
+    Args:
+        off: :math:`y - \mu`; NaN where a label is missing.
+        sd: :math:`\sqrt v`.
+        errors: :math:`\sigma_y`.
+    """
+    alike = np.abs(off) / np.hypot(sd, errors)
+    unexplained = [np.sqrt(np.maximum(off**2 - (times * errors) ** 2, 0.0)) / sd for times in ERROR_TIMES]
+    return np.stack([np.maximum(alike, score) for score in unexplained], axis=-1)
+
+
+def _quantile(scores: StarArray, level: float) -> float:
+    known = np.sort(scores[np.isfinite(scores)])
+    rank = int(np.ceil((len(known) + 1) * level))
+    return float(known[rank - 1]) if rank <= len(known) else np.inf

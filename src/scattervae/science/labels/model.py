@@ -1,0 +1,204 @@
+"""The labels' model: networks, intervals and volume together, fitted to labelled stars."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from scattervae.arrays import LabelArray, StarArray
+from scattervae.errors import DataError
+from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.posterior import Posterior
+from scattervae.model.preparation import training_stars
+from scattervae.science.labels.conformal import Conformal, Places, Scores, scores_of
+from scattervae.science.labels.known import KnownLabels
+from scattervae.science.labels.network import LabelNetwork, ScaledLabels, say
+from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.scales import LabelScales
+from scattervae.science.labels.settings import LabelSettings
+from scattervae.science.labels.training import Lesson, Pace, train_member
+from scattervae.science.labels.volume import LabelledVolume
+from scattervae.seeds import numpy_stream
+from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
+
+logger = logging.getLogger(__name__)
+
+FEWEST_STARS = 40
+_AXES = 2
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """What has been learnt of labels, for stars that one model of spectra encodes.
+
+    Attributes:
+        names: The labels it tells.
+        scales: From their units to the networks'.
+        networks: Whose answers are averaged.
+        conformal: How wide intervals must be.
+        volume: Where labelled stars lie.
+        settings: How it was fitted.
+        model_digest: Of the model of spectra.
+        n_stars: Labelled stars it was fitted to, those of the intervals included.
+    """
+
+    names: tuple[str, ...]
+    scales: LabelScales
+    networks: tuple[LabelNetwork, ...]
+    conformal: Conformal
+    volume: LabelledVolume
+    settings: LabelSettings
+    model_digest: str
+    n_stars: int
+
+    @property
+    def digest(self) -> str:
+        """What tells it from another: a digest of networks, scales, intervals and volume."""
+        sha = hashlib.sha256(self.model_digest.encode())
+        for network in self.networks:
+            for name, weights in sorted(network.state_dict().items()):
+                sha.update(name.encode() + weights.numpy().tobytes())
+        cells, factors = self.conformal
+        for values in (*self.scales, cells.axes, cells.values, factors, *self.volume):
+            sha.update(np.ascontiguousarray(values).tobytes())
+        return sha.hexdigest()[:32]
+
+    def predict(self, inputs: Inputs, posterior: Posterior, g_flux: StarArray) -> LabelPrediction:
+        """Labels of stars that the model of spectra has encoded.
+
+        Args:
+            inputs: What that model saw; a missing coefficient is 0 with an infinite error.
+            posterior: What it said of them.
+            g_flux: Their mean G flux [electron/s].
+        """
+        said = _together([say(network, inputs.x, inputs.errors) for network in self.networks])
+        half = self.conformal.half_widths(_places(said, g_flux)) * said.sd[:, :, None]
+        unusable = ~np.isfinite(said.mean)
+        ends = {}
+        for level, name in enumerate(("68", "95")):
+            for side, sign in (("low", -1), ("high", 1)):
+                end = self.scales.invert(said.mean + sign * half[:, :, level])
+                ends[f"{side}_{name}"] = np.where(unusable, np.nan, end)
+        return LabelPrediction(
+            names=self.names,
+            values=self.scales.invert(said.mean),
+            **ends,
+            reliability=self.volume.reliability(posterior),
+            width_rank=self.volume.width_rank(posterior),
+        )
+
+
+class _Said(NamedTuple):
+    mean: LabelArray
+    sd: LabelArray
+
+
+def fit_labels(
+    model: Checkpoint,
+    spectra: Spectra,
+    labels: KnownLabels,
+    settings: LabelSettings | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelModel:
+    """A label model, learnt from the labelled stars among those that the model of spectra was trained on.
+
+    Stars of the test fold are left out, and of the validation fold where that model left it out.
+
+    Args:
+        model: Knows what spectra look like, from stars with and without labels.
+        spectra: Stars, labelled or not.
+        labels: Labels of any stars, joined by source_id.
+        settings: How to fit.
+        progress: Told after each network how many are done, and of how many.
+
+    Raises:
+        DataError: Too few labelled stars, or a label that nothing can be learnt of.
+    """
+    settings = settings or LabelSettings()
+    stars = training_stars(spectra, model.recipe)
+    known = labels.aligned_to(stars.source_id)
+    stars, known = stars.take(known.any_known), known.take(known.any_known)
+    if len(stars) < FEWEST_STARS:
+        raise DataError(
+            f"{len(stars)} usable stars outside the folds held out have labels; at least {FEWEST_STARS} are needed "
+            "to learn from and to say how wide intervals are: give more labels"
+        )
+    scales = LabelScales.fit(known)
+    inputs = model.normalization.apply(stars)
+    bp, rp = model.normalization.bp, model.normalization.rp
+    bands = (bp.stop, rp.stop - rp.start)
+    lesson = Lesson(inputs, scales.apply(known), stars.g_flux, bands)
+    networks, conformal = _learn(model, lesson, settings, progress)
+    volume = LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed)
+    return LabelModel(
+        known.names, scales, networks, conformal, volume, settings, model.digest, n_stars=len(stars)
+    )
+
+
+def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) -> LabelPrediction:
+    """Labels of these stars; NaN for those that cannot be encoded."""
+    predictions = [
+        label_model.predict(encoded.inputs, encoded.posterior, encoded.spectra.g_flux)
+        for encoded in model.encode_batches([spectra])
+    ]
+    if not predictions:
+        inputs = model.normalization.apply(spectra)
+        return label_model.predict(inputs, model.encode(spectra), spectra.g_flux)
+    return LabelPrediction.concatenate(predictions)
+
+
+def _learn(
+    model: Checkpoint,
+    lesson: Lesson,
+    settings: LabelSettings,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[tuple[LabelNetwork, ...], Conformal]:
+    """The networks, and intervals from what each says of the fold it did not learn from."""
+    pace = Pace.of(len(lesson), settings)
+    fold = numpy_stream(settings.seed, "label folds").permutation(len(lesson)) % settings.folds
+    networks, places, scores = [], [], []
+    for member in range(pace.members):
+        unseen = torch.from_numpy(fold == member)
+        network = train_member(model.network, lesson.take(~unseen), settings, pace, member=member)
+        rest = lesson.take(unseen)
+        said = _together([say(network, rest.inputs.x, rest.inputs.errors)])
+        networks.append(network)
+        places.append(_places(said, rest.g_flux))
+        scores.append(_scores(said, rest))
+        logger.info("label network %d of %d: %d steps", member + 1, pace.members, pace.steps)
+        if progress is not None:
+            progress(member + 1, pace.members)
+    return tuple(networks), Conformal.fit(np.concatenate(places), np.concatenate(scores))
+
+
+def _together(answers: Iterable[ScaledLabels]) -> _Said:
+    """What networks say on average, mean and variance.
+
+    How far they differ is not added to the variance: intervals are calibrated on what each says alone.
+    """
+    said = list(answers)
+    mean, variance = (
+        np.mean([part.double().numpy() for part in parts], axis=0) for parts in zip(*said, strict=True)
+    )
+    return _Said(mean, np.sqrt(variance))
+
+
+def _scores(said: _Said, lesson: Lesson) -> Scores:
+    """How wide intervals must be to hold known labels; NaN where one is missing."""
+    values, errors = (part.double().numpy() for part in lesson.targets[:2])
+    off = np.where(lesson.targets.known.numpy(), values - said.mean, np.nan)
+    return scores_of(off, said.sd, errors)
+
+
+def _places(said: _Said, g_flux: StarArray) -> Places:
+    """Where intervals may differ: brightness, and the first labels as they are told (Teff and log g)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g_mag = G_ZERO_POINT - 2.5 * np.log10(g_flux)
+    return np.column_stack([g_mag, said.mean[:, :_AXES]])

@@ -1,0 +1,72 @@
+"""The network of the labels: the encoder's trunk, which knows spectra already, and a head on top."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scattervae.arrays import Coeffs
+from scattervae.model.layers import ResidualBlock, with_errors
+from scattervae.model.network import ScatterVAE
+from scattervae.science.labels.scales import LabelTensor
+
+_LOG_VARIANCE_LIMITS = (-12.0, 8.0)
+
+
+class ScaledLabels(NamedTuple):
+    """What a network says of the scaled labels of some stars.
+
+    Attributes:
+        mean: The most likely values.
+        variance: How far the true ones may be from them, squared; the labels' own errors come on top.
+    """
+
+    mean: LabelTensor
+    variance: LabelTensor
+
+
+class LabelNetwork(nn.Module):
+    """A copy of an encoder without its last layer, residual blocks, and a linear layer that begins at 0.
+
+    The last layer of the encoder, which makes latents of the trunk's features, is linear: whatever a linear layer can
+    tell from the latents, it can tell from the features.
+
+    Args:
+        network: Whose encoder is copied.
+        n_labels: How many labels.
+        n_blocks: Residual blocks between trunk and last layer.
+    """
+
+    def __init__(self, network: ScatterVAE, n_labels: int, n_blocks: int = 0) -> None:
+        super().__init__()
+        self.sees_errors = network.sees_errors
+        self.n_blocks = n_blocks
+        self.trunk = copy.deepcopy(network.encoder[:-1]).cpu()
+        width = network.shape.hidden[-1]
+        blocks = [ResidualBlock(width) for _ in range(n_blocks)]
+        self.blocks = nn.Sequential(*blocks, *([nn.LayerNorm(width)] if blocks else []))
+        self.last = nn.Linear(width, 2 * n_labels)
+        for weights in self.last.parameters():
+            nn.init.zeros_(weights)
+
+    def forward(self, x: Coeffs, errors: Coeffs) -> ScaledLabels:
+        """Scaled labels of these stars; `x` is 0 and the error infinite where a coefficient is missing."""
+        features = self.trunk(with_errors(x, errors) if self.sees_errors else x)
+        mean, log_variance = self.last(self.blocks(features)).chunk(2, dim=-1)
+        return ScaledLabels(mean, log_variance.clamp(*_LOG_VARIANCE_LIMITS).exp())
+
+    def inner_matrices(self) -> list[Tensor]:
+        """The weights between hidden layers, which Muon is made for: not the first layer's, nor the last's."""
+        modules = (*self.trunk.modules(), *self.blocks.modules())
+        return [m.weight for m in modules if isinstance(m, nn.Linear)][1:]
+
+
+@torch.no_grad()
+def say(network: LabelNetwork, x: Coeffs, errors: Coeffs, *, batch: int = 4096) -> ScaledLabels:
+    """What a network says of any number of stars, in batches."""
+    said = [
+        network(x[start : start + batch], errors[start : start + batch])
+        for start in range(0, max(len(x), 1), batch)
+    ]
+    return ScaledLabels(*(torch.cat(parts) for parts in zip(*said, strict=True)))

@@ -1,0 +1,95 @@
+"""What is told of a star's labels: values, intervals, and whether to believe them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from scattervae.arrays import LabelArray, StarArray, StarMask
+from scattervae.science.labels.volume import RELIABLE_ABOVE
+
+
+@dataclass(frozen=True)
+class LabelPrediction:
+    """Labels of stars, in the units of `UNITS`; NaN for a star that could not be encoded.
+
+    The intervals are of the star's true label. A measured one lies outside a little more often, by its own error.
+
+    Attributes:
+        names: What runs along the columns.
+        values: The median of what is told; the mean, too, where the label is not scaled in its logarithm.
+        low_68: Lower end of it, calibrated on stars that the networks did not learn from.
+        high_68: Upper end.
+        low_95: Lower end of the interval that holds 95 %.
+        high_95: Upper end.
+        reliability: How ordinary a star's place in the latent space is among stars that have the label; uniform
+            between 0 and 1 for stars drawn as these were.
+        width_rank: Share of labelled stars whose latents are no better known.
+    """
+
+    names: tuple[str, ...]
+    values: LabelArray
+    low_68: LabelArray
+    high_68: LabelArray
+    low_95: LabelArray
+    high_95: LabelArray
+    reliability: LabelArray
+    width_rank: StarArray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, name: str) -> StarArray:
+        """The values of one label, by name."""
+        return self.values[:, self.names.index(name)]
+
+    @property
+    def sd(self) -> LabelArray:
+        """Half the width of the 68 % interval."""
+        half: LabelArray = (self.high_68 - self.low_68) / 2
+        return half
+
+    @property
+    def outside(self) -> Bool[np.ndarray, "star label"]:
+        """Labels told of a star that lies further from those that have it than all but one in a hundred of them."""
+        told: np.ndarray = self.reliability < RELIABLE_ABOVE
+        return told
+
+    @property
+    def wide(self) -> StarMask:
+        """Stars whose latents are less well known than those of all but one in a hundred labelled stars."""
+        told: StarMask = self.width_rank < RELIABLE_ABOVE
+        return told
+
+    @property
+    def reliable(self) -> Bool[np.ndarray, "star label"]:
+        """Labels to believe: neither outside nor wide, and told at all."""
+        told: np.ndarray = ~self.outside & ~self.wide[:, None] & np.isfinite(self.values)
+        return told
+
+    def take(self, rows: np.ndarray | slice) -> "LabelPrediction":
+        """The prediction for these rows."""
+        arrays = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return LabelPrediction(names=self.names, **arrays)
+
+    def columns(self) -> "dict[str, Float32[np.ndarray, 'star']]":
+        """The prediction as columns of a table: ``teff``, ``teff_low_68`` and so on, ``width_rank`` for all labels."""
+        kinds = ("values", "low_68", "high_68", "low_95", "high_95", "reliability")
+        table = {
+            name if kind == "values" else f"{name}_{kind}": vars(self)[kind][:, column].astype(np.float32)
+            for column, name in enumerate(self.names)
+            for kind in kinds
+        }
+        return table | {"width_rank": self.width_rank.astype(np.float32)}
+
+    @staticmethod
+    def concatenate(parts: "Sequence[LabelPrediction]") -> "LabelPrediction":
+        """The stars of all parts in order; at least one part."""
+        first = vars(parts[0])
+        arrays = {
+            name: np.concatenate([vars(part)[name] for part in parts])
+            for name, value in first.items()
+            if isinstance(value, np.ndarray)
+        }
+        return LabelPrediction(names=parts[0].names, **arrays)

@@ -1,0 +1,186 @@
+"""How one network learns labels: from an encoder's weights, with label errors, noise and wrong labels in mind."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
+
+from scattervae.arrays import StarArray
+from scattervae.model.degradation import DegradationSettings, draw_degradation
+from scattervae.model.network import ScatterVAE
+from scattervae.science.labels.network import LabelNetwork, ScaledLabels
+from scattervae.science.labels.scales import LabelTensor, Targets
+from scattervae.science.labels.settings import LabelSettings
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs
+
+_WARM_UP = 0.05
+_STAYS_UNTIL = 0.5
+_MOMENTUM = 0.95
+_CLIP = 1.0
+_FEW = 3000
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Stars that networks learn labels from.
+
+    Attributes:
+        inputs: Their spectra, all of them usable.
+        targets: Their scaled labels.
+        g_flux: Their mean G flux [electron/s].
+        bands: How many coefficients of BP and of RP there are.
+    """
+
+    inputs: Inputs
+    targets: Targets
+    g_flux: StarArray
+    bands: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: Bool[Tensor, "star"]) -> "Lesson":
+        """The stars where `rows` is true."""
+        here = torch.nonzero(rows)[:, 0]
+        targets = Targets(*(part[here] for part in self.targets))
+        return Lesson(self.inputs.take(here), targets, self.g_flux[rows.numpy()], self.bands)
+
+
+class Pace(NamedTuple):
+    """How long a fit is.
+
+    Attributes:
+        members: Networks.
+        blocks: Residual blocks of each head.
+        steps: Gradient steps of each.
+        batch: Stars in a batch.
+    """
+
+    members: int
+    blocks: int
+    steps: int
+    batch: int
+
+    @classmethod
+    def of(cls, n_stars: int, settings: LabelSettings) -> "Pace":
+        """The pace for so many labelled stars: what was best on the validation fold for 100 to 28,000 of them."""
+        size = n_stars / 100
+        few = n_stars < _FEW
+        return cls(
+            members=min(settings.members or (6 if few else 2), settings.folds),
+            blocks=settings.blocks if settings.blocks is not None else (1 if few else 2),
+            steps=settings.steps or round(300 * max(size, 1.0) ** 0.45),
+            batch=min(settings.batch_size, n_stars, round(64 * max(size, 1.0) ** (1 / 3))),
+        )
+
+
+def student_t_nll(said: ScaledLabels, targets: Targets, degrees_of_freedom: float) -> LabelTensor:
+    r"""Negative log-likelihood of each known label under a Student t; 0 where a label is missing.
+
+    .. math:: \frac{\nu + 1}{2} \ln\left(1 + \frac{(y - \mu)^2}{\nu (v + \sigma_y^2)}\right) + \frac12 \ln (v +
+        \sigma_y^2)
+
+    The constant is left out.
+
+    Args:
+        said: :math:`\mu` and v.
+        targets: y and its error.
+        degrees_of_freedom: :math:`\nu`.
+
+    Source:
+        Lange, Little & Taylor (1989), JASA 84, 881.
+    """
+    spread = said.variance + targets.errors.square()
+    ratio = (targets.values - said.mean).square() / (degrees_of_freedom * spread)
+    nll = 0.5 * (degrees_of_freedom + 1.0) * ratio.log1p() + 0.5 * spread.log()
+    return torch.where(targets.known, nll, 0.0)
+
+
+def train_member(
+    network: ScatterVAE, lesson: Lesson, settings: LabelSettings, pace: Pace, *, member: int
+) -> LabelNetwork:
+    """One network taught on all stars of the lesson, in evaluation mode.
+
+    Args:
+        network: Where its trunk begins.
+        lesson: Spectra and labels.
+        settings: Rates and noise.
+        pace: Its size and the number of steps.
+        member: Which one it is; another has other batches and noise.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=stream(settings.seed, "head", member))))
+        student = LabelNetwork(network, lesson.targets.values.shape[1], pace.blocks).train()
+    trunk_rate = settings.trunk_rates[member % len(settings.trunk_rates)]
+    optimizers = _optimizers(student, settings, trunk_rate)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    parameters = [weights for weights in student.parameters() if weights.requires_grad]
+    damages = settings.degradation if student.sees_errors else _without_gaps(settings.degradation)
+    noise = stream(settings.seed, "label noise", member)
+    rows = _batches(len(lesson), pace, stream(settings.seed, "label batches", member))
+    for step, here in enumerate(rows):
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * _trapezoid((step + 1) / (pace.steps + 1))
+            optimizer.zero_grad(set_to_none=True)
+        damage = draw_degradation(damages, len(here), lesson.bands, noise)
+        x, errors = damage.apply(*(values[here] for values in (lesson.inputs.x, lesson.inputs.errors)))
+        targets = Targets(*(part[here] for part in lesson.targets))
+        nll = student_t_nll(student(x, errors), targets, settings.degrees_of_freedom)
+        nll.sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, _CLIP)
+        for optimizer in optimizers:
+            optimizer.step()
+    return student.eval()
+
+
+def _batches(n_stars: int, pace: Pace, generator: torch.Generator) -> "list[Int64[Tensor, 'row']]":
+    """Rows of each step: epochs in another order each, cut into whole batches."""
+    batch = min(pace.batch, n_stars)
+    per_epoch = n_stars // batch
+    epochs = math.ceil(pace.steps / per_epoch)
+    orders = [torch.randperm(n_stars, generator=generator) for _ in range(epochs)]
+    batches = [b for order in orders for b in order[: per_epoch * batch].view(per_epoch, -1)]
+    return batches[: pace.steps]
+
+
+def _without_gaps(settings: DegradationSettings) -> DegradationSettings:
+    """The noise alone, for an encoder that could not tell a missing coefficient from a mean one."""
+    none = {"without_band": 0.0, "without_orders": 0.0, "without_coeffs": 0.0}
+    return settings.model_copy(update=none)
+
+
+def _optimizers(
+    student: LabelNetwork, settings: LabelSettings, trunk_rate: float
+) -> list[torch.optim.Optimizer]:
+    trunk = {id(weights) for weights in student.trunk.parameters()}
+    if trunk_rate == 0:
+        student.trunk.requires_grad_(requires_grad=False)
+    inner = {id(weights) for weights in student.inner_matrices()}
+
+    def groups(rate: float, *, matrices: bool) -> list[dict[str, object]]:
+        chosen = [w for w in student.parameters() if (id(w) in inner) == matrices and w.requires_grad]
+        parts = (
+            {"params": [w for w in chosen if id(w) not in trunk], "lr": rate},
+            {"params": [w for w in chosen if id(w) in trunk], "lr": rate * trunk_rate},
+        )
+        return [part for part in parts if part["params"]]
+
+    decay = settings.weight_decay
+    vectors, matrices = (
+        groups(settings.learning_rate, matrices=False),
+        groups(settings.matrix_learning_rate, matrices=True),
+    )
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(vectors, weight_decay=decay, fused=True)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, momentum=_MOMENTUM))
+    return optimizers
+
+
+def _trapezoid(done: float) -> float:
+    """Share of the peak learning rate when so much of the steps is done, as in training with Muon elsewhere."""
+    return max(0.0, min(done / _WARM_UP, 1.0, (1.0 - done) / (1.0 - _STAYS_UNTIL)))
