@@ -37,6 +37,7 @@ from simulated_archive.sky import SOURCES_A_STAR, STARS_A_FILE  # noqa: E402
 from simulated_archive.writing import FileJob, Workers, jobs  # noqa: E402
 
 BYTES_A_STAR = 21_000  # of both products, to cut waves
+RECIPE = "elbo"  # the network that docs/scale.md speaks of
 MODEL_EPOCHS = 20
 PAIRS = 10_000
 
@@ -85,7 +86,7 @@ class Way:
         model = self.given.model or self.work / "maker"
         if not model.exists():
             say("training the model that makes the stars")
-            command("train", like, "--out", model, "--epochs", MODEL_EPOCHS)
+            command("train", like, "--recipe", RECIPE, "--out", model, "--epochs", MODEL_EPOCHS)
         saved = self.work / "real_stars.npz"
         StarMaker.like(Checkpoint.load(model), intake.load(like).spectra).save(saved)
         return model, saved
@@ -122,7 +123,8 @@ class Way:
         say("training")
         epochs = self.given.epochs
         run = command(
-            *("train", self.store, "--out", self.model, "--epochs", epochs, "--memory", 0),
+            *("train", self.store, "--recipe", RECIPE, "--out", self.model),
+            *("--epochs", epochs, "--memory", 0),
             *("--threads", self.given.workers),
         )
         self.stage("train").add(

@@ -20,7 +20,7 @@ from scattervae.science.variants import variant_of
 from scattervae.seeds import folds
 from scattervae.show.style import MODEL_MARKERS, PAGE_WIDTH, house_style, model_colour
 
-BUDGETS = {"best": (5, 10, 20, 40, 70, 100), "elbo": (10, 30, 100, 300, 600)}
+BUDGETS = {"best": (5, 10, 20, 40, 100), "elbo": (10, 30, 100, 300)}
 LABELS = {"best": "best", "elbo": "elbo (the paper's network)"}
 
 
