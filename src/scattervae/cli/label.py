@@ -20,8 +20,8 @@ def label(
 ) -> None:
     """Learn Teff, log g, [Fe/H] and [alpha/M] from the stars that have them, to tell them of all others.
 
-    What the model's encoder has learnt from all spectra is tuned on the labelled stars outside the test fold: two
-    minutes for 30,000 labels on one core, seconds for a hundred. The result is the folder labels/ in the model's. From
+    What the model's encoder has learnt from all spectra is tuned on the labelled stars outside the test fold: a few
+    minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's. From
     then on `encode` writes each label with intervals that hold the truth in 68 and 95 % of stars like the labelled
     ones, a reliability, and `label_flags` where a star lies outside what is labelled. Calibrate first, label then:
     another calibration is another model.
