@@ -47,6 +47,15 @@ def residual_layers(n_in: int, hidden: Sequence[int], n_out: int) -> nn.Sequenti
     return nn.Sequential(nn.Linear(n_in, width), *blocks, nn.LayerNorm(width), nn.Linear(width, n_out))
 
 
+def inner_matrices(*modules: nn.Module) -> list[nn.Parameter]:
+    """The weights of all linear layers but the first of a network, whose parts are given in order.
+
+    Muon is made for matrices that read many like numbers; first layers read data, or the latents.
+    """
+    linear = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return [layer.get_parameter("weight") for layer in linear[1:]]
+
+
 def with_errors(x: Coeffs, errors: Coeffs) -> Float[Tensor, "star feature"]:
     r"""Coefficients beside their errors, as an encoder sees both.
 

@@ -1,5 +1,6 @@
 """What an encoder says of a star: a Gaussian over its latents, independent or correlated."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ class Posterior(NamedTuple):
             scaled = torch.linalg.solve_triangular(self.root, scaled[:, :, None], upper=False)[:, :, 0]
         else:
             scaled = scaled / self.noise_sd
-        constant = self.mean.shape[1] * torch.log(torch.tensor(2.0 * torch.pi, dtype=torch.float64)).item()
+        constant = self.mean.shape[1] * math.log(2.0 * math.pi)
         return -0.5 * (scaled.square().sum(dim=-1) + self.log_variance.sum(dim=-1) + constant)
 
     def kl(self) -> Latents:

@@ -4,14 +4,15 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from scattervae.model.layers import inner_matrices
 from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import TrainingSettings
 
 _WARM_UP = 0.05
 _STAYS_UNTIL = 0.5
-_MUON_MOMENTUM = 0.95  # Jordan et al. (2024), and PyTorch's default
+MUON_MOMENTUM = 0.95  # Jordan et al. (2024), and PyTorch's default
 
 
 class Steps:
@@ -76,26 +77,13 @@ def _optimizers(network: ScatterVAE, settings: TrainingSettings) -> list[torch.o
         return [torch.optim.SGD(weights, lr=rate, momentum=settings.momentum, fused=True)]
     if settings.optimizer == "adamw":
         return [torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)]
-    inner = _inner_matrices(network)
+    networks = (network.encoder, network.decoder, network.scatter_estimator)
+    inner = [matrix for layers in networks for matrix in inner_matrices(layers)]
     others = [w for w in weights if not any(w is matrix for matrix in inner)]
     muon: list[Any] = [
-        torch.optim.Muon(inner, lr=settings.matrix_learning_rate, weight_decay=decay, momentum=_MUON_MOMENTUM)
+        torch.optim.Muon(inner, lr=settings.matrix_learning_rate, weight_decay=decay, momentum=MUON_MOMENTUM)
     ]
     return [torch.optim.AdamW(others, lr=rate, weight_decay=decay, fused=True), *(muon if inner else [])]
-
-
-def _inner_matrices(network: ScatterVAE) -> list[nn.Parameter]:
-    """The weights of all linear layers but the first of each network.
-
-    Muon is made for matrices that read many like numbers; first layers read data, or the latents.
-    """
-    return [
-        parameter
-        for layers in (network.encoder, network.decoder, network.scatter_estimator)
-        for module in [m for m in layers.modules() if isinstance(m, nn.Linear)][1:]
-        for name, parameter in module.named_parameters()
-        if name == "weight"
-    ]
 
 
 def _schedule(
@@ -106,6 +94,13 @@ def _schedule(
     if settings.schedule == "one_cycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=n_steps + 1)
+    return trapezoid_schedule(optimizer, n_steps)
+
+
+def trapezoid_schedule(
+    optimizer: torch.optim.Optimizer, n_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Up to each group's learning rate, constant, and down to zero (Haegele et al. 2024, arXiv:2405.18392)."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid((step + 1) / (n_steps + 1)))
 
 

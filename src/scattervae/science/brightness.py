@@ -17,9 +17,10 @@ from scipy.special import gammaincinv
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError
 from scattervae.gaia.facts import G_ZERO_POINT
-from scattervae.model.checkpoint import BATCH, Checkpoint
+from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import Degradation
 from scattervae.model.posterior import Posterior
+from scattervae.science.calibration.latents import encode
 from scattervae.science.refinement import refine
 from scattervae.science.relative.matching import covariates_of
 from scattervae.seeds import numpy_stream, stream
@@ -252,9 +253,5 @@ def _shares(inside: torch.Tensor) -> tuple[float, ...]:
 
 
 def _posterior(model: Checkpoint, inputs: Inputs, *, refined: bool) -> Posterior:
-    parts = [
-        model.answer(inputs[start : start + BATCH], batch=min(BATCH, len(inputs) - start)).posterior
-        for start in range(0, len(inputs), BATCH)
-    ]
-    posterior = Posterior.concatenate(parts).each(lambda values: values.cpu())
+    posterior = encode(model, inputs)
     return refine(model, inputs, posterior).posterior if refined else posterior

@@ -249,12 +249,15 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     squares = (inputs.x - reconstruction.mean).square_()
     variance = inputs.errors.square()
     n_known: Tensor | int = variance.shape[1]
-    if (gaps := variance.isinf()).any():
+    gaps = variance.isinf()
+    if has_gaps := bool(gaps.any()):
         n_known = n_known - gaps.sum(dim=1)
     chi2_without_scatter = (squares / variance).sum(dim=1) / n_known
     variance.addcmul_(reconstruction.scatter, reconstruction.scatter)
     chi2 = squares.div_(variance).sum(dim=1)
-    log_scatter, log_variance = reconstruction.scatter.log10(), variance.log_().masked_fill_(gaps, 0.0)
+    log_scatter, log_variance = reconstruction.scatter.log10(), variance.log_()
+    if has_gaps:
+        log_variance.masked_fill_(gaps, 0.0)
     bands = checkpoint.normalization
     values = {
         "log_likelihood": -0.5 * (chi2 + log_variance.sum(dim=1)),

@@ -4,7 +4,7 @@ import copy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scattervae.arrays import Coeffs
 from scattervae.model.layers import ResidualBlock, with_errors
@@ -55,11 +55,6 @@ class LabelNetwork(nn.Module):
         features = self.trunk(with_errors(x, errors) if self.sees_errors else x)
         mean, log_variance = self.last(self.blocks(features)).chunk(2, dim=-1)
         return ScaledLabels(mean, log_variance.clamp(*_LOG_VARIANCE_LIMITS).exp())
-
-    def inner_matrices(self) -> list[Tensor]:
-        """The weights between hidden layers, which Muon is made for: not the first layer's, nor the last's."""
-        modules = (*self.trunk.modules(), *self.blocks.modules())
-        return [m.weight for m in modules if isinstance(m, nn.Linear)][1:]
 
 
 @torch.no_grad()

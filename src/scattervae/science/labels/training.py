@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from scattervae.arrays import StarArray
 from scattervae.model.degradation import DegradationSettings, draw_degradation
+from scattervae.model.layers import inner_matrices
 from scattervae.model.network import ScatterVAE
+from scattervae.model.steps import MUON_MOMENTUM, trapezoid_schedule
 from scattervae.science.labels.network import LabelNetwork, ScaledLabels
 from scattervae.science.labels.scales import LabelTensor, Targets
 from scattervae.science.labels.settings import LabelSettings
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
-_WARM_UP = 0.05
-_STAYS_UNTIL = 0.5
-_MOMENTUM = 0.95
 _CLIP = 1.0
 _FEW = 3000
 
@@ -117,15 +116,13 @@ def train_member(
         student = LabelNetwork(network, lesson.targets.values.shape[1], pace.blocks).train()
     trunk_rate = settings.trunk_rates[member % len(settings.trunk_rates)]
     optimizers = _optimizers(student, settings, trunk_rate)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    schedules = [trapezoid_schedule(optimizer, pace.steps) for optimizer in optimizers]
     parameters = [weights for weights in student.parameters() if weights.requires_grad]
     damages = settings.degradation if student.sees_errors else _without_gaps(settings.degradation)
     noise = stream(settings.seed, "label noise", member)
     rows = _batches(len(lesson), pace, stream(settings.seed, "label batches", member))
-    for step, here in enumerate(rows):
-        for optimizer, rates in zip(optimizers, peaks, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * _trapezoid((step + 1) / (pace.steps + 1))
+    for here in rows:
+        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         damage = draw_degradation(damages, len(here), lesson.bands, noise)
         x, errors = damage.apply(*(values[here] for values in (lesson.inputs.x, lesson.inputs.errors)))
@@ -133,8 +130,9 @@ def train_member(
         nll = student_t_nll(student(x, errors), targets, settings.degrees_of_freedom)
         nll.sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, _CLIP)
-        for optimizer in optimizers:
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
+            schedule.step()
     return student.eval()
 
 
@@ -160,7 +158,7 @@ def _optimizers(
     trunk = {id(weights) for weights in student.trunk.parameters()}
     if trunk_rate == 0:
         student.trunk.requires_grad_(requires_grad=False)
-    inner = {id(weights) for weights in student.inner_matrices()}
+    inner = {id(weights) for weights in inner_matrices(student.trunk, student.blocks)}
 
     def groups(rate: float, *, matrices: bool) -> list[dict[str, object]]:
         chosen = [w for w in student.parameters() if (id(w) in inner) == matrices and w.requires_grad]
@@ -177,10 +175,5 @@ def _optimizers(
     )
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(vectors, weight_decay=decay, fused=True)]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, momentum=_MOMENTUM))
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, momentum=MUON_MOMENTUM))
     return optimizers
-
-
-def _trapezoid(done: float) -> float:
-    """Share of the peak learning rate when so much of the steps is done, as in training with Muon elsewhere."""
-    return max(0.0, min(done / _WARM_UP, 1.0, (1.0 - done) / (1.0 - _STAYS_UNTIL)))
