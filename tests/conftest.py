@@ -41,6 +41,12 @@ def formats(shared_data: Path) -> Path:
     return shared_data / "formats"
 
 
+@pytest.fixture(scope="session")
+def faults(shared_data: Path) -> Path:
+    """Small files as people have them, with units, grids, separators and sentinels that are not the archive's."""
+    return shared_data.parent / "faults"
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]):
     """Run one command, as ``cli("info", path)``."""
