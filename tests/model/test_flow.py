@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from studies.two_sample import energy_test
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.flow import FLOW, FlowSettings, LatentFlow, fit_flow, fit_to_posteriors
 from scattervae.model.posterior import Posterior
-from scattervae.science.two_sample import energy_test
 from scattervae.seeds import folds, stream
 from toy import spoiled, toy_sky, untrained_model
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from studies.label_scores import coverage
 
 from scattervae.errors import DataError
 from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import fit_labels, label_stars
-from scattervae.science.labels.scores import coverage
 from scattervae.seeds import folds
 from science.labels.label_toys import QUICK, known_of, taught
 from toy import spoiled, toy_sky

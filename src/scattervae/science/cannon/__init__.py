@@ -1,10 +1,9 @@
-"""*The Cannon*: the supervised baseline, its fit, its scores, and labels inferred with it.
+"""*The Cannon*: the supervised baseline, its fit, and labels inferred with it.
 
 It works in the scatter VAE's normalised units, so that likelihoods compare. It must not know of the network.
 """
 
 from scattervae.science.cannon.labels import InferredLabels, infer_labels
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
-from scattervae.science.cannon.scores import CannonScores, score
 
-__all__ = ["Cannon", "CannonScores", "CannonSettings", "InferredLabels", "infer_labels", "labelled", "score"]
+__all__ = ["Cannon", "CannonSettings", "InferredLabels", "infer_labels", "labelled"]

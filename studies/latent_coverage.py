@@ -1,6 +1,10 @@
-"""The numbers of docs/coverage.md; arguments: a model, its labelled stars, other stars."""
+"""The numbers of docs/coverage.md.
 
-import sys
+    python -m studies.latent_coverage MODEL LABELLED OTHERS
+
+LABELLED are stars with labels like those that MODEL was trained on, OTHERS have none.
+"""
+
 from itertools import combinations
 
 import numpy as np
@@ -12,8 +16,9 @@ from scattervae.science.coverage.extrapolation import extrapolate
 from scattervae.science.coverage.overlap import Overlap, overlap_at
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.spectra import Spectra
+from studies import arguments
 
-MODEL, LABELLED, UNLABELLED = sys.argv[1:4]
+MODEL, LABELLED, UNLABELLED = arguments(__doc__, 3)
 CELL, FULL_CELL, N_TARGET = 0.25, 1.0, 220_000_000
 checkpoint = scattervae.Checkpoint.load(MODEL)
 stars, field = scattervae.load(LABELLED), scattervae.load(UNLABELLED).spectra

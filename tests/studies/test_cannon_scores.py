@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from studies.cannon_scores import score
 from torch.distributions import Normal
 
 import scattervae
 from scattervae.errors import DataError
 from scattervae.science.cannon.model import Cannon
-from scattervae.science.cannon.scores import score
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import Normalization
 from science.cannon_toys import BASIS, cannon_sky

@@ -1,6 +1,6 @@
 """Unselected field stars, G 7 to 20, under a model of APOGEE's stars and under one that has seen other field stars too.
 
-    python benchmarks/field_stars.py STARS FIELD [--epochs N] [--folds 5] [--recipe best]
+    python -m studies.field_stars STARS FIELD [--epochs N] [--folds 5] [--recipe best]
 
 STARS are the labelled ones, FIELD the others, with published coefficients. Model `apogee` trains on the training fold
 of STARS; the models `both` on the same and on four fifths of FIELD, so that each field star is scored by a model that
@@ -24,13 +24,13 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.train import fit_network
 from scattervae.science.evaluation import N_DRAWS, evaluate
-from scattervae.science.scatter.hidden import predict_hidden
 from scattervae.science.scatter.left_out import leave_one_out
 from scattervae.science.scatter.parts import order_groups
 from scattervae.science.scatter.residuals import Residuals
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra
+from studies.hidden_coefficients import predict_hidden
 
 G_EDGES = (7.0, 12.0, 14.0, 15.0, 16.0, 17.0, 18.0, 20.0)
 ORDER_EDGES = (5, 10, 20, 35)

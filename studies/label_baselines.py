@@ -1,6 +1,6 @@
 """Labels of stars that have none: ours against boosted trees and a residual network, on the same stars.
 
-    python benchmarks/label_baselines.py FILE MODEL [--labels 100,1000,10000,0] [--seeds 0,1] \\
+    python -m studies.label_baselines FILE MODEL [--labels 100,1000,10000,0] [--seeds 0,1] \\
         [--good] [--ours] [--out FOLDER]
 
 FILE has APOGEE's labels with their signal to noise and A_K (``apogee_reference.parquet``), MODEL is a trained folder.
@@ -29,10 +29,10 @@ from scattervae.science.labels.folder import save_label_model
 from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import fit_labels, label_stars
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.scores import LabelScores, compare, coverage, selections
 from scattervae.science.labels.settings import LabelSettings
 from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.spectra import Spectra
+from studies.label_scores import LabelScores, compare, coverage, selections
 
 OURS, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many members", "residual network"
 BOOSTED, BOOSTED_ERRORS = "boosted trees, coefficients", "boosted trees, coefficients and log errors"
@@ -194,7 +194,7 @@ def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file")
     parser.add_argument("model")
     parser.add_argument("--labels", default="100,1000,10000,0")

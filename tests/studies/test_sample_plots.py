@@ -2,8 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from scattervae.show.plots.samples import plot_samples
+from studies.sample_plots import plot_samples
 
 
 def test_the_axes_are_those_of_the_real_stars_and_the_rest_is_counted():

@@ -1,9 +1,8 @@
 """Figures of what ``label_baselines.py --out FOLDER`` left: told against known labels, error against labelled stars.
 
-python benchmarks/label_figures.py FOLDER
+python -m studies.label_figures FOLDER
 """
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scattervae.science.labels.known import UNITS
-from scattervae.science.labels.scores import GIANT_BELOW, LabelScores
-from scattervae.show.plots.labels import ErrorsByNumber, plot_errors_by_number, plot_told
 from scattervae.show.style import PAGE_WIDTH, house_style
+from studies import arguments
+from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_told
+from studies.label_scores import GIANT_BELOW, LabelScores
 
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(arguments(__doc__, 1)[0])
 LABELS = tuple(UNITS)
 SHOWN = {
     "ours": "ours",

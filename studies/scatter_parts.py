@@ -1,6 +1,6 @@
 """Errors and own scatter told apart: recovered where they were put in, and on real stars; brightness in the latents.
 
-    python benchmarks/scatter_parts.py MODEL STARS [--field FIELD] [--retrain EPOCHS]
+    python -m studies.scatter_parts MODEL STARS [--field FIELD] [--retrain EPOCHS]
 
 MODEL was trained without the validation fold (``training.hold_out_validation``) of STARS, a file or store of labelled
 stars. Stars are simulated from MODEL with factors that depend on G and order; with ``--retrain`` another model is
@@ -19,11 +19,11 @@ from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.run import train
-from scattervae.science.brightness import brightness_explained, shift_of_latents
 from scattervae.science.scatter.parts import ScatterParts, ScatterSettings, order_groups, told_apart
 from scattervae.seeds import folds, stream
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
+from studies.brightness import brightness_explained, shift_of_latents
 
 G_EDGES = (5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0)
 SETTINGS = ScatterSettings(g_edges=G_EDGES)

@@ -1,13 +1,12 @@
 """The numbers and the figure of docs/posterior.md on the prior: the standard normal's, and a flow's.
 
-    python benchmarks/latent_prior.py MODEL STARS CORRELATIONS [FIGURE]
+    python -m studies.latent_prior MODEL STARS CORRELATIONS [FIGURE]
 
 MODEL was trained without the validation fold (`training.hold_out_validation`). Real stars are those of that fold.
 Each made star gets the errors of the training star nearest to it in the latent space. CORRELATIONS holds mean
 correlation matrices `bp` and `rp`, by which the noise of made stars is drawn, or independently where it is `-`.
 """
 
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -23,14 +22,15 @@ from scattervae.gaia.basis import design
 from scattervae.model.flow import fit_flow
 from scattervae.science.generation import from_aggregate, from_flow, from_prior
 from scattervae.science.importance import log_evidence
-from scattervae.science.two_sample import Sample, classifier_test, energy_test
 from scattervae.seeds import folds, numpy_stream, stream
-from scattervae.show.plots.samples import plot_samples
 from scattervae.show.style import PAGE_WIDTH, house_style
 from scattervae.spectra.normalization import Inputs
+from studies import arguments
+from studies.sample_plots import plot_samples
+from studies.two_sample import Sample, classifier_test, energy_test
 
-MODEL, STARS, CORRELATIONS = sys.argv[1:4]
-FIGURE = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+MODEL, STARS, CORRELATIONS, *MORE = arguments(__doc__, 3)
+FIGURE = Path(MORE[0]) if MORE else None
 N_ENERGY, N_DRAWN = 1500, 2000
 # the middle one is what the others are divided by
 BANDS_NM = ((400, 450), (450, 500), (500, 580), (580, 650), (650, 700), (700, 780), (780, 880), (880, 1000))

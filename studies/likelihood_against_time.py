@@ -1,12 +1,11 @@
 """How far each recipe gets in how much training: -ELBO of held-out stars against seconds, each run a whole schedule.
 
-    python benchmarks/likelihood_against_time.py STARS OUT.png
+    python -m studies.likelihood_against_time STARS OUT.png
 
 STARS is a store or a file of labelled or unlabelled stars. Every point is a model of its own, trained without the test
 and the validation fold and scored on the latter, all in one run.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -19,13 +18,14 @@ from scattervae.science.evaluation import evaluate
 from scattervae.science.variants import variant_of
 from scattervae.seeds import folds
 from scattervae.show.style import MODEL_MARKERS, PAGE_WIDTH, house_style, model_colour
+from studies import arguments
 
 BUDGETS = {"best": (5, 10, 20, 40, 100), "elbo": (10, 30, 100, 300)}
 LABELS = {"best": "best", "elbo": "elbo (the paper's network)"}
 
 
 def main() -> None:
-    stars, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    stars, picture = map(Path, arguments(__doc__, 2))
     spectra = intake.load(stars).spectra
     held_out = spectra.take(folds(spectra.source_id).validation & spectra.usable)
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in BUDGETS}

@@ -1,6 +1,6 @@
 """How well coefficients come back from sampled spectra, and where the rest is lost.
 
-Run it with the folder of real fixtures, ``python benchmarks/inferred_coefficients.py FOLDER``. The numbers of
+Run it with the folder of real fixtures, ``python -m studies.inferred_coefficients FOLDER``. The numbers of
 docs/inferred_coefficients.md are its output.
 """
 

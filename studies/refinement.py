@@ -1,12 +1,11 @@
 """The numbers of docs/posterior.md on refined posteriors and the evidence.
 
-    python benchmarks/refinement.py MODEL STARS [EVERY]
+    python -m studies.refinement MODEL STARS [EVERY]
 
 MODEL was trained without the validation fold (`training.hold_out_validation`); the stars of that fold are scored,
 every so many of them.
 """
 
-import sys
 import time
 from itertools import pairwise
 
@@ -23,9 +22,10 @@ from scattervae.science.importance import log_evidence
 from scattervae.science.refinement import refine
 from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs
+from studies import arguments
 
-MODEL, STARS = sys.argv[1:3]
-EVERY = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+MODEL, STARS, *MORE = arguments(__doc__, 2)
+EVERY = int(MORE[0]) if MORE else 1
 N_DRAWS = 20
 G_EDGES = (0.0, 10.0, 11.0, 12.0, 13.0, 14.0, 25.0)
 checkpoint = scattervae.Checkpoint.load(MODEL)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from studies.hidden_coefficients import predict_hidden
 
 from scattervae.errors import CheckpointError
-from scattervae.science.scatter.hidden import predict_hidden
 from scattervae.spectra.normalization import Inputs
 from science.scatter.models import BASIS, N, conditional, inputs_of, linear_model
 

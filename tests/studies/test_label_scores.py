@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from studies.label_scores import LabelScores, compare, coverage, selections, spread
 
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.scores import LabelScores, compare, coverage, selections, spread
 from science.labels.label_toys import labels_like
 
 

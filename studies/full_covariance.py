@@ -1,15 +1,14 @@
 """The numbers of docs/covariance.md: speed of the full likelihood, and what it changes.
 
-    python benchmarks/full_covariance.py speed [N_STARS]
-    python benchmarks/full_covariance.py simulated MODEL STARS N_STARS EPOCHS SEEDS CORRELATIONS.npz
-    python benchmarks/full_covariance.py simulated MODEL STARS N_STARS EPOCHS SEEDS FILE...
-    python benchmarks/full_covariance.py published MODEL CORRELATIONS.npz FILE...
+    python -m studies.full_covariance speed [N_STARS]
+    python -m studies.full_covariance simulated MODEL STARS N_STARS EPOCHS SEEDS CORRELATIONS.npz
+    python -m studies.full_covariance simulated MODEL STARS N_STARS EPOCHS SEEDS FILE...
+    python -m studies.full_covariance published MODEL CORRELATIONS.npz FILE...
 
 MODEL is a trained folder, STARS real stars that simulated ones are like, CORRELATIONS.npz mean correlation matrices
 ``bp`` and ``rp``, FILE spectra with correlations of their own; a simulated star has those of the star nearest in G.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +25,14 @@ from scattervae.model.covariance import covariances, full_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train
-from scattervae.science.covariance_gain import (
+from scattervae.science.simulation import Simulation, simulate
+from scattervae.seeds import folds, stream
+from scattervae.spectra.flags import GFluxSource
+from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
+from studies import arguments
+from studies.covariance_gain import (
     LatentCoverage,
     best_latents,
     full_scores,
@@ -34,12 +40,6 @@ from scattervae.science.covariance_gain import (
     mean_correlations,
     scatter_over_flux,
 )
-from scattervae.science.simulation import Simulation, simulate
-from scattervae.seeds import folds, stream
-from scattervae.spectra.flags import GFluxSource
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
-from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.spectra import Spectra
 
 N_EXACT = 1500  # stars whose covariances are written out
 
@@ -245,6 +245,6 @@ def with_correlations(files: Sequence[str]) -> Spectra:
 
 
 if __name__ == "__main__":
-    what, *given = sys.argv[1:]
+    what, *given = arguments(__doc__, 1)
     numbers = [int(word) if word.isdigit() else word for word in given]
     {"speed": speed, "simulated": simulated, "published": published}[what](*numbers)

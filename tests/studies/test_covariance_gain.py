@@ -4,6 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from studies.covariance_gain import (
+    best_latents,
+    full_scores,
+    latent_coverage,
+    mean_correlations,
+    scatter_over_flux,
+)
 from torch.distributions import MultivariateNormal
 
 import scattervae
@@ -13,13 +20,6 @@ from scattervae.model.correlated_noise import CorrelatedNoise, draw_correlated
 from scattervae.model.covariance import covariances
 from scattervae.model.network import Reconstruction
 from scattervae.model.run import train
-from scattervae.science.covariance_gain import (
-    best_latents,
-    full_scores,
-    latent_coverage,
-    mean_correlations,
-    scatter_over_flux,
-)
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds, stream
 from scattervae.spectra.spectra import Correlations, Spectra

@@ -2,8 +2,7 @@
 
 import numpy as np
 from scipy.stats import kstest, norm
-
-from scattervae.science.two_sample import classifier_test, energy_test
+from studies.two_sample import classifier_test, energy_test
 
 
 def gaussians(n, *, shift=0.0, features=1, seed=0):

@@ -1,6 +1,6 @@
 """The Cannon on real APOGEE x Gaia stars, plain and robust: fit, scores on the test fold, inferred labels.
 
-    python benchmarks/cannon_reference.py FILE_OR_STORE
+    python -m studies.cannon_reference FILE_OR_STORE
 
 Trained on all stars outside the test fold, normalised over the same. Clipping was looked at on the validation
 fold (``--validation``): fitted on the training fold alone, scored on the validation fold.
@@ -15,10 +15,11 @@ import torch
 import scattervae as sv
 from scattervae.science.cannon.labels import infer_labels
 from scattervae.science.cannon.model import Cannon, CannonSettings
-from scattervae.science.cannon.scores import score
 from scattervae.seeds import folds
 from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
+from studies import arguments
+from studies.cannon_scores import score
 
 FOUR = ("teff", "logg", "fe_h", "alpha_m")
 VARIANTS = {
@@ -34,7 +35,8 @@ VARIANTS = {
 
 
 def main() -> None:
-    source, validate = sys.argv[1], "--validation" in sys.argv
+    given = arguments(__doc__, 1)
+    source, validate = given[0], "--validation" in given
     torch.set_num_threads(1)
     stars = sv.load(source)
     spectra, labels = stars.spectra, stars.labels

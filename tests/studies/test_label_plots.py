@@ -1,7 +1,6 @@
 import numpy as np
 from matplotlib.figure import Figure
-
-from scattervae.show.plots.labels import ErrorsByNumber, plot_errors_by_number, plot_told
+from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_told
 
 
 def test_every_star_with_both_labels_is_drawn_once():
