@@ -94,7 +94,7 @@ def explained(features: Features, target: StarArray, *, seed: int = 0) -> Explai
 
 
 def _ridge(
-    products: Float64[np.ndarray, "row product"], target: Float64[np.ndarray, "row"], wanted: _Products
+    products: Float64[np.ndarray, "row product"], target: Float64[np.ndarray, " row"], wanted: _Products
 ) -> StarArray:
     """Linear regression, its penalty chosen by generalised cross-validation (Golub, Heath & Wahba 1979)."""
     mean, n = target.mean(), len(target)
@@ -113,9 +113,9 @@ def _ridge(
 
 def _of_neighbours(
     features: Float64[np.ndarray, "row feature"],
-    values: Float64[np.ndarray, "row"],
+    values: Float64[np.ndarray, " row"],
     wanted: Float64[np.ndarray, "left_out feature"],
-) -> Float64[np.ndarray, "left_out"]:
+) -> Float64[np.ndarray, " left_out"]:
     """The mean value of the nearest rows, the nearer weighing more."""
     distance, nearest = cKDTree(features).query(wanted, min(N_NEIGHBOURS, len(values)))
     weight = 1.0 / (distance + distance.mean(axis=1, keepdims=True) + 1e-12)

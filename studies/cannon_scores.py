@@ -28,7 +28,7 @@ class CannonScores:
         n_bp: How many of the coefficients are BP's.
     """
 
-    scored: Bool[np.ndarray, "given"]
+    scored: Bool[np.ndarray, " given"]
     extrapolated: StarMask
     nll: PerStar
     normalised_errors: Coeffs

@@ -18,7 +18,7 @@ FEWEST_SCORED = 10
 N_RESAMPLES = 1000
 _MAD_TO_SD = 1.4826
 
-LabelVector = Float64[np.ndarray, "label"]
+LabelVector = Float64[np.ndarray, " label"]
 
 
 class LabelScores(NamedTuple):

@@ -42,7 +42,7 @@ def plot_samples(
     axes.legend(loc="lower left", markerscale=3.0, handletextpad=0.2)
 
 
-def _limits(values: Float64[np.ndarray, "real"], share: float) -> tuple[float, float]:
+def _limits(values: Float64[np.ndarray, " real"], share: float) -> tuple[float, float]:
     """Ends that leave out as few values on either side, with a margin."""
     low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2])
     margin = 0.15 * (high - low)

@@ -119,7 +119,7 @@ def _standardised(a: Sample, b: OtherSample) -> Float64[np.ndarray, "both featur
 
 
 def _trained(
-    x: Float[Tensor, "star feature"], is_b: Float[Tensor, "star"], generator: torch.Generator
+    x: Float[Tensor, "star feature"], is_b: Float[Tensor, " star"], generator: torch.Generator
 ) -> nn.Module:
     """A network whose output is above 0 where it takes a star for one of b."""
     with torch.random.fork_rng(devices=[]):

@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt16
 from torch import Tensor
 
-SourceIds = Int64[np.ndarray, "star"]
+SourceIds = Int64[np.ndarray, " star"]
 CoeffArray = Float64[np.ndarray, "star coeff"]
 CoeffArray32 = Float32[np.ndarray, "star coeff"]
-StarArray = Float64[np.ndarray, "star"]
-CoeffVector = Float64[np.ndarray, "coeff"]
-StarMask = Bool[np.ndarray, "star"]
-StarFlags = UInt16[np.ndarray, "star"]
+StarArray = Float64[np.ndarray, " star"]
+CoeffVector = Float64[np.ndarray, " coeff"]
+StarMask = Bool[np.ndarray, " star"]
+StarFlags = UInt16[np.ndarray, " star"]
 LabelArray = Float64[np.ndarray, "star label"]
 FluxArray = Float64[np.ndarray, "star wavelength"]
-Wavelengths = Float64[np.ndarray, "wavelength"]
+Wavelengths = Float64[np.ndarray, " wavelength"]
 
 Coeffs = Float[Tensor, "star coeff"]
 Latents = Float[Tensor, "star latent"]
-PerStar = Float[Tensor, "star"]
+PerStar = Float[Tensor, " star"]

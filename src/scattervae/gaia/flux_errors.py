@@ -83,7 +83,7 @@ def _prior() -> Float64[np.ndarray, "coeff coeff"]:
     return covariance
 
 
-def _start(target: Float64[np.ndarray, "wavelength"], squares: FluxMatrix) -> CoeffVector:
+def _start(target: Float64[np.ndarray, " wavelength"], squares: FluxMatrix) -> CoeffVector:
     """The prior mean with each band's level set where the band is alone."""
     start = np.zeros(DR3_BASIS.n_coeffs)
     for band in (DR3_BASIS.bp, DR3_BASIS.rp):

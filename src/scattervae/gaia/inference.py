@@ -22,7 +22,7 @@ from scattervae.spectra.flags import UNUSABLE, Flag
 from scattervae.spectra.spectra import SampledSpectra, Spectra
 
 CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
-PixelVector = Float64[np.ndarray, "wavelength"]
+PixelVector = Float64[np.ndarray, " wavelength"]
 
 NOISE_MARGIN = 3.0
 """Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from

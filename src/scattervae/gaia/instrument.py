@@ -79,7 +79,7 @@ def _functions(band: str, model: str, grid_nm: Wavelengths, inside: np.ndarray) 
     return functions
 
 
-def _hermite(x: Float64[np.ndarray, "point"], n: int) -> Float64[np.ndarray, "point order"]:
+def _hermite(x: Float64[np.ndarray, " point"], n: int) -> Float64[np.ndarray, "point order"]:
     """The first n Hermite functions by their recurrence, orthonormal on the line."""
     values = np.zeros((n, len(x)))
     values[0] = np.pi**-0.25 * np.exp(-(x**2) / 2)

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
     x: Coeffs
     errors: Coeffs
-    places: Int64[Tensor, "star"]
+    places: Int64[Tensor, " star"]
     n_stars: int
     n_bp: int
     correlated: CorrelatedNoise | None = None

@@ -40,9 +40,9 @@ class CorrelatedNoise(NamedTuple):
     bp: Float[Tensor, "star bp_pair"]
     rp: Float[Tensor, "star rp_pair"]
     g_error: PerStar
-    origin: Float[Tensor, "coeff"]
-    given: Bool[Tensor, "star"]
-    refused: Bool[Tensor, "star"]
+    origin: Float[Tensor, " coeff"]
+    given: Bool[Tensor, " star"]
+    refused: Bool[Tensor, " star"]
 
     @classmethod
     def of(
@@ -122,7 +122,7 @@ def square(pairs: Pairs) -> Matrices:
     return with_one.index_select(1, place.flatten()).view(-1, n, n)
 
 
-def is_sound(pairs: Pairs) -> Bool[Tensor, "star"]:
+def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:
     """True where all pairs are there and no eigenvalue of the matrix lies below `SMALLEST_EIGENVALUE`."""
     n = _size(pairs)
     lowered = SMALLEST_EIGENVALUE * torch.eye(n, dtype=torch.float64, device=pairs.device)

@@ -35,7 +35,7 @@ _CHUNK = 8192
 _LARGEST_GRADIENT = 5.0
 _LN_2_PI = math.log(2.0 * math.pi)
 
-Vector = Float[Tensor, "latent"]
+Vector = Float[Tensor, " latent"]
 Report = Callable[["FlowEpoch"], None]
 
 

@@ -78,7 +78,7 @@ class Posterior(NamedTuple):
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
         return self.at(noise.to(self.mean.device))
 
-    def log_density(self, z: Latents) -> Float[Tensor, "star"]:
+    def log_density(self, z: Latents) -> Float[Tensor, " star"]:
         r"""Natural logarithm of the density at one latent vector a star, :math:`\ln 2\pi` included."""
         scaled = z - self.mean
         if self.coupling is not None:

@@ -43,9 +43,9 @@ class Survey:
     """
 
     normalization: Normalization
-    n_usable: Int64[np.ndarray, "piece"]
-    n_trained_on: Int64[np.ndarray, "piece"]
-    n_inferred: Int64[np.ndarray, "piece"]
+    n_usable: Int64[np.ndarray, " piece"]
+    n_trained_on: Int64[np.ndarray, " piece"]
+    n_inferred: Int64[np.ndarray, " piece"]
 
     @classmethod
     def of(cls, store: SpectrumStore, recipe: Recipe) -> "Survey":

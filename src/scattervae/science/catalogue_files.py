@@ -130,7 +130,7 @@ def _after(portions: Iterable[Portion], n_rows: int) -> Iterator[Portion]:
             yield Portion(n_left, partial(_taken, portion.read, rows))
 
 
-def _taken(read: Callable[[], Block], rows: Int64[np.ndarray, "row"]) -> Block:
+def _taken(read: Callable[[], Block], rows: Int64[np.ndarray, " row"]) -> Block:
     return read().take(rows)
 
 

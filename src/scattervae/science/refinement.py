@@ -37,7 +37,7 @@ class Refined(NamedTuple):
     """
 
     posterior: Posterior
-    n_steps: Int[Tensor, "star"]
+    n_steps: Int[Tensor, " star"]
     gain: PerStar
 
 
@@ -142,7 +142,7 @@ class _Place(NamedTuple):
     gradient: Latents
     precision: Coupling
 
-    def where(self, better: Bool[Tensor, "star"], other: "_Place") -> "_Place":
+    def where(self, better: Bool[Tensor, " star"], other: "_Place") -> "_Place":
         """The stars of `other` where `better`, of this one elsewhere."""
         pairs = zip(self, other, strict=True)
         return _Place(*(torch.where(better.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
@@ -168,7 +168,7 @@ def _with_slopes(
 ) -> tuple[Reconstruction, Float[Tensor, "star latent coeffs_and_scatters"]]:
     """What the decoder says at `z`, and its derivatives: all stars along one latent at a time, by forward mode."""
 
-    def along(direction: Float[Tensor, "latent"]) -> tuple[Tensor, Tensor]:
+    def along(direction: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
         whole = direction.expand_as(z)
         told, slopes = torch.func.jvp(lambda at: torch.cat([*decode(at)], dim=1), (z,), (whole,))[:2]
         return told, slopes

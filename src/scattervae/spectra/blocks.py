@@ -48,6 +48,6 @@ class Block:
         usable: StarMask = (self.flags & np.uint16(UNUSABLE)) == 0
         return usable
 
-    def take(self, rows: Int64[np.ndarray, "row"]) -> "Block":
+    def take(self, rows: Int64[np.ndarray, " row"]) -> "Block":
         """The stars of these rows."""
         return Block(*(np.take(getattr(self, field.name), rows, axis=0) for field in fields(self)))

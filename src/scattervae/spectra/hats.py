@@ -68,11 +68,11 @@ def partition_name(order: int, pixel: int, suffix: str = ".parquet") -> str:
     return f"Norder={order}/Dir={directory}/Npix={pixel}{suffix}"
 
 
-def spatial_index(ra: StarArray, dec: StarArray) -> Int64[np.ndarray, "star"]:
+def spatial_index(ra: StarArray, dec: StarArray) -> Int64[np.ndarray, " star"]:
     """The order-29 HEALPix pixels (nested) of positions [deg]: the column ``_healpix_29`` of a catalogue."""
     from hats.pixel_math.spatial_index import compute_spatial_index
 
-    index: Int64[np.ndarray, star] = compute_spatial_index(ra, dec)
+    index: Int64[np.ndarray, " star"] = compute_spatial_index(ra, dec)
     return index
 
 

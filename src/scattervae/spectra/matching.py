@@ -7,8 +7,8 @@ from scattervae.arrays import SourceIds, StarMask
 
 
 def rows_of(
-    source_id: SourceIds, *, among: Int64[np.ndarray, "row"]
-) -> tuple[Int64[np.ndarray, "star"], StarMask]:
+    source_id: SourceIds, *, among: Int64[np.ndarray, " row"]
+) -> tuple[Int64[np.ndarray, " star"], StarMask]:
     """Where each star stands among the rows, the first of several, and whether it stands there at all.
 
     There is at least one row. Rows in the order of their source_ids, as the archive's files are, are not sorted again.

@@ -40,7 +40,7 @@ class Seen:
         return self.basis
 
     @property
-    def columns(self) -> Int64[np.ndarray, "coeff"]:
+    def columns(self) -> Int64[np.ndarray, " coeff"]:
         """Which of the basis's coefficients are used.
 
         Raises:
@@ -53,7 +53,7 @@ class Seen:
             raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
         return np.concatenate([np.arange(n_bp), basis.n_bp + np.arange(n_rp)])
 
-    def usable_rows(self, chunk: Spectra | Block) -> Int64[np.ndarray, "row"]:
+    def usable_rows(self, chunk: Spectra | Block) -> Int64[np.ndarray, " row"]:
         """The rows that count, noted."""
         if isinstance(chunk, Spectra):
             basis = self.basis or chunk.basis

@@ -63,7 +63,7 @@ class Inputs:
         kind = np.float64 if dtype == torch.float64 else np.float32
         return Inputs(*(torch.from_numpy(np.empty((n_stars, n_coeffs), kind)) for _ in range(2)))
 
-    def take(self, rows: Int64[Tensor, "row"]) -> "Inputs":
+    def take(self, rows: Int64[Tensor, " row"]) -> "Inputs":
         """The stars of these rows, in memory of their own.
 
         On a CPU by one thread: so little work for several is not worth their waiting for each other.
@@ -107,7 +107,7 @@ class Normalization:
     """
 
     basis: Basis
-    columns: Int64[np.ndarray, "coeff"]
+    columns: Int64[np.ndarray, " coeff"]
     mean: CoeffVector
     std: CoeffVector
     n_stars: int
@@ -202,7 +202,7 @@ class Normalization:
     def apply_to(
         self,
         stars: Spectra | Block,
-        rows: Int64[np.ndarray, "row"],
+        rows: Int64[np.ndarray, " row"],
         inputs: Inputs,
         *,
         quick: bool = False,

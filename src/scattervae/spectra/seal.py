@@ -45,7 +45,11 @@ def _merged(cells: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def partitions_of(
-    pixels: Int64[np.ndarray, "cell"], counts: Int64[np.ndarray, "cell"], *, order: int, rows_a_partition: int
+    pixels: Int64[np.ndarray, " cell"],
+    counts: Int64[np.ndarray, " cell"],
+    *,
+    order: int,
+    rows_a_partition: int,
 ) -> tuple[Partition, ...]:
     """The largest pixels that hold at most `rows_a_partition` rows, in the order of ``_healpix_29``.
 

@@ -65,11 +65,11 @@ class Window(NamedTuple):
     """
 
     end: int
-    places: Int64[Tensor, "star"]
-    rows: Int64[Tensor, "star"]
+    places: Int64[Tensor, " star"]
+    rows: Int64[Tensor, " star"]
     inputs: Inputs
 
-    def between(self, begin: int, end: int) -> tuple[Int64[Tensor, "star"], Inputs]:
+    def between(self, begin: int, end: int) -> tuple[Int64[Tensor, " star"], Inputs]:
         """Places and stars from place `begin` to before place `end`, in memory of their own."""
         first, last = torch.searchsorted(self.places, torch.tensor([begin, end])).tolist()
         return self.places[first:last], self.inputs.take(self.rows[first:last])
@@ -91,7 +91,7 @@ class ChosenStars:
 
     source: PieceSource
     keep: Keep
-    n_kept: Int64[np.ndarray, "piece"]
+    n_kept: Int64[np.ndarray, " piece"]
     normalization: Normalization
     threads: int = _THREADS
     window: int = WINDOW_STARS
@@ -192,7 +192,7 @@ class _Plan(NamedTuple):
 
     start: int
     end: int
-    pieces: Int64[np.ndarray, "piece"]
+    pieces: Int64[np.ndarray, " piece"]
     generator: torch.Generator
 
 

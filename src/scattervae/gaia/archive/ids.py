@@ -40,9 +40,9 @@ class FetchedIds:
     """
 
     path: Path
-    fetched: Int64[np.ndarray, "fetched"]
-    unknown: Int64[np.ndarray, "unknown"]
-    without: Int64[np.ndarray, "without"]
+    fetched: Int64[np.ndarray, " fetched"]
+    unknown: Int64[np.ndarray, " unknown"]
+    without: Int64[np.ndarray, " without"]
 
 
 def fetch_ids(

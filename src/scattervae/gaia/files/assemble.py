@@ -56,7 +56,7 @@ class ReadRows:
     """
 
     spectra: Spectra
-    row_numbers: Int64[np.ndarray, "star"]
+    row_numbers: Int64[np.ndarray, " star"]
     skipped: tuple[SkippedRow, ...]
     told: frozenset[str] = frozenset(BANDS)
 

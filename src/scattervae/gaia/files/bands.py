@@ -29,7 +29,7 @@ class Band:
 
     coeffs: Float64[np.ndarray, "star coeff"]
     errors: Float64[np.ndarray, "star coeff"]
-    n_relevant_bases: Int16[np.ndarray, "star"]
+    n_relevant_bases: Int16[np.ndarray, " star"]
     basis_id: int | None
     contradicted: StarMask
     correlations: Float32[np.ndarray, "star pair"] | None
@@ -105,7 +105,7 @@ def _width(read: Arrays) -> int:
     return int(read.rows.shape[1]) if isinstance(read.rows, np.ndarray) else 0
 
 
-def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, "star"]:
+def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, " star"]:
     name = f"{band}_n_relevant_bases"
     if name not in columns:
         return np.full(len(columns), -1, dtype=np.int16)

@@ -24,7 +24,7 @@ class Integers:
         unreadable: True where the cell holds something else, False where it is empty.
     """
 
-    values: Int64[np.ndarray, "star"]
+    values: Int64[np.ndarray, " star"]
     known: StarMask
     unreadable: StarMask
 
@@ -39,7 +39,7 @@ class Arrays:
         rows: The arrays, None where there is none; or all of them as one matrix.
     """
 
-    lengths: Int64[np.ndarray, "star"]
+    lengths: Int64[np.ndarray, " star"]
     rows: Sequence[np.ndarray | None] | Float64[np.ndarray, "star element"]
 
     def matrix(self, size: int) -> Float64[np.ndarray, "star element"]:

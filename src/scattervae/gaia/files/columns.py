@@ -58,7 +58,7 @@ class Columns:
     form: str
     cells: Mapping[str, np.ndarray]
     names: tuple[str, ...]
-    row_numbers: Int64[np.ndarray, "row"]
+    row_numbers: Int64[np.ndarray, " row"]
     skipped: tuple[SkippedRow, ...] = ()
 
     @classmethod

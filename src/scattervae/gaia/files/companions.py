@@ -29,7 +29,7 @@ def read_g_flux(columns: Columns) -> StarArray:
     return flux
 
 
-def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, "used"]) -> StellarLabels:
+def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]) -> StellarLabels:
     """Labels of these rows, no row where the file has no column of labels.
 
     Source:
@@ -53,7 +53,7 @@ def _label(columns: Columns, name: str) -> StarArray:
 
 
 def read_source_columns(
-    columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, "used"]
+    columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]
 ) -> SourceColumns:
     """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec.
 

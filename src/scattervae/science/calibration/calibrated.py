@@ -60,7 +60,7 @@ class CalibratedModel(Checkpoint):
     score: ScoreMap | None = None
 
     @property
-    def scatter_factor(self) -> Float[Tensor, "coeff"]:
+    def scatter_factor(self) -> Float[Tensor, " coeff"]:
         """What the scatter of each coefficient is multiplied by."""
         assert isinstance(self.network, CalibratedNetwork)
         return self.network.scatter_factor
@@ -82,7 +82,7 @@ class CalibratedModel(Checkpoint):
         return sha.hexdigest()[:32]
 
 
-def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, "coeff"]) -> CalibratedModel:
+def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
     """The model with its scatter multiplied; encoder and decoder as they were, no score."""
     return _changed(checkpoint, {"scatter_factor": factor.float()})
 

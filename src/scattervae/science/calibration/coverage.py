@@ -39,7 +39,7 @@ class Share(NamedTuple):
     n: int
 
     @staticmethod
-    def of(values: Float[np.ndarray, "value"]) -> "Share":
+    def of(values: Float[np.ndarray, " value"]) -> "Share":
         """Of these transforms; NaN ones do not count."""
         known = values[np.isfinite(values)]
         if len(known) == 0:
@@ -156,7 +156,7 @@ def colour(stars: Spectra) -> StarArray:
     return np.asarray(-2.5 * np.log10(np.where(ratio > 0, ratio, np.nan)))
 
 
-def order_groups(normalization: Normalization) -> Iterator[tuple[str, Int64[np.ndarray, "column"]]]:
+def order_groups(normalization: Normalization) -> Iterator[tuple[str, Int64[np.ndarray, " column"]]]:
     """Names and columns of groups of neighbouring orders in each band, counted from 1."""
     for band, here in (("BP", normalization.bp), ("RP", normalization.rp)):
         size = here.stop - here.start
@@ -166,7 +166,7 @@ def order_groups(normalization: Normalization) -> Iterator[tuple[str, Int64[np.n
                 yield f"{band} {low + 1}-{stop}", np.arange(here.start + low, here.start + stop)
 
 
-def _colour_bins(colours: StarArray) -> Iterator[tuple[str, Bool[np.ndarray, "star"]]]:
+def _colour_bins(colours: StarArray) -> Iterator[tuple[str, Bool[np.ndarray, " star"]]]:
     """Bins with equally many of the stars that have a colour."""
     known = np.isfinite(colours)
     if not known.any():
@@ -179,7 +179,7 @@ def _colour_bins(colours: StarArray) -> Iterator[tuple[str, Bool[np.ndarray, "st
             yield f"{edges[index]:.2f} to {edges[index + 1]:.2f}", chosen
 
 
-def _pooled(arrays: Pits, stars: Bool[np.ndarray, "star"]) -> Bool[np.ndarray, "coeff"]:
+def _pooled(arrays: Pits, stars: Bool[np.ndarray, " star"]) -> Bool[np.ndarray, " coeff"]:
     return np.asarray(np.nanmedian(np.asarray(arrays.scatter_over_error)[stars], axis=0) > 1.0)
 
 
@@ -187,9 +187,9 @@ def _row(
     by: str,
     name: str,
     arrays: Pits,
-    stars: Bool[np.ndarray, "star"],
+    stars: Bool[np.ndarray, " star"],
     *,
-    columns: Int64[np.ndarray, "column"] | None = None,
+    columns: Int64[np.ndarray, " column"] | None = None,
 ) -> CoverageRow:
     if columns is None:
         pooled = _pooled(arrays, stars)

@@ -29,13 +29,13 @@ class WeightedDraws(NamedTuple):
     z: Float[Tensor, "draw star latent"]
     weights: Float[Tensor, "draw star"]
 
-    def take(self, rows: Int64[Tensor, "row"]) -> "WeightedDraws":
+    def take(self, rows: Int64[Tensor, " row"]) -> "WeightedDraws":
         """Those of these stars."""
         return WeightedDraws(self.z[:, rows], self.weights[:, rows])
 
     def one(self, generator: torch.Generator) -> Latents:
         """One draw a star, chosen by its weight: a draw from the posterior."""
-        chosen: Int64[Tensor, star] = torch.multinomial(self.weights.T, 1, generator=generator)[:, 0]
+        chosen: Int64[Tensor, " star"] = torch.multinomial(self.weights.T, 1, generator=generator)[:, 0]
         return self.z[chosen, torch.arange(self.z.shape[1])]
 
 

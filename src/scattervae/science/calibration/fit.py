@@ -115,7 +115,7 @@ def calibrate(
 
 def fit_scatter(
     checkpoint: Checkpoint, inputs: Inputs, settings: CalibrationSettings
-) -> Float[Tensor, "coeff"]:
+) -> Float[Tensor, " coeff"]:
     r"""What the scatter of each coefficient is to be multiplied by, so that its coverage is nominal.
 
     A decoder learns its scatter at draws from the encoder's posterior, and takes the encoder's mistakes for
@@ -143,7 +143,7 @@ def _miss(
     residual: Float[Tensor, "star coeff"],
     errors: Float[Tensor, "star coeff"],
     scatter: Float[Tensor, "star coeff"],
-) -> Float[Tensor, "coeff"]:
+) -> Float[Tensor, " coeff"]:
     """How far coverage is from nominal, coefficient by coefficient."""
     width = (errors.square() + scatter.square()).sqrt()
     one, two = ((residual < k * width).double().mean(dim=0) for k in (1.0, 2.0))

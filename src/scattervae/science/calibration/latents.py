@@ -61,7 +61,7 @@ class Uniformity(NamedTuple):
         degrees: Of freedom.
     """
 
-    chi2: Float64[Tensor, "latent"]
+    chi2: Float64[Tensor, " latent"]
     degrees: int
 
 
@@ -79,7 +79,7 @@ def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
     )
 
 
-def distances(posterior: Posterior, z: Latents) -> Float[Tensor, "star"]:
+def distances(posterior: Posterior, z: Latents) -> Float[Tensor, " star"]:
     """Squared Mahalanobis distance of one latent vector a star from its posterior, in float64."""
     away = (z - posterior.mean).double()[:, :, None]
     scaled: Tensor = torch.linalg.solve_triangular(posterior.root.double(), away, upper=False)

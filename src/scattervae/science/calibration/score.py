@@ -56,12 +56,12 @@ class ScoreMap(NamedTuple):
         quantiles: Of the standardised statistic, at equal steps of probability from 0 to 1.
     """
 
-    centre: Float[Tensor, "feature"]
-    scale: Float[Tensor, "feature"]
+    centre: Float[Tensor, " feature"]
+    scale: Float[Tensor, " feature"]
     first: Float[Tensor, "width feature_and_one"]
     second: Float[Tensor, "width width_and_one"]
     last: Float[Tensor, "two width_and_one"]
-    quantiles: Float[Tensor, "quantile"]
+    quantiles: Float[Tensor, " quantile"]
 
     def __call__(self, telling: Telling) -> PerStar:
         """Between 0 and 1; uniform over stars that the model makes, near 0 for a star that it does not tell."""

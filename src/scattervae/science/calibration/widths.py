@@ -28,8 +28,8 @@ class WidthLaw(NamedTuple):
         slope: :math:`b_k`.
     """
 
-    offset: Float[Tensor, "latent"]
-    slope: Float[Tensor, "latent"]
+    offset: Float[Tensor, " latent"]
+    slope: Float[Tensor, " latent"]
 
     def apply(self, posterior: Posterior) -> Posterior:
         """The posterior with its latents scaled about their means; correlations between latents stay."""
@@ -86,6 +86,6 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
     return WidthLaw(level - slope * centre, slope)
 
 
-def _loss(above: Float[Tensor, "draw kind"]) -> Float[Tensor, "kind"]:
+def _loss(above: Float[Tensor, "draw kind"]) -> Float[Tensor, " kind"]:
     """Least where 68.27 % of the values lie below 0."""
     return torch.maximum(INSIDE_1_SIGMA * above, (INSIDE_1_SIGMA - 1.0) * above).mean(dim=0)

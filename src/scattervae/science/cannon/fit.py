@@ -22,7 +22,7 @@ from scattervae.science.cannon.polynomial import (
     propagated_variance,
 )
 
-PerCoeff: TypeAlias = Float[Tensor, "coeff"]
+PerCoeff: TypeAlias = Float[Tensor, " coeff"]
 
 _ROWS_A_SUM = 4096
 _GRID = 12  # from no scatter to all the variance there is, in equal steps of ln(u + smallest variance)

@@ -28,8 +28,8 @@ class LabelRange:
         corners: Scaled labels of training stars far from each other: starts for a search.
     """
 
-    mean: Float64[np.ndarray, "label"]
-    std: Float64[np.ndarray, "label"]
+    mean: Float64[np.ndarray, " label"]
+    std: Float64[np.ndarray, " label"]
     faces: Float64[np.ndarray, "face side"]
     corners: Float64[np.ndarray, "corner label"]
 

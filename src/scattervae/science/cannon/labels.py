@@ -45,7 +45,7 @@ class InferredLabels:
     chi2: StarArray
     converged: StarMask
     extrapolated: StarMask
-    n_iterations: Int64[np.ndarray, "star"]
+    n_iterations: Int64[np.ndarray, " star"]
 
     @property
     def errors(self) -> LabelArray:
@@ -124,7 +124,7 @@ class _Expansion(NamedTuple):
 
 class _Descent(NamedTuple):
     labels: ScaledLabels
-    at_rest: Bool[Tensor, "star"]
+    at_rest: Bool[Tensor, " star"]
     n_iterations: Tensor
 
 

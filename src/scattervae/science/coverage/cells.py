@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 LatentArray = Float64[np.ndarray, "star latent"]
-CellCounts = Int64[np.ndarray, "cell"]
+CellCounts = Int64[np.ndarray, " cell"]
 _LARGEST = np.iinfo(np.int64).max
 
 
@@ -70,7 +70,7 @@ def count_cells_of_both(
     )
 
 
-def _cell_keys(z: LatentArray, cell: float) -> Int64[np.ndarray, "star"]:
+def _cell_keys(z: LatentArray, cell: float) -> Int64[np.ndarray, " star"]:
     """One integer a star, equal for two stars where they share a cell."""
     if not np.isfinite(z).all():
         raise ValueError("latents must be finite; leave out stars that could not be encoded")

@@ -17,7 +17,7 @@ from scipy.special import gammaln
 
 from scattervae.science.coverage.cells import CellCounts
 
-CellShares = Float64[np.ndarray, "cell"]
+CellShares = Float64[np.ndarray, " cell"]
 Z_95 = NormalDist().inv_cdf(0.975)
 RELIABLE_UP_TO = 2.0  # times the sample: Chao et al. (2014), and iNEXT's default end point
 _NO_CELL = 1e-6  # an expected number of cells that is none

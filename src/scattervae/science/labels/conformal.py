@@ -32,8 +32,8 @@ class Cells(NamedTuple):
         depth: How often the space is split.
     """
 
-    axes: Int64[np.ndarray, "node"]
-    values: Float64[np.ndarray, "node"]
+    axes: Int64[np.ndarray, " node"]
+    values: Float64[np.ndarray, " node"]
     depth: int
 
     @classmethod
@@ -61,7 +61,7 @@ class Cells(NamedTuple):
         """How many there are."""
         return int(2**self.depth)
 
-    def of(self, places: Places) -> Int64[np.ndarray, "star"]:
+    def of(self, places: Places) -> Int64[np.ndarray, " star"]:
         """The cell of each star; a place that is not a number counts as low."""
         node = np.zeros(len(places), dtype=np.int64)
         for _ in range(self.depth):

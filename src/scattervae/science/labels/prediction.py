@@ -73,7 +73,7 @@ class LabelPrediction:
         arrays = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return LabelPrediction(names=self.names, **arrays)
 
-    def columns(self) -> "dict[str, Float32[np.ndarray, 'star']]":
+    def columns(self) -> "dict[str, Float32[np.ndarray, ' star']]":
         """The prediction as columns of a table: ``teff``, ``teff_low_68`` and so on, ``width_rank`` for all labels."""
         kinds = ("values", "low_68", "high_68", "low_95", "high_95", "reliability")
         table = {

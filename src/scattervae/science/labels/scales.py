@@ -13,7 +13,7 @@ from scattervae.errors import DataError
 from scattervae.science.labels.known import LOGARITHMIC, KnownLabels
 
 LabelTensor = Float[Tensor, "star label"]
-LabelVector = Float64[np.ndarray, "label"]
+LabelVector = Float64[np.ndarray, " label"]
 
 FEWEST = 20
 _LARGEST_ERROR = 3.0
@@ -44,7 +44,7 @@ class LabelScales(NamedTuple):
 
     centre: LabelVector
     width: LabelVector
-    logarithmic: Bool[np.ndarray, "label"]
+    logarithmic: Bool[np.ndarray, " label"]
 
     @classmethod
     def fit(cls, labels: KnownLabels) -> "LabelScales":
@@ -90,10 +90,10 @@ class LabelScales(NamedTuple):
         return labels
 
 
-def _logarithmic(names: Sequence[str]) -> Bool[np.ndarray, "label"]:
+def _logarithmic(names: Sequence[str]) -> Bool[np.ndarray, " label"]:
     return np.array([name in LOGARITHMIC for name in names])
 
 
-def _linear(values: LabelArray, logarithmic: Bool[np.ndarray, "label"]) -> LabelArray:
+def _linear(values: LabelArray, logarithmic: Bool[np.ndarray, " label"]) -> LabelArray:
     linear: LabelArray = np.where(logarithmic, np.log(np.where(logarithmic, values, 1.0)), values)
     return linear

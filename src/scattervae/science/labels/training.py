@@ -42,7 +42,7 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def take(self, rows: Bool[Tensor, "star"]) -> "Lesson":
+    def take(self, rows: Bool[Tensor, " star"]) -> "Lesson":
         """The stars where `rows` is true."""
         here = torch.nonzero(rows)[:, 0]
         targets = Targets(*(part[here] for part in self.targets))
@@ -136,7 +136,7 @@ def train_member(
     return student.eval()
 
 
-def _batches(n_stars: int, pace: Pace, generator: torch.Generator) -> "list[Int64[Tensor, 'row']]":
+def _batches(n_stars: int, pace: Pace, generator: torch.Generator) -> "list[Int64[Tensor, ' row']]":
     """Rows of each step: epochs in another order each, cut into whole batches."""
     batch = min(pace.batch, n_stars)
     per_epoch = n_stars // batch

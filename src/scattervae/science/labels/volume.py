@@ -99,7 +99,7 @@ def _patterns(known: Bool[np.ndarray, "star label"]) -> list[tuple[np.ndarray, S
 
 def _to_neighbour(
     stars: LatentArray, at: Float64[np.ndarray, "place latent"], *, itself: int
-) -> Float64[np.ndarray, "place"]:
+) -> Float64[np.ndarray, " place"]:
     """Distance from each place to its tenth nearest star; infinite where there are fewer.
 
     Args:
@@ -114,8 +114,8 @@ def _to_neighbour(
 
 
 def _share_at_least(
-    ascending: StarArray, values: Float64[np.ndarray, "value"]
-) -> Float64[np.ndarray, "value"]:
+    ascending: StarArray, values: Float64[np.ndarray, " value"]
+) -> Float64[np.ndarray, " value"]:
     at_least = len(ascending) - np.searchsorted(ascending, values, side="left")
     share: np.ndarray = (1.0 + at_least) / (1.0 + len(ascending))
     return share

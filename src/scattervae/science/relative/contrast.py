@@ -25,7 +25,7 @@ _TIE = 1.0 - 1e-9  # sums of the same numbers in another order differ by roundin
 Values = Float64[np.ndarray, "star quantity"]
 ValuesA = Float64[np.ndarray, "a quantity"]
 ValuesB = Float64[np.ndarray, "b quantity"]
-PerQuantity = Float64[np.ndarray, "quantity"]
+PerQuantity = Float64[np.ndarray, " quantity"]
 
 
 class Significance(Settings):
@@ -82,7 +82,7 @@ class Contrast:
     high: PerQuantity
     p_value: PerQuantity
     q_value: PerQuantity
-    found: Bool[np.ndarray, "quantity"]
+    found: Bool[np.ndarray, " quantity"]
     n_a: int
     n_b: int
     paired: bool

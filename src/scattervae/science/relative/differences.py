@@ -95,10 +95,10 @@ class FluxDifference:
 
     grid_nm: Wavelengths
     contrast: Contrast
-    reference: Float64[np.ndarray, "wavelength"]
+    reference: Float64[np.ndarray, " wavelength"]
 
     @property
-    def relative(self) -> Float64[np.ndarray, "wavelength"]:
+    def relative(self) -> Float64[np.ndarray, " wavelength"]:
         """The difference in units of group B's mean flux; unstable where that is near 0."""
         return np.asarray(self.contrast.difference / self.reference)
 
@@ -228,7 +228,7 @@ def _energy_test(
     )
 
 
-def _thinned(rows: Int64[np.ndarray, "row"], chance: np.random.Generator) -> Int64[np.ndarray, "kept"]:
+def _thinned(rows: Int64[np.ndarray, " row"], chance: np.random.Generator) -> Int64[np.ndarray, " kept"]:
     """All rows, or a random part of too many."""
     if len(rows) <= _MOST_STARS:
         return rows

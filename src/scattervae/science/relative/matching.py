@@ -23,8 +23,8 @@ COVARIATE_UNITS = {**LABEL_UNITS, G_MAG: "mag", COLOUR_PROXY: "mag"}
 
 _NO_SPREAD = 1e-10  # smallest eigenvalue of a correlation matrix that is not rounding
 
-Rows = Int64[np.ndarray, "row"]
-PerCovariate = Float64[np.ndarray, "covariate"]
+Rows = Int64[np.ndarray, " row"]
+PerCovariate = Float64[np.ndarray, " covariate"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Groups:
         paired: Row i of the first is matched with row i of the second.
     """
 
-    rows_a: Int64[np.ndarray, "a"]
-    rows_b: Int64[np.ndarray, "b"]
+    rows_a: Int64[np.ndarray, " a"]
+    rows_b: Int64[np.ndarray, " b"]
     paired: bool
 
 
@@ -214,7 +214,7 @@ def closest_pairs(
     return pairs[np.argsort(pairs[:, 0])]
 
 
-def _rows(source_id: SourceIds, in_a: StarMask, in_b: StarMask) -> tuple[Rows, Int64[np.ndarray, "other"]]:
+def _rows(source_id: SourceIds, in_a: StarMask, in_b: StarMask) -> tuple[Rows, Int64[np.ndarray, " other"]]:
     """Rows of both groups in the order of source_id."""
     n_both = int((in_a & in_b).sum())
     if n_both:

@@ -88,8 +88,8 @@ class ScatterParts:
     separation: Separation
     groups: tuple[OrderGroup, ...]
     cells: tuple[BrightnessCell, ...]
-    n_stars: Int64[np.ndarray, "cell"]
-    median_g: Float64[np.ndarray, "cell"]
+    n_stars: Int64[np.ndarray, " cell"]
+    median_g: Float64[np.ndarray, " cell"]
     spread: Float64[np.ndarray, "group cell"]
     error_share: Float64[np.ndarray, "group cell"]
     seen: Residuals

@@ -12,12 +12,12 @@ from scipy.optimize import nnls
 
 from scattervae.science.scatter.residuals import Residuals
 
-StarCells = Int64[np.ndarray, "star"]
-Groups = Int64[np.ndarray, "coeff"]
+StarCells = Int64[np.ndarray, " star"]
+Groups = Int64[np.ndarray, " coeff"]
 Factors = Float64[np.ndarray, "group cell"]
-_Vector = Float64[np.ndarray, "parameter"]
+_Vector = Float64[np.ndarray, " parameter"]
 _Matrix = Float64[np.ndarray, "parameter parameter"]
-_Pairs = Float64[np.ndarray, "pair"]
+_Pairs = Float64[np.ndarray, " pair"]
 
 CLIP_SIGMA = 5.0
 _CLIP_PASSES = 3
@@ -67,7 +67,7 @@ class Separation:
     calibration: Multiples
     own: Multiples
     confusion: Factors
-    clipped: Int64[np.ndarray, "group"]
+    clipped: Int64[np.ndarray, " group"]
 
 
 def separate(
@@ -125,7 +125,7 @@ class _Terms:
     latent: _Pairs
     error: _Pairs
     own: _Pairs
-    star: Int64[np.ndarray, "pair"]
+    star: Int64[np.ndarray, " pair"]
     error_cell: StarCells
     own_cell: StarCells
     sizes: tuple[int, int]
@@ -149,7 +149,7 @@ class _Terms:
             sizes=sizes,
         )
 
-    def where(self, kept: Bool[np.ndarray, "pair"]) -> "_Terms":
+    def where(self, kept: Bool[np.ndarray, " pair"]) -> "_Terms":
         """The rows that are kept."""
         return replace(
             self,
@@ -161,11 +161,11 @@ class _Terms:
         )
 
     @property
-    def cells(self) -> tuple[Int64[np.ndarray, "pair"], Int64[np.ndarray, "pair"]]:
+    def cells(self) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
         """Of each row."""
         return self.error_cell[self.star], self.own_cell[self.star]
 
-    def counts(self) -> Int64[np.ndarray, "parameter"]:
+    def counts(self) -> Int64[np.ndarray, " parameter"]:
         """Rows that bear on each parameter: errors' cells, then own scatter's."""
         return np.concatenate(
             [np.bincount(cell, minlength=size) for cell, size in zip(self.cells, self.sizes, strict=True)]
@@ -200,7 +200,7 @@ class _Terms:
 
 def _clipped_fit(
     terms: _Terms, clip_sigma: float | None
-) -> tuple[_Vector, _Vector, Int64[np.ndarray, "parameter"], Float64[np.ndarray, "cell"], int]:
+) -> tuple[_Vector, _Vector, Int64[np.ndarray, " parameter"], Float64[np.ndarray, " cell"], int]:
     """Squares of the factors, their standard deviations, rows of each, confusion, and rows left out."""
     kept, theta = terms, _fit(terms)
     for _ in range(_CLIP_PASSES):

@@ -28,8 +28,8 @@ class Curve:
         sigma: The measurement's error, or the model's scatter; same units.
     """
 
-    values: Float64[np.ndarray, "point"]
-    sigma: Float64[np.ndarray, "point"]
+    values: Float64[np.ndarray, " point"]
+    sigma: Float64[np.ndarray, " point"]
 
 
 def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *, linear_below: float) -> None:

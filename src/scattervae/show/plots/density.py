@@ -40,8 +40,8 @@ class Highlighted(NamedTuple):
 class ModeLine(NamedTuple):
     """The most common y at each x."""
 
-    x: Float64[np.ndarray, "bin"]
-    y: Float64[np.ndarray, "bin"]
+    x: Float64[np.ndarray, " bin"]
+    y: Float64[np.ndarray, " bin"]
 
 
 def mode_line(x: StarArray, y: StarArray, *, bins: int = _BINS, fewest: int = _FEWEST) -> ModeLine:

@@ -29,7 +29,7 @@ _GRID = 60
 _SMOOTH = 1.5  # grid steps
 _FEWEST = 50  # stars for a contour
 
-Points: TypeAlias = Float64[np.ndarray, "point"]
+Points: TypeAlias = Float64[np.ndarray, " point"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _percents(overlaps: Sequence[Overlap]) -> tuple[Points, Points, Points, Poin
     return n, differences[:, 0], differences[:, 2], differences[:, 3]
 
 
-def shared_limits(labelled: Points, unlabelled: Float64[np.ndarray, "other"]) -> Limits:
+def shared_limits(labelled: Points, unlabelled: Float64[np.ndarray, " other"]) -> Limits:
     """Ends of an axis that holds 99.6 % of each set, with a margin."""
     ends = [axis_limits(values) for values in (labelled, unlabelled)]
     return Limits(min(e.low for e in ends), max(e.high for e in ends))

@@ -19,14 +19,14 @@ _TICKS = (0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 class FactorLine:
     """Factors of one group of orders, with their 95 % intervals; NaN where there is none."""
 
-    value: Float64[np.ndarray, "bin"]
-    low: Float64[np.ndarray, "bin"]
-    high: Float64[np.ndarray, "bin"]
+    value: Float64[np.ndarray, " bin"]
+    low: Float64[np.ndarray, " bin"]
+    high: Float64[np.ndarray, " bin"]
 
 
 def plot_factors(
     axes: Axes,
-    g_mag: Float64[np.ndarray, "bin"],
+    g_mag: Float64[np.ndarray, " bin"],
     lines: Mapping[str, FactorLine],
     *,
     references: Mapping[str, Mapping[float, float]] | None = None,
