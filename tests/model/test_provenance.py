@@ -39,8 +39,10 @@ def test_provenance_says_what_the_model_was_made_of():
 def test_the_number_of_threads_is_in_the_provenance():
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        assert train(SKY.spectra, toy_recipe(epochs=1)).provenance["training"]["threads"] == 1
+        torch.set_num_threads(2)
+        for batch_size, threads in ((64, 1), (512, 2)):
+            model = train(SKY.spectra, toy_recipe(epochs=1, batch_size=batch_size))
+            assert model.provenance["training"]["threads"] == threads
     finally:
         torch.set_num_threads(before)
 

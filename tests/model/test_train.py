@@ -13,9 +13,9 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import ALONE
 from scattervae.model.loss import loss_terms, objective
 from scattervae.model.network import ScatterVAE
-from scattervae.model.recipe import Recipe
+from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.records import EpochRecord
-from scattervae.model.train import fit_network
+from scattervae.model.train import fit_network, training_threads
 from scattervae.model.training_state import SavedState, TrainingState, initial_network
 from scattervae.seeds import stream
 from scattervae.spectra.blocks import Block
@@ -356,3 +356,28 @@ def negative_elbo(network: ScatterVAE, inputs: Inputs) -> float:
     drawn = [network.decode(posterior.sample(draws)) for _ in range(4)]
     terms = [loss_terms(inputs.x, inputs.errors, posterior, one) for one in drawn]
     return float(np.mean([term.negative_elbo.mean().item() for term in terms]))
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(64, 1), (512, 2), (4096, 4)])
+def test_small_batches_are_shared_out_to_few_threads(batch_size, expected):
+    recipe = RECIPES["elbo"]
+    recipe = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"batch_size": batch_size})}
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert training_threads(recipe) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_training_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    seen = []
+    try:
+        fit_network(STARS, toy_recipe(epochs=1), progress=lambda _: seen.append(torch.get_num_threads()))
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)

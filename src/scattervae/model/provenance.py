@@ -33,7 +33,6 @@ def provenance_of(checkpoint: Checkpoint, prepared: Prepared, training: dict[str
         "data": prepared.data,
         "training": {
             "device": str(checkpoint.device),
-            "threads": torch.get_num_threads(),
             **training,
             "active_latents": posterior.n_active(),
             "kl_per_latent": posterior.kl_per_latent(),

@@ -22,7 +22,7 @@ from scattervae.model.provenance import provenance_of
 from scattervae.model.recipe import Recipe
 from scattervae.model.records import EpochRecord, Progress
 from scattervae.model.survey import Survey
-from scattervae.model.train import fit_network
+from scattervae.model.train import fit_network, training_threads
 from scattervae.model.training_state import SavedState
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
@@ -145,6 +145,7 @@ def train(
     training = {
         "stars": "streamed" if prepared.streamed else "in memory",
         "processes": world.size,
+        "threads": training_threads(recipe),
         "seconds": round(seconds, 3),
         "stars_per_second": round(state.n_stars_seen / seconds),
     }

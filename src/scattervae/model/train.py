@@ -5,6 +5,8 @@ Laroche & Speagle (2023), sect. 2.3.
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from scattervae.model.training_state import SavedState, TrainingState
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_SAVES = 5.0
+_STARS_A_THREAD = 256  # of a batch: with fewer, threads wait for each other longer than they compute
 
 
 def fit_network(
@@ -53,12 +56,28 @@ def fit_network(
     report = progress or (lambda _record: None)
     for record in state.records:
         report(record)
-    for epoch in range(len(state.records) + 1, recipe.training.epochs + 1):
-        record = _run_epoch(state, stars, epoch)
-        state.finish_epoch(record)
-        report(record)
-        _save_if_due(state, at_once=epoch == recipe.training.epochs)
+    with _computing_with(training_threads(recipe)):
+        for epoch in range(len(state.records) + 1, recipe.training.epochs + 1):
+            record = _run_epoch(state, stars, epoch)
+            state.finish_epoch(record)
+            report(record)
+            _save_if_due(state, at_once=epoch == recipe.training.epochs)
     return state
+
+
+def training_threads(recipe: Recipe) -> int:
+    """CPU threads that share a gradient step: one for every 256 stars of a batch, up to what torch may use."""
+    return min(torch.get_num_threads(), max(1, recipe.training.batch_size // _STARS_A_THREAD))
+
+
+@contextmanager
+def _computing_with(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _resume(state: TrainingState) -> SavedState | None:
