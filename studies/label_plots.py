@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from scattervae.arrays import StarArray
-from scattervae.show.plots.density import DENSITY_MAP
+from scattervae.show.normalised_errors import DENSITY_MAP
 from scattervae.show.style import QUIET, model_colour, model_marker
 
 NAMES = {

@@ -10,13 +10,15 @@ from itertools import combinations
 import numpy as np
 
 import scattervae
-from scattervae.science.coverage.cells import count_cells_of_both
-from scattervae.science.coverage.comparison import active_latents, compare_coverage, stated_selections
-from scattervae.science.coverage.extrapolation import extrapolate
-from scattervae.science.coverage.overlap import Overlap, overlap_at
+from scattervae.science.latent_volume.cells import count_cells_of_both
+from scattervae.science.latent_volume.comparison import active_latents, compare_volumes, stated_selections
+from scattervae.science.latent_volume.extrapolation import extrapolate
+from scattervae.science.latent_volume.overlap import Overlap, overlap_at
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
+from studies.corrected_overlap import corrected_overlap
+from studies.enclosed_volume import compare_enclosed
 
 MODEL, LABELLED, UNLABELLED = arguments(__doc__, 3)
 CELL, FULL_CELL, N_TARGET = 0.25, 1.0, 220_000_000
@@ -38,10 +40,12 @@ def both(a: np.ndarray, b: np.ndarray, latents: tuple[int, ...], n: tuple[int, i
 
 
 def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) -> None:
-    result = compare_coverage(a, b, ACTIVE, selection=selection)
+    result = compare_volumes(a, b, ACTIVE, selection=selection)
     print(f"\n{name}: {len(a)}, {len(b)} stars. {result.verdict}")
     for p in (*result.pairs, result.full):
-        equal, corrected = p.equal_n, p.corrected
+        cell = CELL if len(p.latents) == 2 else FULL_CELL
+        equal = p.equal_n
+        corrected = corrected_overlap(count_cells_of_both(a[:, p.latents], b[:, p.latents], cell))
         numbers = {
             "difference": equal.difference,
             "new": equal.new,
@@ -51,12 +55,12 @@ def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) 
             "share new by size alone": p.as_given.share_new_by_size_alone,
             "extrapolated": p.extrapolation.corrected,
         }
-        told = ", ".join(f"{key} {e.value:+.3f} ({e.low:+.3f} {e.high:+.3f})" for key, e in numbers.items())
+        text = ", ".join(f"{key} {e.value:+.3f} ({e.low:+.3f} {e.high:+.3f})" for key, e in numbers.items())
         print(
-            f"  latents {[k + 1 for k in p.latents]}: {told}, linear {p.extrapolation.linear:.0f}, ", end=""
+            f"  latents {[k + 1 for k in p.latents]}: {text}, linear {p.extrapolation.linear:.0f}, ", end=""
         )
         print(f"new by size alone {equal.new_by_size_alone}")
-    print(f"  enclosed: {result.enclosed}")
+    print(f"  enclosed: {compare_enclosed(a[:, list(ACTIVE)], b[:, list(ACTIVE)])}")
 
 
 z, z_field = latents_of(stars.spectra), latents_of(field)

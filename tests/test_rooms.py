@@ -68,7 +68,7 @@ def test_the_direction_would_be_noticed(tmp_path, monkeypatch):
         "seeds.py": "def f():\n    import scattervae.model.train\n",
         "spectra/store.py": "from scattervae.gaia import facts\nfrom scattervae import errors, model\n",
         "gaia/files/avro.py": "from ...science.catalogue import Catalogue\nfrom ..facts import UNIT\n",
-        "cli/main.py": "from scattervae.spectra.store import SpectrumStore\nimport scattervae.show.plots\n",
+        "cli/main.py": "from scattervae.spectra.store import SpectrumStore\nimport scattervae.show.style\n",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

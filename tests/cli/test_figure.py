@@ -1,7 +1,7 @@
 import pytest
 
 from cli.toys import write_parquet
-from scattervae.show.entries import ENTRIES
+from scattervae.show.registry import FIGURES
 from toy import toy_sky
 
 
@@ -13,7 +13,7 @@ def field(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Files that nobody looks at need no fine pixels."""
-    monkeypatch.setattr("scattervae.show.figures.DPI", 40)
+    monkeypatch.setattr("scattervae.show.style.DPI", 40)
 
 
 def drawn(cli, name, model, store, out, *more):
@@ -22,7 +22,7 @@ def drawn(cli, name, model, store, out, *more):
     return run
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_can_be_drawn_alone(cli, name, model, store, field, tmp_path):
     run = drawn(cli, name, model, store, tmp_path / "a.png", "--unlabelled", field, "--json")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -49,16 +49,24 @@ def test_several_models_and_one_star(cli, model, store, sky, tmp_path):
 def test_help_lists_the_names_with_what_each_answers(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = " ".join(cli("figure", "--help").out.split())
-    assert all(f"{name}: {entry.title} ({entry.answers})" in text for name, entry in ENTRIES.items())
+    assert all(f"{name}: {entry.title} ({entry.answers})" in text for name, entry in FIGURES.items())
 
 
 @pytest.mark.parametrize(
     ("name", "out", "error"),
     [
-        ("fig1", "a.png", "'fig1': no such figure; choose among architecture, normalised_errors, coverage"),
+        (
+            "fig1",
+            "a.png",
+            "'fig1': no such figure; choose among architecture, normalised_errors, latent_volume",
+        ),
         ("star", "a.jpg", "give one of .png, .pdf, .svg"),
         ("star", "a", "give one of .png, .pdf, .svg"),
-        ("coverage", "a.png", "figure coverage: no unlabelled stars; give some (--unlabelled STORE"),
+        (
+            "latent_volume",
+            "a.png",
+            "figure latent_volume: no unlabelled stars; give some (--unlabelled STORE",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(cli, name, out, error, model, store, tmp_path):

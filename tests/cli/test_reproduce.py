@@ -42,7 +42,7 @@ def test_claims_figures_and_report_are_written_and_a_second_run_trains_nothing(c
     assert {claim["id"] for claim in claims} >= PROMISED
     assert all({"id", "paper", "measured", "interval", "verdict", "note"} <= set(claim) for claim in claims)
     assert json.loads(run.out)["claims"] == claims
-    for name in ("architecture", "normalised_errors", "coverage"):
+    for name in ("architecture", "normalised_errors", "latent_volume"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     report = (out / "report.html").read_text(encoding="utf-8")

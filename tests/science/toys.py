@@ -9,11 +9,11 @@ import torch
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
-from scattervae.science.claims.errors import normalised_error_ratio, region, scatter_ratio, tails
-from scattervae.science.claims.labels import bad_labels, incomplete_labels
-from scattervae.science.claims.values import Claim
-from scattervae.science.compare import Told
-from scattervae.science.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
+from scattervae.science.paper.claim import Claim
+from scattervae.science.paper.compare import Told
+from scattervae.science.paper.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
+from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
+from scattervae.science.paper.labels import bad_labels, incomplete_labels
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra

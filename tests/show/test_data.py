@@ -4,7 +4,8 @@ import pytest
 
 from scattervae.errors import DataError
 from scattervae.seeds import folds
-from scattervae.show.figures import FIGURES, FigureData
+from scattervae.show.data import FigureData
+from scattervae.show.star import star_figure
 from scattervae.spectra.flags import Flag
 from toy import spoiled, toy_sky
 
@@ -24,16 +25,14 @@ def test_a_star_can_be_chosen_and_one_that_cannot_be_shown_is_refused():
     bad = spoiled(sky.spectra)
     data = FigureData({"m": model_of(sky)}, bad, sky.labels.aligned_to(bad.source_id))
     assert replace(data, source_id=int(bad.source_id[50])).star == 50
-    assert str(bad.source_id[50]) in texts(
-        FIGURES["star"].build(replace(data, source_id=int(bad.source_id[50])))
-    )
+    assert str(bad.source_id[50]) in texts(star_figure(replace(data, source_id=int(bad.source_id[50]))))
     with pytest.raises(DataError, match=Flag.MISSING_BP.meaning):
-        FIGURES["star"].build(replace(data, source_id=int(bad.source_id[0])))
+        star_figure(replace(data, source_id=int(bad.source_id[0])))
     with pytest.raises(DataError, match="not among these 300 stars"):
-        FIGURES["star"].build(replace(data, source_id=1))
+        star_figure(replace(data, source_id=1))
     only_bad = bad.take([0, 1, 2])
     with pytest.raises(DataError, match="none of 3 stars"):
-        FIGURES["star"].build(FigureData(data.models, only_bad, sky.labels.aligned_to(only_bad.source_id)))
+        star_figure(FigureData(data.models, only_bad, sky.labels.aligned_to(only_bad.source_id)))
 
 
 def test_figures_of_nothing_or_with_labels_of_other_stars_are_a_slip():

@@ -1,15 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scattervae.show.plots.latents import (
+from scattervae.show.latents import (
     Limits,
     active_latents,
     axis_limits,
     colour_limits,
     informative_pairs,
+    latents_figure,
     plot_pair,
 )
+from toy import toy_sky
+
+from .toys import data_of, draw, model_of, texts
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,39 @@ def test_a_hexagon_has_the_mean_label_of_its_stars():
     assert values.max() == pytest.approx(3.0)
     assert (values > 0).sum() == 1
     assert hexagons.get_clim() == (0.0, 3.0)
+
+
+def test_missing_labels_are_grey_and_counted():
+    data = data_of()
+    values = data.labels.values.copy()
+    values[:40, 2] = np.nan
+    figure = latents_figure(replace(data, labels=replace(data.labels, values=values)))
+    draw(figure)
+    assert "40 without [Fe/H]" in texts(figure)
+    assert "0 without $T" in texts(figure)
+
+
+def test_labels_that_nobody_has_leave_every_hexagon_grey():
+    data = data_of()
+    nothing = replace(data.labels, values=np.full_like(data.labels.values, np.nan))
+    for active in (3, 1):
+        model = {"m": model_of(toy_sky(300), active=active)}
+        figure = latents_figure(replace(data, models=model, labels=nothing))
+        draw(figure)
+        assert "300 without $T" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("active", "panels", "remark"),
+    [
+        (3, 6, "3 of 3 latents active"),
+        (2, 3, "2 of 3 latents active"),
+        (1, 3, "1 of 3 latents active, no pair to show"),
+        (0, 0, "0 of 3 latents active, no pair to show"),
+    ],
+)
+def test_the_latent_figure_says_how_many_latents_are_active_and_shows_what_there_is(active, panels, remark):
+    figure = latents_figure(data_of(active=(active,)))
+    draw(figure)
+    assert sum(bool(a.get_xlabel().startswith("latent")) for a in figure.axes) == panels
+    assert remark in texts(figure)

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from scattervae.science.claims.values import Claim, Table
-from scattervae.show.figures import FIGURES, save_figures
+from scattervae.science.paper.claim import Claim, Table
 from scattervae.show.markup import element
+from scattervae.show.registry import FIGURES, save_figures
 from scattervae.show.report import ReportFigure, number, render_report, report_figures, write_report
 
 from .toys import data_of

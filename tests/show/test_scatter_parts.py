@@ -1,7 +1,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from scattervae.show.plots.scatter_parts import FACTOR_LABEL, FactorLine, plot_factors
+from scattervae.show.scatter_parts import FACTOR_LABEL, FactorLine, plot_factors
 from scattervae.show.style import house_style
 
 

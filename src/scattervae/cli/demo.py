@@ -50,9 +50,8 @@ def demo(
     from scattervae.gaia.apogee import demo_file
     from scattervae.gaia.ingest import ingest
     from scattervae.science.catalogue_files import write_catalogue
-    from scattervae.science.evaluation import evaluate
-    from scattervae.seeds import folds
-    from scattervae.show.figures import FigureData, save_figures
+    from scattervae.show.data import FigureData
+    from scattervae.show.registry import save_figures
 
     settle_machine("cpu", threads)
     seconds: dict[str, float] = {}
@@ -67,8 +66,7 @@ def demo(
     with _stage("encoding the catalogue", "catalogue", seconds):
         write_catalogue(encoder, store, out / "catalogue.parquet", stars_digest=store.digest)
     with _stage("scoring the test fold", "evaluate", seconds):
-        test = spectra.take(folds(spectra.source_id).test)
-        scores = {name: evaluate(model, test) for name, model in models.items()}
+        scores = _scores(models, spectra)
     with _stage("drawing figures", "figures", seconds):
         held_out = {name: score.negative_elbo for name, score in scores.items()}
         save_figures(FigureData(models, spectra, labels, held_out=held_out), out / "figures")
@@ -106,6 +104,14 @@ def _calibrated(model: "Checkpoint", spectra: "Spectra", folder: Path) -> "Check
     fitted = calibrate(model, spectra)
     save_calibration(fitted, folder)
     return fitted
+
+
+def _scores(models: "dict[str, Checkpoint]", spectra: "Spectra") -> "dict[str, Evaluation]":
+    from scattervae.science.evaluation import evaluate
+    from scattervae.seeds import folds
+
+    test = spectra.take(folds(spectra.source_id).test)
+    return {name: evaluate(model, test) for name, model in models.items()}
 
 
 def _recipe(name: str, *, short: bool) -> "Recipe":

@@ -141,10 +141,10 @@ def check_figure(path: Path, *, wanted: bool) -> None:
 
 def draw(tables: "dict[str, CoverageTable]", path: Path) -> None:
     """Write the figure of the coverage."""
-    from scattervae.show.compose_calibration import coverage_figure
-    from scattervae.show.figures import save_figure
+    from scattervae.show.calibration import tables_figure
+    from scattervae.show.registry import save_figure
 
-    save_figure(coverage_figure(tables), path)
+    save_figure(tables_figure(tables), path)
 
 
 def model_values(

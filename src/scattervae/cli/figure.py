@@ -8,7 +8,7 @@ import typer
 
 from scattervae.cli.console import AsJson, Summary, Threads, counted, model_names, settle_machine
 from scattervae.errors import DataError
-from scattervae.show.entries import ENTRIES, Need
+from scattervae.show.registry import FIGURES, Need
 
 if TYPE_CHECKING:
     from scattervae.science.cannon.model import Cannon
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 NAMES = "\n\n".join(
-    ["**Names**", *(f"{name}: {entry.title} ({entry.answers})" for name, entry in ENTRIES.items())]
+    ["**Names**", *(f"{name}: {entry.title} ({entry.answers})" for name, entry in FIGURES.items())]
 )
 
 
@@ -35,7 +35,8 @@ def figure(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The figure; png, pdf or svg by its suffix.")
     ],
     unlabelled: Annotated[
-        Path | None, typer.Option(metavar="STORE", help="Stars without labels, for the figure `coverage`.")
+        Path | None,
+        typer.Option(metavar="STORE", help="Stars without labels, for the figure `latent_volume`."),
     ] = None,
     star: Annotated[
         int | None,
@@ -54,13 +55,13 @@ def figure(
 
         scattervae figure normalised_errors --model model --stars store --out errors.pdf
 
-        scattervae figure coverage --model model --stars store --unlabelled field.parquet --out coverage.png
+        scattervae figure latent_volume --model model --stars store --unlabelled field.parquet --out volumes.png
     """
     _check(name, out)
     from scattervae.gaia import intake
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.show.data import FigureData
-    from scattervae.show.figures import draw_figure, save_figure
+    from scattervae.show.registry import draw_figure, save_figure
 
     settle_machine("cpu", threads)
     checkpoints = {
@@ -69,9 +70,9 @@ def figure(
     sky = intake.load(stars)
     others = None if unlabelled is None else intake.load(unlabelled).spectra
     data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)
-    data = _completed(data, ENTRIES[name].needs | ENTRIES[name].shows)
+    data = _completed(data, FIGURES[name].needs | FIGURES[name].shows)
     save_figure(draw_figure(data, name), out)
-    entry = ENTRIES[name]
+    entry = FIGURES[name]
     values = {
         "figure": name,
         "out": str(out),
@@ -92,8 +93,8 @@ def figure(
 
 def _check(name: str, out: Path) -> None:
     """Refuse what cannot be drawn before anything is loaded."""
-    if name not in ENTRIES:
-        raise DataError(f"{name!r}: no such figure; choose among {', '.join(ENTRIES)}")
+    if name not in FIGURES:
+        raise DataError(f"{name!r}: no such figure; choose among {', '.join(FIGURES)}")
     if out.suffix[1:].lower() not in FORMATS:
         raise DataError(f"{out}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
     if out.is_dir():
@@ -106,8 +107,8 @@ def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
 
     if Need.CANNON in wanted:
         data = replace(data, cannon=_fitted(data))
-    if Need.COVERAGE in wanted and data.unlabelled is not None and data.labelled.any():
-        data = replace(data, coverage=data.measured_coverage())
+    if Need.VOLUMES in wanted and data.unlabelled is not None and data.labelled.any():
+        data = replace(data, volumes=data.measured_volumes())
     test = data.spectra.take(data.test & data.spectra.usable)
     if Need.HELD_OUT in wanted and len(test):
         scores = {name: evaluate(model, test).negative_elbo for name, model in data.models.items()}

@@ -18,8 +18,8 @@ from scattervae.cli.console import (
 
 if TYPE_CHECKING:
     from scattervae.gaia.intake import Stars
-    from scattervae.science.claims.values import Table
-    from scattervae.science.reproduce import Reproduction
+    from scattervae.science.paper.claim import Table
+    from scattervae.science.paper.reproduce import Reproduction
     from scattervae.spectra.spectra import Spectra
 
 
@@ -33,7 +33,7 @@ def reproduce(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for models, figures and report.")],
     unlabelled: Annotated[
-        Path | None, typer.Option(help="A store or file of other stars, for the claims on latent coverage.")
+        Path | None, typer.Option(help="A store or file of other stars, for the claims on latent volume.")
     ] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Also train 19 variants (about 15 minutes; resumable).")
@@ -60,8 +60,8 @@ def reproduce(
     from scattervae.gaia import apogee, intake
     from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import RECIPES
-    from scattervae.science.claims.values import as_json as claims_as_json
-    from scattervae.science.reproduce import reproduce as test_claims
+    from scattervae.science.paper.claim import as_json as claims_as_json
+    from scattervae.science.paper.reproduce import reproduce as test_claims
     from scattervae.show.report import report_figures, write_report
 
     settle_machine("cpu", threads)
@@ -100,7 +100,8 @@ def reproduce(
 
 
 def _draw(sky: "Stars", done: "Reproduction", out: Path, unlabelled: "Spectra | None") -> list[Path]:
-    from scattervae.show.figures import FigureData, save_figures
+    from scattervae.show.data import FigureData
+    from scattervae.show.registry import save_figures
 
     data = FigureData(
         {"scatter VAE": done.model},
@@ -108,9 +109,9 @@ def _draw(sky: "Stars", done: "Reproduction", out: Path, unlabelled: "Spectra | 
         sky.labels,
         cannon=done.cannons.plain,
         unlabelled=unlabelled,
-        coverage=done.coverages[0] if unlabelled is not None and done.coverages else None,
+        volumes=done.volumes[0] if unlabelled is not None and done.volumes else None,
     )
-    names = ["architecture", "normalised_errors", *(["coverage"] if unlabelled is not None else [])]
+    names = ["architecture", "normalised_errors", *(["latent_volume"] if unlabelled is not None else [])]
     return save_figures(data, out / "figures", names, formats=("png", "pdf"))
 
 
@@ -118,8 +119,8 @@ def _further(
     sky: "Stars", done: "Reproduction", out: Path, *, sensitivity: bool, paper_size: bool
 ) -> "tuple[Table, ...]":
     from scattervae.model.recipe import RECIPES
-    from scattervae.science.paper_size import at_paper_size
-    from scattervae.science.sensitivity import sensitivity as test_variants
+    from scattervae.science.paper.sensitivity import at_paper_size
+    from scattervae.science.paper.sensitivity import sensitivity as test_variants
 
     tables = []
     if sensitivity:

@@ -12,9 +12,9 @@ from scattervae.errors import DataError, TrainingError
 from scattervae.model.recipe import RECIPES
 from scattervae.model.records import Progress
 from scattervae.model.run import train
-from scattervae.science.claims.values import Table
 from scattervae.science.evaluation import evaluate
-from scattervae.science.variants import KeptRows, Variant, stars_digest, variant_of
+from scattervae.science.paper.claim import Table
+from scattervae.science.paper.variants import KeptRows, Variant, stars_digest, variant_of
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Spectra
 

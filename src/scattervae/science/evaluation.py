@@ -8,7 +8,7 @@ from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
-from scattervae.science.compare import first_ten
+from scattervae.science.paper.compare import first_ten
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Spectra
 

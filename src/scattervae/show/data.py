@@ -9,9 +9,9 @@ from scattervae.arrays import StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.cannon.model import Cannon
-from scattervae.science.coverage.comparison import Coverage, active_latents, compare_coverage
+from scattervae.science.latent_volume.comparison import VolumeComparison, active_latents, compare_volumes
 from scattervae.seeds import folds
-from scattervae.show.entries import Need
+from scattervae.show.registry import Need
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
@@ -35,7 +35,7 @@ class FigureData:
         source_id: The star to show alone; a test star of median G flux where None.
         cannon: A Cannon fitted on stars outside the test fold, in the units of the first model.
         unlabelled: Stars without labels; those that are among the labelled ones are not counted twice.
-        coverage: What `compare_coverage` says of the first model's latents of `labelled` and `outside`.
+        volumes: What `compare_volumes` says of the first model's latents of `labelled` and `outside`.
     """
 
     models: Mapping[str, Checkpoint]
@@ -45,7 +45,7 @@ class FigureData:
     source_id: int | None = None
     cannon: Cannon | None = None
     unlabelled: Spectra | None = None
-    coverage: Coverage | None = None
+    volumes: VolumeComparison | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -103,7 +103,7 @@ class FigureData:
             )
         return found
 
-    def measured_coverage(self) -> Coverage:
+    def measured_volumes(self) -> VolumeComparison:
         """Volumes that `labelled` and `outside` occupy in the active latents of the first model.
 
         Raises:
@@ -112,7 +112,7 @@ class FigureData:
         _, model = self.first_model
         posterior = model.encode(self.spectra.take(self.labelled))
         unlabelled = model.encode(self.outside).mean.double().numpy()
-        return compare_coverage(posterior.mean.double().numpy(), unlabelled, active_latents(posterior))
+        return compare_volumes(posterior.mean.double().numpy(), unlabelled, active_latents(posterior))
 
     @property
     def star(self) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from scattervae.folders import written_aside
-from scattervae.science.claims.values import Claim, Table
-from scattervae.show.entries import ENTRIES
+from scattervae.science.paper.claim import Claim, Table
 from scattervae.show.markup import document, element
+from scattervae.show.registry import FIGURES
 from scattervae.show.report_style import STYLE
 
 PAPER = "Laroche & Speagle (2023), arXiv:2307.06378"
@@ -43,7 +43,7 @@ class ReportFigure:
     def read(cls, path: str | Path, title: str | None = None, caption: str | None = None) -> "ReportFigure":
         """A figure from its PNG file; one of `figures.FIGURES` brings its own title and caption."""
         path = Path(path)
-        entry = ENTRIES.get(path.stem)
+        entry = FIGURES.get(path.stem)
         return cls(
             path.read_bytes(),
             title or (entry.title if entry else path.stem),

@@ -1,9 +1,0 @@
-"""The paper's quantitative claims, one function a claim: its number here, an interval, and a verdict.
-
-They are computed from what models told of the same stars. It must not know how models were trained or how a
-report looks.
-"""
-
-from scattervae.science.claims.values import Claim, Table, as_json
-
-__all__ = ["Claim", "Table", "as_json"]

@@ -1,0 +1,101 @@
+"""The paper, claim by claim: both models trained on the same stars and folds, and every claim with its number."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.recipe import RECIPES, Recipe
+from scattervae.model.records import EpochRecord
+from scattervae.model.run import train_once
+from scattervae.science.latent_volume.comparison import VolumeComparison
+from scattervae.science.paper.claim import Claim
+from scattervae.science.paper.contest import Cannons, Contest, fit_cannons, hold_contest
+from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
+from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
+from scattervae.science.paper.latent_volume import volume_claims
+from scattervae.science.paper.relative import relative_inference
+from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Spectra
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was trained, what it was compared on, and what came of each claim.
+
+    Attributes:
+        model: The network the claims are tested on.
+        cannons: The plain and the robust Cannon, in the network's units.
+        contest: All of them on the same fully labelled test stars.
+        volumes: Latent volumes, of the unlabelled set or of stated selections.
+        claims: Every claim, in the paper's order.
+    """
+
+    model: Checkpoint
+    cannons: Cannons
+    contest: Contest
+    volumes: tuple[VolumeComparison, ...]
+    claims: list[Claim]
+
+
+def reproduce(
+    spectra: Spectra,
+    labels: StellarLabels,
+    out: Path,
+    *,
+    unlabelled: Spectra | None = None,
+    recipe: Recipe = RECIPES["elbo"],
+    stage: Stage | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> Reproduction:
+    """Train both models, compare them on the test fold, and test every claim.
+
+    A network that an earlier run finished in `out` with the same recipe on the same stars is taken as it is;
+    an unfinished one is gone on with.
+
+    Args:
+        spectra: All stars, labelled or not.
+        labels: Labels of any of them, joined by source_id.
+        out: Folder for the models.
+        unlabelled: A second set, for latent volumes.
+        recipe: The network's.
+        stage: Called with what is being done.
+        progress: Called with each epoch's record.
+
+    Raises:
+        DataError: Too few fully labelled stars.
+
+    Source:
+        Laroche & Speagle (2023), sect. 3.
+    """
+    say = stage or (lambda _what: None)
+    say(f"training the network, recipe {recipe.name}")
+    model = train_once(spectra, recipe, out / "model", progress=progress)
+    say("fitting the Cannon, plain and robust")
+    cannons = fit_cannons(model, spectra, labels)
+    cannons.plain.save(out / "cannon")
+    cannons.robust.save(out / "cannon_robust")
+    say("comparing them on the test fold")
+    contest = hold_contest(model, cannons, spectra, labels)
+    say("measuring latent volumes")
+    about_volumes, volumes = volume_claims(model, spectra, labels, unlabelled)
+    table = scores(contest)
+    of_errors = (
+        tails(contest),
+        normalised_error_ratio(contest, "bp"),
+        normalised_error_ratio(contest, "rp"),
+        scatter_ratio(contest),
+    )
+    claims = [
+        lossless_flux(),
+        *(replace(claim, details=(*claim.details, table)) for claim in of_errors),
+        region(contest, "cool_stars"),
+        region(contest, "low_gravity"),
+        bad_labels(contest),
+        incomplete_labels(contest),
+        *about_volumes,
+        relative_inference(model, spectra, labels),
+    ]
+    return Reproduction(model, cannons, contest, volumes, claims)

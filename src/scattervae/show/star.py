@@ -1,0 +1,349 @@
+"""One star: its coefficients and its flux, as observed, as models predict them, and what is left.
+
+Laroche & Speagle (2023), fig. 1: amplitudes on a symmetric-log axis, errors and scatter in quadrature.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import NullLocator, SymmetricalLogLocator
+
+from scattervae.arrays import Wavelengths
+from scattervae.gaia.basis import sample_flux
+from scattervae.gaia.facts import DR3_BASIS, G_ZERO_POINT
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.generation import GeneratedSpectra, flux_of, generate
+from scattervae.show.data import FigureData
+from scattervae.show.style import (
+    FAINT,
+    OBSERVED,
+    PAGE_WIDTH,
+    QUIET,
+    house_style,
+    model_colour,
+    model_marker,
+    note,
+    signed,
+)
+from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Spectra
+
+AMPLITUDE_LABEL = "coefficient / $G$ flux\n[archive units]"
+SIGMA_LABEL = "$1\\sigma$ / $G$ flux\n[archive units]"
+RESIDUAL_LABEL = "residual\n[error $\\oplus$ scatter]"
+_SHIFT = 0.22  # orders between the markers of neighbouring models
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values with one standard deviation each.
+
+    Attributes:
+        values: Observed or reconstructed.
+        sigma: The measurement's error, or the model's scatter; same units.
+    """
+
+    values: Float64[np.ndarray, " point"]
+    sigma: Float64[np.ndarray, " point"]
+
+
+def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *, linear_below: float) -> None:
+    """Coefficients against order; bars are the measurement's error, and error and scatter in quadrature.
+
+    Args:
+        axes: Where to draw.
+        observed: The star's coefficients in units of its G flux, with their errors.
+        models: Reconstruction and scatter by each model's name, same units.
+        linear_below: The axis is linear below this amplitude and logarithmic above.
+    """
+    orders = np.arange(1, len(observed.values) + 1)
+    axes.axhline(0.0, color=FAINT, linewidth=0.6)
+    axes.errorbar(
+        orders,
+        observed.values,
+        yerr=observed.sigma,
+        fmt=".",
+        color=OBSERVED,
+        markersize=3.0,
+        elinewidth=0.7,
+        label="observed",
+        zorder=2,
+    )
+    for index, (name, model) in enumerate(models.items()):
+        axes.errorbar(
+            orders + _shift(index, len(models)),
+            model.values,
+            yerr=np.hypot(observed.sigma, model.sigma),
+            fmt=model_marker(index),
+            color=model_colour(index),
+            markersize=3.2,
+            markerfacecolor="none",
+            markeredgewidth=0.7,
+            elinewidth=0.5,
+            label=name,
+            zorder=3 + index,
+        )
+    axes.set_yscale("symlog", linthresh=linear_below, linscale=0.8)
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(0, len(orders) + 1)
+
+
+def plot_sigmas(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> None:
+    """The measurement's error and each model's scatter against order, on a logarithmic axis.
+
+    A scatter of zero, where errors explain all there is, has no mark.
+    """
+    orders = np.arange(1, len(observed.sigma) + 1)
+    axes.plot(orders, observed.sigma, color=OBSERVED, drawstyle="steps-mid", linewidth=0.9, label="error")
+    for index, (name, model) in enumerate(models.items()):
+        axes.plot(
+            orders,
+            np.where(model.sigma > 0, model.sigma, np.nan),
+            color=model_colour(index),
+            marker=model_marker(index),
+            markersize=2.6,
+            markerfacecolor="none",
+            markeredgewidth=0.6,
+            linewidth=0.8,
+            label=name,
+        )
+    axes.set_yscale("log")
+    axes.set_xlim(0, len(orders) + 1)
+
+
+def plot_residuals(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> None:
+    r"""Normalised errors against order, with the range of one standard deviation shaded.
+
+    .. math:: (x_i - \hat x_i) / \sqrt{\sigma_{x,i}^2 + \hat\sigma_{s,i}^2}
+
+    Source:
+        Laroche & Speagle (2023), sect. 3 and fig. 2.
+    """
+    orders = np.arange(1, len(observed.values) + 1)
+    axes.axhspan(-1.0, 1.0, color=FAINT, alpha=0.6, linewidth=0)
+    axes.axhline(0.0, color=QUIET, linewidth=0.6)
+    largest = 3.0
+    for index, (name, model) in enumerate(models.items()):
+        residual = (observed.values - model.values) / np.hypot(observed.sigma, model.sigma)
+        largest = max(largest, 1.15 * float(np.nanmax(np.abs(residual))))
+        axes.plot(
+            orders + _shift(index, len(models)),
+            residual,
+            linestyle="none",
+            marker=model_marker(index),
+            color=model_colour(index),
+            markersize=3.0,
+            markerfacecolor="none",
+            markeredgewidth=0.8,
+            label=name,
+        )
+    axes.set_xlim(0, len(orders) + 1)
+    axes.set_ylim(-largest, largest)
+
+
+def _shift(index: int, n_models: int) -> float:
+    return _SHIFT * (index - (n_models - 1) / 2) if n_models > 1 else 0.0
+
+
+WAVELENGTH_LABEL = "wavelength [nm]"
+
+
+def flux_label(what: str, power: int) -> str:
+    """An axis label for flux that was divided by ten to this power."""
+    return f"{what}\n[$10^{{{power}}}$ W m$^{{-2}}$ nm$^{{-1}}$]"
+
+
+def power_of_ten(curve: Curve) -> int:
+    """The power of ten to divide a flux by, so that its largest value lies between 1 and 10."""
+    largest = float(np.nanmax(np.abs(curve.values)))
+    return int(np.floor(np.log10(largest))) if largest > 0 else 0
+
+
+def plot_flux(
+    axes: Axes, grid_nm: Wavelengths, observed: Curve, models: Mapping[str, Curve], *, power: int
+) -> None:
+    """Flux against wavelength; shaded, each model's reconstruction within one standard deviation of scatter.
+
+    Args:
+        axes: Where to draw.
+        grid_nm: Wavelengths.
+        observed: Flux and its error [W m^-2 nm^-1].
+        models: Reconstruction and scatter by each model's name, same units.
+        power: Of ten, to divide flux by.
+    """
+    scale = 10.0**power
+    for index, (name, model) in enumerate(models.items()):
+        low, high = (model.values - model.sigma) / scale, (model.values + model.sigma) / scale
+        axes.fill_between(grid_nm, low, high, color=model_colour(index), alpha=0.3, linewidth=0)
+        axes.plot(grid_nm, model.values / scale, color=model_colour(index), label=name)
+    axes.plot(grid_nm, observed.values / scale, color=OBSERVED, linestyle=(0, (1, 1.2)), label="observed")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.22 * (high - low))  # room for a note
+    axes.set_xlim(grid_nm[0], grid_nm[-1])
+
+
+def plot_flux_residuals(
+    axes: Axes, grid_nm: Wavelengths, observed: Curve, models: Mapping[str, Curve], *, power: int
+) -> None:
+    """Observed minus reconstructed flux; shaded, each model's scatter; dashed, the measurement's error.
+
+    Where a residual is far larger than the error, the axis is logarithmic beyond it: a good model can be seen
+    beside a poor one.
+    Arguments are those of `plot_flux`.
+    """
+    scale = 10.0**power
+    linear_below = 10.0 ** np.ceil(np.log10(np.nanmedian(observed.sigma) / scale))
+    axes.axhline(0.0, color=QUIET, linewidth=0.6)
+    for index, (name, model) in enumerate(models.items()):
+        sigma = model.sigma / scale
+        axes.fill_between(grid_nm, -sigma, sigma, color=model_colour(index), alpha=0.2, linewidth=0)
+        axes.plot(
+            grid_nm,
+            (observed.values - model.values) / scale,
+            color=model_colour(index),
+            linewidth=0.9,
+            label=name,
+        )
+    for sign in (-1, 1):
+        axes.plot(grid_nm, sign * observed.sigma / scale, color=OBSERVED, linestyle="--", linewidth=0.6)
+    axes.set_xlim(grid_nm[0], grid_nm[-1])
+    if max(abs(limit) for limit in axes.get_ylim()) > 3 * linear_below:
+        axes.set_yscale("symlog", linthresh=linear_below)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+_TITLE_LABELS = {
+    "teff": ("$T_\\mathrm{{eff}}$ = {} K", 0),
+    "logg": ("$\\log\\,g$ = {}", 2),
+    "fe_h": ("[Fe/H] = {}", 2),
+}
+
+_COEFFICIENT_LABELS = (AMPLITUDE_LABEL, SIGMA_LABEL, RESIDUAL_LABEL)
+
+
+def star_figure(data: FigureData) -> Figure:
+    """One star: coefficients, errors and scatter, normalised residuals; below, flux where the basis is known.
+
+    Raises:
+        DataError: The star is absent or cannot be encoded, or a model is of another basis.
+    """
+    row = data.star
+    star = data.spectra.take(slice(row, row + 1))
+    told = {
+        name: generate(model, model.encode(star).mean, star.g_flux) for name, model in data.models.items()
+    }
+    flux_known = star.basis.agrees_with(DR3_BASIS)
+    flux = _flux(star, told) if flux_known else None  # before the style: GaiaXPy changes settings on import
+    with house_style():
+        figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux_known else 5.2), layout="constrained")
+        heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux_known else [2.3, 1.5, 1.3]
+        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+        curves = {name: _curve(data.models[name], made) for name, made in told.items()}
+        draw_coefficients(figure, grid, star, curves)
+        if flux is not None:
+            _draw_flux(figure, grid, flux)
+        else:
+            figure.supxlabel(
+                f"no flux panel: the basis functions of {star.basis} are not known", fontsize=7.5
+            )
+        figure.suptitle(star_title(data, row))
+    return figure
+
+
+def star_title(data: FigureData, row: int) -> str:
+    """Which star it is, how bright, its labels, and its fold."""
+    g_mag = G_ZERO_POINT - 2.5 * np.log10(data.spectra.g_flux[row])
+    inferred = " (inferred coefficients)" if data.spectra.flags[row] & np.uint16(Flag.INFERRED) else ""
+    parts = [f"Gaia source {data.spectra.source_id[row]}{inferred}", f"$G$ = {g_mag:.2f}"]
+    for name, (text, digits) in _TITLE_LABELS.items():
+        value = data.labels[name][row]
+        if np.isfinite(value):
+            parts.append(text.format(signed(value, digits)))
+    parts.append("test fold" if data.test[row] else "not in the test fold")
+    return ", ".join(parts)
+
+
+def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
+    """Coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
+    columns = model.normalization.columns
+    values, sigma = (np.full(made.basis.n_coeffs, np.nan) for _ in range(2))
+    values[columns] = made.coeffs[0, columns] / made.g_flux[0]
+    sigma[columns] = made.scatter[0, columns] / made.g_flux[0]
+    return Curve(values, sigma)
+
+
+def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: Mapping[str, Curve]) -> None:
+    """One star's BP and RP coefficients in the first three rows of a grid: values, sigmas, residuals."""
+    observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
+    linear_below = 10.0 ** np.floor(np.log10(np.median(observed.sigma)))
+    rows: list[list[Axes]] = [[], [], []]
+    for column, (title, band) in enumerate((("BP", star.basis.bp), ("RP", star.basis.rp))):
+        seen = Curve(observed.values[band], observed.sigma[band])
+        models = {name: Curve(curve.values[band], curve.sigma[band]) for name, curve in told.items()}
+        for row in range(3):
+            shared = rows[row][0] if column else None
+            rows[row].append(figure.add_subplot(grid[row, column], sharey=shared))
+        plot_amplitudes(rows[0][column], seen, models, linear_below=linear_below)
+        plot_sigmas(rows[1][column], seen, models)
+        plot_residuals(rows[2][column], seen, models)
+        rows[2][column].set_xlabel(f"{title} coefficient")
+    for axes, label in zip(rows, _COEFFICIENT_LABELS, strict=True):
+        axes[0].set_ylabel(label)
+        axes[1].tick_params(labelleft=False)
+        lows, highs = zip(*(a.get_ylim() for a in axes), strict=True)
+        axes[0].set_ylim(min(lows), max(highs))
+    for axes_above in (*rows[0], *rows[1]):
+        axes_above.tick_params(labelbottom=False)
+    rows[0][0].legend(loc="upper right")
+    zero = any((curve.sigma == 0).any() for curve in told.values())
+    note(
+        rows[1][0],
+        "steps: measurement error\nmarkers: scatter" + (", none where it is 0" if zero else ""),
+        y=0.05,
+    )
+
+
+class _Flux(NamedTuple):
+    """A star's flux on the grid, observed and as each model tells it."""
+
+    grid_nm: Wavelengths
+    observed: Curve
+    models: dict[str, Curve]
+    caveat: str
+
+
+def _flux(star: Spectra, told: dict[str, GeneratedSpectra]) -> _Flux:
+    sampled = sample_flux(star)
+    made = {name: flux_of(spectra) for name, spectra in told.items()}
+    return _Flux(
+        sampled.grid_nm,
+        Curve(sampled.flux[0], sampled.errors[0]),
+        {name: Curve(flux.flux[0], flux.scatter[0]) for name, flux in made.items()},
+        ", coefficients taken as independent" if star.correlations is None else "",
+    )
+
+
+def _draw_flux(figure: Figure, grid: GridSpec, flux: _Flux) -> None:
+    grid_nm, observed, models = flux.grid_nm, flux.observed, flux.models
+    power = power_of_ten(observed)
+    above = figure.add_subplot(grid[3, :])
+    below = figure.add_subplot(grid[4, :], sharex=above)
+    plot_flux(above, grid_nm, observed, models, power=power)
+    above.tick_params(labelbottom=False)
+    above.set_ylabel(flux_label("flux", power))
+    note(
+        above,
+        "dotted: observed; bands: $1\\sigma$ of scatter, coefficients taken as independent\n"
+        f"dashed (below): $1\\sigma$ of measurement error{flux.caveat}",
+    )
+    plot_flux_residuals(below, grid_nm, observed, models, power=power)
+    below.set_ylabel(flux_label("residual", power))
+    below.set_xlabel(WAVELENGTH_LABEL)

@@ -1,0 +1,194 @@
+"""Scores against torch.distributions and numerical integrals, intervals against Student's t."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import binom, norm, t
+from torch.distributions import Normal
+
+from scattervae.model.network import Reconstruction
+from scattervae.science.paper.compare import (
+    bootstrap,
+    bootstrap_mean,
+    bootstrap_ratio,
+    coefficient,
+    first_ten,
+    tell,
+    told_by_network,
+)
+from scattervae.spectra.normalization import Inputs
+from science.toys import told_of, trained
+
+
+def simulated(n=40, k=5, *, seed=0, width=1.0):
+    """Inputs drawn from a reconstruction, with residuals `width` times as large as it says."""
+    rng = torch.Generator().manual_seed(seed)
+    mean = torch.randn(n, k, generator=rng, dtype=torch.float64)
+    scatter, errors = (torch.rand(n, k, generator=rng, dtype=torch.float64) + 0.1 for _ in range(2))
+    noise = torch.randn(n, k, generator=rng, dtype=torch.float64)
+    x = mean + width * (scatter**2 + errors**2).sqrt() * noise
+    return Inputs(x, errors), Reconstruction(mean, scatter)
+
+
+def test_normalised_errors_and_likelihood_match_torch_distributions():
+    inputs, told = simulated()
+    got = tell(inputs, told)
+    truth = Normal(told.mean, (inputs.errors**2 + told.scatter**2).sqrt())
+    nll = -truth.log_prob(inputs.x).sum(1) - 2.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(got.nll, nll, rtol=1e-12)
+    np.testing.assert_allclose(norm.cdf(got.z), truth.cdf(inputs.x), rtol=1e-9, atol=1e-14)
+    np.testing.assert_array_equal(got.scatter, told.scatter)
+
+
+def test_crps_is_the_integral_of_its_definition():
+    inputs, told = simulated(12, 1, width=3.0)
+    got = tell(inputs, told).crps
+    for i in range(12):
+        x, mean = inputs.x[i, 0].item(), told.mean[i, 0].item()
+        sd = math.hypot(inputs.errors[i, 0].item(), told.scatter[i, 0].item())
+        below = quad(lambda y, m=mean, s=sd: norm.cdf(y, m, s) ** 2, min(x, mean) - 12 * sd, x)[0]
+        above = quad(lambda y, m=mean, s=sd: norm.sf(y, m, s) ** 2, x, max(x, mean) + 12 * sd)[0]
+        assert got[i] == pytest.approx(below + above, rel=1e-6)
+
+
+def test_crps_is_the_mean_distance_less_half_the_mean_difference_of_two_draws():
+    inputs, told = simulated(30, 4)
+    rng = np.random.default_rng(0)
+    sd = torch.hypot(inputs.errors, told.scatter).numpy()
+    a, b = (told.mean.numpy() + sd * rng.normal(size=(4000, 30, 4)) for _ in range(2))
+    draws = (np.abs(a - inputs.x.numpy()) - 0.5 * np.abs(a - b)).mean(axis=2)
+    error = draws.std(axis=0) / math.sqrt(4000)
+    assert (np.abs(tell(inputs, told).crps - draws.mean(axis=0)) < 5 * error).all()
+
+
+def test_float32_inputs_are_told_in_float64():
+    inputs, told = simulated()
+    single = tell(Inputs(inputs.x.float(), inputs.errors.float()), Reconstruction(*(p.float() for p in told)))
+    assert single.crps.dtype == single.z.dtype == np.float64
+    np.testing.assert_allclose(single.nll, tell(inputs, told).nll, rtol=1e-4, atol=1e-4)
+
+
+def test_widths_that_are_right_hold_their_shares():
+    told = tell(*simulated(20_000, 5, seed=1))
+    n = 100_000
+    for share, level in ((told.share_inside_68, norm.cdf(1) * 2 - 1), (told.share_inside_95, 0.95)):
+        low, high = binom.interval(0.9999, n, level)
+        assert low / n < share.mean() < high / n
+    wide = tell(*simulated(2000, 5, seed=1, width=2.0))
+    assert wide.share_inside_68.mean() == pytest.approx(2 * norm.cdf(0.5) - 1, abs=0.02)
+
+
+def test_taking_rows_takes_them_of_everything():
+    told = told_of(np.arange(12.0).reshape(4, 3), np.arange(1.0, 13.0).reshape(4, 3))
+    for rows in (np.array([True, False, False, True]), np.array([0, 3])):
+        taken = told.take(rows)
+        for name in ("z", "scatter", "nll", "crps"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(told, name)[[0, 3]])
+
+
+def test_a_network_is_told_at_its_posterior_mean():
+    sky, model = trained()
+    stars = sky.spectra.take(slice(0, 50))
+    got = told_by_network(model, stars)
+    with torch.no_grad():
+        x = torch.from_numpy(stars.coeffs / stars.g_flux[:, None] - model.normalization.mean)
+        x = x / torch.from_numpy(model.normalization.std)
+        latent = model.network.encoder(x.float())[:, :3]
+        mean = model.network.decoder(latent).double()
+        scatter = torch.nn.functional.softplus(model.network.scatter_estimator(latent)).double() + 1e-4
+    errors = torch.from_numpy(stars.errors / stars.g_flux[:, None] / model.normalization.std)
+    z = (x - mean) / torch.hypot(errors, scatter)
+    np.testing.assert_allclose(got.z, z, rtol=1e-3, atol=1e-4)  # the network's float32
+    np.testing.assert_allclose(got.scatter, scatter, rtol=1e-4)
+
+
+def test_drawn_latents_are_draws_from_the_posterior():
+    """The mean likelihood over draws agrees with our own draws by torch.distributions."""
+    sky, model = trained()
+    stars = sky.spectra.take(slice(0, 200))
+    drawn = np.array([told_by_network(model, stars, draw_seed=s).nll.mean() for s in range(60)])
+    inputs, posterior = model.normalization.apply(stars), model.encode(stars)
+    mine = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(60):
+            told = model.decode(Normal(posterior.mean, posterior.sd).sample())
+            sd = (inputs.errors**2 + told.scatter**2).sqrt()
+            mine.append(-Normal(told.mean, sd).log_prob(inputs.x).sum(1).mean().item())
+    expected = np.array(mine) - 5.5 * math.log(2 * math.pi)
+    error = math.hypot(drawn.std(), expected.std()) / math.sqrt(60)
+    assert abs(drawn.mean() - expected.mean()) < 5 * error
+    assert drawn.mean() > told_by_network(model, stars).nll.mean()
+    again = told_by_network(model, stars, draw_seed=3)
+    np.testing.assert_array_equal(again.z, told_by_network(model, stars, draw_seed=3).z)
+    assert (again.z != told_by_network(model, stars, draw_seed=4).z).any()
+
+
+def test_the_interval_of_a_mean_is_about_students():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    got = bootstrap_mean(values)
+    low, high = t.interval(0.95, 399, values.mean(), values.std(ddof=1) / 20)
+    assert got.value == values.mean()
+    assert (got.low, got.high) == (pytest.approx(low, abs=0.04), pytest.approx(high, abs=0.04))
+
+
+def test_nineteen_of_twenty_intervals_hold_the_truth():
+    rng = np.random.default_rng(1)
+    held = 0
+    for i in range(300):
+        values = rng.exponential(2.0, 100)
+        mean = bootstrap(lambda rows, v=values: float(v[rows].mean()), 100, seed=i, n_resamples=300)
+        held += mean.low <= 2.0 <= mean.high
+    assert 0.90 < held / 300 < 0.98  # about 0.94: skewness costs a percentile interval a little
+
+
+def test_the_interval_of_a_ratio_resamples_both_together():
+    rng = np.random.default_rng(2)
+    bottom = rng.uniform(1.0, 3.0, 500)
+    assert bootstrap_ratio(3 * bottom, bottom) == pytest.approx((3, 3, 3))
+    got = bootstrap_ratio(bottom + rng.normal(0, 0.1, 500), bottom)
+    assert got.low < 1.0 < got.high
+    assert got.high - got.low < 0.03  # 0.17 if they were resampled apart
+
+
+def test_a_ratio_over_nothing_is_infinite_or_undefined_and_warns_of_nothing():
+    zero, one = np.zeros(50), np.ones(50)
+    rare = np.where(np.arange(50) == 0, 1.0, 0.0)
+    assert bootstrap_ratio(one, zero) == (math.inf, math.inf, math.inf)
+    assert all(math.isnan(part) for part in bootstrap_ratio(zero, zero))
+    assert bootstrap_ratio(zero, one) == (0, 0, 0)
+    got = bootstrap_ratio(one, rare)  # a third of the resamples has no star to divide by
+    assert (got.value, got.high) == (50, math.inf)
+    assert 10 < got.low < 25
+    sometimes = bootstrap_ratio(rare, rare)
+    assert sometimes == (1, 1, 1)
+
+
+def test_same_seed_same_interval():
+    values = np.random.default_rng(3).normal(size=60)
+    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(15)))
+def test_the_order_of_the_stars_changes_no_value(order):
+    inputs, told = simulated(15, 3)
+    rows = np.array(order)
+    got = tell(inputs, told).take(rows)
+    moved = tell(Inputs(inputs.x[rows], inputs.errors[rows]), Reconstruction(*(p[rows] for p in told)))
+    np.testing.assert_array_equal(got.crps, moved.crps)
+    np.testing.assert_array_equal(got.nll, moved.nll)
+    values = tell(inputs, told).nll
+    assert bootstrap_mean(values[rows]).value == pytest.approx(bootstrap_mean(values).value, rel=1e-12)
+
+
+def test_columns_are_counted_as_the_paper_does():
+    bp, rp = slice(0, 13), slice(13, 18)
+    assert (first_ten(bp), first_ten(rp)) == (slice(0, 10), slice(13, 18))
+    assert (coefficient(bp, 3), coefficient(rp, 3)) == (2, 15)

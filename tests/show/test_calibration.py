@@ -1,0 +1,37 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scattervae.errors import DataError
+from scattervae.science.calibration.coverage import coverage_table
+from scattervae.show.calibration import calibration_figure, tables_figure
+
+from .toys import data_of, draw, texts, unusable
+
+
+def test_what_is_drawn_is_the_coverage_of_the_test_stars():
+    data = data_of(n_stars=600)
+    figure = calibration_figure(data)
+    draw(figure)
+    table = coverage_table(data.models["model 0"], data.spectra.take(data.test))
+    assert f"model 0: {table.n_stars:,} stars" in texts(figure)
+    _, _, by_colour, by_order = figure.findobj(lambda artist: hasattr(artist, "get_xlabel"))
+    one, two = by_colour.lines[2:4]  # after the two nominal ones
+    np.testing.assert_allclose(one.get_ydata(), [100 * row.hidden.one for row in table.by("colour")])
+    np.testing.assert_allclose(two.get_ydata(), [100 * row.hidden.two for row in table.by("colour")])
+    names = [label.get_text() for label in by_order.get_xticklabels()]
+    assert names == [row.name for row in table.by("order")]
+
+
+def test_each_model_has_its_panels():
+    data = data_of(n_stars=300, active=(3, 2))
+    tables = {name: coverage_table(model, data.spectra) for name, model in data.models.items()}
+    figure = tables_figure(tables)
+    assert len(figure.findobj(lambda artist: hasattr(artist, "get_xlabel"))) == 8
+
+
+def test_no_test_star_is_one_line():
+    data = data_of()
+    with pytest.raises(DataError, match="none of 300 stars is usable and in the test fold"):
+        calibration_figure(replace(data, spectra=unusable(data.spectra, slice(None))))

@@ -1,0 +1,76 @@
+"""One star's figure shows what the data and the models say."""
+
+import numpy as np
+import pytest
+
+from scattervae.gaia.basis import sample_flux
+from scattervae.show.data import FigureData
+from scattervae.show.star import star_figure
+from scattervae.spectra.spectra import Basis
+from toy import DR3, SMALL, toy_recipe, toy_sky, untrained_model
+
+from .toys import data_of, draw, texts
+
+
+def test_the_star_figure_shows_the_coefficients_of_the_star_in_units_of_its_g_flux():
+    data = data_of(DR3)
+    figure = star_figure(data)
+    row, spectra = data.star, data.spectra
+    bp_axes, rp_axes = figure.axes[0], figure.axes[3]
+    for axes, band in ((bp_axes, DR3.bp), (rp_axes, DR3.rp)):
+        points, _, (bars,) = axes.containers[0]
+        expected = spectra.coeffs[row, band] / spectra.g_flux[row]
+        np.testing.assert_allclose(points.get_ydata(), expected)
+        heights = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+        np.testing.assert_allclose(heights, 2 * spectra.errors[row, band] / spectra.g_flux[row])
+        assert axes.get_yscale() == "symlog"
+
+
+def test_the_star_figure_shows_the_models_reconstruction_scatter_and_normalised_residuals():
+    data = data_of(DR3)
+    figure = star_figure(data)
+    star = data.spectra.take([data.star])
+    (encoded,) = data.models["model 0"].encode_batches([star])
+    normalization = data.models["model 0"].normalization
+    told = normalization.invert(encoded.reconstruction.mean, star.g_flux)[0] / star.g_flux[0]
+    scatter = normalization.invert_errors(encoded.reconstruction.scatter, star.g_flux)[0] / star.g_flux[0]
+    residuals = encoded.reconstruction.normalised_errors(encoded.inputs.x, encoded.inputs.errors)[0]
+    amplitudes, sigmas, left = figure.axes[:3]
+    np.testing.assert_allclose(amplitudes.containers[1][0].get_ydata(), told[DR3.bp], rtol=1e-5)
+    np.testing.assert_allclose(sigmas.lines[1].get_ydata(), scatter[DR3.bp], rtol=1e-5)
+    np.testing.assert_allclose(left.lines[1].get_ydata(), residuals[DR3.bp], rtol=1e-3, atol=1e-4)  # float32
+
+
+def test_the_star_figure_shows_flux_on_the_wavelength_grid():
+    data = data_of(DR3)
+    figure = star_figure(data)
+    sampled = sample_flux(data.spectra.take([data.star]))
+    flux, residual = figure.axes[-2:]
+    observed = flux.lines[-1]
+    np.testing.assert_allclose(observed.get_xdata(), sampled.grid_nm)
+    power = int(np.floor(np.log10(np.abs(sampled.flux).max())))
+    np.testing.assert_allclose(observed.get_ydata() * 10.0**power, sampled.flux[0])
+    assert f"10^{{{power}}}" in flux.get_ylabel()
+    left = observed.get_ydata() - flux.lines[0].get_ydata()
+    np.testing.assert_allclose(residual.lines[1].get_ydata(), left, atol=1e-12)
+
+
+@pytest.mark.parametrize("basis", [SMALL, Basis(51, 55)])
+def test_without_known_basis_functions_the_flux_is_left_out_and_the_figure_says_so(basis):
+    figure = star_figure(data_of(basis))
+    draw(figure)
+    assert len(figure.axes) == 6
+    assert "no flux panel" in texts(figure)
+
+
+def test_a_model_of_some_of_the_coefficients_is_shown_for_those_only():
+    sky = toy_sky(300, basis=DR3)
+    recipe = toy_recipe()
+    recipe = recipe.model_copy(
+        update={"normalization": recipe.normalization.model_copy(update={"n_bp": 10, "n_rp": 8})}
+    )
+    data = FigureData({"short": untrained_model(sky.spectra, recipe)}, sky.spectra, sky.labels)
+    figure = star_figure(data)
+    draw(figure)
+    assert np.isfinite(figure.axes[0].containers[1][0].get_ydata()).sum() == 10
+    assert np.isfinite(figure.axes[3].containers[1][0].get_ydata()).sum() == 8
