@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 import pytest
 
 from scattervae.science.paper.claim import Claim, Table
-from scattervae.show.markup import element
 from scattervae.show.registry import FIGURES, save_figures
 from scattervae.show.report import ReportFigure, number, render_report, report_figures, write_report
 
@@ -143,8 +142,3 @@ def test_the_same_values_give_the_same_text():
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
-
-
-def test_text_after_an_element_stays_after_it():
-    made = element("p", "a", element("b", "c"), "d", element("i"), "e")
-    assert (made.text, made[0].tail, made[1].tail) == ("a", "d", "e")
