@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 import scattervae as sv
-from scattervae.science.cannon.labels import infer_labels
 from scattervae.science.cannon.model import Cannon, CannonSettings
 from scattervae.seeds import folds
 from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
 from studies import arguments
+from studies.cannon_labels import infer_labels
 from studies.cannon_scores import score
 
 FOUR = ("teff", "logg", "fe_h", "alpha_m")

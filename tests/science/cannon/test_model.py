@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
+from studies.cannon_labels import infer_labels
 
 from scattervae.errors import CheckpointError, DataError
 from scattervae.science.cannon.fit import Fit
-from scattervae.science.cannon.labels import infer_labels
 from scattervae.science.cannon.model import Cannon, CannonSettings
 from scattervae.spectra.normalization import Normalization
 from science.cannon_toys import BASIS, MEAN, STD, cannon_sky, terms

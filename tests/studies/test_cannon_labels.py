@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.optimize import least_squares
 from scipy.stats import chi2
+from studies.cannon_labels import infer_labels
 
-from scattervae.science.cannon.labels import infer_labels
 from scattervae.spectra.normalization import Inputs
 from science.cannon_toys import MEAN, STD, cannon_sky, terms
 
@@ -91,7 +91,7 @@ def test_a_label_that_changes_nothing_has_no_error_and_is_not_converged():
 
 
 def test_the_size_of_chunks_changes_nothing(monkeypatch):
-    monkeypatch.setattr("scattervae.science.cannon.labels._ROWS", 37)
+    monkeypatch.setattr("studies.cannon_labels._ROWS", 37)
     again = infer_labels(CANNON, INPUTS)
     np.testing.assert_allclose(again.values, FOUND.values, rtol=1e-9)
     assert (again.converged == FOUND.converged).all()
