@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -107,3 +109,21 @@ def test_epochs_fit_a_terminal_of_80_columns(monkeypatch):
     assert "100/100" in screen.getvalue()
     assert "-ELBO -103.2, KL 12.34 nats" in screen.getvalue()
     assert "…" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [("info", "no/file"), ("encode", "no", "file", "--out", "a.parquet")])
+def test_a_wrong_path_is_named_before_anything_is_imported(tmp_path, arguments):
+    script = f"""
+import sys
+from scattervae.cli import main
+try:
+    main({list(arguments)})
+except SystemExit as stop:
+    sys.exit(f"{{stop.code}} {{'torch' in sys.modules}}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    error, verdict = done.stderr.splitlines()
+    assert "does not exist; check the path" in error
+    assert verdict == "1 False"

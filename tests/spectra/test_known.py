@@ -40,7 +40,7 @@ def test_files_of_other_stars_are_not_read(tmp_path, monkeypatch):
         write(tmp_path / f"{number}.parquet", np.arange(10) + 100 * number)
         stars.learn_file(tmp_path / f"{number}.parquet")
     opened = []
-    monkeypatch.setattr(known.pq, "ParquetFile", opened.append)
+    monkeypatch.setattr(known, "open_parquet", opened.append)
     assert not stars.among(np.array([50, 90])).any()
     assert not stars.among(np.array([1000])).any()
     assert opened == []

@@ -7,6 +7,7 @@ import typer
 
 from scattervae.cli.console import (
     AsJson,
+    StarsPath,
     Summary,
     Threads,
     epoch_bar,
@@ -17,7 +18,7 @@ from scattervae.cli.console import (
 
 
 def ablate(
-    stars: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or any readable file of spectra.")],
+    stars: StarsPath,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for each model's numbers.")],
     epochs: Annotated[

@@ -5,12 +5,24 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, say_what_is_done, settle_machine
+from scattervae.cli.console import (
+    AsJson,
+    DeviceName,
+    ModelFolder,
+    Summary,
+    Threads,
+    existing,
+    say_what_is_done,
+    settle_machine,
+)
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The stars that it was trained on.")],
+    model: ModelFolder,
+    store: Annotated[
+        Path,
+        typer.Argument(callback=existing, metavar="STORE", help="The stars that it was trained on."),
+    ],
     *,
     epochs: Annotated[
         int, typer.Option(min=1, metavar="N", help="Passes of the encoder over simulated stars.")

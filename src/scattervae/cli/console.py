@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scattervae.errors import DataError, RecipeError
+from scattervae.folders import restored
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,27 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True)
 _DEVICES = ("cpu", "cuda", "mps")
 
+Paths = TypeVar("Paths", Path, list[Path], Path | None)
+
+
+def existing(paths: Paths) -> Paths:
+    """The same paths: a callback of arguments that are read, so that a wrong one is named before torch is imported.
+
+    Raises:
+        DataError: There is nothing by one of these names.
+    """
+    for path in paths if isinstance(paths, list) else [paths]:
+        if path is not None and not restored(path).exists():
+            raise DataError(f"{path}: does not exist; check the path")
+    return paths
+
+
+ModelFolder = Annotated[
+    Path, typer.Argument(callback=existing, metavar="MODEL", help="A trained model's folder.")
+]
+StarsPath = Annotated[
+    Path, typer.Argument(callback=existing, metavar="STORE", help="A store, or any readable file of spectra.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 takes what the machine has.")

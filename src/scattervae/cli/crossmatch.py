@@ -5,16 +5,22 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, check_out_file, counted
+from scattervae.cli.console import AsJson, Summary, check_out_file, counted, existing
 from scattervae.errors import DataError, RecipeError
 
 
 def crossmatch(
     catalogue: Annotated[
-        Path, typer.Argument(metavar="CATALOGUE", help="A store, or a catalogue encoded to a HATS folder.")
+        Path,
+        typer.Argument(
+            callback=existing, metavar="CATALOGUE", help="A store, or a catalogue encoded to a HATS folder."
+        ),
     ],
     listing: Annotated[
-        Path, typer.Argument(metavar="LIST", help="A csv, ECSV, FITS, VOTable, parquet file or HATS folder.")
+        Path,
+        typer.Argument(
+            callback=existing, metavar="LIST", help="A csv, ECSV, FITS, VOTable, parquet file or HATS folder."
+        ),
     ],
     *,
     out: Annotated[

@@ -13,9 +13,11 @@ import typer
 from scattervae.cli.console import (
     AsJson,
     DeviceName,
+    ModelFolder,
     Summary,
     Threads,
     check_out_file,
+    existing,
     listed,
     note_of,
     progress_bar,
@@ -37,8 +39,11 @@ class EngineName(StrEnum):
 
 
 def encode(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Stores or files of spectra.")],
+    model: ModelFolder,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(callback=existing, metavar="INPUT", help="Stores or files of spectra."),
+    ],
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A .parquet file, or the folder of a HATS catalogue.")

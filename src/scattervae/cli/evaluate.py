@@ -10,8 +10,10 @@ import typer
 from scattervae.cli.console import (
     AsJson,
     DeviceName,
+    StarsPath,
     Summary,
     Threads,
+    existing,
     model_names,
     settle_machine,
     table_lines,
@@ -38,8 +40,11 @@ class Fold(StrEnum):
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Trained models' folders.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or any readable file of spectra.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(callback=existing, metavar="MODEL", help="Trained models' folders."),
+    ],
+    store: StarsPath,
     *,
     fold: Annotated[
         Fold, typer.Option(metavar="NAME", help="Stars to score: test, validation, train or all.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, counted, model_names, settle_machine
+from scattervae.cli.console import AsJson, Summary, Threads, counted, existing, model_names, settle_machine
 from scattervae.errors import DataError
 from scattervae.show.registry import FIGURES, Need
 
@@ -26,10 +26,18 @@ def figure(
     *,
     models: Annotated[
         list[Path],
-        typer.Option("--model", metavar="MODEL", help="A trained model's folder; again for another one."),
+        typer.Option(
+            "--model",
+            callback=existing,
+            metavar="MODEL",
+            help="A trained model's folder; again for another one.",
+        ),
     ],
     stars: Annotated[
-        Path, typer.Option("--stars", metavar="STORE", help="A store, or any readable file of spectra.")
+        Path,
+        typer.Option(
+            "--stars", callback=existing, metavar="STORE", help="A store, or any readable file of spectra."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The figure; png, pdf or svg by its suffix.")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, check_out_file, counted, progress_bar
+from scattervae.cli.console import (
+    AsJson,
+    ModelFolder,
+    Summary,
+    check_out_file,
+    counted,
+    existing,
+    progress_bar,
+)
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +28,7 @@ _DEFAULT_NUMBER = 100
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
+    model: ModelFolder,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The spectra, a parquet file.")],
     number: Annotated[
@@ -49,7 +57,10 @@ def generate(
     ] = None,
     stars: Annotated[
         Path | None,
-        typer.Option(help="A store or file with the stars of --aggregate, --flow, --around or --between."),
+        typer.Option(
+            callback=existing,
+            help="A store or file with the stars of --aggregate, --flow, --around or --between.",
+        ),
     ] = None,
     g_mag: Annotated[
         float, typer.Option(min=-30, max=50, metavar="MAG", help="G magnitude to scale the spectra to.")

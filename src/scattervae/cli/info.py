@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, counted, listed, note_of, table_lines
+from scattervae.cli.console import AsJson, Summary, counted, existing, listed, note_of, table_lines
 from scattervae.errors import StoreError
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ def info(
 
 
 def _summary(anything: str) -> Summary:
+    path = Path(anything)
+    if anything != path.stem:  # which no recipe of ours has for its name
+        existing(path)
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.recipe import RECIPES
 
-    path = Path(anything)
     if path.suffix == ".toml" or (anything in RECIPES and not path.exists()):
         return _recipe(anything)
     if Checkpoint.is_model(path):
@@ -132,15 +134,14 @@ class _StarTally:
 
 
 def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
-    import pyarrow.parquet as pq
-
     from scattervae.spectra.labels import LABEL_NAMES
+    from scattervae.spectra.parquet import open_parquet, read_groups
 
     names = ["flags", "phot_g_mean_flux_source", *LABEL_NAMES]
     for path, pieces in groupby(store.pieces, lambda piece: piece.path):
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for piece in pieces:
-                table = file.read_row_group(piece.group, columns=names)
+                table = read_groups(file, names, groups=[piece.group])
                 n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
                 yield table["flags"].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
 

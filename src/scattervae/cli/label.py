@@ -5,15 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, progress_bar, settle_machine
+from scattervae.cli.console import (
+    AsJson,
+    ModelFolder,
+    Summary,
+    Threads,
+    existing,
+    progress_bar,
+    settle_machine,
+)
 
 if TYPE_CHECKING:
     from scattervae.science.labels.model import LabelModel
 
 
 def label(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Stars, some of them with labels.")],
+    model: ModelFolder,
+    store: Annotated[
+        Path,
+        typer.Argument(callback=existing, metavar="STORE", help="Stars, some of them with labels."),
+    ],
     *,
     threads: Threads = 0,
     as_json: AsJson = False,

@@ -11,6 +11,7 @@ from scattervae.cli.console import (
     Summary,
     Threads,
     epoch_bar,
+    existing,
     say_what_is_done,
     settle_machine,
     table_lines,
@@ -27,7 +28,9 @@ def reproduce(
     stars: Annotated[
         Path | None,
         typer.Argument(
-            metavar="STORE", help="A store or file of labelled stars; the demo's where not given."
+            callback=existing,
+            metavar="STORE",
+            help="A store or file of labelled stars; the demo's where not given.",
         ),
     ] = None,
     *,

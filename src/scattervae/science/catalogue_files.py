@@ -19,7 +19,7 @@ from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.science.catalogue import CatalogueSummary, Portion, catalogue_schema, portions_of, rows_of
 from scattervae.science.threads import reading_threads
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.parquet import parquet_writer
+from scattervae.spectra.parquet import parquet_writer, read_table
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 
@@ -152,7 +152,7 @@ def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) ->
 
         def copied() -> Iterator[pa.Table]:
             for part in parts:
-                table = pq.read_table(part, schema=schema)
+                table = read_table(part)
                 writer.write_table(table, row_group_size=ROWS_A_GROUP)
                 yield table
 

@@ -15,6 +15,7 @@ from scattervae.folders import written_aside
 from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
+from scattervae.spectra.parquet import read_table
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -118,4 +119,4 @@ def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedA
         fields = [schema.field(f.name) if f.name in schema.names else f for f in written]
         pq.write_metadata(pa.schema(fields, metadata=schema.metadata), file)
     files = sorted((out / "dataset").glob("Norder=*/Dir=*/Npix=*"))
-    return pa.chunked_array([chunk for f in files for chunk in pq.read_table(f, columns=[ROW])[ROW].chunks])
+    return pa.chunked_array([chunk for f in files for chunk in read_table(f, [ROW])[ROW].chunks])

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
+from scattervae.spectra.parquet import read_table
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -153,9 +153,9 @@ def read_list(path: Path) -> SkyList:
         with open_file(path) as stream:
             kind = recognise(stream)
             if kind is Kind.TEXT and not _is_ecsv(stream):
-                return _scalars(path, pa.csv.read_csv(stream))
+                return _scalars(path, pa.csv.read_csv(stream, pa.csv.ReadOptions(use_threads=False)))
             if kind is Kind.PARQUET:
-                return _scalars(path, pq.read_table(pa.BufferReader(stream.read())))
+                return _scalars(path, read_table(pa.BufferReader(stream.read())))
             formats = {Kind.TEXT: "ascii.ecsv", Kind.FITS: "fits", Kind.VOTABLE: "votable"}
             if kind not in formats:
                 raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
@@ -186,7 +186,7 @@ def _from_hats(folder: HatsFolder) -> SkyList:
         )
     flat = [f.name for f in folder.schema if not pa.types.is_nested(f.type)]
     files = [file for partition in folder.partitions for file in folder.files_of(partition)]
-    table = pa.concat_tables([pq.read_table(file, columns=flat, partitioning=None) for file in files])
+    table = pa.concat_tables([read_table(file, flat) for file in files])
     fields = [folder.schema.field(name) for name in table.column_names]
     arrays = [f.name for f in folder.schema if f.name not in flat]
     return _scalars(folder.path, table.cast(pa.schema(fields)), arrays)

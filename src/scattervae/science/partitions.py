@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scattervae.errors import StoreError
 from scattervae.folders import replace_folder, restored, write_json
@@ -43,6 +42,7 @@ from scattervae.spectra.hats import (
     partition_path,
     spatial_index,
 )
+from scattervae.spectra.parquet import read_table
 from scattervae.spectra.sources import POSITION_COLUMNS
 from scattervae.spectra.spectra import repeats
 from scattervae.spectra.store import SpectrumStore
@@ -110,7 +110,7 @@ def encode_store(
             if progress is not None:
                 progress(n_done)
         files = [partition_path(folder, p.order, p.pixel) for p in partitions]
-        counted = (pq.read_table(file, columns=COUNTED, partitioning=None) for file in files)
+        counted = (read_table(file, COUNTED) for file in files)
         summary = CatalogueSummary.of(out, counted, n_resumed=n_resumed)
         finish_catalogue(
             folder,
@@ -154,7 +154,7 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
     encoded = in_order(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):
         rows = pa.Table.from_batches([rows for _, rows in done], schema)
-        places = [pq.read_table(f, columns=sky.names, partitioning=None) for f in hats.files_of(partition)]
+        places = [read_table(f, sky.names) for f in hats.files_of(partition)]
         write_partition(encoding, partition, rows, sky.of_rows(pa.concat_tables(places)))
         yield partition
 

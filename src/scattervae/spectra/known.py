@@ -5,10 +5,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.spectra.hats import read_footer
+from scattervae.spectra.parquet import open_parquet, read_groups
 
 _GROUPS_IN_MEMORY = 4096  # of 64 kB
 
@@ -54,6 +54,6 @@ class KnownStars:
 
 
 def _read_group(path: Path, group: int) -> SourceIds:
-    with pq.ParquetFile(path) as file:
-        ids: SourceIds = file.read_row_group(group, columns=["source_id"])["source_id"].to_numpy()
+    with open_parquet(path) as file:
+        ids: SourceIds = read_groups(file, ["source_id"], groups=[group])["source_id"].to_numpy()
     return ids

@@ -17,6 +17,7 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.parquet import read_table
 from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Spectra
 
@@ -56,8 +57,7 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
         StoreError: It cannot be read, or no star has coefficients of both bands.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
+        table = read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
     basis = ForeignColumns.of(table.schema, path).basis([table])

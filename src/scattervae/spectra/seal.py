@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from scattervae.folders import written_aside
 from scattervae.spectra.columns import conformed, in_sky_order
 from scattervae.spectra.hats import SPATIAL_INDEX, SPATIAL_ORDER, Partition, partition_name, read_footer
-from scattervae.spectra.parquet import write_sorted
+from scattervae.spectra.parquet import open_parquet, read_groups, read_table, write_sorted
 
 _FINEST_ORDER = 10  # pixels of 3.4 arcmin; the densest of the sky hold some thousand stars
 _CELLS_TO_MERGE = 2**22  # counts of pixels in memory, before those of one pixel are added up
@@ -27,7 +26,7 @@ def choose_partitions(files: Sequence[Path], *, rows_a_partition: int) -> tuple[
     shift = 2 * (SPATIAL_ORDER - _FINEST_ORDER)
     cells = [np.empty((0, 2), dtype=np.int64)]
     for path in files:
-        index = pq.read_table(path, columns=[SPATIAL_INDEX], partitioning=None)[SPATIAL_INDEX].to_numpy()
+        index = read_table(path, [SPATIAL_INDEX])[SPATIAL_INDEX].to_numpy()
         cells.append(np.stack(np.unique(index >> shift, return_counts=True), axis=1))
         if sum(map(len, cells[1:])) > _CELLS_TO_MERGE:
             cells = [_merged(cells)]
@@ -133,9 +132,9 @@ class _Runs:
         tables: list[pa.Table] = []
         hits = np.flatnonzero((self._low < beyond) & (self._high >= first))
         for number in np.unique(self._file[hits]):
-            with pq.ParquetFile(self._files[number]) as file:
+            with open_parquet(self._files[number]) as file:
                 for group in self._group[hits[self._file[hits] == number]]:
-                    table = file.read_row_group(int(group))
+                    table = read_groups(file, groups=[int(group)])
                     start, stop = np.searchsorted(table[SPATIAL_INDEX].to_numpy(), (first, beyond))
                     tables.append(table.slice(start, stop - start))
         return tables

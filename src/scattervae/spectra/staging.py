@@ -18,7 +18,7 @@ from scattervae.spectra.flags import Flag, flag_counts
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.known import KnownStars
 from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.parquet import ROWS_A_GROUP, parquet_writer
+from scattervae.spectra.parquet import ROWS_A_GROUP, open_parquet, parquet_writer, read_groups
 from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import Basis, Spectra
 
@@ -154,17 +154,17 @@ def _written_by_tables(path: Path) -> Iterator[Callable[[pa.Table], None]]:
 def without(part: StagedPart, known: KnownStars) -> StagedPart:
     """The same part without stars that are known already, rewritten where there are any."""
     flags: Counter[str] = Counter()
-    with pq.ParquetFile(part.path) as file:
+    with open_parquet(part.path) as file:
         groups = range(file.num_row_groups)
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
-        new = ~known.among(file.read(columns=["source_id"])["source_id"].to_numpy())
+        new = ~known.among(read_groups(file, ["source_id"])["source_id"].to_numpy())
         n_kept = int(new.sum())
         if n_kept == part.n_kept:
             return part
         with _written_by_tables(part.path) as write:
             for group, of_group in zip(groups, np.split(new, np.cumsum(sizes)[:-1]), strict=True):
                 if of_group.any():
-                    table = file.read_row_group(group).filter(pa.array(of_group))
+                    table = read_groups(file, groups=[group]).filter(pa.array(of_group))
                     write(table)
                     flags.update(flag_counts(table["flags"].to_numpy()))
     if n_kept == 0:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
@@ -33,6 +32,7 @@ from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_foote
 from scattervae.spectra.journal import Journal
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.parquet import open_parquet, read_groups
 from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
 from scattervae.spectra.spectra import Basis, Spectra
 
@@ -193,7 +193,7 @@ def _manifest_of(path: Path) -> Manifest:
 
 def _table(piece: Piece, columns: Sequence[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(piece.path, memory_map=True) as file:
-            return file.read_row_group(piece.group, columns=list(columns))
+        with open_parquet(piece.path, memory_map=True) as file:
+            return read_groups(file, columns, groups=[piece.group])
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{piece.path}: row group {piece.group} cannot be read: {error}") from error

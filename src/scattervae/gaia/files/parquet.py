@@ -4,11 +4,11 @@ from io import BufferedIOBase
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scattervae.gaia.files.columns import Columns, pick
 from scattervae.spectra.columns import is_approximate
 from scattervae.spectra.nested import flattened, leaves
+from scattervae.spectra.parquet import open_parquet, read_groups
 from scattervae.spectra.sources import POSITION_COLUMNS
 
 
@@ -17,15 +17,14 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
     Positions that a store wrote as the centres of pixels are left out: they are not those of the stars.
     """
-    # the bytes in memory: arrow's reading threads may outlive a file of Python's, and abort the process at its end
-    file = pq.ParquetFile(pa.BufferReader(stream.read()))
+    file = open_parquet(pa.BufferReader(stream.read()))  # Arrow would need the GIL for a file of Python's
     flat: dict[str, str] = {}
     for name in leaves(file.schema_arrow):
         flat.setdefault(name.rsplit(".", 1)[-1], name)
     schema = file.schema_arrow
     approximate = "ra" in schema.names and is_approximate(schema)
     picked = pick(list(flat), wanted - set(POSITION_COLUMNS) if approximate else wanted)
-    table = flattened(file.read(columns=[flat[own] for own in picked.values()]))
+    table = flattened(read_groups(file, [flat[own] for own in picked.values()]))
     cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
     return Columns.of("parquet", cells, tuple(flat))
 
