@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from basis_toys import other_basis, other_configuration  # noqa: F401 - fixtures
 from cli.toys import Run
 from scattervae.cli.application import main
 

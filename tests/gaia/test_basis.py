@@ -7,8 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from basis_toys import BP_MODEL, expressed, without_last_four
 from scattervae.errors import DataError
-from scattervae.gaia.basis import design, flux_from_coeffs, g_flux_from_coeffs, require_known, sample_flux
+from scattervae.gaia.basis import (
+    design,
+    flux_from_coeffs,
+    g_flux_from_coeffs,
+    known_bases,
+    require_known,
+    sample_flux,
+)
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
@@ -180,9 +188,48 @@ def test_an_unknown_basis_is_one_line(basis):
         with pytest.raises(DataError, match="GaiaXPy knows only 55 BP") as caught:
             function(spectra)
         assert "\n" not in str(caught.value)
-    require_known(Basis(55, 55))
-    with pytest.raises(DataError, match="3 coefficients a star"):
+    assert require_known(Basis(55, 55)).basis == DR3
+    with pytest.raises(DataError, match="3 coefficients per star; expected 55 BP"):
         flux_from_coeffs(np.ones((1, 3)), np.ones((1, 3)))
+
+
+def test_a_basis_that_a_newer_gaiaxpy_knows_by_id_gives_the_same_flux_and_g_flux(formats: Path, other_basis):
+    assert [known.basis for known in known_bases()] == [DR3, other_basis]
+    own = read(formats / "XP_CONTINUOUS_RAW.csv", correlated=False)
+    coeffs = without_last_four(own.coeffs)
+    same = Spectra.of(own.source_id, expressed(coeffs), expressed(own.errors) ** 2, basis=other_basis)
+    old = flux_from_coeffs(coeffs, own.errors)
+    np.testing.assert_allclose(sample_flux(same).flux, old.flux, rtol=0, atol=1e-12 * np.abs(old.flux).max())
+    of_dr3 = Spectra.of(own.source_id, coeffs, own.errors, basis=DR3)
+    np.testing.assert_allclose(g_flux_from_coeffs(same), g_flux_from_coeffs(of_dr3), rtol=1e-12)
+    assert flux_from_coeffs(same.coeffs, same.errors, other_basis).flux.shape == old.flux.shape
+
+
+def test_flux_of_51_and_55_coefficients_matches_gaiaxpy_with_that_model(formats: Path, other_basis):
+    own = read(formats / "XP_CONTINUOUS_RAW.csv", correlated=False)
+    same = Spectra.of(own.source_id, expressed(own.coeffs), np.abs(expressed(own.errors)), basis=other_basis)
+    frame = gaiaxpy_input(same)
+    frame["bp_n_parameters"] = 51
+    frame["bp_coefficient_correlations"] = [np.zeros(1275)] * len(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from gaiaxpy.calibrator.calibrator import _calibrate
+
+        table, _ = _calibrate(frame, save_file=False, bp_model=BP_MODEL)
+    sampled = sample_flux(same)
+    np.testing.assert_allclose(sampled.flux, np.stack(table.flux), rtol=1e-9)
+    np.testing.assert_allclose(sampled.errors, np.stack(table.flux_error), rtol=1e-9)
+
+
+def test_two_bases_of_one_size_are_told_apart_by_their_ids_only(other_basis, monkeypatch):
+    from scattervae.gaia import basis
+
+    twin = basis.KnownBasis(Basis(55, 55, 66, 67), "v375wiv142r")
+    monkeypatch.setattr(basis, "known_bases", lambda: (*known_bases(), twin))
+    assert require_known(Basis(55, 55, 66, 67)) is twin
+    assert require_known(Basis(51, 55)).basis == other_basis
+    with pytest.raises(DataError, match=r"without basis ids: GaiaXPy knows .*56.* and .*66"):
+        require_known(Basis(55, 55))
 
 
 def test_importing_gaiaxpy_leaves_the_process_as_it_was():

@@ -1,7 +1,7 @@
-"""Gaia DR3's basis functions: coefficients to flux on a wavelength grid, and to the G flux.
+"""Basis functions by their ids: coefficients to flux on a wavelength grid, and to the G flux.
 
-Everything here is linear in the coefficients. The matrices are GaiaXPy's, read from the tables that it ships;
-a basis that GaiaXPy does not know cannot be turned into flux.
+Everything here is linear in the coefficients. Ids, sizes and matrices are those of the installed GaiaXPy, read from
+the tables that it ships: a newer one brings newer bases, and one that it does not know cannot be turned into flux.
 """
 
 import warnings
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
 from scattervae.errors import DataError
@@ -54,25 +56,97 @@ class SampledFlux:
     errors: FluxArray
 
 
-def require_known(basis: Basis) -> None:
-    """Refuse a basis whose functions GaiaXPy does not ship.
+@dataclass(frozen=True)
+class KnownBasis:
+    """A basis whose functions the installed GaiaXPy ships.
 
-    Raises:
-        DataError: Not 55 + 55 coefficients, or another basis than 56 (BP) and 57 (RP).
+    Attributes:
+        basis: Sizes and ids.
+        model: GaiaXPy's name of the instrument model that its sampled functions were made with.
     """
-    if not basis.agrees_with(DR3_BASIS):
-        raise DataError(f"no flux or G flux from {basis}: GaiaXPy knows only {DR3_BASIS}")
+
+    basis: Basis
+    model: str
+
+
+# The model that GaiaXPy takes by default, of two that it ships for these ids.
+# Source: GaiaXPy 2.1.5, calibrator._calibrate (bp_model, rp_model).
+_DR3_MODEL = "v375wiv142r"
 
 
 @cache
-def design() -> Design:
+def known_bases() -> tuple[KnownBasis, ...]:
+    """All bases that the installed GaiaXPy ships functions for; none twice.
+
+    Its definitions of bases give ids and sizes, its sampled functions only sizes. The two are matched by size; where
+    several models have the size of one basis, it is known only if it is DR3's.
+
+    Source:
+        GaiaXPy's configuration: ``uniqueId`` in the files of basis functions, ``XpFilter_<model>.xml``.
+    """
+    with as_if_not_imported():
+        from gaiaxpy.config.paths import config_path, filters_path
+
+    models: dict[tuple[int, int], list[str]] = {}
+    for file in sorted(Path(filters_path).glob("XpFilter_*.xml")):
+        name = file.stem.removeprefix("XpFilter_")
+        if "_" not in name:  # with one it is a photometric system's
+            models.setdefault(_sampled_sizes(file), []).append(name)
+    known: dict[Basis, KnownBasis] = {}
+    for file in sorted(Path(config_path).glob("*.xml")):
+        for basis in _defined_bases(file):
+            fitting = models.get((basis.n_bp, basis.n_rp), [])
+            model = _DR3_MODEL if basis == DR3_BASIS else fitting[0] if len(fitting) == 1 else None
+            if model in fitting:
+                known[basis] = KnownBasis(basis, str(model))
+    return tuple(known.values())
+
+
+def require_known(basis: Basis) -> KnownBasis:
+    """The basis as GaiaXPy knows it; one without ids is taken for the only one of its sizes.
+
+    Raises:
+        DataError: GaiaXPy ships no functions of these ids and sizes, or of several bases of these sizes.
+    """
+    fitting = _fitting(basis)
+    if len(fitting) == 1:
+        return fitting[0]
+    every = " and ".join(str(known.basis) for known in (fitting or known_bases())) or "none"
+    if fitting:
+        raise DataError(f"no flux or G flux from {basis} without basis ids: GaiaXPy knows {every}")
+    raise DataError(
+        f"no flux or G flux from {basis}: GaiaXPy knows only {every}; a newer version may know it"
+    )
+
+
+def is_known(basis: Basis) -> bool:
+    """True where `require_known` finds the basis."""
+    return len(_fitting(basis)) == 1
+
+
+def _fitting(basis: Basis) -> list[KnownBasis]:
+    return [known for known in known_bases() if basis.agrees_with(known.basis)]
+
+
+def design(basis: Basis = DR3_BASIS) -> Design:
     """The merged design matrix of GaiaXPy's ``calibrate`` at its default sampling.
+
+    Args:
+        basis: Of the coefficients that it is for.
+
+    Raises:
+        DataError: GaiaXPy does not know the basis.
 
     Source:
         GaiaXPy, ``calibrator.calibrate``, and ``CalibrationAbsoluteSampledSpectrum`` for the limits of a band
-        whose partner is missing (643 nm of BP, 635 nm of RP); file ``XpFilter_v375wiv142r.xml``.
+        whose partner is missing (643 nm of BP, 635 nm of RP); for DR3, file ``XpFilter_v375wiv142r.xml``.
     """
-    grid_nm, weights, functions = _tables(None)
+    return _design(require_known(basis).model)
+
+
+@cache
+def _design(model: str) -> Design:
+    grid_nm, weights, functions = _tables(model, None)
     limits = (grid_nm < 643)[:, None], (grid_nm > 635)[:, None]
     pairs = list(zip(functions, weights, limits, strict=True))
     return Design(
@@ -97,25 +171,25 @@ def sample_flux(spectra: Spectra) -> SampledFlux:
         GaiaXPy, ``AbsoluteSampledSpectrum._sample_error`` (it divides the errors by the standard deviation of
         the solution and multiplies the result by it again).
     """
-    require_known(spectra.basis)
-    return _flux(spectra.coeffs, spectra.errors, spectra.correlations)
+    return _flux(spectra.coeffs, spectra.errors, spectra.correlations, spectra.basis)
 
 
-def flux_from_coeffs(coeffs: CoeffArray, errors: CoeffArray) -> SampledFlux:
-    r"""Flux of plain coefficients of the DR3 basis, with independent errors (or scatter) propagated.
+def flux_from_coeffs(coeffs: CoeffArray, errors: CoeffArray, basis: Basis = DR3_BASIS) -> SampledFlux:
+    r"""Flux of plain coefficients, with independent errors (or scatter) propagated.
 
     .. math:: \sigma_f^2 = \sum_j A_{wj}^2 \sigma_j^2
 
     Args:
         coeffs: BP then RP, in archive units; a band that is all NaN is missing.
         errors: One sigma of each, measurement or intrinsic scatter; their signs do not matter.
+        basis: Sizes and ids of the coefficients.
 
     Raises:
-        DataError: Not 110 coefficients.
+        DataError: Other numbers of coefficients than the basis has, or GaiaXPy does not know it.
     """
-    if coeffs.shape[1] != DR3_BASIS.n_coeffs:
-        raise DataError(f"{coeffs.shape[1]} coefficients a star; GaiaXPy knows only {DR3_BASIS}")
-    return _flux(coeffs, errors, None)
+    if coeffs.shape[1] != basis.n_coeffs:
+        raise DataError(f"{coeffs.shape[1]} coefficients per star; expected {basis}")
+    return _flux(coeffs, errors, None, basis)
 
 
 def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
@@ -129,35 +203,41 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
     Source:
         GaiaXPy's system ``Gaia_DR3_Vega``; Gaia Collaboration, Montegriffo et al. (2023), arXiv:2206.06215.
     """
-    require_known(spectra.basis)
     # a sum for each star: BLAS adds in an order that depends on where among others the star stands
-    return np.asarray((spectra.coeffs * _g_weights()).sum(axis=1))
+    return np.asarray((spectra.coeffs * _g_weights(require_known(spectra.basis).model)).sum(axis=1))
 
 
 @cache
-def _g_weights() -> CoeffVector:
+def _g_weights(model: str) -> CoeffVector:
     """What each coefficient adds to the G flux [electron/s]."""
-    system = "GaiaDr3Vega"
-    _, weights, functions = _tables(system)
-    energy = np.concatenate([f[0] * w[0] for f, w in zip(functions, weights, strict=True)])  # G is band 0
-    return np.asarray(energy * 10 ** (0.4 * (G_ZERO_POINT - _zero_point(system))))
+    system = _g_system(model)
+    _, weights, functions = _tables(model, system)
+    root = _filter_file(model, system)
+    band = [item.text for item in root.iterfind("bands/item")].index("G")
+    energy = np.concatenate([f[band] * w[band] for f, w in zip(functions, weights, strict=True)])
+    zero_point = float(root.findall("zeropoints/value")[band].text or "nan")
+    return np.asarray(energy * 10 ** (0.4 * (G_ZERO_POINT - zero_point)))
 
 
-def _flux(coeffs: CoeffArray, errors: CoeffArray, correlations: Correlations | None) -> SampledFlux:
-    grid = design()
-    missing_bp, missing_rp = (np.isnan(coeffs[:, band]).all(axis=1) for band in (DR3_BASIS.bp, DR3_BASIS.rp))
+def _flux(
+    coeffs: CoeffArray, errors: CoeffArray, correlations: Correlations | None, basis: Basis
+) -> SampledFlux:
+    grid = design(basis)
+    pairs = (None, None) if correlations is None else (correlations.bp, correlations.rp)
+    bp, rp = zip((basis.bp, basis.rp), pairs, strict=True)
+    missing_bp, missing_rp = (np.isnan(coeffs[:, band]).all(axis=1) for band in (basis.bp, basis.rp))
     flux = np.full((len(coeffs), len(grid.grid_nm)), np.nan)
     variance = flux.copy()
     for stars, matrix, bands in (
-        (~missing_bp & ~missing_rp, grid.matrix, (DR3_BASIS.bp, DR3_BASIS.rp)),
-        (~missing_bp & missing_rp, grid.alone, (DR3_BASIS.bp,)),
-        (missing_bp & ~missing_rp, grid.alone, (DR3_BASIS.rp,)),
+        (~missing_bp & ~missing_rp, grid.matrix, (bp, rp)),
+        (~missing_bp & missing_rp, grid.alone, (bp,)),
+        (missing_bp & ~missing_rp, grid.alone, (rp,)),
     ):
         for rows in _chunks(np.flatnonzero(stars)):
-            flux[rows] = sum(coeffs[rows, band] @ matrix[:, band].T for band in bands)
+            flux[rows] = sum(coeffs[rows, band] @ matrix[:, band].T for band, _ in bands)
             variance[rows] = sum(
-                _variance(errors[rows, band], matrix[:, band], _pairs(correlations, band, rows))
-                for band in bands
+                _variance(errors[rows, band], matrix[:, band], _known_pairs(correlated, rows))
+                for band, correlated in bands
             )
     return SampledFlux(grid_nm=grid.grid_nm, flux=flux, errors=np.sqrt(variance))
 
@@ -166,12 +246,12 @@ def _chunks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
 
 
-def _pairs(
-    correlations: Correlations | None, band: slice, rows: np.ndarray
-) -> Float64[np.ndarray, "star pair"] | None:
+def _known_pairs(
+    correlations: Float32[np.ndarray, "star pair"] | None, rows: np.ndarray
+) -> Float64[np.ndarray, "row pair"] | None:
     if correlations is None:
         return None
-    pairs = (correlations.bp if band == DR3_BASIS.bp else correlations.rp)[rows].astype(np.float64)
+    pairs = correlations[rows].astype(np.float64)
     return np.where(np.isnan(pairs).any(axis=1, keepdims=True), 0.0, pairs)
 
 
@@ -195,20 +275,63 @@ def as_if_not_imported() -> Iterator[None]:
         yield
 
 
-def _tables(system: str | None) -> tuple[np.ndarray, list[np.ndarray], list[Float[np.ndarray, "row 55"]]]:
+def _tables(
+    model: str, system: str | None
+) -> tuple[np.ndarray, list[np.ndarray], list[Float[np.ndarray, "row coeff"]]]:
     """GaiaXPy's grid, and the weights and functions of BP and RP, of the sampling grid or of a system."""
     with as_if_not_imported():
         from gaiaxpy.core.config import load_xpmerge_from_xml, load_xpsampling_from_xml
 
-        grid, weights = load_xpmerge_from_xml(system=system, bp_model=None if system is None else "v375wi")
-        functions = load_xpsampling_from_xml(system=system)
+        # it joins the models of BP and RP to one name
+        grid, weights = load_xpmerge_from_xml(system=system, bp_model=model, rp_model="")
+        functions = load_xpsampling_from_xml(system=system, bp_model=model, rp_model="")
     return grid, [weights["bp"], weights["rp"]], [functions["bp"].T, functions["rp"].T]
 
 
-def _zero_point(system: str) -> float:
+def _g_system(model: str) -> str:
+    """GaiaXPy's newest system of Gaia's own bands in VEGAMAG for a model."""
+    with as_if_not_imported():
+        from gaiaxpy.config.paths import filters_path
+
+    files = sorted(Path(filters_path).glob(f"XpFilter_GaiaDr*Vega_{model}.xml"))
+    if not files:
+        raise DataError(
+            f"no G flux from coefficients: GaiaXPy ships no Gaia_DR*_Vega system of model {model}"
+        )
+    return files[-1].stem.split("_")[1]
+
+
+def _filter_file(model: str, system: str) -> ElementTree.Element:
     with as_if_not_imported():
         from gaiaxpy.core.config import get_file
-        from gaiaxpy.core.xml_utils import get_file_root, parse_array
+        from gaiaxpy.core.xml_utils import get_file_root
 
-        root = get_file_root(get_file("filter", "filter", system, "v375wi", "v142r"))
-        return float(parse_array(root, "zeropoints")[0])
+        root: ElementTree.Element = get_file_root(get_file("filter", "filter", system, model, ""))
+    return root
+
+
+def _sampled_sizes(file: Path) -> tuple[int, int]:
+    """How many functions of BP and RP a file of sampled ones has, of which only the beginning is read."""
+    sizes: dict[str, int] = {}
+    for _, element in ElementTree.iterparse(file, events=("start",)):
+        if element.tag.endswith("SampledBases"):
+            sizes[element.tag[:2]] = int(element.attrib["dimension"])
+            if len(sizes) == 2:
+                break
+    return sizes.get("bp", 0), sizes.get("rp", 0)
+
+
+def _defined_bases(file: Path) -> Iterator[Basis]:
+    """The bases that a file of GaiaXPy's configuration defines: Hermite functions or splines."""
+    root = ElementTree.parse(file).getroot()
+    for bp, rp in zip(root.iter("bpConfig"), root.iter("rpConfig"), strict=False):
+        ids = [band.findtext("uniqueId") for band in (bp, rp)]
+        if all(ids):
+            yield Basis(_n_functions(bp), _n_functions(rp), *(int(str(one)) for one in ids))
+
+
+def _n_functions(band: ElementTree.Element) -> int:
+    size = band.findtext("transformedSetDimension") or band.findtext("dimension")
+    if size is None:  # splines: one for each knot but as many as their order
+        return len(band.findall("knots/value")) - int(band.findtext("order") or 0)
+    return int(size)

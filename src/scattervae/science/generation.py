@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelengths
 from scattervae.errors import DataError
-from scattervae.gaia.basis import flux_from_coeffs, require_known
+from scattervae.gaia.basis import flux_from_coeffs
 from scattervae.model.checkpoint import Checkpoint, software_versions
 from scattervae.model.flow import LatentFlow
 from scattervae.model.posterior import Posterior
@@ -132,8 +132,7 @@ def flux_of(spectra: GeneratedSpectra) -> GeneratedFlux:
     Raises:
         DataError: The basis is not one that GaiaXPy knows.
     """
-    require_known(spectra.basis)
-    sampled = flux_from_coeffs(spectra.coeffs, spectra.scatter)
+    sampled = flux_from_coeffs(spectra.coeffs, spectra.scatter, spectra.basis)
     return GeneratedFlux(grid_nm=sampled.grid_nm, flux=sampled.flux, scatter=sampled.errors)
 
 

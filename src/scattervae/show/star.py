@@ -15,8 +15,8 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 
 from scattervae.arrays import Wavelengths
-from scattervae.gaia.basis import sample_flux
-from scattervae.gaia.facts import DR3_BASIS, G_ZERO_POINT
+from scattervae.gaia.basis import is_known, sample_flux
+from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import GeneratedSpectra, flux_of, generate
 from scattervae.show.data import FigureData
@@ -240,11 +240,10 @@ def star_figure(data: FigureData) -> Figure:
     told = {
         name: generate(model, model.encode(star).mean, star.g_flux) for name, model in data.models.items()
     }
-    flux_known = star.basis.agrees_with(DR3_BASIS)
-    flux = _flux(star, told) if flux_known else None  # before the style: GaiaXPy changes settings on import
+    flux = _flux(star, told)  # before the style: GaiaXPy changes settings on import
     with house_style():
-        figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux_known else 5.2), layout="constrained")
-        heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux_known else [2.3, 1.5, 1.3]
+        figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux else 5.2), layout="constrained")
+        heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux else [2.3, 1.5, 1.3]
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
         curves = {name: _curve(data.models[name], made) for name, made in told.items()}
         draw_coefficients(figure, grid, star, curves)
@@ -320,7 +319,9 @@ class _Flux(NamedTuple):
     caveat: str
 
 
-def _flux(star: Spectra, told: dict[str, GeneratedSpectra]) -> _Flux:
+def _flux(star: Spectra, told: dict[str, GeneratedSpectra]) -> _Flux | None:
+    if not is_known(star.basis):
+        return None
     sampled = sample_flux(star)
     made = {name: flux_of(spectra) for name, spectra in told.items()}
     return _Flux(

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Wavelengths
-from scattervae.gaia.basis import design, require_known
+from scattervae.gaia.basis import design
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.generation import generate
@@ -182,8 +182,7 @@ def flux_difference(
     Raises:
         DataError: The basis is not one that GaiaXPy knows, or a star has a value that is no number.
     """
-    require_known(shapes.basis)
-    grid = design()
+    grid = design(shapes.basis)
     flux = shapes.coeffs @ grid.matrix.T
     return FluxDifference(
         grid_nm=grid.grid_nm,
