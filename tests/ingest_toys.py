@@ -64,7 +64,8 @@ def source_columns(source_id: np.ndarray) -> dict[str, np.ndarray]:
     ra = 10.0 + (source_id % 9973) / 9973 * 80
     dec = -45.0 + (source_id % 7919) / 7919 * 90
     values = {name: 1.0 + (source_id % (97 + k)) / 7.0 for k, name in enumerate(SOURCE_NAMES)}
-    return {**values, "ra": ra, "dec": dec}
+    g_flux = 1.4e5 * (1.0 + (source_id % 97) / 970)  # near that of the toys' coefficients
+    return {**values, "ra": ra, "dec": dec, "phot_g_mean_flux": g_flux}
 
 
 def source_text(

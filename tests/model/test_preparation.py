@@ -36,7 +36,7 @@ def with_training(recipe: Recipe, **settings: object) -> Recipe:
 
 def mixed_stars() -> Spectra:
     """Some unusable, some inferred, some with a G flux from their coefficients."""
-    spectra = spoiled(SKY.spectra).with_g_flux(np.full(200, 3e4), GFluxSource.COEFFICIENTS)
+    spectra = spoiled(SKY.spectra).with_g_flux(SKY.spectra.g_flux, GFluxSource.COEFFICIENTS)
     return spectra.with_flags(np.where(np.arange(200) % 2, Flag.INFERRED, 0).astype(np.uint16))
 
 

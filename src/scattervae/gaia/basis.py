@@ -207,6 +207,16 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
     return np.asarray((spectra.coeffs * _g_weights(require_known(spectra.basis).model)).sum(axis=1))
 
 
+def g_flux_error_from_coeffs(spectra: Spectra) -> StarArray:
+    """One sigma of `g_flux_from_coeffs` [electron/s], as if the coefficients' errors were independent.
+
+    Raises:
+        DataError: The basis is not one that GaiaXPy knows.
+    """
+    require_known(spectra.basis)
+    return np.asarray(np.sqrt(np.square(spectra.errors * _g_weights()).sum(axis=1)))
+
+
 @cache
 def _g_weights(model: str) -> CoeffVector:
     """What each coefficient adds to the G flux [electron/s]."""

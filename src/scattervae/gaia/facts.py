@@ -16,6 +16,10 @@ BANDS = ("bp", "rp")
 # Source: Riello et al. (2021), A&A 649, A3; Gaia DR3 documentation, cu5pho_ssec_photCal.
 G_ZERO_POINT = 25.6873668671
 
+# No source of Gaia DR3 is brighter or fainter than this.
+# Source: Gaia DR3, gaia_source: phot_g_mean_mag runs from 1.73 to 22.96, rounded outwards.
+G_LIMITS = (1.0, 24.0)
+
 # Wavelengths of the externally calibrated, sampled mean spectra [nm].
 # Source: Gaia DR3 data model, xp_sampled_mean_spectrum (336 to 1020 nm in steps of 2 nm).
 SAMPLED_GRID_NM = np.arange(336.0, 1021.0, 2.0)

@@ -10,8 +10,9 @@ from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError
 from scattervae.folders import file_digest
 from scattervae.gaia.files import SkippedRow
+from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now
-from scattervae.gaia.intake import Stars, logger, read_stars, with_g_flux
+from scattervae.gaia.intake import Stars, logger, read_stars
 from scattervae.gaia.source_join import SourceFiles
 from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.hats import Positions
@@ -107,12 +108,14 @@ class _Reading:
 
     def chunks(self) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
         """The stars that can be stored, with their labels and source columns."""
+        g_fluxes = GFluxes(str(self.path))
         for stars in self._stars():
             spectra, sources = self._placed(stars)
             if len(spectra) == 0:
                 continue
             labels = stars.labels if self.task.labels is None else self.task.labels
-            yield with_g_flux(spectra, str(self.path)), labels, sources
+            yield g_fluxes.of(spectra), labels, sources
+        g_fluxes.warn()
         if self.n_rows == len(self.skipped):
             first = f"; the first, {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path}: none of {self.n_rows} rows can be used{first}")

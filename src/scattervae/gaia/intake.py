@@ -13,12 +13,10 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from scattervae.errors import DataError
-from scattervae.gaia.basis import g_flux_from_coeffs, require_known
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
+from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
-from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.partition_file import is_partition_file, read_partition_file
 from scattervae.spectra.sources import SourceColumns
@@ -56,7 +54,8 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
     """All stars of a store, of a file of any kind, or of a table in memory.
 
     Coefficients are inferred where the source holds sampled spectra (flag ``INFERRED``). Stars without a G
-    flux in the table get it from their coefficients; which of the two is noted for each star.
+    flux in the table, or with one that their coefficients contradict, get it from their coefficients; which of the
+    two is noted for each star.
 
     Args:
         source: A store's folder, a file, an astropy table or a pandas frame.
@@ -75,7 +74,10 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
     else:
         stars = _stars_of(read_table(source, correlations=correlations))
         where = stars.kind
-    return replace(stars, spectra=with_g_flux(stars.spectra, where))
+    g_fluxes = GFluxes(where)
+    spectra = g_fluxes.of(stars.spectra)
+    g_fluxes.warn()
+    return replace(stars, spectra=spectra)
 
 
 def load_chunks(source: str | Path) -> Iterator[Spectra]:
@@ -88,8 +90,10 @@ def load_chunks(source: str | Path) -> Iterator[Spectra]:
     if Path(source).is_dir():
         yield from SpectrumStore(source).chunks()
     else:
+        g_fluxes = GFluxes(str(source))
         for stars in read_stars(source):
-            yield with_g_flux(stars.spectra, str(source))
+            yield g_fluxes.of(stars.spectra)
+        g_fluxes.warn()
 
 
 def read_stars(path: str | Path, *, correlations: bool = False) -> Iterator[Stars]:
@@ -132,28 +136,3 @@ def _stars_of(contents: FileContents) -> Stars:
         stars, note = inferred.spectra, inferred.provenance
     labels = contents.labels.aligned_to(stars.source_id)
     return Stars(stars, labels, contents.kind, contents.skipped, note, contents.sources)
-
-
-def with_g_flux(spectra: Spectra, where: str) -> Spectra:
-    """The same stars, those without a G flux with that of their coefficients.
-
-    Raises:
-        DataError: No star has a G flux, and no flux can be computed from coefficients of this basis.
-    """
-    unknown = spectra.g_flux_source == GFluxSource.NONE
-    if not unknown.any():
-        return spectra
-    try:
-        require_known(spectra.basis)
-    except DataError as error:
-        if unknown.all():
-            raise DataError(f"{where}: {error}; give phot_g_mean_flux in the table") from None
-        logger.warning(
-            "%s: %d of %d stars are flagged: they have no G flux in the table, and %s",
-            where,
-            int(unknown.sum()),
-            len(spectra),
-            error,
-        )
-        return spectra
-    return spectra.with_g_flux(g_flux_from_coeffs(spectra), GFluxSource.COEFFICIENTS)

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from scattervae.arrays import StarArray
@@ -97,7 +98,12 @@ def prepare_spectra(
     """
     stars = training_stars(spectra, recipe)
     require_stars(len(stars), len(spectra), int(spectra.usable.sum()))
+    if g_flux_error is not None:
+        g_flux_error = g_flux_error[trained_on(spectra.source_id, spectra.usable, recipe)]
     normalization = Normalization.fit(lambda: [stars], recipe.normalization)
+    if len(normalization.left_out):
+        inside = ~np.isin(stars.source_id, normalization.left_out)
+        stars, g_flux_error = stars.take(inside), None if g_flux_error is None else g_flux_error[inside]
     counts = {
         "n_stars": len(spectra),
         "n_usable": int(spectra.usable.sum()),
@@ -106,8 +112,6 @@ def prepare_spectra(
     }
     correlated = None
     if recipe.likelihood == "full":
-        if g_flux_error is not None:
-            g_flux_error = g_flux_error[trained_on(spectra.source_id, spectra.usable, recipe)]
         correlated = CorrelatedNoise.of(stars, normalization, g_flux_error=g_flux_error).to(machine.device)
         counts |= _counts_of_noise(correlated)
     inputs = normalization.apply(stars).to(machine.device)
@@ -137,7 +141,9 @@ def prepare_store(
         return _prepare_with_correlations(store, recipe, machine, survey=survey, streamed=streamed)
     chosen = ChosenStars(
         source=store,
-        keep=lambda block: trained_on(block.source_id, block.usable, recipe),
+        keep=lambda block: trained_on(
+            block.source_id, block.usable, recipe, left_out=survey.normalization.left_out
+        ),
         n_kept=survey.n_trained_on,
         normalization=survey.normalization,
         threads=reading_threads(),

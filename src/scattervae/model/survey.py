@@ -24,10 +24,25 @@ from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.store import SpectrumStore
 
 
-def trained_on(source_id: SourceIds, usable: StarMask, recipe: Recipe) -> StarMask:
-    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation."""
+def trained_on(
+    source_id: SourceIds,
+    usable: StarMask,
+    recipe: Recipe,
+    *,
+    left_out: Int64[np.ndarray, " outlier"] | None = None,
+) -> StarMask:
+    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
+
+    Args:
+        source_id: Gaia's identifier of each star.
+        usable: True where it may be trained on.
+        recipe: Says whether the validation fold is held out.
+        left_out: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.left_out`).
+    """
     fold = folds(source_id)
     chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
+    if left_out is not None and len(left_out):
+        chosen &= ~np.isin(source_id, left_out)
     return chosen
 
 
@@ -49,16 +64,18 @@ class Survey:
 
     @classmethod
     def of(cls, store: SpectrumStore, recipe: Recipe) -> "Survey":
-        """Read the whole store once, or six times where statistics are clipped.
+        """Read the whole store as often as `Normalization.fit` does, and again where stars are left out.
 
         Raises:
             TrainingError: No star of it can be trained on.
         """
         counts = np.zeros((3, len(store.pieces)), dtype=np.int64)
 
-        def chosen(index: int) -> Block:
+        def chosen(index: int, left_out: Int64[np.ndarray, " outlier"] | None = None) -> Block:
             block = store.read_piece(store.pieces[index])
-            kept = block.take(np.flatnonzero(trained_on(block.source_id, block.usable, recipe)))
+            kept = block.take(
+                np.flatnonzero(trained_on(block.source_id, block.usable, recipe, left_out=left_out))
+            )
             counts[:, index] = block.usable.sum(), len(kept), n_inferred(kept)
             return kept
 
@@ -67,6 +84,9 @@ class Survey:
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
         normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
+        if len(normalization.left_out):  # rare, and only then is it known which pieces have them
+            for index in range(len(store.pieces)):
+                chosen(index, normalization.left_out)
         return cls(normalization, *counts)
 
     def totals(self, n_stars: int) -> dict[str, int]:
@@ -88,7 +108,7 @@ class Survey:
             "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
         }
         arrays = {name: getattr(self, name) for name in ("n_usable", "n_trained_on", "n_inferred")}
-        arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std")}
+        arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std", "left_out")}
         with written_aside(path) as partial:
             safetensors.numpy.save_file(arrays, partial, notes)
 
@@ -101,13 +121,13 @@ class Survey:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
-        if notes.get("of") != _subject(store, recipe):
+        if notes.get("of") != _subject(store, recipe) or "left_out" not in arrays:
             return None
         normalization = Normalization(
             basis=Basis(**json.loads(notes["basis"])),
             n_stars=int(notes["n_stars"]),
             n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
-            **{name: arrays.pop(name) for name in ("columns", "mean", "std")},
+            **{name: arrays.pop(name) for name in ("columns", "mean", "std", "left_out")},
         )
         return cls(normalization, **arrays)
 

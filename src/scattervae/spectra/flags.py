@@ -29,7 +29,7 @@ _FLAG_MEANINGS = {
     Flag.MISSING_RP: "the star has no RP coefficients",
     Flag.BAD_COEFFS: "a coefficient is not finite, or a band has the wrong number of them",
     Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
-    Flag.NO_G_FLUX: "no positive G flux in the table or from the coefficients",
+    Flag.NO_G_FLUX: "no positive and plausible G flux in the table, nor a positive one from the coefficients",
     Flag.DUPLICATE: "another row of the same source_id is used instead",
     Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
 }

@@ -4,8 +4,9 @@ Coefficients and errors are divided by the star's mean G flux; then each coeffic
 and unit variance over the training stars, errors scaled alike (Laroche & Speagle 2023, sect. 2.1).
 """
 
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,17 @@ from scattervae.errors import DataError
 from scattervae.settings import Settings
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.flags import Flag
-from scattervae.spectra.moments import Seen, mean_and_std, quotients
+from scattervae.spectra.moments import Seen, clipped_moments, moments_and_outliers, quotients
 from scattervae.spectra.spectra import Basis, Spectra
 
+logger = logging.getLogger(__name__)
+
+LARGEST_INPUT = 1e4
+"""Coefficients and errors are held inside so many training standard deviations; in real data a coefficient reaches 139.
+Their squares then stay inside float32's range, whatever a file holds."""
 _ROWS_IN_CACHE = 512  # of 110 coefficients in float64: 450 kB
 _CLIP_PASSES = 5
+_OUTLIER_PASSES = 10
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 NOT_ENCODABLE = Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX
 
@@ -104,6 +111,8 @@ class Normalization:
         std: Standard deviation of the same.
         n_stars: How many stars went into the statistics.
         n_g_flux_from_table: How many of them had their G flux from a table, not from the coefficients.
+        left_out: Stars that were left out because alone they move the statistics by more than others do, or lie too
+            far out (`scattervae.spectra.moments`); no model is to train on them. Not kept with a model.
     """
 
     basis: Basis
@@ -112,6 +121,7 @@ class Normalization:
     std: CoeffVector
     n_stars: int
     n_g_flux_from_table: int
+    left_out: Int64[np.ndarray, " outlier"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def fit(
@@ -123,7 +133,7 @@ class Normalization:
     ) -> "Normalization":
         """Statistics of the usable stars, streamed in float64 with any chunk size giving the same bits.
 
-        The stars are read once, or six times with `clip_sigma`.
+        The stars are read once, again where one has to be left out, and five more times with `clip_sigma`.
 
         Args:
             chunks: Gives the training stars, chunk by chunk, each time it is called.
@@ -135,13 +145,31 @@ class Normalization:
         """
         settings = settings or NormalizationSettings()
         sizes = settings.n_bp, settings.n_rp
-        seen = Seen(basis, *sizes)
-        mean, std = mean_and_std(quotients(chunks(), seen))
+        left_out = np.empty(0, dtype=np.int64)
+        for _ in range(_OUTLIER_PASSES):
+            seen = Seen(basis, *sizes, left_out=left_out)
+            moments, alone = moments_and_outliers(quotients(chunks(), seen))
+            outliers = np.array(seen.far, dtype=np.int64)
+            if settings.clip_sigma is None:
+                outliers = np.union1d(outliers, alone)
+            if len(outliers) == 0:
+                break
+            left_out = np.union1d(left_out, outliers)
+        mean, std = moments.mean, moments.std
         if settings.clip_sigma is not None:
             for _ in range(_CLIP_PASSES):
                 reach = settings.clip_sigma * std
-                again = quotients(chunks(), Seen(basis, *sizes))
-                mean, std = mean_and_std(again, low=mean - reach, high=mean + reach)
+                again = quotients(chunks(), Seen(basis, *sizes, left_out=left_out))
+                moments = clipped_moments(again, mean - reach, mean + reach)
+                mean, std = moments.mean, moments.std
+        if len(left_out):
+            logger.warning(
+                "%d of %d stars are left out of training: with them the scale of the coefficients would be another; "
+                "source_id %s",
+                len(left_out),
+                seen.n_stars + len(left_out),
+                ", ".join(map(str, left_out[:3].tolist())) + (" ..." if len(left_out) > 3 else ""),
+            )
         columns = seen.columns
         spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
         if not (spread > _NO_SPREAD).all():
@@ -156,6 +184,7 @@ class Normalization:
             std=std,
             n_stars=seen.n_stars,
             n_g_flux_from_table=seen.n_g_flux_from_table,
+            left_out=left_out,
         )
 
     @property
@@ -210,6 +239,8 @@ class Normalization:
     ) -> None:
         """Write these rows of the stars, as the model sees them, over `inputs` on a CPU.
 
+        Finite numbers are held inside `LARGEST_INPUT`.
+
         Args:
             stars: Stars of the basis of this normalization.
             rows: Which of them.
@@ -227,10 +258,13 @@ class Normalization:
                 quotient: np.ndarray = values.take(rows[here], axis=0).astype(kind, copy=False)
                 if self.n_coeffs < self.basis.n_coeffs:
                     quotient = quotient[:, self.columns]
-                quotient /= g_flux[here]
-                if values is stars.coeffs:
-                    quotient -= mean
-                np.divide(quotient, std, out=scaled.numpy()[here], casting="same_kind")
+                target, finite = scaled.numpy()[here], np.isfinite(quotient)
+                with np.errstate(over="ignore"):
+                    quotient /= g_flux[here]
+                    if values is stars.coeffs:
+                        quotient -= mean
+                    np.divide(quotient, std, out=target, casting="same_kind")
+                np.clip(target, -LARGEST_INPUT, LARGEST_INPUT, out=target, where=finite)
 
     def invert(self, x: Coeffs, g_flux: StarArray) -> CoeffArray:
         """Coefficients in archive units of stars of this G flux [electron/s]; the inverse of `apply`."""

@@ -194,6 +194,15 @@ class Spectra:
         """The same stars with these bits of `Flag` added to their own."""
         return replace(self, flags=self.flags | bits)
 
+    def without_g_flux(self, rows: StarMask) -> "Spectra":
+        """The same stars, those of these rows without a G flux, as if their table had none."""
+        return replace(
+            self,
+            g_flux=np.where(rows, np.nan, self.g_flux),
+            g_flux_source=np.where(rows, GFluxSource.NONE, self.g_flux_source).astype(np.uint16),
+            flags=np.where(rows, self.flags | np.uint16(Flag.NO_G_FLUX), self.flags).astype(np.uint16),
+        )
+
     def with_g_flux(self, g_flux: StarArray, source: GFluxSource) -> "Spectra":
         """The same stars with a G flux where they had none and `g_flux` is positive; the rest unchanged."""
         fill = np.isnan(self.g_flux) & np.isfinite(g_flux) & (g_flux > 0)
