@@ -19,7 +19,7 @@ from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.run import train
-from scattervae.science.scatter.parts import ScatterParts, ScatterSettings, order_groups, told_apart
+from scattervae.science.scatter.parts import ScatterParts, ScatterSettings, order_groups, separate_scatter
 from scattervae.seeds import folds, stream
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
@@ -104,21 +104,24 @@ def main() -> None:
 
     print(f"\n## Injected: k in brackets, a = {INJECTED_A}; the model that made the stars")
     one_type = SETTINGS.model_copy(update={"n_types": 1})
-    show(told_apart(model, simulated(model, validation, INJECTED_A), settings=one_type), known=True)
+    show(separate_scatter(model, simulated(model, validation, INJECTED_A), settings=one_type), known=True)
     if given.retrain:
         print(f"\n## Injected, a = 1; a model trained on such stars, {given.retrain} epochs")
         made = simulated(model, learnt, 1.0)
         other = retrained(made, given.retrain)
-        show(told_apart(other, made.take(folds(made.source_id).validation), settings=one_type), known=True)
+        show(
+            separate_scatter(other, made.take(folds(made.source_id).validation), settings=one_type),
+            known=True,
+        )
 
     print(f"\n## Real stars, validation fold ({len(validation)}). {GAIAXPY}")
-    show(told_apart(model, validation, settings=SETTINGS), known=False)
+    show(separate_scatter(model, validation, settings=SETTINGS), known=False)
 
     if given.field:
         print("\n## Field stars, published coefficients")
         edges = {"g_edges": (12.0, 14.0, 15.0, 16.0, 17.0, 18.0), "n_types": 1}
         show(
-            told_apart(model, sv.load(given.field).spectra, settings=SETTINGS.model_copy(update=edges)),
+            separate_scatter(model, sv.load(given.field).spectra, settings=SETTINGS.model_copy(update=edges)),
             known=False,
         )
     show_brightness(model, learnt, stars.labels)

@@ -1,30 +1,26 @@
+"""Factors stand in the panel of their band, with their intervals."""
+
 import numpy as np
-from matplotlib.figure import Figure
 
-from scattervae.show.scatter_parts import FACTOR_LABEL, FactorLine, plot_factors
-from scattervae.show.style import house_style
+from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
+from scattervae.show.scatter_parts import FACTOR_LABEL, scatter_parts_figure
+from science.toys import trained
 
 
-def test_each_group_is_a_line_with_its_intervals_and_references_are_marks(tmp_path):
-    g_mag = np.array([10.0, 12.0, 14.0])
-    value = np.array([2.0, np.nan, 1.1])
-    lines = {
-        name: FactorLine(value * f, 0.9 * value * f, 1.2 * value * f) for name, f in (("a", 1.0), ("b", 0.5))
-    }
-    with house_style():
-        figure = Figure()
-        axes = figure.add_subplot()
-        plot_factors(axes, g_mag, lines, references={"theirs": {10.0: 3.0, 16.0: 1.5}})
-        axes.legend()
-        figure.savefig(tmp_path / "factors.png")
-    drawn = {container.get_label(): container for container in axes.containers}
-    assert set(drawn) == {"a", "b"}
-    (bars,) = drawn["b"].lines[2]
-    ends = np.array(
-        [segment[:, 1] for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]
-    )
-    np.testing.assert_allclose(ends, [[0.9, 1.2], [0.495, 0.66]])
-    (marks,) = [line for line in axes.lines if line.get_label() == "theirs"]
-    np.testing.assert_array_equal(marks.get_xydata(), [[10.0, 3.0], [16.0, 1.5]])
-    assert axes.get_yscale() == "log"
-    assert axes.get_ylabel() == FACTOR_LABEL
+def test_each_group_is_a_line_with_its_intervals():
+    sky, model = trained()
+    parts = separate_scatter(model, sky.spectra, settings=ScatterSettings(n_types=1))
+    axes = scatter_parts_figure(parts).axes
+    k = parts.separation.calibration
+    low, high = k.bounds()
+    for panel, band in zip(axes, ("bp", "rp"), strict=True):
+        groups = [g for g, group in enumerate(parts.groups) if group.band == band]
+        assert len(panel.containers) == len(groups)
+        for container, g in zip(panel.containers, groups, strict=True):
+            np.testing.assert_array_equal(container.lines[0].get_ydata(), k.value[g])
+            (bars,) = container.lines[2]
+            ends = [s[:, 1] for s in bars.get_segments() if len(s) and np.isfinite(s).all()]
+            known = np.isfinite(k.value[g])
+            np.testing.assert_allclose(ends, np.stack([low[g], high[g]], axis=1)[known])
+        assert panel.get_yscale() == "log"
+    assert axes[0].get_ylabel() == FACTOR_LABEL

@@ -12,6 +12,7 @@ from scattervae import __version__
 from scattervae.cli import (
     ablate,
     calibrate,
+    compare,
     crossmatch,
     demo,
     encode,
@@ -23,6 +24,7 @@ from scattervae.cli import (
     ingest,
     label,
     reproduce,
+    scatter,
     train,
 )
 from scattervae.cli.console import log_to_stderr
@@ -51,6 +53,8 @@ for command in (
     crossmatch.crossmatch,
     evaluate.evaluate,
     generate.generate,
+    compare.compare,
+    scatter.scatter,
     info.info,
     reproduce.reproduce,
     ablate.ablate,

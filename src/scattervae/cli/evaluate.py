@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.calibration.coverage import CoverageTable, Share
     from scattervae.science.evaluation import Evaluation
+    from scattervae.spectra.spectra import Spectra
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -88,17 +89,10 @@ def evaluate(
     from scattervae.gaia import intake
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
-    from scattervae.seeds import folds
 
     checkpoints = loaded(models, settle_machine(device, threads))
     spectra = intake.load(store).spectra
-    rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
-    stars = spectra.take(rows)
-    if not stars.usable.any():
-        raise DataError(
-            f"{store}: {len(spectra)} stars, of which {len(stars)} are in the {fold} fold, none of them usable"
-            + ("" if fold is Fold.ALL else "; --fold all scores every star")
-        )
+    stars = stars_of_fold(spectra, fold, where=store)
     scores = {name: score(model, stars, n_draws=draws) for name, model in checkpoints.items()}
     tables = {
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
@@ -121,6 +115,24 @@ def evaluate(
     Summary(values, tuple(lines)).show(as_json=as_json)
 
 
+def stars_of_fold(spectra: "Spectra", fold: Fold, *, where: Path) -> "Spectra":
+    """The stars of a fold.
+
+    Raises:
+        DataError: None of them is usable.
+    """
+    from scattervae.seeds import folds
+
+    rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
+    stars = spectra.take(rows)
+    if not stars.usable.any():
+        raise DataError(
+            f"{where}: {len(spectra)} stars, of which {len(stars)} are in the {fold} fold, none of them usable"
+            + ("" if fold is Fold.ALL else "; --fold all takes every star")
+        )
+    return stars
+
+
 def loaded(folders: list[Path], machine: "torch.device") -> "dict[str, Checkpoint]":
     """The models by name, and those that were calibrated once more with their calibration."""
     from scattervae.science.calibration.calibrated import CalibratedModel, load_model
@@ -140,6 +152,15 @@ def check_figure(path: Path, *, wanted: bool) -> None:
         raise DataError(
             f"--figure {path}: draws the coverage, which --no-coverage leaves out; drop one of them"
         )
+    check_format(path)
+
+
+def check_format(path: Path) -> None:
+    """Refuse a figure whose suffix is no format.
+
+    Raises:
+        DataError: It is none.
+    """
     if path.suffix[1:].lower() not in FORMATS:
         raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import AsJson, Summary, Threads, counted, existing, model_names, settle_machine
+from scattervae.cli.evaluate import check_format
 from scattervae.errors import DataError
 from scattervae.show.registry import FIGURES, Need
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from scattervae.show.data import FigureData
     from scattervae.spectra.spectra import Spectra
 
-FORMATS = ("png", "pdf", "svg")
 NAMES = "\n\n".join(
     ["**Names**", *(f"{name}: {entry.title} ({entry.answers})" for name, entry in FIGURES.items())]
 )
@@ -103,8 +103,7 @@ def _check(name: str, out: Path) -> None:
     """Refuse what cannot be drawn before anything is loaded."""
     if name not in FIGURES:
         raise DataError(f"{name!r}: no such figure; choose among {', '.join(FIGURES)}")
-    if out.suffix[1:].lower() not in FORMATS:
-        raise DataError(f"{out}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
+    check_format(out)
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file, such as {out / name}.png")
 

@@ -1,5 +1,6 @@
 """Stellar labels from other surveys, joined to stars by source_id."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,12 @@ class StellarLabels:
             values=np.where(known[:, None], self.values[row], np.nan),
             errors=np.where(known[:, None], self.errors[row], np.nan),
         )
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[StellarLabels]") -> "StellarLabels":
+        """The labels of all parts, in their order."""
+        names = ("source_id", "values", "errors")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def take(self, rows: np.ndarray | slice) -> "StellarLabels":
         """The labels of these rows: a mask, indices or a slice."""

@@ -5,7 +5,7 @@ import pytest
 
 from scattervae.errors import DataError
 from scattervae.gaia.facts import G_ZERO_POINT
-from scattervae.science.scatter.parts import OrderGroup, ScatterSettings, order_groups, told_apart
+from scattervae.science.scatter.parts import OrderGroup, ScatterSettings, order_groups, separate_scatter
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
 from science.scatter.models import N, linear_model, stars_of
@@ -32,7 +32,7 @@ def spoilt(model, n, k_of_g, a):
 def test_injected_factors_are_recovered_within_their_stated_errors(swell):
     model = linear_model(swell=swell)
     k, a = np.array([2.5, 1.8, 1.2]), 0.7
-    found = told_apart(model, spoilt(model, 2000, k, a), settings=SETTINGS)
+    found = separate_scatter(model, spoilt(model, 2000, k, a), settings=SETTINGS)
     truth = np.stack([k, 1.0 + 0.5 * (k - 1.0)] * 2)
     away = (found.separation.calibration.squared - truth**2) / found.separation.calibration.sd
     assert np.abs(away).max() < 4.0
@@ -45,7 +45,7 @@ def test_injected_factors_are_recovered_within_their_stated_errors(swell):
 
 def test_where_the_errors_are_right_nothing_is_found():
     model = linear_model()
-    found = told_apart(model, stars_of(model, 1500), settings=SETTINGS)
+    found = separate_scatter(model, stars_of(model, 1500), settings=SETTINGS)
     calibration, own = found.separation.calibration, found.separation.own
     assert (np.abs(calibration.squared - 1.0) < 4 * calibration.sd).all()
     assert (np.abs(own.squared - 1.0) < 4 * own.sd).all()
@@ -59,7 +59,7 @@ def test_a_factor_that_depends_on_colour_is_found_where_colours_are_given():
     colour = np.random.default_rng(3).uniform(0.0, 2.0, 1500)
     stars = stars_of(model, 1500, k=np.where(colour < 1.0, 1.0, 2.0)[:, None])
     settings = SETTINGS.model_copy(update={"g_edges": (9.0, 16.0), "colour_edges": (0.0, 1.0, 2.0)})
-    found = told_apart(model, stars, settings=settings, colour=colour)
+    found = separate_scatter(model, stars, settings=settings, colour=colour)
     np.testing.assert_allclose(found.separation.calibration.value[:, 0], 1.0, atol=0.1)
     np.testing.assert_allclose(found.separation.calibration.value[:, 1], 2.0, atol=0.1)
     assert [(cell.colour_low, cell.colour_high) for cell in found.cells] == [(0.0, 1.0), (1.0, 2.0)]
@@ -67,11 +67,11 @@ def test_a_factor_that_depends_on_colour_is_found_where_colours_are_given():
 
 def test_types_have_their_own_factors():
     model = linear_model()
-    found = told_apart(
+    found = separate_scatter(
         model, stars_of(model, 600), settings=SETTINGS.model_copy(update={"n_types": 3, "rounds": 1})
     )
     assert found.separation.own.squared.shape == (4, 3)
-    again = told_apart(
+    again = separate_scatter(
         model, stars_of(model, 600), settings=SETTINGS.model_copy(update={"n_types": 3, "rounds": 1})
     )
     np.testing.assert_array_equal(found.separation.own.squared, again.separation.own.squared)
@@ -81,13 +81,13 @@ def test_bins_of_too_few_stars_are_left_out_and_none_at_all_is_refused():
     model = linear_model()
     stars = stars_of(model, 400)
     few = stars.take(g_of(stars) > 11.4)
-    found = told_apart(model, few, settings=SETTINGS)
+    found = separate_scatter(model, few, settings=SETTINGS)
     assert np.isnan(found.separation.calibration.squared[:, 0]).all()
     assert np.isfinite(found.separation.calibration.squared[:, 1:]).all()
     assert np.isnan(found.median_g[0])
     assert np.isfinite(found.separation.own.squared).all()
     with pytest.raises(DataError, match="20 stars: fewer than 50 in every bin of G"):
-        told_apart(model, stars.take(slice(0, 20)), settings=SETTINGS)
+        separate_scatter(model, stars.take(slice(0, 20)), settings=SETTINGS)
 
 
 def test_groups_follow_the_bands_and_the_coefficients_that_a_model_uses():

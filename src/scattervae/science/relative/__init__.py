@@ -5,7 +5,9 @@ Findings hold a chosen false-discovery rate. It must not know what the populatio
 
 from scattervae.science.relative.contrast import Contrast, Significance
 from scattervae.science.relative.differences import (
+    Comparison,
     coefficient_difference,
+    compare_sets,
     decoded_shapes,
     flux_difference,
     latent_difference,
@@ -14,10 +16,12 @@ from scattervae.science.relative.differences import (
 from scattervae.science.relative.matching import Matched, covariates_of, groups_of, match
 
 __all__ = [
+    "Comparison",
     "Contrast",
     "Matched",
     "Significance",
     "coefficient_difference",
+    "compare_sets",
     "covariates_of",
     "decoded_shapes",
     "flux_difference",

@@ -4,6 +4,8 @@ Laroche & Speagle (2023), sect. 4: "inference can be performed in the latent spa
 differences between stellar populations".
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +14,18 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Wavelengths
+from scattervae.errors import DataError
 from scattervae.gaia.basis import design
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.generation import generate
 from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
-from scattervae.science.relative.matching import Groups
+from scattervae.science.relative.matching import CALIPER, Groups, Matched, covariates_of, groups_of, match
 from scattervae.seeds import numpy_stream
+from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Basis, Spectra
+
+logger = logging.getLogger(__name__)
 
 SHAPE_UNIT = "1 in the basis, of the G flux"
 FLUX_UNIT = "W m^-2 nm^-1 / (electron/s)"
@@ -188,6 +194,72 @@ def flux_difference(
         grid_nm=grid.grid_nm,
         contrast=contrast(flux, groups, unit=FLUX_UNIT, significance=significance),
         reference=flux[groups.rows_b].mean(axis=0),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of stars under one model.
+
+    Attributes:
+        groups: The stars that were compared, as rows of A's stars and then B's.
+        matched: How they were paired; None where the sets were taken as they are.
+        latents: In the latent space.
+        coefficients: In observed coefficients over G flux.
+        flux: In observed flux over G flux; None where the basis functions are not known.
+    """
+
+    groups: Groups
+    matched: Matched | None
+    latents: LatentDifference
+    coefficients: Contrast
+    flux: FluxDifference | None
+
+
+def compare_sets(
+    model: Checkpoint,
+    spectra: tuple[Spectra, Spectra],
+    labels: tuple[StellarLabels, StellarLabels],
+    *,
+    match_on: Sequence[str] = (),
+    caliper: float = CALIPER,
+    significance: Significance = DEFAULT,
+) -> Comparison:
+    """How two sets of stars differ: in the latent space, in coefficients and in flux.
+
+    Args:
+        model: The scatter VAE.
+        spectra: The stars of A and of B; no star may be in both.
+        labels: Labels of any of them.
+        match_on: Covariates on which stars are paired (`covariates_of`); none takes the sets as they are.
+        caliper: The largest distance within a pair, in standard deviations within the sets.
+        significance: The false-discovery rate of the findings, by kind of quantity.
+
+    Raises:
+        DataError: The sets share a star, have too few stars, or the spectra are of another basis.
+
+    Source:
+        Laroche & Speagle (2023), sect. 4: relative differences between stellar populations.
+    """
+    stars = Spectra.concatenate(list(spectra))
+    in_a = np.arange(len(stars)) < len(spectra[0])
+    matched = None
+    if match_on:
+        covariates = covariates_of(stars, StellarLabels.concatenate(labels), match_on)
+        matched = match(covariates, in_a, ~in_a, caliper=caliper)
+    groups = groups_of(stars, in_a, ~in_a) if matched is None else matched.groups
+    observed = observed_shapes(stars)
+    try:
+        flux = flux_difference(observed, groups, significance=significance)
+    except DataError as error:
+        logger.warning("no difference in flux: %s", error)
+        flux = None
+    return Comparison(
+        groups=groups,
+        matched=matched,
+        latents=latent_difference(model.encode(stars), groups, significance=significance),
+        coefficients=coefficient_difference(observed, groups, significance=significance),
+        flux=flux,
     )
 
 

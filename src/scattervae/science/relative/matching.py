@@ -23,6 +23,8 @@ COVARIATE_UNITS = {**LABEL_UNITS, G_MAG: "mag", COLOUR_PROXY: "mag"}
 
 _NO_SPREAD = 1e-10  # smallest eigenvalue of a correlation matrix that is not rounding
 
+CALIPER = 0.25  # standard deviations within the groups
+
 Rows = Int64[np.ndarray, " row"]
 PerCovariate = Float64[np.ndarray, " covariate"]
 
@@ -137,7 +139,7 @@ def covariates_of(spectra: Spectra, labels: StellarLabels, names: Sequence[str])
     return Covariates(spectra.source_id, tuple(names), values)
 
 
-def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: float = 0.25) -> Matched:
+def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: float = CALIPER) -> Matched:
     r"""Pairs of one star of each group, the closest first, without replacement.
 
     .. math:: d^2 = (x_a - x_b)^T S^{-1} (x_a - x_b) \le \mathrm{caliper}^2
@@ -216,7 +218,7 @@ def closest_pairs(
 
 def _rows(source_id: SourceIds, in_a: StarMask, in_b: StarMask) -> tuple[Rows, Int64[np.ndarray, " other"]]:
     """Rows of both groups in the order of source_id."""
-    n_both = int((in_a & in_b).sum())
+    n_both = len(np.intersect1d(source_id[in_a], source_id[in_b]))
     if n_both:
         raise DataError(f"{n_both} stars are in both groups; a star can be in one")
     fewest = min(in_a.sum(), in_b.sum())

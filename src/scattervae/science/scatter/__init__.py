@@ -1,4 +1,4 @@
 """Scatter told apart: what the published errors should be multiplied by, and what scatter is the stars' own.
 
-`told_apart` does it for a trained model and some stars; `separate` for residuals of any model.
+`separate_scatter` does it for a trained model and some stars; `separate` for residuals of any model.
 """

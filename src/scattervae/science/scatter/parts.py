@@ -95,7 +95,7 @@ class ScatterParts:
     seen: Residuals
 
 
-def told_apart(
+def separate_scatter(
     model: Checkpoint,
     spectra: Spectra,
     *,
@@ -170,7 +170,7 @@ def order_groups(
 def _brightness_cells(
     g_mag: StarArray, colour: StarArray, settings: ScatterSettings
 ) -> tuple[tuple[BrightnessCell, ...], StarCells]:
-    """All cells, and the one of each star; -1 where it is in none, or in one of too few stars."""
+    """The cells up to the faintest that has enough stars, and the one of each star; -1 where it is in none of those."""
     cells = tuple(
         BrightnessCell(*g, *c)
         for g, c in product(pairwise(settings.g_edges), pairwise(settings.colour_edges))
@@ -185,8 +185,7 @@ def _brightness_cells(
             f"{len(g_mag)} stars: fewer than {settings.fewest_stars} in every bin of G; give more stars, "
             "wider g_edges or a smaller fewest_stars"
         )
-    cell[cell < 0] = -1
-    return cells, cell
+    return cells[: int(cell.max()) + 1], cell
 
 
 def _types(model: Checkpoint, stars: Spectra, n_types: int, seed: int) -> StarCells:
