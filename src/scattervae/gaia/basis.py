@@ -213,8 +213,9 @@ def g_flux_error_from_coeffs(spectra: Spectra) -> StarArray:
     Raises:
         DataError: The basis is not one that GaiaXPy knows.
     """
-    require_known(spectra.basis)
-    return np.asarray(np.sqrt(np.square(spectra.errors * _g_weights()).sum(axis=1)))
+    return np.asarray(
+        np.sqrt(np.square(spectra.errors * _g_weights(require_known(spectra.basis).model)).sum(axis=1))
+    )
 
 
 @cache
