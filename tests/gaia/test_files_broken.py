@@ -136,8 +136,11 @@ def test_broken_rows_are_skipped_and_named(tmp_path, caplog):
     assert [(skipped.row, skipped.reason) for skipped in contents.skipped] == [
         (4, "8 cells where the header has 9"),
         (5, "no source_id"),
-        (6, "source_id is no integer: 5.85e18"),
-        (7, "bp_coefficients is no list of numbers: (1.0, 2.0"),
+        (
+            6,
+            "source_id is no integer: 5.85e18 (a float, which rounds; expected integers that never were one)",
+        ),
+        (7, "bp_coefficients is no list of numbers: (1.0, 2.0 (it is cut off before its end)"),
         (8, "a quote is opened and not closed"),
         (9, "bp_basis_function_id is no integer: x6"),
         (10, "source_id is -5, not an identifier"),

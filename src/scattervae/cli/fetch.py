@@ -148,8 +148,9 @@ def ids(
         raise FetchError("give either a file of source_ids or --query")
     if out.exists():
         raise FetchError(f"{out}: exists; remove it, or give another file as --out")
-    services = Services(release_of(release), url=archive_url or ARCHIVE_URL)
-    wanted = services.ids_of(query) if query is not None else read_ids_file(stars or "")
+    names = release_of(release)
+    services = Services(names, url=archive_url or ARCHIVE_URL)
+    wanted = read_ids_file(stars or "", release=names.name) if query is None else services.ids_of(query)
     with progress_bar("stars") as bar:
         task = bar.add_task("fetching", total=len(set(wanted.tolist())))
         done = fetch_ids(wanted, out, services, batch_size=batch, progress=lambda n: bar.advance(task, n))

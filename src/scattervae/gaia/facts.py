@@ -31,7 +31,16 @@ SOURCE_ID_NAMES = (
     "ids",  # the catalogue of the paper's public code: github.com/AlexLaroche7/xp_vae, scripts/get_corrs.py
     "gaiaedr3_source_id",  # APOGEE DR17, allStar: data.sdss.org/datamodel, allStar-dr17-synspec_rev1
     "object_id",  # github.com/MultimodalUniverse/MultimodalUniverse, the identifier of all its tables
+    "source_id_1",  # what TOPCAT and astropy make of source_id where both tables of a join have it
+    "source_id_2",
+    "source_id_x",  # the same by pandas
+    "source_id_y",
+    "designation",  # Gaia DR3 data model, gaia_source: "Gaia DR3 38655544960"
 )
+ANY_SOURCE_ID = " or ".join(SOURCE_ID_NAMES[:4])  # as messages have it
+# Names under which tables keep what was the index of a frame: parquet as pandas writes it, csv as pandas writes and
+# reads it.
+INDEX_NAMES = ("__index_level_0__", "", "unnamed: 0", "index")
 
 # Columns that hold BP and RP coefficients in one array, with the column of their errors.
 JOINED_COLUMNS = {

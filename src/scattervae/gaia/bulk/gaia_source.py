@@ -15,8 +15,9 @@ from scattervae.gaia.bulk.blocks import BrokenFileError, read_texts
 from scattervae.gaia.bulk.table import Header, read_header
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import assemble_sources
-from scattervae.gaia.files.cells import floats, integers
+from scattervae.gaia.files.cells import floats
 from scattervae.gaia.files.columns import Columns, pick
+from scattervae.gaia.files.identifiers import identifiers
 from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _integers(cells: pa.StringArray) -> SourceIds:
     try:
         return np.asarray(pc.cast(cells, pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
     except pa.ArrowInvalid:
-        return integers(cells.to_numpy(zero_copy_only=False), exact=True).values
+        return identifiers(cells.to_numpy(zero_copy_only=False)).values
 
 
 def _floats(cells: pa.StringArray) -> StarArray:

@@ -8,12 +8,22 @@ from jaxtyping import Float32, Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
 from scattervae.errors import DataError
-from scattervae.gaia.facts import BANDS, DR3_BASIS, JOINED_COLUMNS, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.facts import (
+    ANY_SOURCE_ID,
+    BANDS,
+    DR3_BASIS,
+    INDEX_NAMES,
+    JOINED_COLUMNS,
+    LABEL_COLUMNS,
+    SNR_NAME,
+    SOURCE_ID_NAMES,
+)
 from scattervae.gaia.files.allstar import allstar_of
 from scattervae.gaia.files.bands import Band, read_band
-from scattervae.gaia.files.cells import arrays, floats, integers
+from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
 from scattervae.gaia.files.companions import read_g_flux, read_labels, read_source_columns
+from scattervae.gaia.files.identifiers import identifiers
 from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
 from scattervae.spectra.flags import Flag
@@ -133,7 +143,7 @@ def assemble_labels(columns: Columns) -> StellarLabels:
         labels = ", ".join(name for name, _ in LABEL_COLUMNS)
         raise DataError(
             f"holds no labels: columns {_shortened(columns.names)}; "
-            f"expected {' or '.join(SOURCE_ID_NAMES)} and some of {labels}"
+            f"expected {ANY_SOURCE_ID} and some of {labels}{_hint(columns)}"
         )
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
@@ -146,17 +156,18 @@ def assemble_labels(columns: Columns) -> StellarLabels:
     return read_labels(columns, source_id, rows=rows[~duplicates])
 
 
-def assemble_ids(columns: Columns) -> SourceIds:
+def assemble_ids(columns: Columns, *, release: str = "DR3") -> SourceIds:
     """The source_ids of a table, as often as they are in it.
 
     Raises:
         DataError: The table has no identifier.
     """
     if not columns.source_id_name:
-        wanted = " or ".join(SOURCE_ID_NAMES)
-        raise DataError(f"holds no identifiers: columns {_shortened(columns.names)}; expected {wanted}")
+        raise DataError(
+            f"holds no identifiers: columns {_shortened(columns.names)}; expected {ANY_SOURCE_ID}{_hint(columns)}"
+        )
     skips = Skips(len(columns))
-    source_id: SourceIds = _source_ids(columns, skips)[skips.kept]
+    source_id: SourceIds = _source_ids(columns, skips, release=release)[skips.kept]
     return source_id
 
 
@@ -166,10 +177,10 @@ def assemble_sources(columns: Columns) -> SourceColumns:
     Raises:
         DataError: The table has no identifier, or no ra and dec.
     """
-    wanted = " or ".join(SOURCE_ID_NAMES), *POSITION_COLUMNS
     if not columns.source_id_name or any(name not in columns for name in POSITION_COLUMNS):
         raise DataError(
-            f"is no gaia_source table: columns {_shortened(columns.names)}; expected {', '.join(wanted)}"
+            f"is no gaia_source table: columns {_shortened(columns.names)}; "
+            f"expected {', '.join((ANY_SOURCE_ID, *POSITION_COLUMNS))}{_hint(columns)}"
         )
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
@@ -183,11 +194,19 @@ def _check_columns(columns: Columns) -> None:
         return
     lacking = [name for name in CONTINUOUS_COLUMNS if name not in columns]
     if not columns.source_id_name:
-        lacking.insert(0, " or ".join(SOURCE_ID_NAMES))
+        lacking.insert(0, ANY_SOURCE_ID)
     raise DataError(
         f"holds no spectra: columns {_shortened(columns.names)}; lacks {', '.join(lacking)} "
-        f"(or {' and '.join(SAMPLED_COLUMNS)} for sampled spectra)"
+        f"(or {' and '.join(SAMPLED_COLUMNS)} for sampled spectra){_hint(columns)}"
     )
+
+
+def _hint(columns: Columns) -> str:
+    """Where the identifiers seem to be, if no column is called like them."""
+    index = [name for name in columns.names if name.strip().lower() in INDEX_NAMES]
+    if columns.source_id_name or not index:
+        return ""
+    return "; they seem to be in the index, which has no name: call it source_id (frame.index.name) and write again"
 
 
 def _shortened(names: tuple[str, ...]) -> str:
@@ -230,7 +249,7 @@ def _apart(cells: np.ndarray, joined: str, name: str) -> dict[str, np.ndarray]:
     return {f"bp_{name}": matrix[:, DR3_BASIS.bp], f"rp_{name}": matrix[:, DR3_BASIS.rp]}
 
 
-def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
+def _source_ids(columns: Columns, skips: Skips, *, release: str = "DR3") -> SourceIds:
     name = columns.source_id_name
     assert name is not None, "checked before"
     cells = columns.cells[name]
@@ -238,11 +257,22 @@ def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
         raise DataError(
             f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers; read it as int64"
         )
-    read = integers(cells, exact=True)
-    skips.add(read.unreadable, f"{name} is no integer: {{}}", cells)
+    read = identifiers(cells, release=release)
+    _check_join(columns, name, read.values)
+    skips.add_unreadable(name, read)
     skips.add(~read.known, f"no {name}")
     skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
     return read.values
+
+
+def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
+    """Refuse a join whose two tables name different stars: nothing says which of them a spectrum is of."""
+    stem, _, side = name.rpartition("_")
+    for other in (f"{stem}_{end}" for end in "12xy" if stem == SOURCE_ID_NAMES[0] and end != side):
+        if other in columns and (n := int((identifiers(columns.cells[other]).values != ids).sum())):
+            raise DataError(
+                f"{name} and {other} differ in {n} rows; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
+            )
 
 
 def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Sequence[Band]) -> Spectra:

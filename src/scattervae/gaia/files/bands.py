@@ -7,7 +7,7 @@ from jaxtyping import Float32, Float64, Int16
 
 from scattervae.arrays import StarMask
 from scattervae.gaia.facts import DR3_BASIS
-from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
+from scattervae.gaia.files.cells import Arrays, Integers, arrays, integers
 from scattervae.gaia.files.columns import Columns
 from scattervae.gaia.files.skips import Skips
 from scattervae.spectra.spectra import Basis
@@ -53,8 +53,7 @@ def read_band(columns: Columns, band: str, skips: Skips, *, basis: Basis | None 
     coeffs = arrays(columns.cells[name])
     errors = arrays(columns.cells[f"{band}_coefficient_errors"])
     for column, read in ((name, coeffs), (f"{band}_coefficient_errors", errors)):
-        unreadable = read.lengths == UNREADABLE
-        skips.add(unreadable, column + " is no list of numbers: {}", columns.cells[column])
+        skips.add_unreadable(column, read)
     present = coeffs.lengths > 0
     stated = _integers_or_none(columns, f"{band}_n_parameters", present, skips)
     ids = _integers_or_none(columns, f"{band}_basis_function_id", present, skips)
@@ -86,9 +85,9 @@ def _integers_or_none(columns: Columns, name: str, present: StarMask, skips: Ski
     """A column that a file may lack; rows with the band where it is no integer are skipped."""
     if name not in columns:
         nowhere = np.zeros(len(columns), dtype=bool)
-        return Integers(np.zeros(len(columns), dtype=np.int64), nowhere, nowhere)
+        return Integers(np.zeros(len(columns), dtype=np.int64), nowhere)
     read = integers(columns.cells[name])
-    skips.add(present & read.unreadable, name + " is no integer: {}", columns.cells[name])
+    skips.add_unreadable(name, read, among=present)
     return read
 
 

@@ -1,8 +1,9 @@
 """One column of cells of any make, as numbers: floats, integers, or arrays of one length a row."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import SupportsFloat
 
 import numpy as np
@@ -10,8 +11,16 @@ from jaxtyping import Float64, Int64
 
 from scattervae.arrays import StarArray, StarMask
 
-MISSING_TEXT = frozenset(("", "null", "nan", "none", "--"))
+MISSING_TEXT = frozenset(("", "null", "nan", "none", "--", "masked", "<na>"))
 UNREADABLE = -1
+_SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")  # np.float64(1.5)
+_CALL = re.compile(  # array([1.0, 2.0], dtype=float32), masked_array(data=[1.0, --], mask=...), tensor([1.0])
+    r"(?:\w+\.)?\w+\(\s*(?:data=)?(?P<values>\[.*?\])\s*(?:,\s*[a-z_]+=.*)?\)", re.DOTALL
+)
+_BRACKETS = str.maketrans("(){}", "[][]")
+_GAP = re.compile(r"(?<=[^\s\[])\s+(?=[^\s\]])")  # between two values, or two rows, that no comma divides
+_VALUE = re.compile(r"[^\s,\[\]]+")
+_DOTS = ("...", "\N{HORIZONTAL ELLIPSIS}")
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,19 @@ class Integers:
     Attributes:
         values: The integers, 0 where there is none.
         known: True where the cell holds an integer.
-        unreadable: True where the cell holds something else, False where it is empty.
+        why: By row what is wrong with a cell that holds something else.
     """
 
     values: Int64[np.ndarray, " star"]
     known: StarMask
-    unreadable: StarMask
+    why: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, read: Sequence[int | str | None]) -> "Integers":
+        """From an integer a row, a text that says what is wrong with it, or None where the cell is empty."""
+        known = np.array([isinstance(value, int) for value in read], dtype=bool)
+        values = np.array([value if isinstance(value, int) else 0 for value in read], dtype=np.int64)
+        return cls(values, known, {row: value for row, value in enumerate(read) if isinstance(value, str)})
 
 
 @dataclass(frozen=True)
@@ -37,10 +53,12 @@ class Arrays:
         lengths: Length of each row's array: 0 where it is missing or holds no number, `UNREADABLE` where the
             cell is not a list of numbers.
         rows: The arrays, None where there is none; or all of them as one matrix.
+        why: By row what is wrong with a cell that is not a list of numbers.
     """
 
     lengths: Int64[np.ndarray, " star"]
     rows: Sequence[np.ndarray | None] | Float64[np.ndarray, "star element"]
+    why: Mapping[int, str] = field(default_factory=dict)
 
     def matrix(self, size: int) -> Float64[np.ndarray, "star element"]:
         """All arrays of this length as one matrix, NaN in the rows of other lengths."""
@@ -54,38 +72,24 @@ class Arrays:
 
 def floats(cells: np.ndarray) -> StarArray:
     """The cells as float64, NaN where they are empty, masked or no number."""
-    cells = _unmasked(cells)
+    cells = unmasked(cells)
     if cells.dtype.kind in "fiub" and cells.ndim == 1:
         with np.errstate(invalid="ignore"):
             return cells.astype(np.float64)
     return np.array([_float(cell) for cell in cells], dtype=np.float64)
 
 
-def integers(cells: np.ndarray, *, exact: bool = False) -> Integers:
-    """The cells as integers that have never been floats, where the file does not make them floats.
-
-    Args:
-        cells: Integers, their text, or floats without a fraction.
-        exact: Take no floats: above 2**53 they are not the integers they were.
-    """
-    cells = _unmasked(cells)
+def integers(cells: np.ndarray) -> Integers:
+    """The cells as integers: such, their text, or floats without a fraction and their text, as in ``55.0``."""
+    cells = unmasked(cells)
     if cells.dtype.kind in "iu" and cells.ndim == 1:
-        n = len(cells)
-        return Integers(cells.astype(np.int64), np.ones(n, dtype=bool), np.zeros(n, dtype=bool))
-    values = np.zeros(len(cells), dtype=np.int64)
-    known, unreadable = np.zeros((2, len(cells)), dtype=bool)
-    for row, cell in enumerate(cells):
-        if not _is_missing(cell):
-            value = _integer(cell, exact=exact)
-            known[row] = value is not None
-            unreadable[row] = value is None
-            values[row] = value or 0
-    return Integers(values, known, unreadable)
+        return Integers(cells.astype(np.int64), np.ones(len(cells), dtype=bool))
+    return Integers.of([_integer(cell) for cell in cells])
 
 
 def arrays(cells: np.ndarray) -> Arrays:
-    """The cells as arrays of float64."""
-    cells = _unmasked(cells)
+    """The cells as arrays of float64: arrays, lists, or the text that some library prints of one."""
+    cells = unmasked(cells)
     if cells.ndim == 2 and cells.dtype.kind in "fiu":
         with np.errstate(invalid="ignore"):
             matrix = cells.astype(np.float64)
@@ -96,10 +100,11 @@ def arrays(cells: np.ndarray) -> Arrays:
     for row, cell in enumerate(cells):
         rows.append(_array(cell))
         lengths[row] = _length(cell, rows[row])
-    return Arrays(lengths, rows)
+    why = {int(row): _why_no_array(cells[row]) for row in np.flatnonzero(lengths == UNREADABLE)}
+    return Arrays(lengths, rows, why)
 
 
-def _unmasked(cells: np.ndarray) -> np.ndarray:
+def unmasked(cells: np.ndarray) -> np.ndarray:
     """The cells in the machine's byte order, with NaN or None for those that are masked."""
     mask = np.ma.getmaskarray(cells) if isinstance(cells, np.ma.MaskedArray) else None
     plain = np.asarray(cells)
@@ -114,64 +119,125 @@ def _unmasked(cells: np.ndarray) -> np.ndarray:
     return plain
 
 
-def _is_missing(cell: object) -> bool:
+def text_of(cell: object) -> str | None:
+    """The text in a cell, whether it is stored as text or as bytes; None in any other cell."""
+    if isinstance(cell, bytes):
+        return cell.decode(errors="replace").strip()
+    return cell.strip() if isinstance(cell, str) else None
+
+
+def is_missing(cell: object) -> bool:
+    """True where a cell holds nothing, or a word for nothing."""
     if cell is None or cell is np.ma.masked:
         return True
-    if isinstance(cell, str):
-        return cell.strip().lower() in MISSING_TEXT
+    text = text_of(cell)
+    if text is not None:
+        return text.lower() in MISSING_TEXT
     return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
 
 
+def shown(value: object) -> str:
+    """A cell as messages show it."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 30 else f"{text[:27]}..."
+
+
 def _float(cell: object) -> float:
-    if _is_missing(cell) or not isinstance(cell, str | SupportsFloat):
+    if is_missing(cell) or not isinstance(cell, str | bytes | SupportsFloat):
         return float("nan")
     try:
         return float(cell)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return float("nan")
 
 
-def _integer(cell: object, *, exact: bool) -> int | None:
-    """The integer in a cell that is not missing, None where there is none that int64 holds."""
-    if isinstance(cell, bytes):
-        cell = cell.decode(errors="replace")
-    if isinstance(cell, float | np.floating) and not exact and float(cell).is_integer():
-        return int(cell)
-    if not isinstance(cell, int | str | np.integer):
+def _integer(cell: object) -> int | str | None:
+    """The integer in a cell, None where it is empty, and where it holds none that int64 does, what it holds."""
+    if is_missing(cell):
         return None
+    value = text_of(cell) or cell
     try:
-        value = int(cell)
-    except ValueError:
-        return None
-    return value if -(2**63) <= value < 2**63 else None
+        if isinstance(value, str):
+            value = int(value) if value.lstrip("+-").isdigit() else float(value)
+        whole = int(value) if isinstance(value, int | float | np.integer | np.floating) else None
+    except (ValueError, OverflowError):
+        whole = None
+    if whole is None or whole != value or not -(2**63) <= whole < 2**63:
+        return f"is no integer: {shown(cell)}"
+    return whole
 
 
 def _array(cell: object) -> np.ndarray | None:
     """The array in a cell, None where it is missing or cannot be read as one."""
-    if _is_missing(cell):
+    if is_missing(cell):
         return None
     try:
-        if isinstance(cell, str):
-            cell = json.loads(_as_json(cell))
+        text = text_of(cell)
+        if text is not None:
+            cell = _parsed(text)
         with np.errstate(invalid="ignore"):  # a damaged float32 may be a NaN that signals
             if isinstance(cell, np.ma.MaskedArray):
                 values = np.ma.filled(np.ma.asarray(cell, dtype=np.float64), np.nan)
             else:
                 values = np.asarray(cell, dtype=np.float64)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     return values if values.ndim == 1 else None
 
 
-def _as_json(cell: str) -> str:
-    """JSON for the archive's two ways to write an array: ``[1.5,nan]`` and ``(1.5, nan)``."""
-    text = cell.strip()
+def _parsed(text: str) -> object:
+    """The lists in a text: as the archive writes them, ``[1.5,nan]`` and ``(1.5, nan)``, or as others print them."""
+    try:
+        return json.loads(_as_json(text))
+    except ValueError:
+        return json.loads(_as_json(_regular(text)))
+
+
+def _as_json(text: str) -> str:
     if text[:1] == "(" and text[-1:] == ")":
         text = f"[{text[1:-1]}]"
     return text.lower().replace("nan", "NaN").replace("infinity", "inf").replace("inf", "Infinity")
 
 
+def _regular(text: str) -> str:
+    """What Python, numpy, pandas, astropy or a database print of an array, in brackets and with commas.
+
+    Raises:
+        ValueError: It is not the text of a whole array.
+    """
+    if _is_open(text):
+        raise ValueError("is cut off")
+    text = _SCALAR.sub(r"\1", text)
+    if call := _CALL.fullmatch(text):
+        text = call["values"]
+    text = text.translate(_BRACKETS)
+    if "," not in text:
+        text = _GAP.sub(",", text)
+    if "[" not in text and "," in text:
+        text = f"[{text}]"
+    return _VALUE.sub(_number, re.sub(r",\s*\]", "]", text))
+
+
+def _number(value: re.Match[str]) -> str:
+    if value[0].lower() in MISSING_TEXT:
+        return "nan"
+    return repr(float(value[0]))
+
+
+def _why_no_array(cell: object) -> str:
+    text = text_of(cell) or ""
+    if any(dots in text for dots in _DOTS):
+        why = " (it was shortened when it was printed; write arrays whole, as to parquet, ECSV or FITS)"
+    else:
+        why = " (it is cut off before its end)" if _is_open(text) else ""
+    return f"is no list of numbers: {shown(cell)}{why}"
+
+
+def _is_open(text: str) -> bool:
+    return any(text.count(left) != text.count(right) for left, right in ("[]", "()", "{}"))
+
+
 def _length(cell: object, array: np.ndarray | None) -> int:
     if array is None:
-        return 0 if _is_missing(cell) else UNREADABLE
+        return 0 if is_missing(cell) else UNREADABLE
     return 0 if np.isnan(array).all() else len(array)

@@ -1,5 +1,6 @@
 """The rows of one file by the archive's column names, before anything about them is checked."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from scattervae.gaia.facts import (
     SNR_NAME,
     SOURCE_ID_NAMES,
 )
+from scattervae.gaia.files.cells import floats
 from scattervae.spectra.sources import SOURCE_COLUMNS
 
 _BAND_COLUMNS = (
@@ -25,7 +27,7 @@ _BAND_COLUMNS = (
     "basis_function_id",
     "n_relevant_bases",
 )
-_SCALARS = (G_FLUX_NAME, *G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux_error", "xp")
+_SCALARS = (G_FLUX_NAME, *G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux_error", "wavelength", "xp")
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,28 @@ class Columns:
     skipped: tuple[SkippedRow, ...] = ()
 
     @classmethod
-    def of(cls, form: str, cells: Mapping[str, np.ndarray], names: Sequence[str]) -> "Columns":
-        """Columns of a file whose rows are simply counted from 1."""
-        n = len(next(iter(cells.values()))) if cells else 0
-        return cls(form, cells, tuple(str(name) for name in names), np.arange(1, n + 1, dtype=np.int64))
+    def of(
+        cls,
+        form: str,
+        cells: Mapping[str, np.ndarray],
+        names: Sequence[str],
+        *,
+        row_numbers: Int64[np.ndarray, " row"] | None = None,
+        skipped: Sequence[SkippedRow] = (),
+    ) -> "Columns":
+        """Columns of a file as `pick` names them, arrays that have a column a number put together.
+
+        Args:
+            form: Name of the kind of file.
+            cells: Cells by the keys of `pick`.
+            names: All columns of the file.
+            row_numbers: Where None, rows are simply counted from 1.
+            skipped: Rows that could not be split into cells.
+        """
+        if row_numbers is None:
+            n = len(next(iter(cells.values()))) if cells else 0
+            row_numbers = np.arange(1, n + 1, dtype=np.int64)
+        return cls(form, _gathered(cells), tuple(str(name) for name in names), row_numbers, tuple(skipped))
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -103,13 +123,55 @@ def wanted_columns(*, correlations: bool) -> frozenset[str]:
     return frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS, *bands, *joined, *labels, *_SCALARS))
 
 
+# A band's coefficients and their errors under other names, and with a number in columns of their own.
+# Source: bp_coefficients_0 as pandas makes it of arrays; bp_coeff_0, e_bp_coeff_0 as in public FITS files.
+_OTHER_NAME = re.compile(
+    r"(?P<before>e_)?(?P<band>bp|rp)_(?:coeff?|coefficient)s?(?P<behind>_(?:err|error)s?)?(?P<number>_?\d+)?"
+)
+_NUMBERED = re.compile(r"(?P<name>.*[a-z])_?(?P<number>\d{1,4})")
+_ARRAYS = (*CONTINUOUS_COLUMNS, *SAMPLED_COLUMNS, *JOINED_COLUMNS, *JOINED_COLUMNS.values())
+
+
 def pick(names: Sequence[str], wanted: frozenset[str]) -> dict[str, str]:
-    """Which of a file's columns to read: name in lower case to the file's own name, the first of equals."""
+    """Which of a file's columns to read: name in lower case to the file's own name, the first of equals.
+
+    A column with one number of an array has the array's name and its number in brackets: ``bp_coefficients[0]``.
+    """
     picked: dict[str, str] = {}
-    for name in names:
-        if name.strip().lower() in wanted:
-            picked.setdefault(name.strip().lower(), name)
+    for own in names:
+        name = _usual(own.strip().lower())
+        if name in wanted:
+            picked.setdefault(name, own)
+        elif (part := _NUMBERED.fullmatch(name)) and part["name"] in _ARRAYS and part["name"] in wanted:
+            picked.setdefault(f"{part['name']}[{int(part['number'])}]", own)
     return picked
+
+
+def _usual(name: str) -> str:
+    """The archive's name of a column of coefficients or their errors."""
+    found = _OTHER_NAME.fullmatch(name)
+    if found is None:
+        return name
+    what = "coefficient_errors" if found["before"] or found["behind"] else "coefficients"
+    return f"{found['band']}_{what}{found['number'] or ''}"
+
+
+def _gathered(cells: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same cells, columns with one number of an array each put together; left out where one is missing."""
+    whole = {name: column for name, column in cells.items() if not name.endswith("]")}
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for key in cells.keys() - whole.keys():
+        name, _, number = key.removesuffix("]").partition("[")
+        parts.setdefault(name, {})[int(number)] = cells[key]
+    for name, columns in parts.items():
+        first = min(columns)
+        if (
+            name not in whole
+            and len(columns) > 1
+            and sorted(columns) == [*range(first, first + len(columns))]
+        ):
+            whole[name] = np.stack([floats(columns[number]) for number in sorted(columns)], axis=1)
+    return whole
 
 
 def with_spectra(tables: Sequence[Columns]) -> Sequence[Columns]:

@@ -1,9 +1,10 @@
-"""parquet with list columns: HATS partitions and tables that pandas, polars or pyarrow wrote."""
+"""arrow's tables, of parquet and feather files or in memory: HATS partitions, and what pandas or polars have."""
 
 from io import BufferedIOBase
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import feather
 
 from scattervae.gaia.files.columns import Columns, pick
 from scattervae.spectra.columns import is_approximate
@@ -27,6 +28,19 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     table = flattened(read_groups(file, [flat[own] for own in picked.values()]))
     cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
     return Columns.of("parquet", cells, tuple(flat))
+
+
+def read_feather(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
+    """The wanted columns of a feather file; see `read_groups` why by one thread."""
+    return columns_of_arrow(
+        feather.read_table(pa.BufferReader(stream.read()), use_threads=False), wanted, form="feather"
+    )
+
+
+def columns_of_arrow(table: pa.Table, wanted: frozenset[str], *, form: str = "arrow table") -> Columns:
+    """The wanted columns of a table in memory."""
+    cells = {name: _cells(table.column(own)) for name, own in pick(table.column_names, wanted).items()}
+    return Columns.of(form, cells, table.column_names)
 
 
 def _cells(column: pa.ChunkedArray) -> np.ndarray:

@@ -33,10 +33,11 @@ from scattervae.gaia.files.astropy_tables import columns_of_table, read_fits, re
 from scattervae.gaia.files.avro import read_avro
 from scattervae.gaia.files.columns import Columns, pick, wanted_columns
 from scattervae.gaia.files.hdf5 import read_hdf5
+from scattervae.gaia.files.identifiers import listed_ids
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
-from scattervae.gaia.files.listed import listed_ids
 from scattervae.gaia.files.mapped_fits import read_mapped_fits
-from scattervae.gaia.files.parquet import read_parquet
+from scattervae.gaia.files.numpy_and_json import read_json, read_numpy
+from scattervae.gaia.files.parquet import read_feather, read_parquet
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
@@ -50,6 +51,10 @@ _READERS: dict[Kind, _Reader] = {
     Kind.AVRO: read_avro,
     Kind.HDF5: read_hdf5,
     Kind.PARQUET: read_parquet,
+    Kind.FEATHER: read_feather,
+    Kind.NUMPY: read_numpy,
+    Kind.JSON: read_json,
+    Kind.TEXT: read_text,
 }
 # What the libraries raise at a file that is cut off or damaged, as fuzzing them shows.
 _LIBRARY_ERRORS = (
@@ -142,18 +147,22 @@ def read_sources_file(path: str | Path) -> SourceColumns:
         return assemble_sources(_read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS))))
 
 
-def read_ids_file(path: str | Path) -> SourceIds:
+def read_ids_file(path: str | Path, *, release: str = "DR3") -> SourceIds:
     """The source_ids in a file, in its order: one a line, or in the identifier's column of a table of any kind.
 
-    A line may also read as the archive's designation does: Gaia DR3 5853498713190525696.
+    Args:
+        path: The file; a source_id may also read as the archive's designation does: Gaia DR3 5853498713190525696.
+        release: The data release that they are of; designations of another are refused.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no identifiers.
     """
     path = Path(path)
     with _located(str(path)):
-        listed = listed_ids(path)
-        ids = assemble_ids(_read_columns(path, frozenset(SOURCE_ID_NAMES))) if listed is None else listed
+        with _readable():
+            ids = listed_ids(path, release=release)
+        if ids is None:
+            ids = assemble_ids(_read_columns(path, frozenset(SOURCE_ID_NAMES)), release=release)
         if len(ids) == 0:
             raise DataError("holds no source_id")
         return ids
@@ -175,13 +184,17 @@ def _with_warning(where: str, contents: FileContents) -> FileContents:
 
 
 def _read_columns(path: Path, wanted: frozenset[str], *, fits: _Reader = read_fits) -> Columns:
+    with _readable(), open_file(path) as stream:
+        kind = recognise(stream)
+        reader = fits if kind is Kind.FITS else _READERS[kind]
+        return reader(stream if kind is Kind.TEXT else unpacked(stream), wanted)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say in one line why a file cannot be read."""
     try:
-        with open_file(path) as stream:
-            kind = recognise(stream)
-            if kind is Kind.TEXT:
-                return read_text(stream, wanted)
-            reader = fits if kind is Kind.FITS else _READERS[kind]
-            return reader(unpacked(stream), wanted)
+        yield
     except FileNotFoundError:
         raise DataError("does not exist; check the path") from None
     except PermissionError:

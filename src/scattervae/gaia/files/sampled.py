@@ -5,7 +5,7 @@ import numpy as np
 from scattervae.arrays import FluxArray, SourceIds
 from scattervae.errors import DataError
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
-from scattervae.gaia.files.cells import UNREADABLE, arrays, floats
+from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import Columns
 from scattervae.gaia.files.companions import read_g_flux
 from scattervae.gaia.files.skips import Skips
@@ -47,7 +47,7 @@ def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> Sample
 
 def _on_grid(columns: Columns, name: str, skips: Skips) -> FluxArray:
     read = arrays(columns.cells[name])
-    skips.add(read.lengths == UNREADABLE, name + " is no list of numbers: {}", columns.cells[name])
+    skips.add_unreadable(name, read)
     lengths = read.lengths[read.lengths > 0]
     n_grid = len(SAMPLED_GRID_NM)
     if len(lengths) and not (lengths == n_grid).any():

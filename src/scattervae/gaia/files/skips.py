@@ -3,6 +3,7 @@
 import numpy as np
 
 from scattervae.arrays import StarMask
+from scattervae.gaia.files.cells import Arrays, Integers, shown
 from scattervae.gaia.files.columns import Columns, SkippedRow
 
 
@@ -16,8 +17,15 @@ class Skips:
     def add(self, rows: StarMask, reason: str, values: np.ndarray | None = None) -> None:
         """Skip these rows; a ``{}`` in the reason stands for the row's own value."""
         for row in np.flatnonzero(rows & self._kept):
-            self._reasons[int(row)] = reason if values is None else reason.format(_short(values[row]))
+            self._reasons[int(row)] = reason if values is None else reason.format(shown(values[row]))
             self._kept[row] = False
+
+    def add_unreadable(self, name: str, read: Arrays | Integers, *, among: StarMask | None = None) -> None:
+        """Skip the rows in which a column holds something else, each with what is wrong with it."""
+        for row, why in read.why.items():
+            if self._kept[row] and (among is None or among[row]):
+                self._reasons[row] = f"{name} {why}"
+                self._kept[row] = False
 
     @property
     def kept(self) -> StarMask:
@@ -28,8 +36,3 @@ class Skips:
         """All skipped rows of the file in order, those that its reader skipped included."""
         here = (SkippedRow(int(columns.row_numbers[row]), why) for row, why in self._reasons.items())
         return tuple(sorted((*columns.skipped, *here), key=lambda skipped: skipped.row))
-
-
-def _short(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 30 else f"{text[:27]}..."

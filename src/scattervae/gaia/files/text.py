@@ -1,16 +1,24 @@
-"""csv and ECSV: one star a line, arrays as quoted text."""
+"""csv, ECSV and their like: one star a line, arrays as quoted text; separator, encoding and line ends as found."""
 
 import csv
+import re
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BufferedIOBase
+from dataclasses import dataclass, field
+from io import BufferedIOBase, TextIOWrapper
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
+from scattervae.gaia.files.kinds import encoding_of
 
 _LARGEST_CELL = 2**27  # correlations of a band are 30 kB of text; csv stops at 128 kB unless told
+_HEAD_BYTES = 2**16  # of which the line ends are learnt
+_SEPARATORS = (",", "\t", ";", "|", " ")
+_MOST_LINES = 2000  # of one row: its arrays as numpy prints them, four numbers a line
+_ARRAY_TEXT = re.compile(r"[\w\s.,+=<>()\[\]{}-]*")
 
 
 @dataclass
@@ -18,17 +26,19 @@ class _Comments:
     """What the lines starting with ``#`` say."""
 
     ecsv: bool = False
-    delimiter: str = ","
+    separator: str = " "  # ECSV's, unless it names another
     published: bool = False
+    last: str = ""
 
     def read(self, line: str) -> None:
         text = line.lstrip("#").strip()
         if text.startswith("%ECSV"):
-            self.ecsv, self.delimiter = True, " "  # a space unless the header names another
+            self.ecsv = True
         elif text.startswith("delimiter:"):
-            self.delimiter = text.removeprefix("delimiter:").strip().strip("'\"") or " "
+            self.separator = text.removeprefix("delimiter:").strip().strip("'\"") or " "
         elif "TABLE: xp_" in text:
             self.published = True
+        self.last = text
 
     @property
     def form(self) -> str:
@@ -37,10 +47,46 @@ class _Comments:
         return "archive csv"
 
 
+class TextTable(NamedTuple):
+    """How a text file is laid out.
+
+    Attributes:
+        form: Name of the kind of file, for people.
+        ecsv: True where it says so; such a row is one line.
+        separator: What stands between cells; a space stands for any number of spaces and tabs.
+        header: Names of the columns.
+        n_ahead: Lines before the first row.
+    """
+
+    form: str
+    ecsv: bool
+    separator: str
+    header: tuple[str, ...]
+    n_ahead: int
+
+
+@dataclass
+class _Lines:
+    """Lines with their numbers, of which some can be put back."""
+
+    new: Iterator[tuple[int, str]]
+    again: deque[tuple[int, str]] = field(default_factory=deque)
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> tuple[int, str]:
+        return self.again.popleft() if self.again else next(self.new)
+
+    def put_back(self, lines: list[tuple[int, str]]) -> None:
+        self.again.extendleft(reversed(lines))
+
+
 def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """All lines that have as many cells as the header; the others are named.
 
-    Arrays stay text here. A quoted cell never goes on in the next line, so a stray quote costs one line.
+    Arrays stay text here. Outside ECSV a quoted cell goes on in the next lines where these are an array as numpy
+    prints it, and end as a cell does; any other stray quote costs one line.
 
     Source:
         ECSV: Astropy Proposal for Enhancement 6, version 1.0. Bulk files: their own header.
@@ -49,53 +95,116 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         DataError: There is no header.
     """
     csv.field_size_limit(_LARGEST_CELL)
-    comments = _Comments()
-    lines = _data_lines(stream, comments)
-    header = _header(lines, comments)
-    picked = pick(header, wanted)
-    index = [header.index(name) for name in picked.values()]
+    lines = _Lines(text_lines(stream))
+    table = _layout(lines, wanted)
+    picked = pick(table.header, wanted)
+    index = [table.header.index(name) for name in picked.values()]
     rows: list[list[str]] = []
     numbers: list[int] = []
     skipped: list[SkippedRow] = []
     for number, line in lines:
-        cells = _split(line, comments.delimiter)
+        if line.startswith("#"):
+            continue
+        cells = _split(line, table.separator)
+        if cells is None and not table.ecsv:
+            cells = _split_across(line, lines, table.separator)
         if cells is None:
             skipped.append(SkippedRow(number, "a quote is opened and not closed"))
-        elif len(cells) != len(header):
-            skipped.append(SkippedRow(number, f"{len(cells)} cells where the header has {len(header)}"))
+        elif len(cells) != len(table.header):
+            skipped.append(SkippedRow(number, f"{len(cells)} cells where the header has {len(table.header)}"))
         else:
             rows.append([cells[i] for i in index])
             numbers.append(number)
-    return Columns(
-        form=comments.form,
-        cells={name: object_array([row[i] for row in rows]) for i, name in enumerate(picked)},
-        names=tuple(header),
-        row_numbers=np.array(numbers, dtype=np.int64),
-        skipped=tuple(skipped),
+    cells_of = {name: object_array([row[i] for row in rows]) for i, name in enumerate(picked)}
+    return Columns.of(
+        table.form, cells_of, table.header, row_numbers=np.array(numbers, dtype=np.int64), skipped=skipped
     )
 
 
-def _data_lines(stream: BufferedIOBase, comments: _Comments) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, and lines that are neither empty nor a comment."""
-    for number, raw in enumerate(stream, start=1):
-        line = raw.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
-        if line.startswith("#"):
-            comments.read(line)
-        elif line.strip():
-            yield number, line
+def text_layout(stream: BufferedIOBase, wanted: frozenset[str]) -> TextTable:
+    """How a text file is laid out, by its first lines; the stream is left at its start.
+
+    Raises:
+        DataError: There is no header.
+    """
+    table = _layout(_Lines(text_lines(stream)), wanted)
+    stream.seek(0)
+    return table
 
 
-def _header(lines: Iterator[tuple[int, str]], comments: _Comments) -> list[str]:
-    _, line = next(lines, (0, ""))
-    header = _split(line, comments.delimiter)
-    if not header:
-        raise DataError("holds no header line; download it again")
-    return [name.strip() for name in header]
-
-
-def _split(line: str, delimiter: str) -> list[str] | None:
-    """The cells of a line, None where its quotes do not match."""
+def text_lines(stream: BufferedIOBase) -> Iterator[tuple[int, str]]:
+    """Lines that are not empty, with their numbers from 1, whatever their encoding and line ends."""
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    encoding = encoding_of(head)
+    end = "\n" if "\n" in head.decode(encoding, errors="replace") else "\r"
+    text = TextIOWrapper(cast(IO[bytes], stream), encoding=encoding, errors="replace", newline=end)
     try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        for number, line in enumerate(text, start=1):
+            if not line.isspace():
+                yield number, line.rstrip("\r\n")
+    finally:
+        if not stream.closed:
+            text.detach()
+
+
+def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
+    """The header is the first line that is no comment, or the last comment where that names more columns."""
+    comments = _Comments()
+    number, line = 0, ""
+    for number, line in lines:  # noqa: B007 - the number is that of the header
+        if not line.startswith("#"):
+            break
+        comments.read(line)
+    else:
+        line = ""
+    choices = [(text, mark) for text in (line, comments.last) for mark in _SEPARATORS]
+    if comments.ecsv:
+        choices = [(line, comments.separator)]
+        if comments.separator not in (",", " "):
+            raise DataError(f"names {comments.separator[:9]!r} as its delimiter; ECSV has a comma or a space")
+    text, separator = max(choices, key=lambda choice: _n_known(choice[0], choice[1], wanted))
+    header = _split(text, separator)
+    if not header:
+        raise DataError("holds no header line; expected the names of the columns in its first line")
+    if text is not line and line:
+        lines.put_back([(number, line)])
+        number -= 1
+    return TextTable(comments.form, comments.ecsv, separator, tuple(name.strip() for name in header), number)
+
+
+def _n_known(line: str, separator: str, wanted: frozenset[str]) -> tuple[int, bool]:
+    """How much speaks for a header: columns that are wanted, then commas."""
+    return len(pick(_split(line, separator) or (), wanted)), separator == "," and separator in line
+
+
+def _split(line: str, separator: str) -> list[str] | None:
+    """The cells of a line, None where its quotes do not match."""
+    if separator == " ":
+        line = line.replace("\t", " ").strip()
+    try:
+        cells = csv.reader([line], delimiter=separator, strict=True, skipinitialspace=separator == " ")
+        return next(cells, [])
     except csv.Error:
         return None
+
+
+def _split_across(line: str, lines: _Lines, separator: str) -> list[str] | None:
+    """The cells of a line of which a quoted one goes on in the next lines; None, and no line taken, if none does."""
+    taken: list[tuple[int, str]] = []
+    if not line.count('"') % 2:
+        return None
+    for number, more in lines:
+        taken.append((number, more))
+        inside, quote, after = more.partition('"')
+        if not _ARRAY_TEXT.fullmatch(inside) or len(taken) > _MOST_LINES:
+            break
+        if quote and after[:1] not in ("", separator):
+            break
+        if more.count('"') % 2:
+            cells = _split(" ".join((line, *(text for _, text in taken))), separator)
+            if cells is None:
+                break
+            return cells
+    lines.put_back(taken)
+    return None
