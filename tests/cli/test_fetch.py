@@ -176,13 +176,14 @@ def test_single_stars_go_to_a_store(cli, tmp_path):
         assert (run.code, run.err) == (0, "")
         assert run.out.splitlines() == [
             f"wrote {tmp_path / 'stars.csv.gz'}: 5 stars",
-            f"1 not in the source table: {stars[2]}",
+            f"1 in no table of the release, and without a mean spectrum: {stars[2]}",
             f"1 without a mean spectrum: {stars[1]}",
         ]
         run = ids(cli, server, "--query", "SELECT source_id FROM x", "-o", tmp_path / "b.csv", "--json")
         assert run.json == {
             "out": str(tmp_path / "b.csv"),
             "stars": 5,
+            "unlisted": [],
             "unknown": [],
             "without_spectrum": [str(stars[1])],
         }

@@ -46,6 +46,14 @@ ModelFolder = Annotated[
 StarsPath = Annotated[
     Path, typer.Argument(callback=existing, metavar="STORE", help="A store, or any readable file of spectra.")
 ]
+ReleaseName = Annotated[
+    str,
+    typer.Option(
+        "--release",
+        metavar="NAME|FILE",
+        help="The data release: DR3, DR4, or a .toml file that describes one.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 takes what the machine has.")

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, progress_bar
+from scattervae.cli.console import AsJson, ReleaseName, progress_bar
 from scattervae.cli.fetch_report import byte_bar, fetched_files, fetched_stars, listing
 from scattervae.errors import FetchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scattervae.arrays import SourceIds
+    from scattervae.cli.console import Summary
     from scattervae.gaia.archive import BulkFile
+    from scattervae.gaia.archive.services import Services
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -31,8 +36,12 @@ class Products(StrEnum):
         return names.get(self, ("xp_continuous_mean_spectrum", "gaia_source"))
 
 
-ReleaseName = Annotated[
-    str, typer.Option("--release", metavar="NAME", help="The data release: DR3, or DR4 once it is published.")
+Out = Annotated[Path, typer.Option("--out", "-o", help="The csv file, gzipped where its name ends in .gz.")]
+Batch = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Stars asked for at once; DR3 gives 5,000 at most.")
+]
+ArchiveUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
 ]
 
 
@@ -116,16 +125,10 @@ def ids(
     query: Annotated[
         str | None, typer.Option(metavar="ADQL", help="A query whose result has a column source_id.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The csv file, gzipped where its name ends in .gz.")
-    ],
+    out: Out,
     release: ReleaseName = "DR3",
-    batch: Annotated[
-        int, typer.Option(min=1, max=5000, metavar="N", help="Stars asked for at once; 5,000 is the limit.")
-    ] = 1000,
-    archive_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
-    ] = None,
+    batch: Batch = 1000,
+    archive_url: ArchiveUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the mean spectra of some stars, with their positions and G flux, to one file for `scattervae ingest`.
@@ -139,22 +142,60 @@ def ids(
 
         scattervae fetch ids --query "SELECT source_id FROM gaiadr3.gaia_source WHERE parallax > 50" --out near.csv.gz
     """
-    from scattervae.gaia.archive import ARCHIVE_URL, release_of
-    from scattervae.gaia.archive.ids import fetch_ids
-    from scattervae.gaia.archive.services import Services
-    from scattervae.gaia.files import read_ids_file
-
     if (stars is None) == (query is None):
         raise FetchError("give either a file of source_ids or --query")
+    from scattervae.gaia.files import read_ids_file
+
+    def wanted(services: "Services") -> "SourceIds":
+        if query is not None:
+            return services.ids_of(query)
+        return read_ids_file(stars or "", release=services.release.name)
+
+    _fetch_stars(wanted, out, release, archive_url, batch=batch).show(as_json=as_json)
+
+
+@app.command()
+def cone(
+    ra: Annotated[float, typer.Argument(metavar="RA", min=0.0, max=360.0, help="Right ascension [deg].")],
+    dec: Annotated[float, typer.Argument(metavar="DEC", min=-90.0, max=90.0, help="Declination [deg].")],
+    radius: Annotated[float, typer.Argument(metavar="RADIUS", min=0.0, max=180.0, help="Radius [deg].")],
+    *,
+    out: Out,
+    release: ReleaseName = "DR3",
+    batch: Batch = 1000,
+    archive_url: ArchiveUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the mean spectra of all stars in a cone on the sky, to one file for `scattervae ingest`.
+
+    The position is ICRS at the release's reference epoch. A negative declination goes behind two dashes.
+
+    Examples:
+
+        scattervae fetch cone 56.75 24.12 0.5 --out pleiades.csv.gz
+
+        scattervae fetch cone --out omega_cen.csv.gz -- 201.7 -47.48 0.2
+    """
+    _fetch_stars(
+        lambda services: services.ids_in_cone(ra, dec, radius), out, release, archive_url, batch=batch
+    ).show(as_json=as_json)
+
+
+def _fetch_stars(
+    wanted: "Callable[[Services], SourceIds]", out: Path, release: str, archive_url: str | None, *, batch: int
+) -> "Summary":
+    from scattervae.gaia.archive import release_of
+    from scattervae.gaia.archive.ids import fetch_ids
+    from scattervae.gaia.archive.services import Services
+
     if out.exists():
         raise FetchError(f"{out}: exists; remove it, or give another file as --out")
-    names = release_of(release)
-    services = Services(names, url=archive_url or ARCHIVE_URL)
-    wanted = read_ids_file(stars or "", release=names.name) if query is None else services.ids_of(query)
+    services = Services(release_of(release), url=archive_url)
+    ids = wanted(services)
     with progress_bar("stars") as bar:
-        task = bar.add_task("fetching", total=len(set(wanted.tolist())))
-        done = fetch_ids(wanted, out, services, batch_size=batch, progress=lambda n: bar.advance(task, n))
-    fetched_stars(done).show(as_json=as_json)
+        task = bar.add_task("fetching", total=len(set(ids.tolist())))
+        done = fetch_ids(ids, out, services, batch_size=batch, progress=lambda n: bar.advance(task, n))
+    return fetched_stars(done)
 
 
 def _pixels(text: str | None) -> range | None:
@@ -175,8 +216,8 @@ def _wanted(
     wanted: list[BulkFile] = []
     with archive.new_session() as session:
         for table in product.tables:
-            listed = archive.read_listing(
-                session, base_url or archive.BULK_URL, names.product(table), archive.Patience()
-            )
+            files = names.product(table)
+            address = base_url or (names.bulk.url if names.bulk else "")
+            listed = archive.read_listing(session, address, files, archive.Patience())
             wanted += (listed if pixels is None else archive.overlapping(listed, pixels))[:n]
     return wanted

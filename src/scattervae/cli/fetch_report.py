@@ -81,7 +81,11 @@ def fetched_files(plan: "Plan", report: "Report") -> Summary:
 
 def fetched_stars(done: "FetchedIds") -> Summary:
     """What came of single stars."""
-    missing = {"not in the source table": done.unknown, "without a mean spectrum": done.without}
+    missing = {
+        "in no table of the release (no position; G from the coefficients)": done.unlisted,
+        "in no table of the release, and without a mean spectrum": done.unknown,
+        "without a mean spectrum": done.without,
+    }
     lines = [f"wrote {done.path}: {counted(len(done.fetched), 'star')}"]
     for reason, stars in missing.items():
         if len(stars):
@@ -92,6 +96,7 @@ def fetched_stars(done: "FetchedIds") -> Summary:
     values = {
         "out": str(done.path),
         "stars": len(done.fetched),
+        "unlisted": [str(star) for star in done.unlisted.tolist()],
         "unknown": [str(star) for star in done.unknown.tolist()],
         "without_spectrum": [str(star) for star in done.without.tolist()],
     }

@@ -31,7 +31,9 @@ class GaiaServer(FileServer):
         header: The line above them.
         found: What a query gives that uploads nothing; by default all source_ids.
         trouble: Answers to give instead, one each, by what the path starts with; None for none.
-        asked: Parameters of all jobs and of all DataLink requests, in order.
+        asked: Parameters of all jobs and of all DataLink requests, in order; questions about columns are not.
+        tables: Other tables by name, beside `sources`.
+        words: What DataLink knows as DATA_STRUCTURE.
     """
 
     def __init__(self, sources: Table, header: str, spectra: Mapping[int, str]) -> None:
@@ -40,6 +42,8 @@ class GaiaServer(FileServer):
         self.found: Table | None = None
         self.trouble: dict[str, Iterator[Answer | None]] = {}
         self.asked: list[dict[str, str]] = []
+        self.tables: dict[str, Table] = {}
+        self.words = {"RAW"}
         self._results: dict[str, Table] = {}
 
     def answer(self, request: Request, body: bytes) -> Answer | None:
@@ -56,13 +60,27 @@ class GaiaServer(FileServer):
             return Answer(gzip.compress(votable(self._results[found[1]])))
         return None
 
+    def table(self, query: str) -> Table:
+        """The table that a query names."""
+        return next((table for name, table in self.tables.items() if name in query), self.sources)
+
     def _new_job(self, request: Request, body: bytes) -> Answer:
         form, uploaded = _form(request, body)
+        job = str(len(self._results) + 1)
+        if "TAP_SCHEMA" in form["QUERY"]:
+            columns = self.table(form["QUERY"]).colnames
+            self._results[job] = Table({"column_name": columns})
+            return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
         self.asked.append(form)
-        job = str(len(self.asked))
         if uploaded is not None:
-            rows = np.isin(self.sources[ID], uploaded["source_id"])
-            self._results[job] = self.sources[rows]
+            table = self.table(form["QUERY"])
+            chosen = re.findall(r"\bs\.(\w+)", form["QUERY"].split(" FROM ")[0])
+            own = {name.lower(): name for name in table.colnames}
+            lacking = [name for name in chosen if name.lower() not in own]
+            if lacking:
+                return refusal(f"Unknown column {lacking[0]!r}")
+            rows = np.isin(table[own["source_id"]], uploaded["source_id"])
+            self._results[job] = table[rows][[own[name.lower()] for name in chosen]]
         else:
             self._results[job] = self.sources[[ID]] if self.found is None else self.found
         return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
@@ -70,6 +88,8 @@ class GaiaServer(FileServer):
     def _data(self, body: bytes) -> Answer:
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
         self.asked.append(form)
+        if form["DATA_STRUCTURE"] not in self.words:
+            return Answer(f"Unknown data structure: {form['DATA_STRUCTURE']}".encode(), 500)
         wanted = [int(star) for star in form["ID"].split(",")]
         lines = [self.spectra[star] for star in wanted if star in self.spectra]
         return zipped({"XP_CONTINUOUS_RAW.csv": "\n".join([self.header, *lines]) + "\n"} if lines else {})

@@ -81,28 +81,26 @@ def test_batches_hold_each_star_once(server, tmp_path):
     ids = np.concatenate([IDS, IDS[::-1]])
     done = run(server, tmp_path / "a.csv", ids=ids, batch_size=2, progress=counts.append)
     assert done.fetched.tolist() == np.delete(IDS, [2, 3]).tolist()
-    assert counts == [2, 2, 2]
-    assert [star for batch in asked_batches(server) for star in batch] == list(
-        map(str, np.delete(IDS, 3).tolist())
-    )
+    assert counts == [2, 2, 2, 1]
+    assert [star for batch in asked_batches(server) for star in batch] == list(map(str, IDS.tolist()))
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 6
 
 
 def test_a_batch_that_does_not_come_costs_no_other(server, tmp_path, caplog):
     server.trouble[DATA] = iter([None, *[Answer(status=503)] * 2])
     out = tmp_path / "a.csv.gz"
-    with pytest.raises(FetchError, match=r"^1 of 3 batches did not come \(.* 503.*the same command goes on$"):
+    with pytest.raises(FetchError, match=r"^1 of 4 batches did not come \(.* 503.*the same command goes on$"):
         run(server, out, batch_size=2)
     assert not out.exists()
     server.asked.clear()
     done = run(server, out, batch_size=2)
-    assert asked_batches(server) == [[str(IDS[2]), str(IDS[4])]]
+    assert asked_batches(server) == [[str(IDS[2]), str(IDS[3])]]
     assert done.fetched.tolist() == np.delete(IDS, [2, 3]).tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv.gz"]
 
 
 def test_what_a_stopped_run_left_half_written_is_not_used(server, tmp_path):
-    server.trouble[DATA] = iter([None, *repeat(Answer(status=404), 1)])
+    server.trouble[DATA] = iter([None, *repeat(Answer(status=404), 2)])
     out = tmp_path / "a.csv.gz"
     with pytest.raises(FetchError, match="404"):
         run(server, out, batch_size=3)
@@ -115,7 +113,7 @@ def test_what_a_stopped_run_left_half_written_is_not_used(server, tmp_path):
 
 def test_columns_that_changed_since_are_not_mixed(server, tmp_path):
     server.trouble[DATA] = iter([None, Answer(status=404), Answer(status=404)])
-    with pytest.raises(FetchError, match="2 of 3 batches"):
+    with pytest.raises(FetchError, match="2 of 4 batches"):
         run(server, tmp_path / "a.csv", batch_size=2)
     server.header = server.header.replace("bp_n_parameters", "bp_number")
     with pytest.raises(FetchError, match="columns are not those of the batches there; remove it"):
@@ -168,3 +166,40 @@ def test_files_that_list_no_stars(tmp_path, text, told):
         read_ids_file(path)
     with pytest.raises(DataError, match="does not exist"):
         read_ids_file(tmp_path / "nothing")
+
+
+def test_a_star_that_the_source_table_lacks_is_asked_for_and_counted_apart(server, tmp_path):
+    server.sources = server.sources[~np.isin(server.sources["SOURCE_ID"], IDS[[0, 1]])]
+    other = source_table(STARS)[["SOURCE_ID", "phot_g_mean_flux"]]
+    server.tables["all_source_photometry"] = other[np.isin(other["SOURCE_ID"], IDS[[0]])]
+    server.words = {"DATAMODEL_GAIA"}
+    done = fetch_ids(
+        IDS, tmp_path / "a.csv", Services(release_of("DR4"), url=server.url, patience=patience(2))
+    )
+    assert done.fetched.tolist() == np.delete(IDS, [2, 3]).tolist()
+    assert (done.unlisted.tolist(), done.unknown.tolist(), done.without.tolist()) == (
+        [IDS[1]],
+        [IDS[3]],
+        [IDS[2]],
+    )
+    stars = read_file(tmp_path / "a.csv").stars
+    assert stars.g_flux_source[:2].tolist() == [GFluxSource.TABLE, GFluxSource.NONE]
+    assert stars.g_flux[0] == STARS.g_flux[0]
+
+
+def test_an_answer_of_no_bytes_means_no_spectrum_and_costs_no_other_batch(server, tmp_path):
+    empty = Answer(b"", headers={"Content-Type": "application/zip"})
+    server.trouble[DATA] = iter([None, empty, empty])
+    done = run(server, tmp_path / "a.csv", batch_size=2)
+    assert done.fetched.tolist() == IDS[[0, 1, 4, 5, 6]].tolist()
+    assert done.without.tolist() == [IDS[2]]
+    assert done.unknown.tolist() == [IDS[3]]
+    server.trouble[DATA] = iter([None, empty])  # once only: it passes
+    assert len(run(server, tmp_path / "b.csv", batch_size=2).fetched) == 5
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_case_and_the_quotes_of_a_header_do_not_matter(server, tmp_path, quote):
+    truth = run(server, tmp_path / "a.csv").path.read_bytes()
+    server.header = ",".join(f"{quote}{name.upper()}{quote}" for name in server.header.split(","))
+    assert run(server, tmp_path / "b.csv").path.read_bytes() == truth

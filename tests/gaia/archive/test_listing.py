@@ -1,8 +1,12 @@
+import hashlib
+from pathlib import Path
+from urllib.parse import parse_qs
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaia.archive.server import FileServer, Page, Status, checksums
+from gaia.archive.server import Answer, FileServer, Page, Status, checksums
 from gaia.archive.toys import SOURCES, XP, patience, toy_archive
 from scattervae.errors import FetchError
 from scattervae.gaia.archive import new_session, overlapping, read_listing
@@ -115,3 +119,79 @@ def test_nobody_answers():
 def test_what_is_no_address(url):
     with new_session() as session, pytest.raises(FetchError, match="give --base-url as https://"):
         read_listing(session, url, XP, patience())
+
+
+def stored(files, prefix, page_size, *, tags=True):
+    """An object store's listing of files by their keys, a few objects a page."""
+    keys = sorted(key for key in files if key.startswith(prefix))
+    entries = [
+        f"<Contents><Key>{key}</Key>"
+        + (f"<ETag>&quot;{hashlib.md5(files[key]).hexdigest()}&quot;</ETag>" if tags else "")
+        + f"<Size>{len(files[key])}</Size></Contents>"
+        for key in keys
+    ]
+    pages = [entries[i : i + page_size] for i in range(0, len(entries), page_size)]
+    return [
+        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        + f"<IsTruncated>{str(i + 1 < len(pages)).lower()}</IsTruncated>"
+        + (f"<NextContinuationToken>page/{i + 1}</NextContinuationToken>" if i + 1 < len(pages) else "")
+        + "".join(page)
+        + "</ListBucketResult>"
+        for i, page in enumerate(pages)
+    ]
+
+
+class ObjectStore(FileServer):
+    """Serves objects by their keys, and a listing of them; no folder has an index."""
+
+    def __init__(self, files, bucket="", **options):
+        super().__init__({bucket + key: content for key, content in files.items()})
+        self.objects, self.bucket, self.options = files, bucket, options
+
+    def answer(self, request, _body):
+        path, _, query = request.path.partition("?")
+        asked = {name: values[0] for name, values in parse_qs(query).items()}
+        if path != self.bucket or asked.get("list-type") != "2":
+            return None
+        pages = stored(self.objects, asked["prefix"], 2, **self.options)
+        token = asked.get("continuation-token", "page/0")
+        return Answer(
+            pages[int(token.rpartition("/")[2])].encode(), headers={"Content-Type": "application/xml"}
+        )
+
+
+@pytest.mark.parametrize("bucket", ["", "gaia-bucket/"])
+@pytest.mark.parametrize("with_list", [True, False])
+def test_an_object_store_lists_its_files(bucket, with_list):
+    files = {path: content for path, content in toy_archive().items() if with_list or "_MD5SUM" not in path}
+    expected = {Path(path).name: hashlib.md5(content).hexdigest() for path, content in files.items()}
+    with ObjectStore(files, bucket, tags=not with_list) as server:
+        server.files = {path: c for path, c in server.files.items() if not path.endswith(LIST) or with_list}
+        server.fail(bucket + LIST, [Page()])
+        with new_session() as session:
+            found = read_listing(session, server.url + bucket, XP, patience(tries=2))
+        assert len(found) == 3
+        for file in found:
+            assert file.md5 == expected[file.name]
+            assert file.url == f"{server.url}{bucket}{XP.folder}{file.name}"
+
+
+def test_a_page_for_browsers_that_links_to_the_list_is_followed():
+    with FileServer(toy_archive()) as storage, FileServer({}) as old:
+        page = f'<html><a href="{storage.url}{LIST}">checksums</a> <a href="javascript:x">y</a></html>'
+        old.files[LIST] = page.encode()
+        with new_session() as session:
+            found = read_listing(session, old.url, XP, patience(tries=2))
+        assert [file.url.startswith(storage.url) for file in found] == [True] * 3
+
+
+def test_a_listing_with_entities_is_not_read():
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa">]><ListBucketResult><Contents><Key>&a;</Key></Contents></ListBucketResult>'
+    with FileServer({}) as server:
+        server.answer = lambda request, _body: (
+            Answer(bomb.encode(), headers={"Content-Type": "text/xml"})
+            if "list-type" in request.path
+            else None
+        )
+        with new_session() as session, pytest.raises(FetchError, match="404"):
+            read_listing(session, server.url, XP, patience(tries=2))

@@ -1,4 +1,5 @@
 import sys
+from importlib.resources import files
 from itertools import repeat
 
 import numpy as np
@@ -10,9 +11,11 @@ from gaia.archive.server import PAGE, Answer
 from gaia.archive.stars import server_of, source_table, toy_stars
 from gaia.archive.toys import patience
 from scattervae.errors import FetchError
+from scattervae.gaia import facts
 from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.sources import SOURCE_COLUMNS
+from scattervae.spectra.spectra import Basis
 
 STARS = toy_stars()
 IDS = STARS.source_id
@@ -79,6 +82,7 @@ def test_comments_and_an_empty_table(server, tmp_path):
 
 
 def test_the_next_release_goes_by_its_own_names(server, tmp_path):
+    server.words = {"DATAMODEL_GAIA"}
     services(server, "dr4").spectra_of(IDS, tmp_path / "x")
     services(server, "dr4").sources_of(IDS)
     assert (server.asked[0]["RELEASE"], server.asked[0]["RETRIEVAL_TYPE"]) == ("Gaia DR4", "MEAN_SPECTRUM_XP")
@@ -142,6 +146,100 @@ def test_nobody_answers(tmp_path):
         services(gone).sources_of(IDS)
     with pytest.raises(FetchError, match=r"there: is no web address; give --archive-url as https://\.\.\."):
         Services(release_of("DR3"), url="there")
+
+
+@pytest.mark.parametrize(("release", "known"), [("DR3", "DATAMODEL_GAIA"), ("DR4", "RAW")])
+def test_the_other_vocabulary_is_tried_once_and_remembered(server, tmp_path, caplog, release, known):
+    server.words = {known}
+    archive = services(server, release)
+    for _ in range(2):
+        assert len(archive.spectra_of(IDS, tmp_path / "x")) == 6
+    first = release_of(release).datalink.data_structures[0]
+    assert [form["DATA_STRUCTURE"] for form in server.asked] == [first, known, known]
+    assert f"Unknown data structure: {first}; asking for {known} instead" in caplog.text
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_words_that_the_archive_does_not_know_are_asked_for_once_each(server, tmp_path, status):
+    server.words = set()
+    if status != 500:
+        server.trouble[DATA] = repeat(Answer(b"Unknown retrieval type: XP_CONTINUOUS", status))
+    with pytest.raises(FetchError) as caught:
+        services(server, tries=7).spectra_of(IDS, tmp_path / "x")
+    text = str(caught.value)
+    assert text.startswith(f"{server.url}: ")
+    assert "Unknown" in text
+    assert "asked for Gaia DR3, XP_CONTINUOUS as RAW and as DATAMODEL_GAIA; correct the words" in text
+    assert len([r for r in server.requests if r.path == DATA]) == 2
+
+
+def test_columns_that_a_release_lacks_stay_null_and_are_named_once(server, caplog):
+    del server.sources["phot_bp_rp_excess_factor"]
+    archive = services(server)
+    for _ in range(2):
+        found = archive.sources_of(IDS)
+        assert np.isnan(found.values["phot_bp_rp_excess_factor"]).all()
+        assert np.isfinite(found.values["bp_rp"]).all()
+    assert caplog.text.count("gaiadr3.gaia_source: has no phot_bp_rp_excess_factor; left empty") == 1
+
+
+def test_a_column_goes_by_the_name_that_the_release_gives_it(server):
+    server.sources.rename_column("ruwe", "renormalised")
+    release = release_of("DR3")
+    own = release.model_copy(
+        update={"tap": release.tap.model_copy(update={"columns": {"ruwe": "renormalised"}})}
+    )
+    found = Services(own, url=server.url, patience=patience()).sources_of(IDS)
+    assert np.isfinite(found.values["ruwe"]).sum() == 5
+
+
+def test_what_tap_says_of_a_query_that_it_refuses_is_shown(server):
+    server.trouble[JOBS] = repeat(refusal("Cannot find table gaiadr9.gaia_source", 400))
+    with pytest.raises(FetchError, match=r"Bad Request: Cannot find table gaiadr9\.gaia_source$"):
+        services(server).ids_of("SELECT source_id FROM gaiadr9.gaia_source")
+    assert len(server.requests) == 1
+
+
+def test_a_cone_is_a_query(server):
+    server.found = Table({"source_id": IDS})
+    assert services(server).ids_in_cone(56.75, -24.12, 0.5).tolist() == IDS.tolist()
+    asked = server.asked[0]["QUERY"]
+    assert "CONTAINS(POINT(ra, dec), CIRCLE(56.75, -24.12, 0.5))" in asked
+    assert "FROM gaiadr3.gaia_source" in asked
+
+
+def test_a_release_described_in_a_file(tmp_path):
+    text = (files("scattervae.gaia.archive") / "dr4.toml").read_text()
+    own = tmp_path / "own.toml"
+    own.write_text(
+        text + '\n[bulk]\nurl = "https://there/"\n[[bulk.products]]\nname = "gaia_source"\n'
+        'folder = "gdr4/gaia_source/"\nprefix = "GaiaSource"\n'
+    )
+    assert release_of(str(own)).product("gaia_source").folder == "gdr4/gaia_source/"
+    for broken, message in (
+        (text.replace("epoch = 2017.5", ""), "epoch: Field required; see docs/releases\\.md$"),
+        (text + "\nsurprise = 1\n", "tap.surprise: Extra inputs are not permitted"),
+        (text.replace("= 2017.5", "= -1"), "epoch: Input should be greater than 0"),
+        ("name = ", "is no TOML file that can be read"),
+        ("a = " + "[" * 50_000, "is no TOML file that can be read"),
+        ("#" * 70_000, "no release's file is"),
+    ):
+        own.write_text(broken)
+        with pytest.raises(FetchError, match=f"^{own}: .*{message}"):
+            release_of(str(own))
+    with pytest.raises(FetchError, match=r"nothing\.toml: does not exist; check the path"):
+        release_of("nothing.toml")
+
+
+def test_the_facts_of_a_release_are_in_its_file():
+    dr3, dr4 = release_of("DR3"), release_of("DR4")
+    assert (dr3.epoch, dr4.epoch) == (2016.0, 2017.5)
+    assert dr3.g_zero_point == facts.G_ZERO_POINT
+    assert dr3.has_basis(facts.DR3_BASIS)
+    assert not dr4.has_basis(facts.DR3_BASIS)
+    assert dr4.has_basis(Basis(51, 55))
+    assert (dr3.ids_hold_pixels, dr4.ids_hold_pixels) == (True, False)  # not documented: not assumed
+    assert (dr3.preliminary, dr4.preliminary) == (False, True)
 
 
 def test_a_release_that_is_none():

@@ -6,7 +6,7 @@ import random
 from gaia.archive.server import checksums
 from scattervae.gaia.archive import Patience, release_of
 
-XP, SOURCES = release_of("DR3").products
+XP, SOURCES = release_of("DR3").bulk.products
 QUICK = {"first_wait": 0.001, "longest_wait": 0.01}
 
 

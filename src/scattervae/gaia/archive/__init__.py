@@ -7,19 +7,17 @@ what becomes of the files.
 
 from scattervae.gaia.archive.bulk import Moved, Plan, Report, fetch, plan
 from scattervae.gaia.archive.listing import BulkFile, overlapping, read_listing
-from scattervae.gaia.archive.releases import ARCHIVE_URL, BULK_URL, RELEASES, Release, release_of
+from scattervae.gaia.archive.releases import Release, built_in, release_of
 from scattervae.gaia.archive.transport import Patience, new_session
 
 __all__ = [
-    "ARCHIVE_URL",
-    "BULK_URL",
-    "RELEASES",
     "BulkFile",
     "Moved",
     "Patience",
     "Plan",
     "Release",
     "Report",
+    "built_in",
     "fetch",
     "new_session",
     "overlapping",

@@ -22,8 +22,6 @@ from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
 
-# Source: astroquery's docs, gaia.rst: DataLink gives the products of at most 5,000 sources a call.
-BATCH_LIMIT = 5000
 _SOURCES_BATCH = 50_000
 _HEADER = "header.csv"
 
@@ -35,12 +33,14 @@ class FetchedIds:
     Attributes:
         path: The file.
         fetched: Stars in it, in its order.
-        unknown: Stars that the release's source table does not have.
-        without: Stars that it has, but that have no mean spectrum.
+        unlisted: Those of them that no table of the release has.
+        unknown: Stars that no table of the release has, and that have no spectrum.
+        without: Stars that a table has, but that have no mean spectrum.
     """
 
     path: Path
     fetched: Int64[np.ndarray, " fetched"]
+    unlisted: Int64[np.ndarray, " unlisted"]
     unknown: Int64[np.ndarray, " unknown"]
     without: Int64[np.ndarray, " without"]
 
@@ -56,28 +56,29 @@ def fetch_ids(
     """Write the spectra of these stars to one csv file, gzipped where its name ends in .gz.
 
     It holds the archive's own columns and, behind them, those of the source table, so that the G flux and the
-    position of each star come with its spectrum. Batches that came are kept beside the file until all have: run
-    again, only the others are fetched. A batch that does not come costs no other.
+    position of each star come with its spectrum. Stars that the source table
+    lacks are asked for too. Batches that came are kept beside the file until all have: run again, only the others are
+    fetched. A batch that does not come costs no other.
 
     Args:
         source_id: The stars; one that is named twice is fetched once.
         out: The file.
         services: The archive.
-        batch_size: Stars asked for at once, at most 5,000.
+        batch_size: Stars asked for at once, at most as many as the release gives.
         progress: Called after each batch with its number of stars.
 
     Raises:
         FetchError: The archive cannot be reached or refuses; a batch did not come; or no star has a spectrum.
     """
-    if not 1 <= batch_size <= BATCH_LIMIT:
-        raise FetchError(f"batches of {batch_size} stars: expected 1 to {BATCH_LIMIT}, the archive's limit")
+    limit = services.release.datalink.batch_limit
+    if not 1 <= batch_size <= limit:
+        raise FetchError(f"batches of {batch_size} stars: expected 1 to {limit}, the archive's limit")
     out = Path(out)
     wanted = source_id[np.sort(np.unique(source_id, return_index=True)[1])]
     sources = _sources(wanted, services)
-    known = wanted[np.isin(wanted, sources.source_id)]
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    batches = [known[i : i + batch_size] for i in range(0, len(known), batch_size)]
+    batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
     paths = [parts / f"{hashlib.sha256(batch.tobytes()).hexdigest()[:16]}.csv.gz" for batch in batches]
     failures = []
     for batch, path in zip(batches, paths, strict=True):
@@ -99,11 +100,13 @@ def fetch_ids(
         raise FetchError(
             f"none of {len(wanted)} stars has a mean spectrum in this release; nothing was written"
         )
+    listed, came = np.isin(wanted, sources.source_id), np.isin(wanted, fetched)
     return FetchedIds(
         path=out,
         fetched=fetched,
-        unknown=wanted[~np.isin(wanted, known)],
-        without=known[~np.isin(known, fetched)],
+        unlisted=wanted[~listed & came],
+        unknown=wanted[~listed & ~came],
+        without=wanted[listed & ~came],
     )
 
 

@@ -1,12 +1,13 @@
 """The archive's TAP and DataLink services, spoken to through astroquery."""
 
+import csv
 import io
 import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from contextlib import redirect_stdout, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from astropy.table import Table
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import FetchError
-from scattervae.gaia.archive.releases import ARCHIVE_URL, Release
+from scattervae.gaia.archive.releases import Release
 from scattervae.gaia.archive.transport import PASSING_STATUSES, PassingError, Patience, reason_of
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT = 600.0  # the server may think for minutes about a batch before the first byte comes [s]
 _UPLOAD = "stars"
+_REFUSAL_BYTES = 2**16
+_UNKNOWN = re.compile(
+    r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL
+)  # what the archive says of a word that it lacks
 _Result = TypeVar("_Result")
 
 
@@ -35,16 +40,26 @@ class Services:
     that it is made of do not, so those are used.
     """
 
-    def __init__(self, release: Release, *, url: str = ARCHIVE_URL, patience: Patience | None = None) -> None:
+    def __init__(self, release: Release, *, url: str | None = None, patience: Patience | None = None) -> None:
         from astroquery.utils.tap import TapPlus
         from astroquery.utils.tap.conn.tapconn import TapConn
 
+        url = url or release.archive_url
+        if release.preliminary:
+            logger.warning(
+                "%s: what is known of it was written before it was published; `scattervae doctor --release %s` "
+                "says what has changed",
+                release.name,
+                release.name,
+            )
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise FetchError(f"{url}: is no web address; give --archive-url as https://...")
         https = address.scheme == "https"
-        self._release, self._url = release, url
+        self.release, self._url = release, url
         self._patience = patience or Patience()
+        self._structures = list(release.datalink.data_structures)
+        self._columns: dict[str, frozenset[str]] = {}
         self._connections = _Connections(address.hostname, address.port or (443 if https else 80))
 
         def client(context: str) -> Any:
@@ -74,27 +89,79 @@ class Services:
         ids = np.asarray(table[name], dtype=np.int64)
         return ids[np.sort(np.unique(ids, return_index=True)[1])]
 
-    def sources_of(self, source_id: SourceIds) -> SourceColumns:
-        """What the source table says of these stars, in any order; those that it does not have are left out.
+    def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
+        """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch.
 
         Raises:
             FetchError: The archive cannot be reached, or refuses.
         """
-        columns = ", ".join(f"s.{name}" for name in ("source_id", *SOURCE_COLUMNS))
+        name = {own: self.release.tap.columns.get(own, own) for own in ("source_id", "ra", "dec")}
+        return self.ids_of(
+            f"SELECT {name['source_id']} AS source_id FROM {self.release.tap.sources} WHERE 1 = CONTAINS("
+            f"POINT({name['ra']}, {name['dec']}), CIRCLE({ra!r}, {dec!r}, {radius!r}))"
+        )
+
+    def sources_of(self, source_id: SourceIds) -> SourceColumns:
+        """What the release says of these stars, in any order; those that its tables do not have are left out.
+
+        Columns that the release lacks are null. Stars that the source table lacks are looked for in the release's
+        other table of photometry, where there is one.
+
+        Raises:
+            FetchError: The archive cannot be reached, or refuses.
+        """
+        found = self._rows_of(self.release.tap.sources, source_id)
+        other = self.release.tap.photometry
+        missing = source_id[~np.isin(source_id, found.source_id)]
+        if other is None or len(missing) == 0:
+            return found
+        more = self._rows_of(other, missing)
+        return SourceColumns(
+            source_id=np.concatenate([found.source_id, more.source_id]),
+            values={
+                name: np.concatenate([column, more.values[name]]) for name, column in found.values.items()
+            },
+        )
+
+    def columns_of(self, table: str) -> frozenset[str]:
+        """Names of a table's columns in lower case, by the archive's TAP_SCHEMA; empty where it lists no such table.
+
+        Raises:
+            FetchError: The archive cannot be reached, or refuses.
+        """
+        if table not in self._columns:
+            adql = f"SELECT column_name FROM TAP_SCHEMA.columns WHERE table_name = '{table}'"
+            listed = self._ask(lambda: self._job(adql), self._tap_connection)
+            column = listed[listed.colnames[0]] if listed.colnames else []
+            self._columns[table] = frozenset(str(name).lower().strip('"') for name in column)
+        return self._columns[table]
+
+    def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:
+        own = {name: self.release.tap.columns.get(name, name) for name in ("source_id", *SOURCE_COLUMNS)}
+        listed = table in self._columns
+        there = self.columns_of(table)
+        lacking = [name for name, theirs in own.items() if there and theirs.lower() not in there]
+        if lacking and not listed:
+            logger.warning("%s: has no %s; left empty", table, ", ".join(own[name] for name in lacking))
+        columns = ", ".join(f"s.{theirs}" for name, theirs in own.items() if name not in lacking)
         adql = (
-            f"SELECT {columns} FROM {self._release.sources} AS s "
-            f"JOIN tap_upload.{_UPLOAD} AS u ON s.source_id = u.source_id"
+            f"SELECT {columns} FROM {table} AS s "
+            f"JOIN tap_upload.{_UPLOAD} AS u ON s.{own['source_id']} = u.source_id"
         )
         upload = Table({"source_id": source_id})
-        table = self._ask(lambda: self._job(adql, upload), self._tap_connection)
-        names = {name.lower(): name for name in table.colnames}
+        rows = self._ask(lambda: self._job(adql, upload), self._tap_connection)
+        names = {name.lower(): name for name in rows.colnames}
+        place = {name: names.get(theirs.lower()) for name, theirs in own.items()}
         return SourceColumns(
-            source_id=np.asarray(table[names["source_id"]], dtype=np.int64),
-            values={name: _floats(table[names[name]]) for name in SOURCE_COLUMNS if name in names},
+            source_id=np.asarray(rows[place["source_id"]], dtype=np.int64),
+            values={
+                name: np.full(len(rows), np.nan) if place[name] is None else _floats(rows[place[name]])
+                for name in SOURCE_COLUMNS
+            },
         )
 
     def spectra_of(self, source_id: SourceIds, scratch: Path) -> list[str]:
-        """The mean spectra of these stars as lines of the archive's csv, the header first; 5,000 stars at most.
+        """The mean spectra of these stars as lines of the archive's csv, the header first, in lower case.
 
         Stars without a spectrum are not among them; where none has one, nothing is.
 
@@ -108,28 +175,57 @@ class Services:
         Source:
             astroquery 0.4.11, gaia/core.py, ``load_data`` (parameters); its docs, gaia.rst (the limit).
         """
+        while True:
+            structure = self._structures[0]
+            try:
+                return self._load(source_id, structure, scratch)
+            except _UnknownWordError as refusal:
+                self._structures.pop(0)
+                if not self._structures:
+                    words = self.release.datalink
+                    raise FetchError(
+                        f"{refusal}; asked for {words.release}, {words.retrieval_type} as "
+                        f"{' and as '.join(words.data_structures)}; correct the words in a release file "
+                        "(--release FILE.toml)"
+                    ) from refusal
+                logger.warning("%s; asking for %s instead of %s", refusal, self._structures[0], structure)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    def _load(self, source_id: SourceIds, structure: str, scratch: Path) -> list[str]:
         parameters = {
             "ID": ",".join(map(str, source_id.tolist())),
-            "RELEASE": self._release.datalink,
-            "RETRIEVAL_TYPE": self._release.spectra,
-            "DATA_STRUCTURE": "RAW",
+            "RELEASE": self.release.datalink.release,
+            "RETRIEVAL_TYPE": self.release.datalink.retrieval_type,
+            "DATA_STRUCTURE": structure,
             "FORMAT": "csv",
             "VALID_DATA": "false",
             "USE_ZIP_ALWAYS": "true",
         }
+        n_empty = 0
 
         def load() -> list[str]:
+            nonlocal n_empty
             self._data.load_data(params_dict=parameters, output_file=str(scratch))
+            with scratch.open("rb") as answer:
+                start = str(answer.read(300), "utf-8", errors="replace").strip()
+            if _UNKNOWN.match(start):  # a refusal that says 200
+                raise _UnknownWordError(f"{self._url}: {_message(start, '')}")
+            if not start:  # what the archive sends where no star has the product
+                n_empty += 1
+                if n_empty == 1:
+                    raise PassingError(f"{self._url}: sent nothing")
+                return []
             text = str(_only_member(scratch), "utf-8")
             lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-            if lines and "source_id" not in lines[0].split(","):
+            if not lines:
+                return []
+            header = [name.strip().lower() for name in next(csv.reader(lines[:1]))]
+            if "source_id" not in header:
                 raise ValueError(f"no column source_id in {lines[0][:80]}")
-            return lines if len(lines) > 1 else []
+            return [",".join(header), *lines[1:]] if len(lines) > 1 else []
 
-        try:
-            return self._ask(load, self._data_connection)
-        finally:
-            scratch.unlink(missing_ok=True)
+        return self._ask(load, self._data_connection)
 
     def _job(self, adql: str, upload: Table | None = None) -> Table:
         job = self._tap.launch_job_async(
@@ -151,10 +247,13 @@ class Services:
                 with redirect_stdout(io.StringIO()):
                     return action()
             except (requests.RequestException, SystemError) as error:  # the archive answered, and refused
-                told = f"{self._url}: {_message(error)}"
+                text = _message(str(error), self._connections.unread())
+                refusal = f"{self._url}: {text}"
+                if _UNKNOWN.match(text):
+                    raise _UnknownWordError(refusal) from error
                 if connection.get_response_status() in passing:
-                    raise PassingError(told) from error
-                raise FetchError(told) from error
+                    raise PassingError(refusal) from error
+                raise FetchError(refusal) from error
             except (OSError, HTTPException, zipfile.BadZipFile) as error:
                 raise PassingError(f"{self._url}: {reason_of(error)}") from error
             except (ValueError, LookupError) as error:  # an answer that is no table
@@ -167,12 +266,17 @@ class Services:
         return self._patience.persist(once)
 
 
+class _UnknownWordError(FetchError):
+    """The archive does not know a word of the request: to ask again is of no use."""
+
+
 class _Connections:
     """Connections as astroquery asks for them, with a limit to its patience, closed after each use."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
         self._open: list[HTTPConnection] = []
+        self._answers: list[HTTPResponse] = []
 
     def get_connection(
         self,
@@ -182,10 +286,27 @@ class _Connections:
         verbose: bool = False,  # noqa: ARG002
     ) -> HTTPConnection:
         kind = HTTPSConnection if ishttps or cookie is not None else HTTPConnection
-        self._open.append(kind(*self._address, timeout=_TIMEOUT))
-        return self._open[-1]
+        connection = kind(*self._address, timeout=_TIMEOUT)
+        answer = connection.getresponse
+
+        def kept() -> HTTPResponse:
+            self._answers.append(answer())
+            return self._answers[-1]
+
+        connection.getresponse = kept  # type: ignore[method-assign]  # astroquery drops what a refusal says
+        self._open.append(connection)
+        return connection
+
+    def unread(self) -> str:
+        """What the last answer holds that nobody has read."""
+        if not self._answers or self._answers[-1].isclosed():
+            return ""
+        with suppress(OSError, HTTPException):
+            return str(self._answers[-1].read(_REFUSAL_BYTES), "utf-8", errors="replace")
+        return ""
 
     def close(self) -> None:
+        self._answers.clear()
         while self._open:
             self._open.pop().close()
 
@@ -203,7 +324,7 @@ def _floats(column: Any) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: str, unread: str) -> str:
     """What the archive says, without the markup it may come in."""
-    text = re.sub(r"<[^>]*>", " ", str(error))
-    return " ".join(text.split())[:300].rstrip(":") or type(error).__name__
+    texts = (" ".join(re.sub(r"<[^>]*>", " ", text).split()) for text in (error, unread))
+    return ": ".join(filter(None, texts))[:300].rstrip(":") or "refused"

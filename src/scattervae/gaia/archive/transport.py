@@ -22,6 +22,8 @@ _TIMEOUT = (30.0, 60.0)  # to connect, and between two pieces of an answer [s]
 PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 _PAGE_BYTES = 512
+_LARGEST_TEXT = 64 * 10**6  # bytes; the largest list of the archive is below 1 MB
+_WORTH_SAYING = 0.5  # a wait that a person would notice [s]
 _ASKED = Retry(retry_after_max=3600)  # a server that asks for more time [s] is asked earlier all the same
 
 _Result = TypeVar("_Result")
@@ -39,6 +41,18 @@ class PassingError(Exception):
         super().__init__(message)
         self.after = after
         self.progressed = progressed
+
+
+class PageError(PassingError):
+    """A web page came in place of a file.
+
+    Attributes:
+        page: Its text.
+    """
+
+    def __init__(self, message: str, page: str) -> None:
+        super().__init__(message)
+        self.page = page
 
 
 class StoppedError(Exception):
@@ -82,7 +96,8 @@ class Patience:
                 if failures >= self.tries:
                     raise FetchError(f"{error}; tried {failures} times; try again later") from error
                 wait = max(min(self.first_wait * 2 ** (failures - 1), self.longest_wait), error.after or 0.0)
-                logger.info("%s; trying again in %.0f s", error, wait)
+                say = logger.warning if failures == 1 and wait >= _WORTH_SAYING else logger.info
+                say("%s; trying again in %.0f s, at most %d times in all", error, wait, self.tries)
                 self.stop.wait(wait)
 
 
@@ -127,14 +142,18 @@ def read_text(session: requests.Session, url: str) -> str:
     """A small text file.
 
     Raises:
-        PassingError: As `answered`, or a web page came instead.
-        FetchError: As `answered`.
+        PassingError: As `answered`.
+        PageError: A web page came instead.
+        FetchError: As `answered`, or the answer is too large to be a list.
     """
     with answered(session, "GET", url) as response:
-        content = response.raw.read(decode_content=True)
+        content = response.raw.read(_LARGEST_TEXT + 1, decode_content=True)
+        text = str(content, "utf-8", errors="replace")
         if is_page(response, content):
-            raise PassingError(f"{url}: the server sent a web page instead")
-    return str(content, "utf-8", errors="replace")
+            raise PageError(f"{url}: the server sent a web page instead", text)
+    if len(content) > _LARGEST_TEXT:
+        raise FetchError(f"{url}: larger than {_LARGEST_TEXT / 1e6:.0f} MB, which no list of files is")
+    return text
 
 
 def reason_of(error: BaseException) -> str:
