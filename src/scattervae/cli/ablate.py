@@ -43,7 +43,7 @@ def ablate(
 
         scattervae ablate demo/store --out ablation_short --epochs 40
     """
-    from scattervae.folders import write_json
+    from scattervae.files import write_json
     from scattervae.gaia import intake
     from scattervae.model.recipe import RECIPES
     from scattervae.science.ablation import BASE, Run

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scattervae.errors import DataError, RecipeError
-from scattervae.folders import restored
+from scattervae.files import restored
 
 if TYPE_CHECKING:
     import torch

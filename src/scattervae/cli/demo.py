@@ -46,7 +46,7 @@ def demo(
 
         scattervae demo --out demo_full --full
     """
-    from scattervae.folders import write_json
+    from scattervae.files import write_json
     from scattervae.gaia.apogee import demo_file
     from scattervae.gaia.ingest import ingest
     from scattervae.science.catalogue_files import write_catalogue

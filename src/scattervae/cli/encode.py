@@ -116,7 +116,7 @@ def encode(
 
 
 def _to_file(checkpoint: "Checkpoint", inputs: list[Path], out: Path) -> "CatalogueSummary":
-    from scattervae.folders import file_digest
+    from scattervae.files import file_digest
     from scattervae.science.catalogue_files import write_portions
     from scattervae.spectra.store import SpectrumStore
 

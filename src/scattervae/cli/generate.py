@@ -87,7 +87,7 @@ def generate(
     import numpy as np
     import pyarrow.parquet as pq
 
-    from scattervae.folders import written_aside
+    from scattervae.files import written_aside
     from scattervae.gaia.facts import g_flux_of
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science import generation

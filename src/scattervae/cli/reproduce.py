@@ -59,7 +59,7 @@ def reproduce(
 
         scattervae reproduce store --unlabelled other_store --out reproduction --sensitivity
     """
-    from scattervae.folders import write_json
+    from scattervae.files import write_json
     from scattervae.gaia import apogee, intake
     from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import RECIPES

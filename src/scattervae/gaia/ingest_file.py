@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError
-from scattervae.folders import file_digest
+from scattervae.files import file_digest
 from scattervae.gaia.files import SkippedRow
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import scattervae
 from scattervae.arrays import Latents
 from scattervae.errors import CheckpointError, RecipeError
-from scattervae.folders import replace_folder, restored, write_json
+from scattervae.files import replace_folder, restored, write_json
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe, parse_recipe

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Latents, PerStar
 from scattervae.errors import CheckpointError, TrainingError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream

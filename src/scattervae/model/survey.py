@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import TrainingError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
 from scattervae.spectra.blocks import Block

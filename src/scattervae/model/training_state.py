@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.model.batches import STREAMED, TrainingStars
 from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from scattervae.errors import StoreError
-from scattervae.folders import write_json, written_aside
+from scattervae.files import write_json, written_aside
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.science.catalogue import CatalogueSummary, Portion, catalogue_schema, portions_of, rows_of
 from scattervae.science.threads import reading_threads

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scattervae.errors import DataError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder

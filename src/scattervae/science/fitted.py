@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from scattervae.folders import restored
+from scattervae.files import restored
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.calibration.calibrated import CalibratedModel, load_model
 from scattervae.science.labels.folder import load_label_model

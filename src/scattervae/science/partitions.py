@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from scattervae.errors import StoreError
-from scattervae.folders import replace_folder, restored, write_json
+from scattervae.files import replace_folder, restored, write_json
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue import (
     COUNTED,

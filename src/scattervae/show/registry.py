@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scattervae.errors import ScatterVaeError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.science.paper.claim import Claim, Table
 from scattervae.show.registry import FIGURES
 

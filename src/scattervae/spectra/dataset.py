@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from scattervae.folders import write_json
+from scattervae.files import write_json
 from scattervae.spectra.hats import Partition, read_footer
 
 _PLAN = "_plan.json"  # readers of parquet pass over files that begin with an underscore

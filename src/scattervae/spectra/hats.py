@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from scattervae import __version__
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import StoreError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 
 SPATIAL_INDEX = "_healpix_29"
 SPATIAL_ORDER = 29

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scattervae.errors import StoreError
-from scattervae.folders import file_digest, written_aside
+from scattervae.files import file_digest, written_aside
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import MANIFEST, FileEntry
 from scattervae.spectra.spectra import Basis

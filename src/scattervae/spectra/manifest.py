@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scattervae.errors import StoreError
-from scattervae.folders import write_json
+from scattervae.files import write_json
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Basis
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.spectra.columns import conformed, in_sky_order
 from scattervae.spectra.hats import SPATIAL_INDEX, SPATIAL_ORDER, Partition, partition_name, read_footer
 from scattervae.spectra.parquet import open_parquet, read_groups, read_table, write_sorted

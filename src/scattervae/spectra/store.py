@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
-from scattervae.folders import file_digest
+from scattervae.files import file_digest
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import (

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import FetchError
-from scattervae.folders import written_aside
+from scattervae.files import written_aside
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 

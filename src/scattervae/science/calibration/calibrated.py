@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError
-from scattervae.folders import restored, written_aside
+from scattervae.files import restored, written_aside
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from scattervae.arrays import LabelArray, StarMask
 from scattervae.errors import CheckpointError
-from scattervae.folders import write_json
+from scattervae.files import write_json
 from scattervae.model.checkpoint import software_versions
 from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import data_digest

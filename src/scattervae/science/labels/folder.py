@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scattervae.errors import CheckpointError
-from scattervae.folders import replace_folder, restored, write_json
+from scattervae.files import replace_folder, restored, write_json
 from scattervae.model.checkpoint import Checkpoint, software_versions
 from scattervae.science.labels.conformal import Cells, Conformal
 from scattervae.science.labels.model import LabelModel

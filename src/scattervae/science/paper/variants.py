@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scattervae.folders import write_json
+from scattervae.files import write_json
 from scattervae.model.preparation import data_digest
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.spectra.labels import StellarLabels

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scattervae.folders import file_digest, replace_folder, restored, write_json, written_aside
+from scattervae.files import file_digest, replace_folder, restored, write_json, written_aside
 
 
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
