@@ -68,6 +68,16 @@ def test_the_same_stars_whatever_wrote_them(faults, truth, name):
         np.testing.assert_allclose(stars.g_flux, g_flux)
 
 
+def test_fits_inside_a_votable(faults, formats):
+    contents = read_file(faults / "votable-fits-inline.votable", correlations=True)
+    expected = read_file(formats / "XP_CONTINUOUS_RAW_with_missing_BP.fits", correlations=True).stars
+    np.testing.assert_array_equal(contents.stars.source_id, expected.source_id)
+    np.testing.assert_array_equal(contents.stars.coeffs, expected.coeffs)
+    np.testing.assert_array_equal(contents.stars.errors, expected.errors)
+    np.testing.assert_array_equal(contents.stars.flags, expected.flags)
+    np.testing.assert_array_equal(contents.stars.correlations.rp, expected.correlations.rp)
+
+
 def test_none_inside_an_array_is_missing(faults, truth):
     stars = read_file(faults / "list_None.csv").stars
     coeffs, _ = coeffs_and_errors(truth.iloc[:4])

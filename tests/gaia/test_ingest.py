@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +80,15 @@ def many(tmp_path_factory):
     ]
     ingest(files, folder / "store")
     return folder, files
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_file_is_no_list_of_letters(tmp_path, kind):
+    toy = sky_stars(4, pixel=100, seed=1)
+    path = write_bulk(tmp_path, toy, pixel=100)
+    assert len(ingest(kind(path), tmp_path / "store")) == 4
+    with pytest.raises(DataError, match=r"nothing\.csv: no such file"):
+        ingest(path, tmp_path / "other", sources=kind(tmp_path / "nothing.csv"))
 
 
 @pytest.mark.parametrize("workers", [2, 3])

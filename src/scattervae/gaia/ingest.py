@@ -46,11 +46,11 @@ class IngestedFile:
 
 
 def ingest(  # noqa: PLR0913 - the options of one act, each by its name
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     labels: StellarLabels | None = None,
-    sources: Sequence[str | Path] = (),
+    sources: str | Path | Sequence[str | Path] = (),
     correlations: bool = False,
     strict: bool = False,
     workers: int = 1,
@@ -64,7 +64,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     the manifest with the reason; the others are read all the same. Run again with the file mended, it is added.
 
     Args:
-        files: Files of any kind that `load` reads; folders are not searched.
+        files: A file or files of any kind that `load` reads; folders are not searched.
         out: The store's folder, new or left by an earlier run.
         labels: Labels of any stars, joined by source_id; where None, those in the files are taken.
         sources: Files of ``gaia_source``, joined by source_id: positions, G flux and quality columns. A star
@@ -79,6 +79,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         StoreError: `out` is something else or cannot be written to, or no file gave a star.
         DataError: A file cannot be read, and `strict` is set; or a file of `sources` cannot.
     """
+    files, sources = _listed(files), _listed(sources)
     _require(sources)
     writer = StoreWriter(out)
     _check_positions(writer, sources)
@@ -182,6 +183,11 @@ def _clear_stops(run: _Run, n_files: int) -> Iterator[None]:
 def _sorted(labels: StellarLabels | None) -> StellarLabels | None:
     """The same labels, in the order in which the stars of every chunk are found without sorting them again."""
     return None if labels is None else labels.take(np.argsort(labels.source_id, kind="stable"))
+
+
+def _listed(files: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    """The files, where one alone is no list of its letters."""
+    return [files] if isinstance(files, str | Path) else files
 
 
 def _require(sources: Sequence[str | Path]) -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
-from astropy.table import Table
 
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
+from scattervae.gaia.files.in_memory import TableLike
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
@@ -25,7 +24,7 @@ from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)
 
-Source: TypeAlias = str | Path | Table | pd.DataFrame
+Source: TypeAlias = str | Path | TableLike
 _NO_LABELS = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
 
 
@@ -58,7 +57,8 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
     two is noted for each star.
 
     Args:
-        source: A store's folder, a file, an astropy table or a pandas frame.
+        source: A store's folder, a file, or a table in memory: of astropy, pandas, polars or arrow, astroquery's
+            dictionary of lists of tables, or what GaiaXPy's ``calibrate`` returns.
         correlations: Also read the correlations of the coefficients, where there are any.
 
     Raises:

@@ -20,6 +20,7 @@ from scattervae.gaia.facts import (
 )
 from scattervae.gaia.files.allstar import allstar_of
 from scattervae.gaia.files.bands import Band, read_band
+from scattervae.gaia.files.by_wavelength import one_row_per_star
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
 from scattervae.gaia.files.companions import read_g_flux, read_labels, read_source_columns
@@ -78,7 +79,7 @@ def assemble(columns: Columns) -> FileContents:
         DataError: The file has no columns of spectra, or none of its rows can be used.
     """
     _check_columns(columns)
-    columns = _with_bands_apart(columns)
+    columns = one_row_per_star(_with_bands_apart(columns))
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
     stars: Spectra | SampledSpectra

@@ -11,10 +11,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from xml.parsers.expat import ExpatError
 
-import pandas as pd
 import pyarrow as pa
 from astropy.io.fits import VerifyError
-from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 from fastavro.schema import SchemaParseException
 
@@ -29,11 +27,13 @@ from scattervae.gaia.files.assemble import (
     assemble_labels,
     assemble_sources,
 )
-from scattervae.gaia.files.astropy_tables import columns_of_table, read_fits, read_votable
+from scattervae.gaia.files.astropy_tables import read_fits, read_votable
 from scattervae.gaia.files.avro import read_avro
-from scattervae.gaia.files.columns import Columns, pick, wanted_columns
+from scattervae.gaia.files.by_wavelength import with_id_of_name
+from scattervae.gaia.files.columns import Columns, wanted_columns
 from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.identifiers import listed_ids
+from scattervae.gaia.files.in_memory import TableLike, columns_in_memory
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
 from scattervae.gaia.files.mapped_fits import read_mapped_fits
 from scattervae.gaia.files.numpy_and_json import read_json, read_numpy
@@ -91,25 +91,22 @@ def read_file(path: str | Path, *, correlations: bool = False) -> FileContents:
     """
     path = Path(path)
     with _located(str(path)):
-        contents = assemble(_read_columns(path, wanted_columns(correlations=correlations)))
+        columns = _read_columns(path, wanted_columns(correlations=correlations))
+        contents = assemble(with_id_of_name(columns, path.name))
     return _with_warning(str(path), contents)
 
 
-def read_table(table: Table | pd.DataFrame, *, correlations: bool = False) -> FileContents:
+def read_table(table: TableLike, *, correlations: bool = False) -> FileContents:
     """All stars of a table in memory with the archive's column names; its units are taken as the archive's.
 
     Args:
-        table: A table of astropy's or a frame of pandas'; array cells may be arrays, lists or archive text.
+        table: A table or several, of any library; array cells may be arrays, lists or archive text.
         correlations: Also read the correlations of the coefficients, where the table has them.
 
     Raises:
         DataError: The table holds no spectra that can be used.
     """
-    wanted = wanted_columns(correlations=correlations)
-    if isinstance(table, pd.DataFrame):
-        columns = _columns_of_frame(table, wanted)
-    else:
-        columns = columns_of_table(table, wanted)
+    columns = columns_in_memory(table, wanted_columns(correlations=correlations))
     with _located(columns.form):
         contents = assemble(columns)
     return _with_warning(columns.form, contents)
@@ -204,17 +201,3 @@ def _readable() -> Iterator[None]:
     except _LIBRARY_ERRORS as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"cannot be read ({why}); it may be cut off, so download it again") from error
-
-
-def _columns_of_frame(frame: pd.DataFrame, wanted: frozenset[str]) -> Columns:
-    if str(frame.index.name).lower() in SOURCE_ID_NAMES:
-        frame = frame.reset_index()
-    own_names = {str(name): name for name in reversed(frame.columns)}
-    cells = {}
-    for name, own in pick([str(column) for column in frame.columns], wanted).items():
-        series = frame[own_names[own]]
-        extension = pd.api.types.is_extension_array_dtype(series.dtype)
-        if extension:  # its missing values are no numbers that numpy knows
-            series = series.astype(object).where(series.notna(), None)
-        cells[name] = series.to_numpy()
-    return Columns.of("pandas frame", cells, [str(name) for name in frame.columns])
