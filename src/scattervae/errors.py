@@ -12,6 +12,10 @@ class DataError(ScatterVaeError):
     """A file or table holds no spectra that can be read."""
 
 
+class SkippedRowsError(DataError):
+    """All was done, but without more rows than may be skipped."""
+
+
 class RecipeError(ScatterVaeError):
     """A setting is unknown, of the wrong type or out of range."""
 

@@ -44,6 +44,7 @@ def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path):
         "n_encoded": 336,
         "flags": {"MISSING_BP": 1, "MISSING_RP": 1, "BAD_COEFFS": 1, "BAD_ERRORS": 1},
         "n_resumed": 0,
+        "n_rows_skipped": 0,
     }
     table = pq.read_table(tmp_path / "c.parquet")
     expected = np.concatenate([SpectrumStore(store).read().source_id, other.spectra.source_id])
@@ -200,3 +201,19 @@ def test_out_that_cannot_be_made(cli, folder, model, store):
     run = cli("encode", model, store, "--out", folder / "stars.parquet" / "c.parquet")
     assert run.code == 1
     assert "Not a directory" in run.error
+
+
+@pytest.mark.parametrize(("n_bad", "share", "code"), [(1, "0.01", 3), (1, "0.03", 0), (0, "0", 0)])
+def test_rows_that_are_skipped_are_said_and_decide_the_exit_code(cli, model, tmp_path, n_bad, share, code):
+    file = write_csv(tmp_path / "a.csv", toy_sky(40, seed=1).spectra)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[: 41 - n_bad], *["x" + line for line in lines[41 - n_bad :]]]))
+    run = cli("encode", model, file, "--out", tmp_path / "c.parquet", "--allow-skipped", share)
+    assert run.code == code
+    said = "; 1 of 40 rows skipped (2.5 %)"
+    assert run.out.splitlines()[-1].endswith(said if n_bad else "engine")
+    assert pq.read_metadata(tmp_path / "c.parquet").num_rows == 40 - n_bad
+    if code:
+        assert run.err.splitlines()[-1].startswith(
+            f"scattervae: error: {said[2:]}, more than --allow-skipped 0.01;"
+        )

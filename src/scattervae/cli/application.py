@@ -28,8 +28,9 @@ from scattervae.cli import (
     train,
 )
 from scattervae.cli.console import log_to_stderr
-from scattervae.errors import ScatterVaeError
+from scattervae.errors import ScatterVaeError, SkippedRowsError
 
+ROWS_SKIPPED = 3
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -85,7 +86,11 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 it could not be done, 2 not a command, 130 interrupted."""
+    """Run one command and exit.
+
+    With 0 it is done, with 1 it could not be, with 2 it is no command, with 3 it is done but for more rows than may be
+    skipped, with 130 it was interrupted.
+    """
     try:
         code = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="scattervae", standalone_mode=False
@@ -93,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TyperException as error:
         _fail_usage(error)
     except ScatterVaeError as error:
-        _fail(str(error), 1)
+        _fail(str(error), ROWS_SKIPPED if isinstance(error, SkippedRowsError) else 1)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

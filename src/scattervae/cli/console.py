@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scattervae.errors import DataError, RecipeError
+from scattervae.errors import DataError, RecipeError, SkippedRowsError
 from scattervae.files import restored
 
 if TYPE_CHECKING:
@@ -55,6 +55,16 @@ ReleaseName = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+AllowSkipped = Annotated[
+    float,
+    typer.Option(
+        "--allow-skipped",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Share of rows that may be left out because they cannot be read; beyond it the exit code is 3.",
+    ),
+]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 takes what the machine has.")
 ]
@@ -203,6 +213,23 @@ def listed(counts: Mapping[str, int]) -> str:
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: 1 star, 2,000 stars."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def skipped_rows(n_skipped: int, n_rows: int) -> str:
+    """How many rows were skipped, behind the last line of a command; empty where none was."""
+    share = f"{100 * n_skipped / max(n_rows, 1):.2g} %"
+    return f"; {n_skipped:,} of {counted(n_rows, 'row')} skipped ({share})" if n_skipped else ""
+
+
+def check_skipped(n_skipped: int, n_rows: int, allowed: float) -> None:
+    """End with an exit code of its own where a larger share of rows was skipped than is allowed.
+
+    Raises:
+        SkippedRowsError: That is so.
+    """
+    if n_skipped > allowed * n_rows:
+        found = skipped_rows(n_skipped, n_rows).removeprefix("; ")
+        raise SkippedRowsError(f"{found}, more than --allow-skipped {allowed:g}; all else is done")
 
 
 def table_lines(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

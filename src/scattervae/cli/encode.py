@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import (
+    AllowSkipped,
     AsJson,
     DeviceName,
     ModelFolder,
     Summary,
     Threads,
     check_out_file,
+    check_skipped,
     existing,
     listed,
     note_of,
     progress_bar,
     settle_machine,
+    skipped_rows,
 )
 from scattervae.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from scattervae.gaia.intake import RowTally
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.catalogue import CatalogueSummary, Portion
     from scattervae.science.partitions import Engine
@@ -62,14 +66,16 @@ def encode(
     ] = 0,
     device: DeviceName = "auto",
     threads: Threads = 0,
+    allow_skipped: AllowSkipped = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Write one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
 
     To a .parquet file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
-    star that cannot be encoded keeps its row, with NaN and the reason in its flags. Stopped, the same command goes
-    on where it was.
+    star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
+    is left out and counted, and exit code 3 says that more are than --allow-skipped says. Stopped, the same command
+    goes on where it was.
 
     Examples:
 
@@ -79,6 +85,7 @@ def encode(
 
         scattervae encode model store --out catalogue --engine dask --scheduler tcp://node17:8786
     """
+    from scattervae.gaia.intake import RowTally
     from scattervae.science.fitted import load_fitted
 
     if engine is EngineName.LOCAL and (scheduler or workers):
@@ -87,12 +94,12 @@ def encode(
         raise RecipeError(f"--device {device}: the workers of --engine dask compute on their CPUs")
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
     checkpoint = load_fitted(model).to(machine)
-    started = time.perf_counter()
+    started, tally = time.perf_counter(), RowTally()
     if out.suffix == ".parquet":
         if engine is EngineName.DASK:
             raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
         check_out_file(out, "catalogue")
-        summary = _to_file(checkpoint, inputs, out)
+        summary = _to_file(checkpoint, inputs, out, tally)
     else:
         _check_out_folder(out)
         with _chosen(engine, scheduler, workers) as chosen:
@@ -106,16 +113,21 @@ def encode(
             "path": str(out),
             "engine": engine.value,
             "stars_per_second": round(speed),
+            "n_rows_skipped": tally.n_skipped,
         },
         (
             f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; "
             f"flags: {listed(summary.flags)}",
-            f"wrote {out} at {speed:,.0f} stars/s with the {engine.value} engine",
+            f"wrote {out} at {speed:,.0f} stars/s with the {engine.value} engine"
+            f"{skipped_rows(tally.n_skipped, tally.n_rows)}",
         ),
     ).show(as_json=as_json)
+    check_skipped(tally.n_skipped, tally.n_rows, allow_skipped)
 
 
-def _to_file(checkpoint: "Checkpoint", inputs: list[Path], out: Path) -> "CatalogueSummary":
+def _to_file(
+    checkpoint: "Checkpoint", inputs: list[Path], out: Path, tally: "RowTally"
+) -> "CatalogueSummary":
     from scattervae.files import file_digest
     from scattervae.science.catalogue_files import write_portions
     from scattervae.spectra.store import SpectrumStore
@@ -126,14 +138,14 @@ def _to_file(checkpoint: "Checkpoint", inputs: list[Path], out: Path) -> "Catalo
         task = bar.add_task("encoding", total=total)
         return write_portions(
             checkpoint,
-            _portions(checkpoint, inputs),
+            _portions(checkpoint, inputs, tally),
             out,
             stars_digest=" ".join(digests),
             progress=lambda n: bar.update(task, completed=n),
         )
 
 
-def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path]) -> "Iterator[Portion]":
+def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally") -> "Iterator[Portion]":
     """The stars of all inputs in order; small files that follow each other share batches."""
     from scattervae.gaia.intake import load_chunks
     from scattervae.science.catalogue import portions_of
@@ -144,7 +156,9 @@ def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path]) -> "Iterator[Por
             for path in paths:
                 yield from portions_of(checkpoint, SpectrumStore(path))
         else:
-            yield from portions_of(checkpoint, chain.from_iterable(map(load_chunks, paths)))
+            yield from portions_of(
+                checkpoint, chain.from_iterable(load_chunks(path, tally=tally) for path in paths)
+            )
 
 
 def _to_folder(

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, counted, listed, progress_bar, table_lines
+from scattervae.cli.console import (
+    AllowSkipped,
+    AsJson,
+    Summary,
+    check_skipped,
+    counted,
+    listed,
+    progress_bar,
+    skipped_rows,
+    table_lines,
+)
 from scattervae.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,14 +60,16 @@ def ingest(
             "--workers", "-j", min=0, metavar="N", help="Processes, a file each; 0 takes one for each CPU."
         ),
     ] = 0,
+    allow_skipped: AllowSkipped = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Read Gaia files into a store, which trains and encodes faster than the files do.
 
     The kind of each file is told from its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
     avro; the HDF5 mirrors; parquet; sampled spectra, whose coefficients are inferred. Stars that cannot be
-    used are kept and flagged; rows and files that cannot be read are counted and named, and exit code 1 says
-    that a file is missing from the store. Stopped at any moment, the same command goes on.
+    used are kept and flagged; rows and files that cannot be read are counted and named. Exit code 1 says that a
+    file is missing from the store, 3 that more rows are than --allow-skipped says. Stopped at any moment, the same
+    command goes on.
 
     Examples:
 
@@ -93,13 +105,16 @@ def ingest(
             workers=workers or _workers_for(files),
             progress=show,
         )
-    _summary(store).show(as_json=as_json)
+    entries = [file.entry for file in done if file.entry.error is None]
+    n_skipped, n_rows = sum(len(entry.skipped) for entry in entries), sum(entry.n_rows for entry in entries)
+    _summary(store, n_skipped, n_rows).show(as_json=as_json)
     n_unread = sum(file.entry.error is not None for file in done)
     if n_unread:
         raise DataError(
             f"{n_unread:,} of {counted(len(files), 'file')} could not be read, as said above, and {out} is without "
             "them; mend them and run the same command again"
         )
+    check_skipped(n_skipped, n_rows, allow_skipped)
 
 
 def _rows_read(done: "Sequence[IngestedFile]") -> int:
@@ -142,7 +157,7 @@ def _source_files(given: "Sequence[str]") -> list[Path]:
     return files
 
 
-def _summary(store: "SpectrumStore") -> Summary:
+def _summary(store: "SpectrumStore", n_skipped: int, n_rows: int) -> Summary:
     from scattervae.cli.info import store_values
 
     entries = store.entries
@@ -162,6 +177,11 @@ def _summary(store: "SpectrumStore") -> Summary:
     table = table_lines(("file", "kind", "rows", "kept", "duplicates", "unreadable"), rows) if rows else ()
     complete = len(store.entries) - len(entries)
     more = (f"and {counted(complete, 'file')} of which every row was kept",) if complete else ()
-    values = {"out": str(store.path), **store_values(store)}
+    values = {
+        "out": str(store.path),
+        **store_values(store),
+        "n_rows_read": n_rows,
+        "n_rows_skipped": n_skipped,
+    }
     wrote = f"wrote {store.path}: {counted(len(store), 'star')}, {store.basis}; flags: {listed(store.flags)}"
-    return Summary(values, (*table, *more, wrote))
+    return Summary(values, (*table, *more, wrote + skipped_rows(n_skipped, n_rows)))

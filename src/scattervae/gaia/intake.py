@@ -80,8 +80,24 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
     return replace(stars, spectra=spectra)
 
 
-def load_chunks(source: str | Path) -> Iterator[Spectra]:
+@dataclass
+class RowTally:
+    """How many rows of files were read, and how many of them were skipped since they cannot be used."""
+
+    n_rows: int = 0
+    n_skipped: int = 0
+
+    def add(self, stars: Stars) -> None:
+        self.n_rows += len(stars.spectra) + len(stars.skipped)
+        self.n_skipped += len(stars.skipped)
+
+
+def load_chunks(source: str | Path, *, tally: RowTally | None = None) -> Iterator[Spectra]:
     """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk.
+
+    Args:
+        source: A store's folder or a file.
+        tally: Counts the rows of files.
 
     Raises:
         DataError: As `load`.
@@ -92,6 +108,8 @@ def load_chunks(source: str | Path) -> Iterator[Spectra]:
     else:
         g_fluxes = GFluxes(str(source))
         for stars in read_stars(source):
+            if tally is not None:
+                tally.add(stars)
             yield g_fluxes.of(stars.spectra)
         g_fluxes.warn()
 
