@@ -239,7 +239,7 @@ def test_last_line_cut_off(tmp_path):
 @pytest.mark.parametrize("n", [342, 2401])
 def test_sampled_spectra_on_another_grid(n):
     table = Table({"source_id": [1, 2], "flux": np.ones((2, n)), "flux_error": np.ones((2, n))})
-    with pytest.raises(DataError, match=f"column flux holds {n} values a star; expected 343"):
+    with pytest.raises(DataError, match=f"column flux holds {n} values per star; expected 343"):
         read_table(table)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,22 @@ from scipy.optimize import nnls
 from scattervae.errors import DataError
 from scattervae.gaia import flux_errors
 from scattervae.gaia.basis import design, flux_from_coeffs
+from scattervae.gaia.files import read_file
 from scattervae.gaia.flux_errors import coeff_errors
 from scattervae.gaia.inference import Prior, _learn, _Whitened, infer_coeffs
-from scattervae.gaia.instrument import archive_design
+from scattervae.gaia.instrument import archive_design, design_at
+from scattervae.gaia.intake import load
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.spectra import SampledSpectra
 
 
-def sampled_of(flux, errors, *, flags=None) -> SampledSpectra:
+def sampled_of(flux, errors, *, flags=None, grid_nm=None) -> SampledSpectra:
     n = len(flux)
     return SampledSpectra(
         source_id=np.arange(1, n + 1),
         flux=flux,
         errors=errors,
-        grid_nm=design().grid_nm,
+        grid_nm=design().grid_nm if grid_nm is None else grid_nm,
         g_flux=np.full(n, 1e4),
         flags=np.zeros(n, dtype=np.uint16) if flags is None else flags,
     )
@@ -204,5 +207,58 @@ def test_what_cannot_be_inferred_is_one_line(field):
         g_flux=whole.g_flux,
         flags=whole.flags,
     )
-    with pytest.raises(DataError, match="343 points from 336 to 1020 nm"):
+    with pytest.raises(
+        DataError, match="100 points from 336 to 534 nm; expected wavelengths in both BP and RP"
+    ):
         infer_coeffs(short)
+
+
+def on_other_wavelengths(field, grid_nm, *, ends="natural", n=60) -> SampledSpectra:
+    """Real stars' spectra as they would be on other wavelengths."""
+    matrix = design_at(grid_nm, ends=ends).matrix
+    coeffs, errors = (values[:n] for values in field)
+    return sampled_of(coeffs @ matrix.T, np.sqrt(errors**2 @ matrix.T**2), grid_nm=grid_nm)
+
+
+def test_the_matrix_on_other_wavelengths_is_that_of_gaiaxpy(faults):
+    """GaiaXPy's calibrate made these of the stars whose coefficients are in the other file."""
+    published = load(faults.parent / "data/formats/XP_CONTINUOUS_RAW.csv").spectra
+    for name in ("grid343other.csv", "grid126.csv"):
+        sampled = read_file(faults / name).stars
+        row = [published.source_id.tolist().index(star) for star in sampled.source_id]
+        made = published.coeffs[row] @ design_at(sampled.grid_nm, ends="not-a-knot").matrix.T
+        size = np.abs(sampled.flux).max(axis=1, keepdims=True)
+        np.testing.assert_allclose(made / size, sampled.flux / size, atol=1e-12)
+
+
+@pytest.mark.parametrize(("step", "within"), [(1.0, 0.9), (4.0, 0.7)])
+def test_coefficients_come_back_from_other_wavelengths(field, step, within):
+    sampled = on_other_wavelengths(field, np.arange(338.0, 1019.0, step))
+    result = infer_coeffs(sampled)
+    away = np.abs(result.spectra.coeffs - field[0][:60]) / field[1][:60]
+    assert (away < 1).mean() > within
+    assert result.matrix_name == "the archive's matrix on other wavelengths"
+
+
+def test_spectra_on_other_wavelengths_than_stated_are_refused_or_flagged(field, caplog):
+    grid_nm = np.linspace(392.0, 992.0, 343)
+    other = on_other_wavelengths(field, grid_nm)
+    with pytest.raises(
+        DataError, match=r"are not Gaia's on 343 points from 336 to 1020 nm: .* of their norm lies outside"
+    ):
+        infer_coeffs(replace(other, grid_nm=design().grid_nm))
+    right = as_archive(*(values[:60] for values in field), archive_design().matrix)
+    mixed = replace(right, flux=np.vstack([right.flux[:50], other.flux[50:]]))
+    spectra = infer_coeffs(mixed).spectra
+    bad = (spectra.flags & np.uint16(Flag.BAD_COEFFS)) > 0
+    assert bad.tolist() == [False] * 50 + [True] * 10
+    assert "10 of 60 sampled spectra are flagged BAD_COEFFS" in caplog.text
+    alone = infer_coeffs(right.take(slice(0, 50))).spectra
+    np.testing.assert_allclose(spectra.coeffs[:50], alone.coeffs, rtol=1e-6, atol=1e-3)
+
+
+def test_too_few_wavelengths_show_nothing(field):
+    with pytest.raises(DataError, match=r"on 60 points .* too few to tell Gaia's spectra from others"):
+        infer_coeffs(on_other_wavelengths(field, np.linspace(400.0, 900.0, 60)))
+    with pytest.raises(DataError, match=r"3360 to 10200 nm; Gaia's lie between 330 and 1050 nm"):
+        infer_coeffs(replace(on_other_wavelengths(field, design().grid_nm), grid_nm=design().grid_nm * 10))

@@ -92,5 +92,7 @@ def _start(target: Float64[np.ndarray, " wavelength"], squares: FluxMatrix) -> C
         flux = squares[:, band] @ np.exp(start[band])
         alone = flux > 0
         alone &= np.delete(squares, np.arange(band.start, band.stop), axis=1).sum(axis=1) == 0
-        start[band] += (target[alone] - np.log(flux[alone])).mean()
+        alone = alone if alone.any() else flux > 0
+        if alone.any():
+            start[band] += (target[alone] - np.log(flux[alone])).mean()
     return start

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
+from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, StarMask, Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.flux_errors import coeff_errors
-from scattervae.gaia.instrument import archive_design
+from scattervae.gaia.instrument import archive_design, design_at
 from scattervae.spectra.flags import UNUSABLE, Flag
 from scattervae.spectra.spectra import SampledSpectra, Spectra
 
@@ -32,6 +32,10 @@ NOISE_FLOOR = 6e-8
 MEAN_COUNT, DIAGONAL_COUNT, FULL_COUNT = 1.0, 10.0, 100.0
 """How many stars the starting prior weighs against in the mean, the variances and the covariance."""
 DIAGONAL_STEPS, FULL_STEPS = 60, 20
+MOST_OUTSIDE = 1e-4
+"""Largest share of a spectrum's norm that may lie outside what Gaia's basis functions can make: at most 2.5e-8 in the
+archive's files, 1.3e-3 to 4e-3 on other wavelengths than stated, or with another instrument model."""
+_ROUNDING = 1e-10  # of the largest singular value: what float64 leaves of combinations that make no flux
 _SAMPLE = 2000  # stars that choose the matrix and measure the noise
 
 _logger = logging.getLogger(__name__)
@@ -100,31 +104,32 @@ def infer_coeffs(sampled: SampledSpectra, *, progress: Callable[[int], None] | N
     .. math:: f / s = A c + \epsilon, \qquad \epsilon_w \sim N(0, \sigma^2 r_w^2), \qquad c \sim N(m, S)
 
     with s each star's root mean square flux and r the root mean square spectrum. A is the archive's matrix
-    (`archive_design`) or GaiaXPy's rounded one, whichever the spectra lie closer to; sigma is measured
-    from what lies outside it. S is first diagonal, then full, each held by pseudo-counts: one star is enough.
+    (`archive_design`, `design_at` on other wavelengths) or GaiaXPy's, whichever the spectra lie closer to; sigma is
+    measured from what lies outside it. S is first diagonal, then full, each held by pseudo-counts: one star is enough.
+    Where more than `MOST_OUTSIDE` of a spectrum lies outside, the star is flagged.
 
     Args:
-        sampled: Spectra on GaiaXPy's default grid; only stars without a flag teach the prior.
+        sampled: Spectra on any wavelengths, more than Gaia's basis functions can follow one by one; only stars without
+            a flag teach the prior.
         progress: Called with the number of stars done so far.
 
     Raises:
-        DataError: Another grid, or no complete spectrum.
+        DataError: Too few wavelengths, or no complete spectrum that Gaia's basis functions can make.
 
     Source:
         EM for a linear Gaussian model: Bishop (2006), sections 2.3.3 and 12.2; posterior covariances are kept
         as square roots since their eigenvalues span 14 decades.
     """
-    _require_grid(sampled)
+    candidates = _candidates(sampled.grid_nm)
     good = np.isfinite(sampled.flux).all(axis=1) & (sampled.flux != 0).any(axis=1)
     good &= (sampled.flags & np.uint16(Flag.BAD_COEFFS)) == 0
+    good &= _inside(sampled, good, candidates)
     teachers = good & ((sampled.flags & np.uint16(UNUSABLE)) == 0)
     teachers = teachers if teachers.any() else good
-    if not good.any():
-        raise DataError(f"none of {len(sampled)} sampled spectra is complete: nothing to infer from")
     scale = np.sqrt(np.square(sampled.flux).mean(axis=1))
     shape = np.sqrt((np.square(sampled.flux[teachers]) / scale[teachers, None] ** 2).mean(axis=0) + 1e-4)
     sample = np.flatnonzero(teachers)[:: max(1, int(teachers.sum()) // _SAMPLE)]
-    name, grid, noise = _closest_design(sampled.flux[sample] / scale[sample, None] / shape, shape)
+    name, grid, noise = _closest_design(sampled.flux[sample] / scale[sample, None] / shape, shape, candidates)
     model = _Whitened.of(grid.matrix, noise * shape)
     z = model.compress(sampled.flux[good], scale[good])
     prior = _learn(model, z[teachers[good]], _starting_sigma(grid.matrix))
@@ -223,24 +228,79 @@ def _starting_sigma(matrix: FluxMatrix) -> CoeffVector:
     return sigma
 
 
-def _closest_design(relative: FluxArray, shape: PixelVector) -> tuple[str, Design, float]:
+def _candidates(grid_nm: Wavelengths) -> dict[str, Design]:
+    """The matrices that spectra on these wavelengths may have been made with."""
+    default = design().grid_nm
+    if grid_nm.shape == default.shape and np.allclose(grid_nm, default):
+        return {"the archive's matrix": archive_design(), "GaiaXPy's matrix": design()}
+    return {
+        "the archive's matrix on other wavelengths": design_at(grid_nm),
+        "GaiaXPy's matrix on other wavelengths": design_at(grid_nm, ends="not-a-knot"),
+    }
+
+
+def _inside(sampled: SampledSpectra, good: StarMask, candidates: dict[str, Design]) -> StarMask:
+    """True for the complete spectra that the closest of the matrices can make.
+
+    Raises:
+        DataError: There is none, or the wavelengths are so few that they cannot show it.
+    """
+    if not good.any():
+        raise DataError(f"none of {len(sampled)} sampled spectra is complete: nothing to infer from")
+    shares = min((_share_outside(sampled, good, grid) for grid in candidates.values()), key=np.median)
+    inside = np.zeros(len(sampled), dtype=bool)
+    inside[np.flatnonzero(good)[shares <= MOST_OUTSIDE]] = True
+    n_outside = int(good.sum() - inside.sum())
+    grid = _span(sampled.grid_nm)
+    if not inside.any():
+        raise DataError(
+            f"sampled spectra are not Gaia's on {grid}: {np.median(shares):.0e} of their norm lies outside what its "
+            f"basis functions make (at most {MOST_OUTSIDE:g} is taken); give the wavelengths that they are on"
+        )
+    if n_outside:
+        _logger.warning(
+            "%d of %d sampled spectra are flagged BAD_COEFFS: up to %.0e of their norm lies outside what Gaia's basis "
+            "functions make on %s",
+            n_outside,
+            int(good.sum()),
+            shares.max(),
+            grid,
+        )
+    return inside
+
+
+def _share_outside(sampled: SampledSpectra, good: StarMask, grid: Design) -> Float64[np.ndarray, " good"]:
+    """The share of each complete spectrum's norm that no coefficients make."""
+    size = np.sqrt(np.square(grid.matrix).mean(axis=0))
+    if not size.all():
+        raise DataError(f"sampled spectra on {_span(grid.grid_nm)}; expected wavelengths in both BP and RP")
+    columns = grid.matrix / size
+    u, s, _ = np.linalg.svd(columns, full_matrices=False)
+    u = u[:, s > _ROUNDING * s[0]]
+    if len(grid.grid_nm) <= u.shape[1]:
+        raise DataError(
+            f"sampled spectra on {_span(grid.grid_nm)}, too few to tell Gaia's spectra from others; "
+            f"expected more than {u.shape[1]}"
+        )
+    flux = sampled.flux[good]
+    outside = flux - (flux @ u) @ u.T
+    shares: Float64[np.ndarray, " good"] = np.linalg.norm(outside, axis=1) / np.linalg.norm(flux, axis=1)
+    return shares
+
+
+def _closest_design(
+    relative: FluxArray, shape: PixelVector, candidates: dict[str, Design]
+) -> tuple[str, Design, float]:
     """The matrix that leaves least of these spectra, in units of their mean shape, and its noise."""
-    candidates = []
-    for name, grid in (("the archive's matrix", archive_design()), ("GaiaXPy's matrix", design())):
+    found = []
+    for name, grid in candidates.items():
         q = np.linalg.qr(grid.matrix / shape[:, None])[0]
         outside = relative - (relative @ q) @ q.T
-        free = len(shape) - q.shape[1]
+        free = max(len(shape) - q.shape[1], 1)
         noise = float(np.sqrt(np.median(np.square(outside).sum(axis=1)) / free))
-        candidates.append((name, grid, max(NOISE_MARGIN * noise, NOISE_FLOOR)))
-    return min(candidates, key=lambda candidate: candidate[2])
-
-
-def _require_grid(sampled: SampledSpectra) -> None:
-    grid = design().grid_nm
-    if sampled.grid_nm.shape != grid.shape or not np.allclose(sampled.grid_nm, grid):
-        raise DataError(
-            f"sampled spectra on {_span(sampled.grid_nm)}; coefficients can be inferred on {_span(grid)}"
-        )
+        found.append((noise, name, grid))
+    noise, name, grid = min(found, key=lambda candidate: candidate[0])
+    return name, grid, max(NOISE_MARGIN * noise, NOISE_FLOOR)
 
 
 def _span(grid_nm: Wavelengths) -> str:

@@ -9,11 +9,13 @@ response, inverse bases).
 import csv
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from scattervae.arrays import Wavelengths
+from scattervae.errors import DataError
 from scattervae.gaia.basis import Design, FluxMatrix, as_if_not_imported, design
 
 _HC = 1e9 * 2.99792458e8 * 6.62607004e-34
@@ -24,27 +26,52 @@ _LIMITS = (635.0, 643.0)
 """Where RP begins and BP ends [nm]; between them their shares change linearly."""
 
 
+Ends = Literal["natural", "not-a-knot"]
+SHORTEST, LONGEST = 330.0, 1050.0
+"""Wavelengths [nm] beyond which no spectrum of Gaia's has flux; the tables of the response run from 310 to 1100 nm."""
+
+
 @cache
 def archive_design() -> Design:
-    r"""The merged design matrix that the archive's sampled spectra agree with to float32 rounding.
+    """The merged design matrix that the archive's sampled spectra agree with to float32 rounding.
+
+    Source:
+        `design_at`. Its end condition was found from 39,851 archive spectra: their part outside this
+        matrix is 3.1e-8 of the spectrum, outside GaiaXPy's shipped matrix it is 1.4e-6. Two stars whose
+        coefficients and sampled spectra are both published agree to 3e-8 (docs/inferred_coefficients.md).
+    """
+    return design_at(design().grid_nm)
+
+
+def design_at(grid_nm: Wavelengths, *, ends: Ends = "natural") -> Design:
+    r"""The merged design matrix on any wavelengths.
 
     .. math:: A_{wj} = \frac{h c}{P R(\lambda_w) \lambda_w} \sum_k T_{jk} \varphi_k(a u(\lambda_w) + b)
 
     with Hermite functions :math:`\varphi_k`, the response R and the dispersion u, each between its tabulated
-    points by a natural cubic spline. GaiaXPy's own interpolation has another end condition ("not-a-knot"),
-    which shifts u by up to 6e-4 below 440 nm: there its ``calibrate(sampling=...)`` departs from the archive
-    by up to 0.5 %; its default sampling does not.
+    points by a cubic spline.
+
+    Args:
+        grid_nm: Wavelengths [nm], between `SHORTEST` and `LONGEST`.
+        ends: End condition of the splines: "natural" is the archive's; "not-a-knot" is GaiaXPy's own, which shifts u
+            by up to 6e-4 below 440 nm: there its ``calibrate(sampling=...)`` departs from the archive by up to
+            0.5 %; its default sampling does not.
+
+    Raises:
+        DataError: A wavelength outside the instrument tables.
 
     Source:
-        GaiaXPy, ``SampledBasisFunctions.from_external_instrument_model``; Montegriffo et al. (2023),
-        arXiv:2206.06205. The end condition was found from 39,851 archive spectra: their part outside this
-        matrix is 3.1e-8 of the spectrum, outside GaiaXPy's shipped matrix it is 1.4e-6. Two stars whose
-        coefficients and sampled spectra are both published agree to 3e-8 (docs/inferred_coefficients.md).
+        GaiaXPy, ``SampledBasisFunctions.from_external_instrument_model`` and ``calibrator.__create_merge``;
+        Montegriffo et al. (2023), arXiv:2206.06205.
     """
-    grid_nm = design().grid_nm
+    if grid_nm.min() < SHORTEST or grid_nm.max() > LONGEST:
+        raise DataError(
+            f"sampled spectra at {grid_nm.min():g} to {grid_nm.max():g} nm; Gaia's lie between {SHORTEST:g} and "
+            f"{LONGEST:g} nm: give the sampling in nm"
+        )
     rp_share = np.clip((grid_nm - _LIMITS[0]) / (_LIMITS[1] - _LIMITS[0]), 0.0, 1.0)
     bands = [("bp", "v375wi", 1 - rp_share), ("rp", "v142r", rp_share)]
-    functions = [_functions(band, model, grid_nm, share > 0) for band, model, share in bands]
+    functions = [_functions(band, model, grid_nm, share > 0, ends=ends) for band, model, share in bands]
     return Design(
         grid_nm=grid_nm,
         matrix=np.hstack(
@@ -54,7 +81,7 @@ def archive_design() -> Design:
     )
 
 
-def _functions(band: str, model: str, grid_nm: Wavelengths, inside: np.ndarray) -> FluxMatrix:
+def _functions(band: str, model: str, grid_nm: Wavelengths, inside: np.ndarray, *, ends: Ends) -> FluxMatrix:
     """The functions of a band in flux units, NaN outside it."""
     from scipy.interpolate import CubicSpline
 
@@ -63,7 +90,7 @@ def _functions(band: str, model: str, grid_nm: Wavelengths, inside: np.ndarray) 
         np.genfromtxt(folder / f"{band}C03_{model}_{name}.csv", delimiter=",")
         for name in ("dispersion", "response")
     ]
-    position, response = (CubicSpline(*table, bc_type="natural")(grid_nm[inside]) for table in tables)
+    position, response = (CubicSpline(*table, bc_type=ends)(grid_nm[inside]) for table in tables)
     with (folder / f"{band}C03_{model}_bases.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     low, high, norm_low, norm_high = (

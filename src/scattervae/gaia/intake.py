@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from scattervae.errors import DataError
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
 from scattervae.gaia.files.in_memory import TableLike
@@ -72,8 +73,9 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
         stars = _joined(list(read_stars(source, correlations=correlations)))
         where = str(source)
     else:
-        stars = _stars_of(read_table(source, correlations=correlations))
-        where = stars.kind
+        contents = read_table(source, correlations=correlations)
+        where = contents.kind
+        stars = _stars_of(contents, where)
     g_fluxes = GFluxes(where)
     spectra = g_fluxes.of(stars.spectra)
     g_fluxes.warn()
@@ -134,7 +136,7 @@ def read_stars(path: str | Path, *, correlations: bool = False) -> Iterator[Star
         part = read_partition_file(path, correlations=correlations)
         yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)
     else:
-        yield _stars_of(read_file(path, correlations=correlations))
+        yield _stars_of(read_file(path, correlations=correlations), str(path))
 
 
 def _joined(chunks: Sequence[Stars]) -> Stars:
@@ -147,10 +149,13 @@ def _joined(chunks: Sequence[Stars]) -> Stars:
     )
 
 
-def _stars_of(contents: FileContents) -> Stars:
+def _stars_of(contents: FileContents, where: str) -> Stars:
     stars, note = contents.stars, None
     if isinstance(stars, SampledSpectra):
-        inferred = infer_coeffs(stars)
+        try:
+            inferred = infer_coeffs(stars)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
         stars, note = inferred.spectra, inferred.provenance
     labels = contents.labels.aligned_to(stars.source_id)
     return Stars(stars, labels, contents.kind, contents.skipped, note, contents.sources)

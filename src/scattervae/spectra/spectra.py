@@ -134,7 +134,7 @@ class Spectra:
 
         Args:
             source_id: Gaia's identifier.
-            coeffs: Coefficients as published, BP then RP; a band that is all NaN is missing.
+            coeffs: Coefficients as published, BP then RP; a band that is all NaN, or all zero, is missing.
             errors: Their errors.
             basis: Sizes and ids of the coefficients.
             g_flux: Mean G flux from a table [electron/s]; where absent or not positive it stays unknown.
@@ -157,6 +157,7 @@ class Spectra:
             )
         g_flux = np.full(n, np.nan) if g_flux is None else np.where(g_flux > 0, g_flux, np.nan)
         known = np.isfinite(g_flux)
+        coeffs, errors = _without_empty_bands(coeffs, errors, basis)
         flags = _flags_of(source_id, coeffs, errors, basis)
         flags[~known] |= np.uint16(Flag.NO_G_FLUX)
         return cls(
@@ -238,6 +239,21 @@ class Spectra:
 
 
 _PER_STAR = tuple(f.name for f in fields(Spectra) if f.name not in ("basis", "correlations"))
+
+
+def _without_empty_bands(
+    coeffs: CoeffArray, errors: CoeffArray, basis: Basis
+) -> tuple[CoeffArray, CoeffArray]:
+    """The same arrays with NaN in bands of zeros, as columns of fixed width have them where a band is missing."""
+    for band in (basis.bp, basis.rp):
+        rows = (
+            np.flatnonzero(coeffs[:, band.start] == 0) if band.stop > band.start else np.empty(0, dtype=int)
+        )
+        rows = rows[~coeffs[rows, band].any(axis=1)]
+        if len(rows):
+            coeffs, errors = coeffs.copy(), errors.copy()
+            coeffs[rows, band] = errors[rows, band] = np.nan
+    return coeffs, errors
 
 
 def _flags_of(source_id: SourceIds, coeffs: CoeffArray, errors: CoeffArray, basis: Basis) -> StarFlags:

@@ -27,11 +27,13 @@ from scattervae.gaia.files.companions import read_g_flux, read_labels, read_sour
 from scattervae.gaia.files.identifiers import identifiers
 from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
+from scattervae.gaia.files.units import in_archive_units
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
 
+_ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
 _BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
 
 
@@ -79,7 +81,7 @@ def assemble(columns: Columns) -> FileContents:
         DataError: The file has no columns of spectra, or none of its rows can be used.
     """
     _check_columns(columns)
-    columns = one_row_per_star(_with_bands_apart(columns))
+    columns = one_row_per_star(in_archive_units(_with_bands_apart(columns)))
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
     stars: Spectra | SampledSpectra
@@ -146,6 +148,7 @@ def assemble_labels(columns: Columns) -> StellarLabels:
             f"holds no labels: columns {_shortened(columns.names)}; "
             f"expected {ANY_SOURCE_ID} and some of {labels}{_hint(columns)}"
         )
+    columns = in_archive_units(columns)
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
     kept, worth = skips.kept, _snr(columns)
@@ -183,6 +186,7 @@ def assemble_sources(columns: Columns) -> SourceColumns:
             f"is no gaia_source table: columns {_shortened(columns.names)}; "
             f"expected {', '.join((ANY_SOURCE_ID, *POSITION_COLUMNS))}{_hint(columns)}"
         )
+    columns = in_archive_units(columns)
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
     rows = np.flatnonzero(skips.kept)
@@ -258,12 +262,40 @@ def _source_ids(columns: Columns, skips: Skips, *, release: str = "DR3") -> Sour
         raise DataError(
             f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers; read it as int64"
         )
+    if cells.dtype.kind in "iu" and cells.dtype.itemsize < 8 and len(cells):
+        raise DataError(
+            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers (they begin above 2**32): they "
+            "were cut to 32 bits; read it as int64"
+        )
     read = identifiers(cells, release=release)
+    _require_whole(name, read.values[read.known])
     _check_join(columns, name, read.values)
     skips.add_unreadable(name, read)
     skips.add(~read.known, f"no {name}")
     skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
     return read.values
+
+
+def _require_whole(name: str, ids: SourceIds) -> None:
+    """Refuse identifiers that were cut to 32 bits, or went through a float64, before they became integers again.
+
+    Source:
+        Gaia DR3 documentation, sect. 20.1.1, source_id: bits 36 to 63 a HEALPix pixel, 33 to 35 a code from 1, 8 to 32
+        a number that counts, 1 to 7 zero but for a few. Above 2**60 a float64 holds every second multiple of 128,
+        above 2**61 every fourth, above 2**62 every eighth: so are not all of many identifiers by chance.
+    """
+    if len(ids) and (np.abs(ids) < 2**32).all() and np.abs(ids).max() >= 2**24:
+        raise DataError(
+            f"{name} is below 2**32 in all rows, where Gaia has no identifiers: they were cut to 32 bits; "
+            "read it as int64"
+        )
+    large = ids[ids >= 2**60]
+    halvings = np.floor(np.log2(large.astype(np.float64))) - 59
+    if halvings.sum() >= _ROUNDED_BITS and (large.astype(np.float64).astype(np.int64) == large).all():
+        raise DataError(
+            f"{name} was rounded: all {len(large)} identifiers above 2**60 are numbers that a float64 holds; read "
+            "it as int64 from the start"
+        )
 
 
 def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:

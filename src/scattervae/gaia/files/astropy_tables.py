@@ -5,6 +5,7 @@ import warnings
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedIOBase, BytesIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from astropy.utils.exceptions import AstropyWarning
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, join, pick, with_spectra
+from scattervae.gaia.files.sampling import stated_grid
 
 _FITS_IN_VOTABLE = re.compile(
     rb"<FITS\b[^>]*>\s*<STREAM\b[^>]*\bencoding\s*=\s*[\"']base64[\"'][^>]*>([^<]*)</STREAM>"
@@ -48,11 +50,7 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         return join("archive VOTable", [read_fits(BytesIO(content), wanted) for content in inside])
     with quiet():
         parsed = votable.parse(stream, verify="ignore")
-        tables = [
-            columns_of_table(table.to_table(use_names_over_ids=True), wanted, form="archive VOTable")
-            for table in parsed.iter_tables()
-            if len(table.fields)
-        ]
+        tables = [_columns_of_votable(table, wanted) for table in parsed.iter_tables() if len(table.fields)]
     if not tables:
         raise DataError(
             "is a VOTable without a table; the archive's answer in it says why the download failed"
@@ -71,11 +69,20 @@ def _fits_inside(stream: BufferedIOBase) -> list[bytes]:
     return [b64decode(found[1]) for found in _FITS_IN_VOTABLE.finditer(content)]
 
 
+def _columns_of_votable(table: votable.tree.TableElement, wanted: frozenset[str]) -> Columns:
+    columns = columns_of_table(table.to_table(use_names_over_ids=True), wanted, form="archive VOTable")
+    grid_nm = stated_grid({param.name: param.value for param in table.params})
+    return columns if grid_nm is None else replace(columns, grid_nm=grid_nm)
+
+
 def columns_of_table(table: Table, wanted: frozenset[str], *, form: str = "astropy Table") -> Columns:
-    """The wanted columns of an astropy table; quantities lose their units."""
+    """The wanted columns of an astropy table, with their units and the wavelengths that its metadata give."""
     plain = Table(table, copy=False)
-    cells = {name: _masked_or_plain(plain[own]) for name, own in pick(plain.colnames, wanted).items()}
-    return Columns.of(form, cells, plain.colnames)
+    picked = pick(plain.colnames, wanted)
+    cells = {name: _masked_or_plain(plain[own]) for name, own in picked.items()}
+    units = {own: plain[own].unit for own in picked.values()}
+    columns = Columns.of(form, cells, plain.colnames)
+    return columns.with_stated(units, picked, stated_grid(plain.meta))
 
 
 def _masked_or_plain(column: np.ndarray) -> np.ndarray:

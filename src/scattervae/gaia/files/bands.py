@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16
+from jaxtyping import Float32, Float64, Int16, Int64
 
 from scattervae.arrays import StarMask
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.files.cells import Arrays, Integers, arrays, integers
 from scattervae.gaia.files.columns import Columns
+from scattervae.gaia.files.correlations import read_correlations
 from scattervae.gaia.files.skips import Skips
 from scattervae.spectra.spectra import Basis
 
@@ -50,8 +51,8 @@ def read_band(columns: Columns, band: str, skips: Skips, *, basis: Basis | None 
         basis: Basis of the file; where None, that of most of these rows, and DR3's size where none has the band.
     """
     name = f"{band}_coefficients"
-    coeffs = arrays(columns.cells[name])
-    errors = arrays(columns.cells[f"{band}_coefficient_errors"])
+    coeffs = without_padding(arrays(columns.cells[name]), _sizes(columns, band))
+    errors = without_padding(arrays(columns.cells[f"{band}_coefficient_errors"]), coeffs.lengths)
     for column, read in ((name, coeffs), (f"{band}_coefficient_errors", errors)):
         skips.add_unreadable(column, read)
     present = coeffs.lengths > 0
@@ -69,16 +70,48 @@ def read_band(columns: Columns, band: str, skips: Skips, *, basis: Basis | None 
     if basis_id is not None:
         other = sound & ids.known & (ids.values != basis_id)
         skips.add(other, f"{band}_basis_function_id {{}} where most rows have {basis_id}", ids.values)
-    matrix = coeffs.matrix(size)
+    missing = (contradicted | ~present)[:, None]
+    matrix, error_matrix = (np.where(missing, np.nan, read.matrix(size)) for read in (coeffs, errors))
     return Band(
-        coeffs=np.where(contradicted[:, None], np.nan, matrix),
-        errors=np.where(contradicted[:, None], np.nan, errors.matrix(size)),
+        coeffs=matrix,
+        errors=error_matrix,
         n_relevant_bases=_relevant_bases(columns, band),
         basis_id=basis_id,
         contradicted=contradicted,
-        correlations=_correlations(columns, band, size),
+        correlations=read_correlations(columns, band, errors=error_matrix, present=sound, skips=skips),
         is_told=bool(voters.any()),
     )
+
+
+def _sizes(columns: Columns, band: str) -> Int64[np.ndarray, " star"]:
+    """How many coefficients of a band the rows of a file have: as it says, else as DR3 has."""
+    name, usual = f"{band}_n_parameters", getattr(DR3_BASIS, f"n_{band}")
+    if name not in columns:
+        return np.full(len(columns), usual, dtype=np.int64)
+    stated = integers(columns.cells[name])
+    return np.where(stated.known, stated.values, usual)
+
+
+def without_padding(read: Arrays, sizes: Int64[np.ndarray, " star"]) -> Arrays:
+    """The same arrays without what fills a column of fixed width: zeros or NaN behind the stated size, or throughout.
+
+    An array of nothing else is that of a missing band: no star has a coefficient of exactly zero in all orders.
+    """
+    if isinstance(read.rows, np.ndarray):
+        last = read.rows[:, -1] if read.rows.shape[1] else np.ones(len(read.rows))
+    else:
+        last = np.array([1.0 if row is None or not len(row) else row[-1] for row in read.rows])
+    padded = np.flatnonzero(np.nan_to_num(last) == 0)
+    if not len(padded):
+        return read
+    lengths, rows = read.lengths.copy(), list(read.rows)
+    for place in padded.tolist():
+        row, size = rows[place], max(int(sizes[place]), 0)
+        if not np.nan_to_num(row).any():
+            lengths[place], rows[place] = 0, None
+        elif not np.nan_to_num(row[size:]).any():
+            lengths[place], rows[place] = min(size, len(row)), row[:size]
+    return Arrays(lengths, rows, read.why)
 
 
 def _integers_or_none(columns: Columns, name: str, present: StarMask, skips: Skips) -> Integers:
@@ -111,12 +144,3 @@ def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, " star"]:
     read = integers(columns.cells[name])
     fits = read.known & (np.abs(read.values) < 2**15)
     return np.where(fits, read.values, -1).astype(np.int16)
-
-
-def _correlations(columns: Columns, band: str, size: int) -> Float32[np.ndarray, "star pair"] | None:
-    name = f"{band}_coefficient_correlations"
-    if name not in columns:
-        return None
-    pairs = arrays(columns.cells[name]).matrix(size * (size - 1) // 2)
-    with np.errstate(over="ignore"):
-        return pairs.astype(np.float32)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int64
 
+from scattervae.arrays import Wavelengths
+from scattervae.errors import DataError
 from scattervae.gaia.facts import (
     BANDS,
     G_FLUX_NAME,
@@ -55,6 +57,8 @@ class Columns:
         names: All columns of the file as the file calls them, wanted or not.
         row_numbers: What `SkippedRow.row` says of each row.
         skipped: Rows that could not be split into cells.
+        units: Units that the file states, by the columns' names in lower case.
+        grid_nm: Wavelengths of sampled spectra [nm], where the file states them beside its columns.
     """
 
     form: str
@@ -62,6 +66,8 @@ class Columns:
     names: tuple[str, ...]
     row_numbers: Int64[np.ndarray, " row"]
     skipped: tuple[SkippedRow, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    grid_nm: Wavelengths | None = None
 
     @classmethod
     def of(
@@ -86,6 +92,16 @@ class Columns:
             n = len(next(iter(cells.values()))) if cells else 0
             row_numbers = np.arange(1, n + 1, dtype=np.int64)
         return cls(form, _gathered(cells), tuple(str(name) for name in names), row_numbers, tuple(skipped))
+
+    def with_stated(
+        self, own_units: Mapping[str, object], picked: Mapping[str, str], grid_nm: Wavelengths | None = None
+    ) -> "Columns":
+        """The same columns with what the file states of them: units by its own names, and wavelengths."""
+        units: dict[str, str] = {}
+        for name, own in picked.items():
+            if own_units.get(own) not in (None, ""):
+                units.setdefault(name.partition("[")[0], str(own_units[own]))
+        return replace(self, units=units, grid_nm=grid_nm)
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -188,7 +204,20 @@ def join(form: str, parts: Sequence[Columns]) -> Columns:
         return parts[0]
     shared = [name for name in parts[0].cells if all(name in part for part in parts)]
     cells = {name: _stack([part.cells[name] for part in parts]) for name in shared}
-    return Columns.of(form, cells, parts[0].names)
+    for part in parts[1:]:
+        _require_alike(parts[0], part)
+    return replace(Columns.of(form, cells, parts[0].names), units=parts[0].units, grid_nm=parts[0].grid_nm)
+
+
+def _require_alike(first: Columns, other: Columns) -> None:
+    """Refuse to join tables whose numbers mean other things."""
+    for name in first.cells:
+        if name in other and first.units.get(name) != other.units.get(name):
+            units = " and in ".join(str(part.units.get(name, "no unit")) for part in (first, other))
+            raise DataError(f"has tables with column {name} in {units}; pass them as files of their own")
+    grids = [() if part.grid_nm is None else tuple(part.grid_nm.tolist()) for part in (first, other)]
+    if grids[0] != grids[1]:
+        raise DataError("has tables of spectra on different wavelengths; pass them as files of their own")
 
 
 def _stack(cells: Sequence[np.ndarray]) -> np.ndarray:

@@ -64,4 +64,12 @@ def _flat(group: h5py.Group, datasets: dict[str, h5py.Dataset], wanted: frozense
     if group.name == "/":
         joined = any(name in picked for name in JOINED_COLUMNS)
         form = "MultimodalUniverse HDF5" if joined else "HDF5 mirror"
-    return Columns.of(form, {name: datasets[own][()] for name, own in picked.items()}, tuple(datasets))
+    cells = {name: datasets[own][()] for name, own in picked.items()}
+    units = {own: _unit(datasets[own]) for own in picked.values()}
+    return Columns.of(form, cells, tuple(datasets)).with_stated(units, picked)
+
+
+def _unit(dataset: h5py.Dataset) -> str:
+    """The unit in a dataset's attributes, empty where there is none."""
+    stated = next((dataset.attrs[name] for name in ("unit", "units") if name in dataset.attrs), "")
+    return stated.decode(errors="replace") if isinstance(stated, bytes) else str(stated)

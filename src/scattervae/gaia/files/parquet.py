@@ -27,7 +27,13 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     picked = pick(list(flat), wanted - set(POSITION_COLUMNS) if approximate else wanted)
     table = flattened(read_groups(file, [flat[own] for own in picked.values()]))
     cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
-    return Columns.of("parquet", cells, tuple(flat))
+    return Columns.of("parquet", cells, tuple(flat)).with_stated(_units(schema), picked)
+
+
+def _units(schema: pa.Schema) -> dict[str, object]:
+    """Units in the metadata of fields at the top, as stores have them."""
+    stated = {field.name: (field.metadata or {}).get(b"unit", b"") for field in schema}
+    return {name: unit.decode(errors="replace") for name, unit in stated.items()}
 
 
 def read_feather(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
@@ -39,8 +45,9 @@ def read_feather(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 def columns_of_arrow(table: pa.Table, wanted: frozenset[str], *, form: str = "arrow table") -> Columns:
     """The wanted columns of a table in memory."""
-    cells = {name: _cells(table.column(own)) for name, own in pick(table.column_names, wanted).items()}
-    return Columns.of(form, cells, table.column_names)
+    picked = pick(table.column_names, wanted)
+    cells = {name: _cells(table.column(own)) for name, own in picked.items()}
+    return Columns.of(form, cells, table.column_names).with_stated(_units(table.schema), picked)
 
 
 def _cells(column: pa.ChunkedArray) -> np.ndarray:

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 from xml.parsers.expat import ExpatError
@@ -38,6 +39,7 @@ from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
 from scattervae.gaia.files.mapped_fits import read_mapped_fits
 from scattervae.gaia.files.numpy_and_json import read_json, read_numpy
 from scattervae.gaia.files.parquet import read_feather, read_parquet
+from scattervae.gaia.files.sampling import companion_grid
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
@@ -92,12 +94,14 @@ def read_file(path: str | Path, *, correlations: bool = False) -> FileContents:
     path = Path(path)
     with _located(str(path)):
         columns = _read_columns(path, wanted_columns(correlations=correlations))
+        if columns.grid_nm is None and columns.holds_flux and not columns.holds_coeffs:
+            columns = replace(columns, grid_nm=companion_grid(path))
         contents = assemble(with_id_of_name(columns, path.name))
     return _with_warning(str(path), contents)
 
 
 def read_table(table: TableLike, *, correlations: bool = False) -> FileContents:
-    """All stars of a table in memory with the archive's column names; its units are taken as the archive's.
+    """All stars of a table in memory with the archive's column names; units that it states are converted.
 
     Args:
         table: A table or several, of any library; array cells may be arrays, lists or archive text.

@@ -3,18 +3,22 @@
 import csv
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase, TextIOWrapper
 from typing import IO, NamedTuple, cast
 
 import numpy as np
+from astropy.table.meta import YamlParseError, get_header_from_yaml
 
+from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
 from scattervae.gaia.files.kinds import encoding_of
+from scattervae.gaia.files.sampling import stated_grid
 
 _LARGEST_CELL = 2**27  # correlations of a band are 30 kB of text; csv stops at 128 kB unless told
+_LONGEST_HEADER = 20_000  # lines; the archive's headers have a few hundred
 _HEAD_BYTES = 2**16  # of which the line ends are learnt
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _MOST_LINES = 2000  # of one row: its arrays as numpy prints them, four numbers a line
@@ -29,9 +33,12 @@ class _Comments:
     separator: str = " "  # ECSV's, unless it names another
     published: bool = False
     last: str = ""
+    lines: list[str] = field(default_factory=list)
 
     def read(self, line: str) -> None:
         text = line.lstrip("#").strip()
+        if len(self.lines) < _LONGEST_HEADER:
+            self.lines.append(line.removeprefix("#").removeprefix(" "))
         if text.startswith("%ECSV"):
             self.ecsv = True
         elif text.startswith("delimiter:"):
@@ -39,6 +46,17 @@ class _Comments:
         elif "TABLE: xp_" in text:
             self.published = True
         self.last = text
+
+    def stated(self) -> tuple[dict[str, object], Wavelengths | None]:
+        """Units by column, and wavelengths, as far as an ECSV header states them."""
+        if not self.ecsv:
+            return {}, None
+        try:
+            header = get_header_from_yaml([line for line in self.lines if not line.startswith("%ECSV")])
+        except (YamlParseError, ValueError, TypeError, LookupError, RecursionError):
+            return {}, None
+        units = {str(column["name"]): column.get("unit") for column in header.get("datatype") or ()}
+        return units, stated_grid(dict(header.get("meta") or {}))
 
     @property
     def form(self) -> str:
@@ -56,6 +74,8 @@ class TextTable(NamedTuple):
         separator: What stands between cells; a space stands for any number of spaces and tabs.
         header: Names of the columns.
         n_ahead: Lines before the first row.
+        units: Units of the columns that the file states.
+        grid_nm: Wavelengths of sampled spectra that it states [nm].
     """
 
     form: str
@@ -63,6 +83,8 @@ class TextTable(NamedTuple):
     separator: str
     header: tuple[str, ...]
     n_ahead: int
+    units: Mapping[str, object]
+    grid_nm: Wavelengths | None
 
 
 @dataclass
@@ -116,9 +138,10 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
             rows.append([cells[i] for i in index])
             numbers.append(number)
     cells_of = {name: object_array([row[i] for row in rows]) for i, name in enumerate(picked)}
-    return Columns.of(
+    columns = Columns.of(
         table.form, cells_of, table.header, row_numbers=np.array(numbers, dtype=np.int64), skipped=skipped
     )
+    return columns.with_stated(table.units, picked, table.grid_nm)
 
 
 def text_layout(stream: BufferedIOBase, wanted: frozenset[str]) -> TextTable:
@@ -170,7 +193,8 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
     if text is not line and line:
         lines.put_back([(number, line)])
         number -= 1
-    return TextTable(comments.form, comments.ecsv, separator, tuple(name.strip() for name in header), number)
+    names = tuple(name.strip() for name in header)
+    return TextTable(comments.form, comments.ecsv, separator, names, number, *comments.stated())
 
 
 def _n_known(line: str, separator: str, wanted: frozenset[str]) -> tuple[int, bool]:
