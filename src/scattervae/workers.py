@@ -21,10 +21,26 @@ Result = TypeVar("Result")
 _AHEAD = 4  # jobs handed out for each worker before the first of them is done: none of them waits for work
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGE = "scattervae"
+_UNGUARDED = "since each runs the program that asks for it first"
+_GUARD = "put its main part below if __name__ == '__main__': or ask for one worker"
 
 
 class WorkerDied(RuntimeError):  # noqa: N818
-    """A process was killed at its work; mostly the machine ran out of memory."""
+    """Processes ended before their work was done.
+
+    Attributes:
+        why: The reason.
+        way_out: What helps.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        why: str = "mostly for lack of memory",
+        way_out: str = "run the same command again with fewer workers",
+    ) -> None:
+        super().__init__(found)
+        self.why, self.way_out = why, way_out
 
 
 def results_in_order(
@@ -41,17 +57,19 @@ def results_in_order(
         workers: Processes; with 1 the work is done in this one.
 
     Raises:
-        WorkerDied: A process was killed.
+        WorkerDied: A process was killed, or none could begin.
     """
+    leave_unguarded_main()
     if workers == 1:
         for job in jobs:
             yield job, _with_one_thread(task, job)
         return
     context = _context(task.__module__)
     ears, mouth = context.Pipe(duplex=False)
+    begun, begin = context.Pipe(duplex=False)
     level = logging.getLogger(_PACKAGE).getEffectiveLevel()
     executor = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(task, ears, level)
+        workers, mp_context=context, initializer=_begin, initargs=(task, ears, begin, level)
     )
     waiting: deque[tuple[Job, Future[tuple[Any, list[logging.LogRecord]]]]] = deque()
     try:
@@ -64,11 +82,28 @@ def results_in_order(
             yield _finished(*waiting.popleft())
         executor.shutdown()
     except BrokenProcessPool:
+        if not begun.poll():
+            raise WorkerDied("no process could begin", _UNGUARDED, _GUARD) from None
         raise WorkerDied("a process was killed at its work") from None
     finally:
         mouth.close()  # which every process hears
         executor.shutdown(cancel_futures=True)
-        ears.close()
+        _close(ears, begun, begin)
+
+
+def _close(*ends: Connection) -> None:
+    for end in ends:
+        end.close()
+
+
+def leave_unguarded_main() -> None:
+    """End the process if it runs a program's main part only to import it, as each that a pool starts does first.
+
+    Source:
+        CPython, Lib/multiprocessing/spawn.py, ``_check_not_importing_main``.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)
 
 
 @contextmanager
@@ -120,10 +155,11 @@ def _with_one_thread(task: Callable[[Job], Result], job: Job) -> Result:
 _task: Callable[[Any], Any] | None = None
 
 
-def _begin(task: Callable[[Any], Any], ears: Connection, level: int) -> None:
+def _begin(task: Callable[[Any], Any], ears: Connection, begin: Connection, level: int) -> None:
     """What a process does first: take the task, leave interrupts to its parent, and listen for its end."""
     global _task  # noqa: PLW0603
     _task = task
+    begin.send_bytes(b"1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # for libraries that are loaded later
     logger = logging.getLogger(_PACKAGE)

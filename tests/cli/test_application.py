@@ -1,7 +1,7 @@
 import errno
 import logging
-import re
 import os
+import re
 import subprocess
 import sys
 

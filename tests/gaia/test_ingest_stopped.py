@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,23 @@ def test_a_process_that_was_killed_stops_the_run_clearly_and_it_goes_on(sky, tmp
     )
     sky.ingest(store)
     assert contents(store) == sky.expected
+
+
+def test_a_program_without_a_guard_is_told_of_it_in_one_line(sky, tmp_path):
+    program = tmp_path / "program.py"
+    files = [str(file) for file in sky.files]
+    program.write_text(
+        "import scattervae as sv\n"
+        "from scattervae.errors import StoreError\n"
+        "try:\n"
+        f"    sv.ingest({files!r}, {str(tmp_path / 'store')!r}, workers=2)\n"
+        "except StoreError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    (line,) = run.stdout.splitlines()
+    assert line == (
+        f"{tmp_path / 'store'}: no process could begin, since each runs the program that asks for it first; 0 of 5 "
+        "files are in it; put its main part below if __name__ == '__main__': or ask for one worker"
+    )
+    assert run.stderr == ""

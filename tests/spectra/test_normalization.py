@@ -227,6 +227,9 @@ def test_a_constant_coefficient_is_refused_whatever_rounding_leaves_of_it(value)
     with pytest.raises(DataError, match="coefficient 57 is the same in all 300") as caught:
         fit(with_coeffs(STARS, coeffs))
     assert "\n" not in str(caught.value)
+    assert "it holds no measurement" in str(caught.value)  # more stars would not help
+    with pytest.raises(DataError, match="train on more stars"):
+        fit(with_coeffs(STARS, coeffs).take(slice(0, 2)))
 
 
 def test_a_coefficient_with_a_small_spread_is_not_constant():

@@ -21,7 +21,7 @@ from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
-from scattervae.workers import WorkerDied, results_in_order
+from scattervae.workers import WorkerDied, leave_unguarded_main, results_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         StoreError: `out` is something else or cannot be written to, or no file gave a star.
         DataError: A file cannot be read, and `strict` is set; or a file of `sources` cannot.
     """
+    if workers > 1:
+        leave_unguarded_main()
     files, sources = _listed(files), _listed(sources)
     _require(sources)
     writer = StoreWriter(out)
@@ -167,8 +169,7 @@ def _clear_stops(run: _Run, n_files: int) -> Iterator[None]:
         yield
     except WorkerDied as error:
         raise StoreError(
-            f"{run.writer.path}: {error}, mostly for lack of memory; {run.n_done} of {n_files} files are in it; "
-            "run the same command again with fewer workers"
+            f"{run.writer.path}: {error}, {error.why}; {run.n_done} of {n_files} files are in it; {error.way_out}"
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -5,7 +5,7 @@ and unit variance over the training stars, errors scaled alike (Laroche & Speagl
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,19 @@ class Inputs:
         return Inputs(x=self.x.to(device), errors=self.errors.to(device))
 
 
+def _why_constant(columns: Sequence[int], n_stars: int, basis: Basis) -> str:
+    """Why coefficients without a spread cannot be scaled, and the way out."""
+    found = f"coefficient {columns[0]} is the same in all {n_stars} training stars"
+    if n_stars < 3:
+        return f"{found}; a coefficient needs a spread to be scaled by: train on more stars"
+    band = f"BP {columns[0]}" if columns[0] < basis.n_bp else f"RP {columns[0] - basis.n_bp}"
+    others = f", and so are {len(columns) - 1} others" if len(columns) > 1 else ""
+    return (
+        f"{found} ({band}, counted from 0){others}: it holds no measurement, as where a file is padded with one value; "
+        "mend the file, or leave out the high orders (normalization.n_bp and n_rp of the recipe)"
+    )
+
+
 @dataclass(frozen=True)
 class Normalization:
     """Mean and standard deviation of each coefficient over the training stars, in units of the G flux.
@@ -173,10 +186,8 @@ class Normalization:
         columns = seen.columns
         spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
         if not (spread > _NO_SPREAD).all():
-            raise DataError(
-                f"coefficient {int(columns[np.argmin(spread)])} is the same in all {seen.n_stars} training "
-                "stars; a coefficient needs a spread to be scaled by: train on more stars"
-            )
+            constant = columns[~(spread > _NO_SPREAD)]
+            raise DataError(_why_constant(constant.tolist(), seen.n_stars, seen.known_basis))
         return cls(
             basis=seen.known_basis,
             columns=columns,
