@@ -196,7 +196,7 @@ class Survey:
 
 def alone(survey: Survey) -> tuple[Scores, Scores]:
     model, z = survey.trained([])
-    elbo = evaluate(model, survey.validation).negative_elbo
+    elbo = evaluate(model, survey.validation, fold="all").negative_elbo
     print(f"apogee: -ELBO of the {len(survey.validation)} validation stars {elbo:.2f}", flush=True)
     return scored(model, survey.validation, z), scored(model, survey.field, z)
 
@@ -207,7 +207,7 @@ def mixed(survey: Survey, n_folds: int) -> tuple[Scores, float]:
     for k in range(n_folds):
         out = part == k
         model, z = survey.trained([survey.field.take(~out)])
-        elbos.append(evaluate(model, survey.validation).negative_elbo)
+        elbos.append(evaluate(model, survey.validation, fold="all").negative_elbo)
         near = model.encode(survey.validation).mean.double().numpy()
         far.append(np.quantile(cKDTree(z).query(near, N_NEIGHBOURS)[0][:, -1], 0.99))
         scores.append(scored(model, survey.field.take(out), z))

@@ -21,7 +21,7 @@ def model():
 
 
 def test_scores_match_torch_distributions(model):
-    result = evaluate(model, SKY.spectra)
+    result = evaluate(model, SKY.spectra, fold="all")
     inputs = model.normalization.apply(SKY.spectra)
     posterior = model.encode(SKY.spectra)
     told = model.decode(posterior.mean)
@@ -43,7 +43,7 @@ def test_scores_match_torch_distributions(model):
 
 def test_negative_elbo_is_the_mean_over_draws(model):
     """Many draws of our own, by torch.distributions, agree within four standard errors of the difference."""
-    result = evaluate(model, SKY.spectra, n_draws=200)
+    result = evaluate(model, SKY.spectra, fold="all", n_draws=200)
     inputs = model.normalization.apply(SKY.spectra)
     posterior = model.encode(SKY.spectra)
     draws = []
@@ -61,12 +61,12 @@ def test_negative_elbo_is_the_mean_over_draws(model):
 
 
 def test_same_seed_same_scores_other_seed_other_draws(model):
-    assert evaluate(model, SKY.spectra, seed=3) == evaluate(model, SKY.spectra, seed=3)
-    assert evaluate(model, SKY.spectra, seed=3) != evaluate(model, SKY.spectra, seed=4)
+    assert evaluate(model, SKY.spectra, fold="all", seed=3) == evaluate(model, SKY.spectra, fold="all", seed=3)
+    assert evaluate(model, SKY.spectra, fold="all", seed=3) != evaluate(model, SKY.spectra, fold="all", seed=4)
 
 
 def test_unusable_stars_are_left_out(model):
-    assert evaluate(model, spoiled(SKY.spectra)).n_stars == 494
+    assert evaluate(model, spoiled(SKY.spectra), fold="all").n_stars == 494
 
 
 def test_a_trained_model_beats_an_untrained_one_on_stars_it_has_not_seen(model):
@@ -78,5 +78,13 @@ def test_a_trained_model_beats_an_untrained_one_on_stars_it_has_not_seen(model):
 
 def test_no_usable_star_is_an_error_of_one_line(model):
     with pytest.raises(DataError, match="none of 3 stars is usable") as error:
-        evaluate(model, spoiled(SKY.spectra).take(slice(0, 3)))
+        evaluate(model, spoiled(SKY.spectra).take(slice(0, 3)), fold="all")
     assert "\n" not in str(error.value)
+
+
+def test_stars_that_trained_are_not_scored_unless_asked_for(model):
+    stars, fold = SKY.spectra, folds(SKY.spectra.source_id)
+    assert evaluate(model, stars) == evaluate(model, stars.take(fold.test), fold="all")
+    assert evaluate(model, stars, fold="validation") == evaluate(model, stars.take(fold.validation), fold="all")
+    with pytest.raises(DataError, match=r'stars is usable and of the test fold; fold="all" takes every star'):
+        evaluate(model, stars.take(fold.train))

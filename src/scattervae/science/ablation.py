@@ -156,7 +156,7 @@ def _tried(
         logger.warning("%s: %s", variant.name, error)
         return {}
     seconds = time.perf_counter() - started
-    score = evaluate(model, held_out)
+    score = evaluate(model, held_out, fold="all")
     n_parameters = sum(weights.numel() for weights in model.network.parameters())
     return asdict(Trial(score.negative_elbo, score.active_latents, n_parameters, seconds))
 

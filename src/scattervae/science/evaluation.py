@@ -1,6 +1,7 @@
 """How well a model tells stars it has not seen: likelihood, normalised errors, latents in use."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -9,10 +10,11 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.paper.compare import first_ten
-from scattervae.seeds import stream
+from scattervae.seeds import folds, stream
 from scattervae.spectra.spectra import Spectra
 
 N_DRAWS = 10
+FoldName = Literal["test", "validation", "train", "all"]
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,34 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    checkpoint: Checkpoint, spectra: Spectra, *, n_draws: int = N_DRAWS, seed: int = 0
+    checkpoint: Checkpoint,
+    spectra: Spectra,
+    *,
+    fold: FoldName = "test",
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
 ) -> Evaluation:
-    """Scores of a model on the usable ones of these stars.
+    """Scores of a model on the usable ones of these stars that are in a fold.
 
     Args:
         checkpoint: The model.
-        spectra: Stars, best of the test fold (`scattervae.seeds.folds`).
+        spectra: Stars, such as all of a store.
+        fold: Which of them (`scattervae.seeds.folds`): those of the test fold, which no model trains on; or ``all``.
         n_draws: Draws from each star's posterior for the evidence lower bound.
         seed: Of the draws.
 
     Raises:
-        DataError: No star is usable, or the spectra are of another basis.
+        DataError: No star of the fold is usable, or the spectra are of another basis.
 
     Source:
         Laroche & Speagle (2023), eqs. 1-5 and sect. 3; Kingma & Welling (2013), eq. 7, for the draws.
     """
-    stars = spectra.take(spectra.usable)
+    chosen = slice(None) if fold == "all" else getattr(folds(spectra.source_id), fold)
+    stars = spectra.take(chosen)
+    stars = stars.take(stars.usable)
     if len(stars) == 0:
-        raise DataError(f"none of {len(spectra)} stars is usable: nothing to evaluate the model on")
+        where = "usable" if fold == "all" else f'usable and of the {fold} fold; fold="all" takes every star'
+        raise DataError(f"none of {len(spectra)} stars is {where}: nothing to evaluate the model on")
     bands = checkpoint.normalization
     generator = stream(seed, "evaluate")
     elbos, nlls, kls = [], [], []

@@ -18,7 +18,6 @@ from scattervae.science.paper.contest import fit_cannons, hold_contest
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.science.paper.simulation import PAPER_N_STARS, simulate
 from scattervae.science.paper.variants import KeptRows, Variant, stars_digest, variant_of
-from scattervae.seeds import folds
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
 
@@ -139,7 +138,7 @@ def claim_cells(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> l
     Raises:
         DataError: Too few fully labelled stars.
     """
-    score = evaluate(model, spectra.take(folds(spectra.source_id).test))
+    score = evaluate(model, spectra)
     contest = hold_contest(model, fit_cannons(model, spectra, labels), spectra, labels)
     claims = (
         normalised_error_ratio(contest, "bp"),
