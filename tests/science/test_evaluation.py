@@ -61,8 +61,12 @@ def test_negative_elbo_is_the_mean_over_draws(model):
 
 
 def test_same_seed_same_scores_other_seed_other_draws(model):
-    assert evaluate(model, SKY.spectra, fold="all", seed=3) == evaluate(model, SKY.spectra, fold="all", seed=3)
-    assert evaluate(model, SKY.spectra, fold="all", seed=3) != evaluate(model, SKY.spectra, fold="all", seed=4)
+    assert evaluate(model, SKY.spectra, fold="all", seed=3) == evaluate(
+        model, SKY.spectra, fold="all", seed=3
+    )
+    assert evaluate(model, SKY.spectra, fold="all", seed=3) != evaluate(
+        model, SKY.spectra, fold="all", seed=4
+    )
 
 
 def test_unusable_stars_are_left_out(model):
@@ -85,6 +89,8 @@ def test_no_usable_star_is_an_error_of_one_line(model):
 def test_stars_that_trained_are_not_scored_unless_asked_for(model):
     stars, fold = SKY.spectra, folds(SKY.spectra.source_id)
     assert evaluate(model, stars) == evaluate(model, stars.take(fold.test), fold="all")
-    assert evaluate(model, stars, fold="validation") == evaluate(model, stars.take(fold.validation), fold="all")
+    assert evaluate(model, stars, fold="validation") == evaluate(
+        model, stars.take(fold.validation), fold="all"
+    )
     with pytest.raises(DataError, match=r'stars is usable and of the test fold; fold="all" takes every star'):
         evaluate(model, stars.take(fold.train))

@@ -93,7 +93,7 @@ def evaluate(
     checkpoints = loaded(models, settle_machine(device, threads))
     spectra = intake.load(store).spectra
     stars = stars_of_fold(spectra, fold, where=store)
-    scores = {name: score(model, stars, n_draws=draws) for name, model in checkpoints.items()}
+    scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
     tables = {
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
     }

@@ -6,7 +6,7 @@ A row's bits depend on the star and the model alone, not on the stars that come 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -213,6 +213,8 @@ def encode_block(checkpoint: Checkpoint, block: Block, schema: pa.Schema) -> pa.
             told = _columns(checkpoint, inputs, answer)
             if labels is not None:
                 prediction = _labels(labels, inputs, answer.posterior, stars.g_flux)
+                if "spectrum_score" in told:
+                    prediction = replace(prediction, score=told["spectrum_score"].double().numpy())
                 told |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
                 bits = np.uint16(1) << np.arange(len(labels.names), dtype=np.uint16)
                 doubts[start : start + len(stars)] = (~prediction.reliable @ bits).astype(np.uint16)

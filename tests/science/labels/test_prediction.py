@@ -10,9 +10,9 @@ def prediction_of(n: int = 4) -> LabelPrediction:
     width_rank = np.full(n, 0.5)
     width_rank[1] = 0.001
     values[2] = np.nan
-    return LabelPrediction(
-        ("teff", "logg"), values, values - 1, values + 2, values - 3, values + 4, reliability, width_rank
-    )
+    score = np.array([np.nan, 0.5, 0.5, 0.5, 1e-4])[:n]
+    ends = values - 1, values + 2, values - 3, values + 4
+    return LabelPrediction(("teff", "logg"), values, *ends, reliability, width_rank, score)
 
 
 def test_what_is_flagged_is_not_reliable():
@@ -38,3 +38,9 @@ def test_rows_taken_and_put_together_again():
     for name, values in vars(prediction).items():
         np.testing.assert_array_equal(vars(again)[name], values)
     np.testing.assert_array_equal(prediction["logg"], [2.0, 2.0, np.nan, 2.0])
+
+
+def test_labels_of_a_spectrum_that_the_model_does_not_reproduce_are_not_reliable():
+    prediction = prediction_of(5)
+    assert prediction.not_reproduced.tolist() == [False] * 4 + [True]
+    assert prediction.reliable[3:].tolist() == [[True, True], [False, False]]

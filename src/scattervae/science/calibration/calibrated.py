@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scattervae.arrays import Coeffs, Latents
+from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import restored, written_aside
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
-from scattervae.science.calibration.score import ScoreMap
+from scattervae.science.calibration.score import ScoreMap, telling
 from scattervae.science.calibration.widths import WidthLaw
+from scattervae.spectra.normalization import Inputs
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."
@@ -150,3 +151,15 @@ def load_model(folder: str | Path, *, calibrated: bool = True) -> Checkpoint:
 def score_of(checkpoint: Checkpoint) -> ScoreMap | None:
     """The score of a model that has been calibrated."""
     return checkpoint.score if isinstance(checkpoint, CalibratedModel) else None
+
+
+def spectrum_score(
+    checkpoint: Checkpoint, inputs: Inputs, posterior: Posterior, reconstruction: Reconstruction
+) -> StarArray | None:
+    """How well a calibrated model reproduces these stars: the share of its stars that fit worse; else None."""
+    score = score_of(checkpoint)
+    if score is None:
+        return None
+    told = telling(inputs, posterior, reconstruction, checkpoint.normalization)
+    scores: StarArray = score.to(torch.device("cpu"))(told).double().numpy()
+    return scores

@@ -15,6 +15,7 @@ from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.model.preparation import training_stars
+from scattervae.science.calibration.calibrated import spectrum_score
 from scattervae.science.labels.conformal import Conformal, Places, Scores, scores_of
 from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.network import LabelNetwork, ScaledLabels, say
@@ -69,13 +70,16 @@ class LabelModel:
             sha.update(np.ascontiguousarray(values).tobytes())
         return sha.hexdigest()[:32]
 
-    def predict(self, inputs: Inputs, posterior: Posterior, g_flux: StarArray) -> LabelPrediction:
+    def predict(
+        self, inputs: Inputs, posterior: Posterior, g_flux: StarArray, *, score: StarArray | None = None
+    ) -> LabelPrediction:
         """Labels of stars that the model of spectra has encoded.
 
         Args:
             inputs: What that model saw; a missing coefficient is 0 with an infinite error.
             posterior: What it said of them.
             g_flux: Their mean G flux [electron/s].
+            score: How well it reproduces them, where it has been calibrated.
         """
         said = _together([say(network, inputs.x, inputs.errors) for network in self.networks])
         half = self.conformal.half_widths(_places(said, g_flux)) * said.sd[:, :, None]
@@ -91,6 +95,7 @@ class LabelModel:
             **ends,
             reliability=self.volume.reliability(posterior),
             width_rank=self.volume.width_rank(posterior),
+            score=np.full(len(g_flux), np.nan) if score is None else score,
         )
 
 
@@ -144,10 +149,11 @@ def fit_labels(
 
 def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) -> LabelPrediction:
     """Labels of these stars; NaN for those that cannot be encoded."""
-    predictions = [
-        label_model.predict(encoded.inputs, encoded.posterior, encoded.spectra.g_flux)
-        for encoded in model.encode_batches([spectra])
-    ]
+    predictions = []
+    for encoded in model.encode_batches([spectra]):
+        inputs, posterior = encoded.inputs, encoded.posterior
+        score = spectrum_score(model, inputs, posterior, encoded.reconstruction)
+        predictions.append(label_model.predict(inputs, posterior, encoded.spectra.g_flux, score=score))
     if not predictions:
         inputs = model.normalization.apply(spectra)
         return label_model.predict(inputs, model.encode(spectra), spectra.g_flux)
