@@ -7,11 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from cli.toys import with_ids
 from gaia.archive.server import Break, Corrupt, Drip, FileServer, Page, Status
-from gaia.archive.stars import server_of, toy_stars
+from gaia.archive.stars import datalink_csv, server_of, source_table, toy_stars
 from gaia.archive.toys import SOURCES, XP, toy_archive
 from scattervae.gaia.archive import Patience
+from scattervae.spectra.spectra import Basis
 from scattervae.spectra.store import SpectrumStore
+from toy import toy_sky
 
 STARS = toy_stars()
 
@@ -194,6 +197,42 @@ def test_single_stars_go_to_a_store(cli, tmp_path):
     store = SpectrumStore(tmp_path / "store")
     assert sorted(store.read().source_id.tolist()) == sorted(set(stars) - set(stars[1:3]))
     assert store.positions.name == "MEASURED"
+
+
+def test_stars_of_the_next_release_go_to_a_store(cli, tmp_path):
+    """51 + 55 coefficients, new words, a column less, and stars that the table of sources lacks."""
+    stars = with_ids(toy_sky(6, basis=Basis(51, 55, 801, 802)).spectra, STARS.source_id[:6])
+    ids_ = stars.source_id.tolist()
+    (tmp_path / "stars.txt").write_text("\n".join(f"Gaia DR4 {star}" for star in ids_))
+    with server_of(stars, without=ids_[1:2], unknown=ids_[2:4]) as server:
+        _, lines = datalink_csv(stars)
+        server.spectra |= {star: lines[star] for star in ids_[2:4]}
+        server.words = {"DATAMODEL_GAIA"}
+        del server.sources["phot_bp_rp_excess_factor"]
+        server.tables["all_source_photometry"] = source_table(stars)[[2]]["SOURCE_ID", "phot_g_mean_flux"]
+        release = ["--release", "DR4"]
+        run = ids(cli, server, tmp_path / "stars.txt", "--out", tmp_path / "a.csv", *release, "--json")
+        cone = cli(
+            "fetch", "cone", "10", "20", "1", "--archive-url", server.url, "-o", tmp_path / "c.csv", *release
+        )
+    assert run.json["stars"] == 5
+    assert (run.json["unlisted"], run.json["without_spectrum"]) == ([str(ids_[3])], [str(ids_[1])])
+    assert "written before it was published" in run.err
+    assert run.err.count("has no phot_bp_rp_excess_factor") == 1
+    assert cone.code == 0
+    refused = cli("ingest", tmp_path / "a.csv", "--out", tmp_path / "wrong")
+    assert refused.code == 1
+    assert "give --release DR4" in refused.err
+    run = cli("ingest", tmp_path / "a.csv", "--out", tmp_path / "store", *release, "--json")
+    assert run.code == 0
+    assert run.json["release"]["epoch"] == 2017.5
+    assert run.json["files"][0]["skipped"] == [
+        f"source_id {star}: no position in the file" for star in ids_[2:4]
+    ]
+    store = SpectrumStore(tmp_path / "store")
+    assert sorted(store.read().source_id.tolist()) == [ids_[0], *ids_[4:]]
+    assert (store.basis.n_bp, store.basis.n_rp) == (51, 55)
+    assert "release: DR4 (epoch J2017.5)" in cli("info", tmp_path / "store").out
 
 
 @pytest.mark.parametrize("arguments", [[], ["stars.txt", "--query", "SELECT 1"]])

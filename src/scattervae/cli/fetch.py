@@ -149,7 +149,7 @@ def ids(
     def wanted(services: "Services") -> "SourceIds":
         if query is not None:
             return services.ids_of(query)
-        return read_ids_file(stars or "", release=services.release.name)
+        return read_ids_file(stars or "", release=services.release.meaning)
 
     _fetch_stars(wanted, out, release, archive_url, batch=batch).show(as_json=as_json)
 

@@ -64,6 +64,7 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
         "n_partitions": len(store.partitions),
         "n_bytes": sum(file.stat().st_size for file in {piece.path for piece in store.pieces}),
         "positions": store.positions.value,
+        "release": None if store.release is None else asdict(store.release),
         "basis": vars(store.basis),
         "flags": store.flags,
         "files": [asdict(entry) for entry in store.entries],
@@ -96,6 +97,7 @@ def _store(path: Path) -> Summary:
         f"labels: {listed(tally.labelled)}",
         f"G flux from: {listed(tally.g_flux_from)}",
         f"positions: {store.positions.value}",
+        *([] if store.release is None else [f"release: {store.release}"]),
         f"{counted(len(store.partitions), 'partition')} of HEALPix order {_span(orders)}, "
         f"{values['n_bytes'] / 1e6:,.1f} MB",
         f"files: {len(store.entries):,}, {len(unread):,} of them not read; "

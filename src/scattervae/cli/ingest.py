@@ -9,6 +9,7 @@ import typer
 from scattervae.cli.console import (
     AllowSkipped,
     AsJson,
+    ReleaseName,
     Summary,
     check_skipped,
     counted,
@@ -51,6 +52,7 @@ def ingest(
     correlations: Annotated[
         bool, typer.Option("--correlations", help="Also store the correlations of the coefficients.")
     ] = False,
+    release: ReleaseName = "DR3",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")
     ] = False,
@@ -101,6 +103,7 @@ def ingest(
             labels=given,
             sources=joined,
             correlations=correlations,
+            release=release,
             strict=strict,
             workers=workers or _workers_for(files),
             progress=show,

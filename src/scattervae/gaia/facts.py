@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from scattervae.spectra.labels import LABEL_NAMES
+from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
 
 # Size and identifiers of the mean spectra of Gaia DR3.
@@ -15,6 +16,13 @@ BANDS = ("bp", "rp")
 # The VEGAMAG zero point of G: flux [electron/s] = 10**(0.4 (G_ZERO_POINT - G)).
 # Source: Riello et al. (2021), A&A 649, A3; Gaia DR3 documentation, cu5pho_ssec_photCal.
 G_ZERO_POINT = 25.6873668671
+
+DR3 = DataRelease(name="DR3", epoch=2016.0, ids_hold_pixels=True, g_zero_point=G_ZERO_POINT)
+"""What is taken where nothing says of which release stars are.
+
+Source:
+    Gaia DR3 documentation, gaia_source, ref_epoch and source_id.
+"""
 
 # No source of Gaia DR3 is brighter or fainter than this.
 # Source: Gaia DR3, gaia_source: phot_g_mean_mag runs from 1.73 to 22.96, rounded outwards.
@@ -67,13 +75,19 @@ MEDIAN_FLUX_NAME = "medflux"
 SNR_NAME = "snr"
 
 
-def g_flux_of(g_mag: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."] | float:
+def g_flux_of(
+    g_mag: Float[np.ndarray, "..."] | float, *, zero_point: float = G_ZERO_POINT
+) -> Float[np.ndarray, "..."] | float:
     """Mean flux in the G band [electron/s] of a G magnitude.
 
     .. math:: F = 10^{0.4 (25.6873668671 - G)}
+
+    Args:
+        g_mag: G [mag].
+        zero_point: That of the release [mag], DR3's unless given.
 
     Source:
         `G_ZERO_POINT`.
     """
     with np.errstate(over="ignore"):
-        return 10 ** (0.4 * (G_ZERO_POINT - g_mag))
+        return 10 ** (0.4 * (zero_point - g_mag))

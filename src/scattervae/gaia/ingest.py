@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from scattervae.errors import DataError, StoreError
+from scattervae.gaia.archive.releases import Release, release_of
 from scattervae.gaia.ingest_file import FileJob, StagedFile, StageFile
 from scattervae.gaia.ingest_log import FileTimes, IngestLog, utc_now
 from scattervae.gaia.source_join import SourceFiles
@@ -52,6 +53,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     labels: StellarLabels | None = None,
     sources: str | Path | Sequence[str | Path] = (),
     correlations: bool = False,
+    release: str | Release = "DR3",
     strict: bool = False,
     workers: int = 1,
     progress: Callable[[IngestedFile], None] | None = None,
@@ -70,6 +72,8 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         sources: Files of ``gaia_source``, joined by source_id: positions, G flux and quality columns. A star
             that is not in them is left out and named.
         correlations: Also store the correlations of the coefficients.
+        release: The data release of the files: DR3, DR4, or the path of a .toml file that describes one. Where its
+            source_ids are not documented to hold a pixel of the sky, stars without a position are left out and named.
         strict: Stop at the first file that cannot be read.
         workers: Processes that read files; a program that asks for more than one must be importable, that is
             guard its main part by ``if __name__ == "__main__":``.
@@ -77,21 +81,24 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
 
     Raises:
         StoreError: `out` is something else or cannot be written to, or no file gave a star.
+        FetchError: There is no such release.
         DataError: A file cannot be read, and `strict` is set; or a file of `sources` cannot.
     """
     if workers > 1:
         leave_unguarded_main()
     files, sources = _listed(files), _listed(sources)
     _require(sources)
+    release = release if isinstance(release, Release) else release_of(release)
+    release.warn_if_preliminary()
     writer = StoreWriter(out)
     _check_positions(writer, sources)
     run = _Run(writer, strict=strict)
     scratch = writer.path / _SCRATCH
     with _clear_stops(run, len(files)):
         try:
-            joined = SourceFiles.of([Path(path) for path in sources], scratch) if sources else None
+            joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
             known = frozenset(entry.digest for entry in writer.entries if entry.error is None)
-            task = StageFile(_sorted(labels), joined, correlations, known, writer.positions)
+            task = StageFile(_sorted(labels), joined, correlations, known, writer.positions, release)
             new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
             _warn_of_space(writer.path, new, correlations=correlations)
             for job, staged in results_in_order(task, run.jobs(files), workers=workers):

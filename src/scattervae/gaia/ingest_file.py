@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError
 from scattervae.files import file_digest
+from scattervae.gaia.archive.releases import Release, release_of
 from scattervae.gaia.files import SkippedRow
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now
@@ -64,6 +67,7 @@ class StageFile:
         correlations: Also store the correlations of the coefficients.
         known: Digests of files that the store has.
         positions: Where the positions of its stars come from; None where that is not settled yet.
+        release: The data release of the files.
     """
 
     labels: StellarLabels | None
@@ -71,6 +75,7 @@ class StageFile:
     correlations: bool
     known: frozenset[str] = frozenset()
     positions: Positions | None = None
+    release: Release = field(default_factory=lambda: release_of("DR3"))
 
     def __call__(self, job: FileJob) -> StagedFile:
         """Stage one file.
@@ -87,7 +92,13 @@ class StageFile:
             digest = digest or _digest(path)
             if digest in self.known:
                 return StagedFile(FileEntry(name=job.name, digest=digest))
-            part = stage(job.staged, reading.chunks(), correlations=self.correlations, name=job.name)
+            part = stage(
+                job.staged,
+                reading.chunks(),
+                correlations=self.correlations,
+                name=job.name,
+                release=self.release.meaning,
+            )
         except ScatterVaeError as reason:
             error = (StoreError if isinstance(reason, StoreError) else DataError)(str(reason))  # can be sent
         entry = reading.entry(job.name, digest, error)
@@ -135,7 +146,10 @@ class _Reading:
 
     def _stars(self) -> Iterator[Stars]:
         try:
-            for stars in read_stars(self.path, correlations=self.task.correlations):
+            release = self.task.release
+            for stars in read_stars(self.path, correlations=self.task.correlations, release=release.meaning):
+                if stars.note is None:  # the basis is the file's own
+                    release.require_own(stars.spectra.basis, where=str(self.path))
                 self.kind, self.note = stars.kind, stars.note
                 self.n_rows += len(stars.spectra) + len(stars.skipped)
                 self.skipped += [_named(row) for row in stars.skipped]
@@ -158,13 +172,12 @@ class _Reading:
         else:
             sources = self._joined(self.task.sources, spectra.source_id)
             spectra = spectra.with_g_flux(sources.values[G_FLUX_COLUMN], GFluxSource.TABLE)
-            placed = sources.located
-            if not placed.all():
-                nowhere = spectra.source_id[~placed].tolist()
-                self.skipped += [
-                    f"source_id {star}: no position in the gaia_source files" for star in nowhere
-                ]
-                spectra, sources = spectra.take(placed), sources.take(placed)
+        if len(sources) and not sources.located.all():
+            where = "the file" if self.task.sources is None else "the gaia_source files"
+            nowhere = sources.source_id[~sources.located].tolist()
+            self.skipped += [f"source_id {star}: no position in {where}" for star in nowhere]
+            sources = sources.take(sources.located)
+            spectra = spectra.take(np.isin(spectra.source_id, sources.source_id))
         self._check_positions(sources)
         return spectra, sources
 
@@ -179,7 +192,7 @@ class _Reading:
         if len(sources) == 0:
             return sources
         n_nowhere = int((~sources.located).sum())
-        if n_nowhere:
+        if n_nowhere and self.task.release.ids_hold_pixels:
             logger.warning(
                 "%s: %d of %d stars have no ra and dec, so those of the others are not used either",
                 self.path,

@@ -13,13 +13,14 @@ import numpy as np
 
 from scattervae.errors import DataError
 from scattervae.gaia.bulk import is_bulk, read_bulk
+from scattervae.gaia.facts import DR3
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
 from scattervae.gaia.files.in_memory import TableLike
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.partition_file import is_partition_file, read_partition_file
-from scattervae.spectra.sources import SourceColumns
+from scattervae.spectra.sources import DataRelease, SourceColumns
 from scattervae.spectra.spectra import SampledSpectra, Spectra
 from scattervae.spectra.store import SpectrumStore
 
@@ -116,8 +117,15 @@ def load_chunks(source: str | Path, *, tally: RowTally | None = None) -> Iterato
         g_fluxes.warn()
 
 
-def read_stars(path: str | Path, *, correlations: bool = False) -> Iterator[Stars]:
+def read_stars(
+    path: str | Path, *, correlations: bool = False, release: DataRelease = DR3
+) -> Iterator[Stars]:
     """The stars of a file with the G fluxes that it gives: in chunks where it is a bulk file, else all at once.
+
+    Args:
+        path: The file.
+        correlations: Also read the correlations of the coefficients, where there are any.
+        release: Whose identifiers and magnitudes the file has.
 
     Raises:
         DataError: The file cannot be read, or holds no spectra.
@@ -136,7 +144,7 @@ def read_stars(path: str | Path, *, correlations: bool = False) -> Iterator[Star
         part = read_partition_file(path, correlations=correlations)
         yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)
     else:
-        yield _stars_of(read_file(path, correlations=correlations), str(path))
+        yield _stars_of(read_file(path, correlations=correlations, release=release), str(path))
 
 
 def _joined(chunks: Sequence[Stars]) -> Stars:

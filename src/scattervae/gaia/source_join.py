@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ import numpy as np
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import DataError
 from scattervae.gaia.bulk import is_bulk_sources, read_sources
+from scattervae.gaia.facts import DR3
 from scattervae.gaia.files import read_sources_file
-from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
 
 _LEVEL8 = 2**43
 """Source_ids a HEALPix pixel of level 8: the level-12 pixel is source_id // 2**35, and holds 4**4 times less sky.
@@ -50,12 +51,13 @@ class SourceFiles:
         self._open: dict[Path, SourceColumns] = {}  # the files of the last chunks, the newest last
 
     @classmethod
-    def of(cls, paths: Sequence[Path], scratch: Path) -> "SourceFiles":
+    def of(cls, paths: Iterable[Path], scratch: Path, release: DataRelease = DR3) -> "SourceFiles":
         """These files, in any number and order; of several rows of one star the first is taken.
 
         Args:
             paths: Bulk files of ``gaia_source``, or any table that `read_sources_file` reads.
             scratch: A folder for the table of those whose names say nothing; it may be removed at the end.
+            release: Theirs; where its source_ids hold no pixel, no name says which stars are in a file.
 
         Raises:
             DataError: A file whose name says nothing cannot be read, or holds no positions.
@@ -63,11 +65,11 @@ class SourceFiles:
         ranged, others = [], []
         for path in paths:
             found = _RANGE.search(path.name)
-            if found is None:
+            if found is None or not release.ids_hold_pixels:
                 others.append(path)
             else:
                 ranged.append(RangedFile(path, int(found[1]), int(found[2])))
-        return cls(ranged, _write_table(others, scratch) if others else None)
+        return cls(ranged, _write_table(others, scratch, release) if others else None)
 
     def of_stars(self, source_id: SourceIds) -> SourceColumns:
         """What the files say of these stars, NaN where they say nothing.
@@ -117,10 +119,10 @@ def _fill(
     known |= new
 
 
-def _read(path: Path) -> SourceColumns:
+def _read(path: Path, release: DataRelease = DR3) -> SourceColumns:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return read_sources(path) if is_bulk_sources(path) else read_sources_file(path)
+    return read_sources(path) if is_bulk_sources(path) else read_sources_file(path, release=release)
 
 
 def _sorted(sources: SourceColumns) -> SourceColumns:
@@ -130,9 +132,9 @@ def _sorted(sources: SourceColumns) -> SourceColumns:
     return sources.take(first)
 
 
-def _write_table(paths: Sequence[Path], scratch: Path) -> Path:
+def _write_table(paths: Sequence[Path], scratch: Path, release: DataRelease) -> Path:
     """The rows of all files, sorted, as arrays that processes share through the machine's page cache."""
-    tables = [_read(path) for path in paths]
+    tables = [_read(path, release) for path in paths]
     joined = _sorted(
         SourceColumns(
             np.concatenate([table.source_id for table in tables]),

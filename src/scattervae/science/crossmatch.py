@@ -19,6 +19,7 @@ from scattervae.science.cluster import dask_client
 from scattervae.science.crossmatch_table import answer_schema, carried, list_suffix, write_answer
 from scattervae.science.lists import SEPARATION, SkyList, read_list
 from scattervae.spectra.hats import HatsFolder, Positions, pixel_centres
+from scattervae.spectra.sources import ids_hold_pixels
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -154,6 +155,11 @@ def _check(stars: HatsFolder, how: ByPosition | ById) -> None:
     if isinstance(how, ById):
         if _KEY not in stars.schema.names:
             raise StoreError(f"{stars.path}: has no column {_KEY}; match it by position")
+        if not ids_hold_pixels(stars.properties):
+            raise StoreError(
+                f"{stars.path}: source_ids of its release are not documented to say where a star is, which a match by "
+                "them goes by; match by position"
+            )
         return
     if stars.positions is not Positions.MEASURED:
         raise StoreError(

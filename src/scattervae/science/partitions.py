@@ -118,6 +118,7 @@ def encode_store(
             schema=partition_schema(checkpoint, store.positions),
             partitions=partitions,
             positions=store.positions,
+            notes=store.release.properties if store.release else {},
         )
     for left in folder.glob("dataset/**/*.partial"):
         left.unlink()

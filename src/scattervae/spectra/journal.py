@@ -10,6 +10,7 @@ from scattervae.errors import StoreError
 from scattervae.files import file_digest, written_aside
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import MANIFEST, FileEntry
+from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.staging import StagedPart
 
@@ -116,4 +117,5 @@ def _line(folder: Path, text: str) -> Line:
         part["path"] = folder / part["path"]
         part["basis"] = part["basis"] and Basis(**part["basis"])
         part["positions"] = part["positions"] and Positions(part["positions"])
+        part["release"] = DataRelease(**part["release"]) if part.get("release") else None
     return Line(FileEntry.of(content["entry"]), None if part is None else StagedPart(**part))

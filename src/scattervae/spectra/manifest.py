@@ -9,6 +9,7 @@ from typing import Any
 from scattervae.errors import StoreError
 from scattervae.files import write_json
 from scattervae.spectra.hats import Positions
+from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
 
 MANIFEST = "manifest.json"
@@ -57,11 +58,13 @@ class Manifest:
         basis: The basis of all stars; None where there is no star.
         positions: Where their positions come from; None where there is no star.
         entries: What became of each file, in the order in which they were given.
+        release: The data release of all stars; None where there is no star, or it was not noted.
     """
 
     basis: Basis | None = None
     positions: Positions | None = None
     entries: tuple[FileEntry, ...] = ()
+    release: DataRelease | None = None
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -79,11 +82,12 @@ class Manifest:
         if found != _FORMAT:
             raise StoreError(f"{file}: format {found}, this version reads {_FORMAT}; ingest again")
         try:
-            basis, positions = content["basis"], content["positions"]
+            basis, positions, release = content["basis"], content["positions"], content.get("release")
             return Manifest(
                 basis=None if basis is None else Basis(**basis),
                 positions=None if positions is None else Positions(positions),
                 entries=tuple(FileEntry.of(entry) for entry in content["files"]),
+                release=None if release is None else DataRelease(**release),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
@@ -96,12 +100,15 @@ class Manifest:
             "format": _FORMAT,
             "basis": None if self.basis is None else asdict(self.basis),
             "positions": None if self.positions is None else self.positions.value,
+            "release": None if self.release is None else asdict(self.release),
             "files": [asdict(entry) for entry in self.entries],
             "credit": "ESA/Gaia/DPAC",
         }
         write_json(folder / MANIFEST, content)
 
-    def joined_by(self, basis: Basis | None, positions: Positions | None) -> "Manifest":
+    def joined_by(
+        self, basis: Basis | None, positions: Positions | None, release: DataRelease | None = None
+    ) -> "Manifest":
         """The same manifest of stars that these have joined; nothing changes where both are None."""
         if basis is None:
             return self
@@ -109,6 +116,7 @@ class Manifest:
             self,
             basis=basis if self.basis is None else self.basis.completed_by(basis),
             positions=positions,
+            release=release or self.release,
         )
 
     def recording(self, entry: FileEntry) -> "Manifest":

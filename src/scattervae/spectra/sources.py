@@ -1,5 +1,6 @@
 """What Gaia's source table says of stars: where they are, how bright, how trustworthy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +10,15 @@ from scattervae.arrays import SourceIds, StarMask
 from scattervae.spectra.matching import rows_of
 
 SOURCE_COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
-    "ra": (pa.float64(), "deg", "right ascension, ICRS, epoch 2016.0"),
-    "dec": (pa.float64(), "deg", "declination, ICRS, epoch 2016.0"),
+    "ra": (pa.float64(), "deg", "right ascension, ICRS, at the reference epoch"),
+    "dec": (pa.float64(), "deg", "declination, ICRS, at the reference epoch"),
     "phot_g_mean_flux": (pa.float64(), "electron/s", "mean flux in the G band"),
     "phot_g_mean_flux_error": (pa.float32(), "electron/s", "one standard deviation of the mean G flux"),
     "phot_g_mean_mag": (pa.float32(), "mag", "mean magnitude in the G band"),
     "bp_rp": (pa.float32(), "mag", "colour BP - RP"),
     "phot_bp_rp_excess_factor": (pa.float32(), "", "flux in BP and RP over flux in G"),
     "ruwe": (pa.float32(), "", "renormalised unit weight error of the astrometry"),
-    "parallax": (pa.float64(), "mas", "parallax at epoch 2016.0"),
+    "parallax": (pa.float64(), "mas", "parallax at the reference epoch"),
     "parallax_error": (pa.float32(), "mas", "one standard deviation of the parallax"),
 }
 """Columns of ``gaia_source`` that a store can keep: arrow type, unit, description.
@@ -25,6 +26,40 @@ SOURCE_COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
 Source:
     Gaia DR3 documentation, table ``gaiadr3.gaia_source``.
 """
+
+_PROPERTY = "scattervae_{}"
+
+
+@dataclass(frozen=True)
+class DataRelease:
+    """What one data release means by its identifiers, positions and magnitudes.
+
+    Attributes:
+        name: As in designations: DR3.
+        epoch: Reference epoch of its positions [Julian year].
+        ids_hold_pixels: True where a source_id is documented to begin with an order-12 nested HEALPix pixel.
+        g_zero_point: VEGAMAG zero point of G: flux [electron/s] = 10**(0.4 (zero point - G)); None where not known.
+    """
+
+    name: str
+    epoch: float
+    ids_hold_pixels: bool
+    g_zero_point: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (epoch J{self.epoch:.1f})"
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """It as properties of a catalogue."""
+        values = {"release": self.name, "epoch": self.epoch, "ids_hold_pixels": self.ids_hold_pixels}
+        return {_PROPERTY.format(name): str(value) for name, value in values.items()}
+
+
+def ids_hold_pixels(properties: Mapping[str, str]) -> bool:
+    """False where the properties of a catalogue say that its source_ids hold no pixel."""
+    return properties.get(_PROPERTY.format("ids_hold_pixels")) != str(False)
+
 
 POSITION_COLUMNS = ("ra", "dec")
 G_FLUX_COLUMN = "phot_g_mean_flux"

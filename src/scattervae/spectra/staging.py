@@ -19,7 +19,7 @@ from scattervae.spectra.hats import Positions
 from scattervae.spectra.known import KnownStars
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.parquet import ROWS_A_GROUP, open_parquet, parquet_writer, read_groups
-from scattervae.spectra.sources import SourceColumns
+from scattervae.spectra.sources import DataRelease, SourceColumns
 from scattervae.spectra.spectra import Basis, Spectra
 
 _ROWS_A_RUN = 2**15  # stars sorted together: 30 MB, or 420 MB with correlations
@@ -37,6 +37,7 @@ class StagedPart:
         n_kept: Stars written.
         flags: Stars written with each flag, by the flag's name.
         positions: Where its positions come from; None where it holds no star.
+        release: The data release of its stars; None where that is not known, or it holds no star.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class StagedPart:
     n_kept: int = 0
     flags: dict[str, int] = field(default_factory=dict)
     positions: Positions | None = None
+    release: DataRelease | None = None
 
     def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedPart":
         """The same part with more stars."""
@@ -71,6 +73,7 @@ def stage(
     *,
     correlations: bool,
     name: str | None = None,
+    release: DataRelease | None = None,
 ) -> StagedPart:
     """Write one file's stars, chunk by chunk, to a staged part; whole or not at all.
 
@@ -80,9 +83,11 @@ def stage(
             source_id). Where the source columns are empty, pixel centres are written as positions.
         correlations: Also write the correlations of the coefficients, where the spectra have them.
         name: What messages call the file; its staged path where None.
+        release: The data release of the stars; where its source_ids hold no pixel, no position is made from them.
 
     Raises:
-        StoreError: A star has no position in source columns that are not empty, or a source_id holds no pixel.
+        StoreError: A star has no position in source columns that are not empty, or a source_id, or those of the
+            release, hold no pixel.
         DataError: The chunks differ in basis.
         OSError: The disk is full, or the folder cannot be written to.
     """
@@ -94,13 +99,22 @@ def stage(
             repeated = known.among(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
             kept = spectra.take(~repeated) if repeated.any() else spectra
             known.learn(kept.source_id)
-            positions = Positions.MEASURED if sources.values else Positions.PIXEL_CENTRES
+            positions = Positions.MEASURED if sources.values else _centres(release, name)
             part = part.joined_by(spectra, kept, positions, name=name)
             if len(kept):
                 kept = kept if correlations else replace(kept, correlations=None)
                 located = _located(sources, kept.source_id, name=name)
                 write(in_sky_order(table_of(kept, labels.aligned_to(kept.source_id), located)))
-    return part
+    return replace(part, release=release) if part.n_kept else part
+
+
+def _centres(release: DataRelease | None, name: str) -> Positions:
+    if release is not None and not release.ids_hold_pixels:
+        raise StoreError(
+            f"{name}: has no ra and dec, and source_ids of {release.name} are not documented to hold a pixel of the "
+            "sky; give the gaia_source files that hold the stars (--sources), or a table with ra and dec"
+        )
+    return Positions.PIXEL_CENTRES
 
 
 def _runs(

@@ -33,7 +33,7 @@ from scattervae.spectra.journal import Journal
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.parquet import open_parquet, read_groups
-from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
+from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN, DataRelease
 from scattervae.spectra.spectra import Basis, Spectra
 
 DEFAULT_CHUNK = 65536
@@ -53,6 +53,7 @@ class SpectrumStore:
         self.path = Path(path)
         manifest = _manifest_of(self.path)
         self.entries: tuple[FileEntry, ...] = manifest.entries
+        self.release: DataRelease | None = manifest.release
         self._hats = HatsFolder.read(self.path)
         self._files = tuple(file for p in self.partitions for file in self._hats.files_of(p))
         lost = next((file for file in self._files if not file.is_file()), None)

@@ -15,6 +15,7 @@ from scattervae.spectra.journal import INTAKE, Journal, Line
 from scattervae.spectra.known import KnownStars
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.seal import choose_partitions, write_partitions
+from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.staging import StagedPart, without
 
@@ -75,6 +76,11 @@ class StoreWriter:
     def positions(self) -> Positions | None:
         """Where the positions of all stars come from; None where there are none."""
         return self._manifest.positions
+
+    @property
+    def release(self) -> DataRelease | None:
+        """The data release of all stars; None where there are none, or it was not noted."""
+        return self._manifest.release
 
     @property
     def entries(self) -> tuple[FileEntry, ...]:
@@ -149,7 +155,11 @@ class StoreWriter:
             schema=schema,
             partitions=partitions,
             positions=positions,
-            notes={**_NOTES, "hats_cols_default": " ".join(light)},
+            notes={
+                **_NOTES,
+                **(self.release.properties if self.release else {}),
+                "hats_cols_default": " ".join(light),
+            },
         )
 
     def _partitions(self) -> dict[Partition, Path]:
@@ -174,6 +184,8 @@ class StoreWriter:
             message = (
                 f"positions are {_said(part.positions)}, but those in {self.path} are {_said(self.positions)}"
             )
+        elif self.release and part.release and str(self.release) != str(part.release):
+            message = f"stars of {part.release}, but {self.path} holds stars of {self.release}"
         if message is not None:
             part.path.unlink(missing_ok=True)
             raise StoreError(f"{name}: {message}; ingest it into a store of its own")
@@ -186,7 +198,7 @@ class StoreWriter:
     def _take_in(self, line: Line) -> None:
         if line.part is not None:
             self._known.learn_file(line.part.path)
-            self._manifest = self._manifest.joined_by(line.part.basis, line.part.positions)
+            self._manifest = self._manifest.joined_by(line.part.basis, line.part.positions, line.part.release)
         self._manifest = self._manifest.recording(line.entry)
 
 

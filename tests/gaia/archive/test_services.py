@@ -139,6 +139,19 @@ def test_a_job_that_fails_says_why(server):
         services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source")
 
 
+def test_a_network_that_is_absent_is_said(server, monkeypatch):
+    def absent(*_, **__):
+        raise TimeoutError("timed out")
+
+    archive = services(server)
+    monkeypatch.setattr("socket.create_connection", absent)
+    monkeypatch.setattr("http.client.HTTPConnection._create_connection", absent, raising=False)
+    with pytest.raises(
+        FetchError, match="Connection timed out; the network, or the way to this server, seems absent"
+    ):
+        archive.sources_of(IDS)
+
+
 def test_nobody_answers(tmp_path):
     with GaiaServer(source_table(STARS), "", {}) as gone:
         pass

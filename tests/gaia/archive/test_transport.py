@@ -1,3 +1,5 @@
+import errno
+import socket
 import threading
 import time
 
@@ -11,6 +13,7 @@ from scattervae.gaia.archive.transport import (
     StoppedError,
     answered,
     new_session,
+    read_text,
     reason_of,
 )
 
@@ -99,3 +102,29 @@ def test_the_root_of_an_error_is_what_is_told():
     story.__cause__ = refused
     assert reason_of(story) == "Connection refused"
     assert reason_of(RuntimeError()) == "RuntimeError"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+    ],
+    ids=["no name", "unreachable", "timed out"],
+)
+def test_an_absent_network_is_said_at_the_first_failure(monkeypatch, caplog, error):
+    def absent(*_, **__):
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", absent)
+    waits = Patience(tries=2, first_wait=0.6, stop=Waits())
+    with new_session() as session, pytest.raises(FetchError, match="seems absent; tried 2 times"):
+        waits.persist(lambda: read_text(session, "http://archive.invalid/list"))
+    (record,) = caplog.records
+    assert f"{error.strerror}; the network, or the way to this server, seems absent" in record.message
+    assert record.message.endswith("trying again in 1 s, at most 2 times in all")
+
+
+def test_a_server_that_refuses_is_no_absent_network():
+    assert reason_of(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")) == "Connection refused"

@@ -3,15 +3,19 @@
 Those of the releases that are known lie beside this module; a user's own file is read alike.
 """
 
+import logging
 import tomllib
 from functools import cache
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from scattervae.errors import FetchError
+from scattervae.errors import DataError, FetchError
 from scattervae.settings import Settings
+from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
+
+logger = logging.getLogger(__name__)
 
 # The order-8 nested HEALPix pixels that bulk files are cut along: 12 * 4**8.
 # Source: names of the files, GaiaSource_000000-003111.csv.gz to GaiaSource_786097-786431.csv.gz; Gaia DR3
@@ -126,6 +130,36 @@ class Release(Settings):
                 "(--release FILE.toml)"
             )
         return products[name]
+
+    @property
+    def meaning(self) -> DataRelease:
+        """What it means by identifiers, positions and magnitudes."""
+        return DataRelease(self.name, self.epoch, self.ids_hold_pixels, self.g_zero_point)
+
+    def require_own(self, basis: Basis, *, where: str) -> None:
+        """Refuse spectra of a basis that is another release's.
+
+        Raises:
+            DataError: The basis is that of another built-in release, and not of this one; `where` leads the message.
+        """
+        if self.basis is None or self.has_basis(basis):
+            return
+        others = [other.name for other in built_in().values() if other.has_basis(basis)]
+        if others and self.name not in others:
+            raise DataError(
+                f"{where}: spectra of {basis}, which are those of {others[0]}, not of {self.name}; give "
+                f"--release {others[0]}"
+            )
+
+    def warn_if_preliminary(self) -> None:
+        """Say, where the release was described before it was published, that it may have changed."""
+        if self.preliminary:
+            logger.warning(
+                "%s: what is known of it was written before it was published; `scattervae doctor --release %s` "
+                "says what has changed",
+                self.name,
+                self.name,
+            )
 
     def has_basis(self, basis: Basis) -> bool:
         """True where spectra of this basis may be this release's: equal sizes, and equal ids as far as both say."""

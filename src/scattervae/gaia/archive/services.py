@@ -1,8 +1,10 @@
 """The archive's TAP and DataLink services, spoken to through astroquery."""
 
 import csv
+import errno
 import io
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -19,7 +21,13 @@ from astropy.table import Table
 from scattervae.arrays import SourceIds
 from scattervae.errors import FetchError
 from scattervae.gaia.archive.releases import Release
-from scattervae.gaia.archive.transport import PASSING_STATUSES, PassingError, Patience, reason_of
+from scattervae.gaia.archive.transport import (
+    CONNECT_TIMEOUT,
+    PASSING_STATUSES,
+    PassingError,
+    Patience,
+    reason_of,
+)
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -45,13 +53,7 @@ class Services:
         from astroquery.utils.tap.conn.tapconn import TapConn
 
         url = url or release.archive_url
-        if release.preliminary:
-            logger.warning(
-                "%s: what is known of it was written before it was published; `scattervae doctor --release %s` "
-                "says what has changed",
-                release.name,
-                release.name,
-            )
+        release.warn_if_preliminary()
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise FetchError(f"{url}: is no web address; give --archive-url as https://...")
@@ -286,7 +288,12 @@ class _Connections:
         verbose: bool = False,  # noqa: ARG002
     ) -> HTTPConnection:
         kind = HTTPSConnection if ishttps or cookie is not None else HTTPConnection
-        connection = kind(*self._address, timeout=_TIMEOUT)
+        connection = kind(*self._address, timeout=CONNECT_TIMEOUT)
+        try:
+            connection.connect()
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        connection.sock.settimeout(_TIMEOUT)
         answer = connection.getresponse
 
         def kept() -> HTTPResponse:

@@ -1,6 +1,8 @@
 """Requests to a server that may be slow, busy or broken: what is worth another try, and when."""
 
+import errno
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from threading import Event
 from typing import TypeVar
 
 import requests
-from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from scattervae import __version__
@@ -16,7 +18,9 @@ from scattervae.errors import FetchError
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = (30.0, 60.0)  # to connect, and between two pieces of an answer [s]
+CONNECT_TIMEOUT = 10.0  # a person waits for the first word no longer [s]
+_TIMEOUT = (CONNECT_TIMEOUT, 60.0)  # to connect, and between two pieces of an answer [s]
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT})
 # Statuses that pass: a slow client, too many requests, and any trouble of the server's own.
 # Source: RFC 9110, sections 15.5.9 and 15.6; RFC 6585, section 4.
 PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
@@ -157,11 +161,17 @@ def read_text(session: requests.Session, url: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The root of an error of the network, in a few words."""
-    while (inner := error.__cause__ or error.__context__) is not None:
+    """The root of an error of the network, in a few words; says so where there seems to be no network."""
+    unconnected = False
+    while (
+        inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    ) is not None:
+        unconnected |= isinstance(error, ConnectTimeoutError)
         error = inner
+    unconnected |= isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _NO_WAY
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:160]
+    absent = "; the network, or the way to this server, seems absent" if unconnected else ""
+    return " ".join(text.split())[:160] + absent
 
 
 def _check_status(response: requests.Response, url: str) -> None:

@@ -160,7 +160,7 @@ def assemble_labels(columns: Columns) -> StellarLabels:
     return read_labels(columns, source_id, rows=rows[~duplicates])
 
 
-def assemble_ids(columns: Columns, *, release: str = "DR3") -> SourceIds:
+def assemble_ids(columns: Columns) -> SourceIds:
     """The source_ids of a table, as often as they are in it.
 
     Raises:
@@ -171,7 +171,7 @@ def assemble_ids(columns: Columns, *, release: str = "DR3") -> SourceIds:
             f"holds no identifiers: columns {_shortened(columns.names)}; expected {ANY_SOURCE_ID}{_hint(columns)}"
         )
     skips = Skips(len(columns))
-    source_id: SourceIds = _source_ids(columns, skips, release=release)[skips.kept]
+    source_id: SourceIds = _source_ids(columns, skips)[skips.kept]
     return source_id
 
 
@@ -254,7 +254,7 @@ def _apart(cells: np.ndarray, joined: str, name: str) -> dict[str, np.ndarray]:
     return {f"bp_{name}": matrix[:, DR3_BASIS.bp], f"rp_{name}": matrix[:, DR3_BASIS.rp]}
 
 
-def _source_ids(columns: Columns, skips: Skips, *, release: str = "DR3") -> SourceIds:
+def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
     name = columns.source_id_name
     assert name is not None, "checked before"
     cells = columns.cells[name]
@@ -267,7 +267,7 @@ def _source_ids(columns: Columns, skips: Skips, *, release: str = "DR3") -> Sour
             f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers (they begin above 2**32): they "
             "were cut to 32 bits; read it as int64"
         )
-    read = identifiers(cells, release=release)
+    read = identifiers(cells, release=columns.release.name)
     _require_whole(name, read.values[read.known])
     _check_join(columns, name, read.values)
     skips.add_unreadable(name, read)
@@ -302,7 +302,9 @@ def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
     """Refuse a join whose two tables name different stars: nothing says which of them a spectrum is of."""
     stem, _, side = name.rpartition("_")
     for other in (f"{stem}_{end}" for end in "12xy" if stem == SOURCE_ID_NAMES[0] and end != side):
-        if other in columns and (n := int((identifiers(columns.cells[other]).values != ids).sum())):
+        if other in columns and (
+            n := int((identifiers(columns.cells[other], release=columns.release.name).values != ids).sum())
+        ):
             raise DataError(
                 f"{name} and {other} differ in {n} rows; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
             )

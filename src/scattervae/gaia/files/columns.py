@@ -11,6 +11,7 @@ from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.facts import (
     BANDS,
+    DR3,
     G_FLUX_NAME,
     G_MAG_NAMES,
     JOINED_COLUMNS,
@@ -20,7 +21,7 @@ from scattervae.gaia.facts import (
     SOURCE_ID_NAMES,
 )
 from scattervae.gaia.files.cells import floats
-from scattervae.spectra.sources import SOURCE_COLUMNS
+from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease
 
 _BAND_COLUMNS = (
     "coefficients",
@@ -59,6 +60,7 @@ class Columns:
         skipped: Rows that could not be split into cells.
         units: Units that the file states, by the columns' names in lower case.
         grid_nm: Wavelengths of sampled spectra [nm], where the file states them beside its columns.
+        release: The data release that its identifiers and magnitudes are of.
     """
 
     form: str
@@ -68,6 +70,7 @@ class Columns:
     skipped: tuple[SkippedRow, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     grid_nm: Wavelengths | None = None
+    release: DataRelease = DR3
 
     @classmethod
     def of(

@@ -16,15 +16,17 @@ _POSITION_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
 def read_g_flux(columns: Columns) -> StarArray:
     """Mean G flux [electron/s]: the column of it, else from a magnitude, else NaN; never from coefficients.
 
+    Magnitudes are not used where the release's zero point is not known.
+
     Source:
         `scattervae.gaia.facts.g_flux_of`.
     """
-    flux = np.full(len(columns), np.nan)
+    flux, zero_point = np.full(len(columns), np.nan), columns.release.g_zero_point
     if G_FLUX_NAME in columns:
         flux = floats(columns.cells[G_FLUX_NAME])
     for name in G_MAG_NAMES:
-        if name in columns:
-            from_mag = g_flux_of(floats(columns.cells[name]))
+        if name in columns and zero_point is not None:
+            from_mag = g_flux_of(floats(columns.cells[name]), zero_point=zero_point)
             flux = np.where(np.isfinite(flux) & (flux > 0), flux, from_mag)
     return flux
 

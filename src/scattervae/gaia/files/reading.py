@@ -19,7 +19,7 @@ from fastavro.schema import SchemaParseException
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
-from scattervae.gaia.facts import LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.facts import DR3, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
 from scattervae.gaia.files.allstar import label_flags
 from scattervae.gaia.files.assemble import (
     FileContents,
@@ -42,7 +42,7 @@ from scattervae.gaia.files.parquet import read_feather, read_parquet
 from scattervae.gaia.files.sampling import companion_grid
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
 
 logger = logging.getLogger(__name__)
 
@@ -81,19 +81,20 @@ _LIBRARY_ERRORS = (
 )
 
 
-def read_file(path: str | Path, *, correlations: bool = False) -> FileContents:
+def read_file(path: str | Path, *, correlations: bool = False, release: DataRelease = DR3) -> FileContents:
     """All stars of a file of any kind, told from its content.
 
     Args:
         path: bulk or archive csv, ecsv, FITS, VOTable, DPAC avro, HDF5 or parquet, gzipped or not.
         correlations: Also read the correlations of the coefficients, where the file has them.
+        release: Whose identifiers and magnitudes the file has; designations of another are refused.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no spectra that can be used.
     """
     path = Path(path)
     with _located(str(path)):
-        columns = _read_columns(path, wanted_columns(correlations=correlations))
+        columns = replace(_read_columns(path, wanted_columns(correlations=correlations)), release=release)
         if columns.grid_nm is None and columns.holds_flux and not columns.holds_coeffs:
             columns = replace(columns, grid_nm=companion_grid(path))
         contents = assemble(with_id_of_name(columns, path.name))
@@ -134,21 +135,23 @@ def read_labels_file(path: str | Path) -> StellarLabels:
         return assemble_labels(_read_columns(path, wanted, fits=read_mapped_fits))
 
 
-def read_sources_file(path: str | Path) -> SourceColumns:
+def read_sources_file(path: str | Path, *, release: DataRelease = DR3) -> SourceColumns:
     """What a file of any kind has of ``gaia_source``, with or without spectra; one row a star.
 
     Args:
         path: A table with Gaia's identifier, ra, dec, and columns such as phot_g_mean_flux and ruwe.
+        release: Whose identifiers the file has; designations of another are refused.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no positions.
     """
     path = Path(path)
     with _located(str(path)):
-        return assemble_sources(_read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS))))
+        columns = _read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
+        return assemble_sources(replace(columns, release=release))
 
 
-def read_ids_file(path: str | Path, *, release: str = "DR3") -> SourceIds:
+def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
     """The source_ids in a file, in its order: one a line, or in the identifier's column of a table of any kind.
 
     Args:
@@ -161,9 +164,10 @@ def read_ids_file(path: str | Path, *, release: str = "DR3") -> SourceIds:
     path = Path(path)
     with _located(str(path)):
         with _readable():
-            ids = listed_ids(path, release=release)
+            ids = listed_ids(path, release=release.name)
         if ids is None:
-            ids = assemble_ids(_read_columns(path, frozenset(SOURCE_ID_NAMES)), release=release)
+            columns = _read_columns(path, frozenset(SOURCE_ID_NAMES))
+            ids = assemble_ids(replace(columns, release=release))
         if len(ids) == 0:
             raise DataError("holds no source_id")
         return ids
