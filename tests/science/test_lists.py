@@ -56,6 +56,27 @@ def test_astropy_tables(tmp_path, form, end, zipped):
         assert rows.table.schema.field("ra").metadata[b"description"] == b"where it is"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["ra;dec;name\n1;2;a,b\n3;4;\n", "ra\tdec\tname\n1\t2\ta,b\n3\t4\t\n", "x|y|name\n1|2|a,b\n3|4|\n"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_with_other_separators_encodings_and_line_ends(tmp_path, text, encoding, end):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text.replace("\n", end).encode(encoding))
+    table = read_list(path).table
+    assert [column.to_pylist() for column in table.columns] == [[1, 3], [2, 4], ["a,b", ""], [0, 1]]
+
+
+def test_text_with_its_header_in_a_comment(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text('# made by hand\n# RAJ2000   DEJ2000  name\n 1.5  -2   a\n 3.5   4   "b c"\n# end\n')
+    rows = read_list(path)
+    assert rows.positions() == ("RAJ2000", "DEJ2000")
+    assert rows.table["name"].to_pylist() == ["a", "b c"]
+
+
 def test_csv_keeps_every_digit_of_identifiers_beside_gaps(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text(f"RAJ2000,DEJ2000,gaia_id\n1,2,{IDS[1]}\n,3,\nnan,4,0\n359.5,5,{IDS[0]}\n")

@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from scattervae.errors import DataError
+from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.gaia.files.text import as_plain_csv
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
 from scattervae.spectra.parquet import read_table
@@ -42,6 +44,7 @@ Source:
 """
 ROW, SEPARATION = "list_row", "separation"  # what a crossmatch adds; an earlier one's stay behind
 LARGEST_LIST = 10_000_000
+_NAMES = frozenset((*RA_NAMES, *DEC_NAMES, *SOURCE_ID_NAMES))
 _DEGREES = ("", "deg", "degree", "degrees")
 
 
@@ -152,8 +155,8 @@ def read_list(path: Path) -> SkyList:
     try:
         with open_file(path) as stream:
             kind = recognise(stream)
-            if kind is Kind.TEXT and not _is_ecsv(stream):
-                return _scalars(path, pa.csv.read_csv(stream, pa.csv.ReadOptions(use_threads=False)))
+            if kind is Kind.TEXT and (text := as_plain_csv(stream, _NAMES)) is not None:
+                return _scalars(path, pa.csv.read_csv(text, pa.csv.ReadOptions(use_threads=False)))
             if kind is Kind.PARQUET:
                 return _scalars(path, read_table(pa.BufferReader(stream.read())))
             formats = {Kind.TEXT: "ascii.ecsv", Kind.FITS: "fits", Kind.VOTABLE: "votable"}
@@ -169,12 +172,6 @@ def read_list(path: Path) -> SkyList:
 def unit_of(field: pa.Field) -> str:
     """The unit that a field's metadata names, empty where it names none."""
     return str((field.metadata or {}).get(b"unit", b""), "utf-8")
-
-
-def _is_ecsv(stream: BufferedIOBase) -> bool:
-    head = stream.read(64)
-    stream.seek(0)
-    return head.lstrip().startswith(b"# %ECSV")
 
 
 def _from_hats(folder: HatsFolder) -> SkyList:

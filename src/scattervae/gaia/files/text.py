@@ -5,7 +5,8 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedIOBase, TextIOWrapper
+from io import BufferedIOBase, BytesIO, StringIO, TextIOWrapper
+from itertools import product
 from typing import IO, NamedTuple, cast
 
 import numpy as np
@@ -144,15 +145,27 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     return columns.with_stated(table.units, picked, table.grid_nm)
 
 
-def text_layout(stream: BufferedIOBase, wanted: frozenset[str]) -> TextTable:
-    """How a text file is laid out, by its first lines; the stream is left at its start.
+def as_plain_csv(stream: BufferedIOBase, wanted: frozenset[str]) -> BufferedIOBase | None:
+    """The same table in UTF-8, separated by commas, below one line of names; None where it is ECSV, which says more.
 
     Raises:
         DataError: There is no header.
     """
-    table = _layout(_Lines(text_lines(stream)), wanted)
+    lines = _Lines(text_lines(stream))
+    table = _layout(lines, wanted)
+    if table.ecsv or (table.separator == "," and table.n_ahead == 1 and not _has_mark(stream)):
+        stream.seek(0)
+        return None if table.ecsv else stream
+    text = StringIO()
+    rows = csv.writer(text)
+    rows.writerow(table.header)
+    rows.writerows(_split(line, table.separator) or [line] for _, line in lines if not line.startswith("#"))
+    return BytesIO(text.getvalue().encode())
+
+
+def _has_mark(stream: BufferedIOBase) -> bool:
     stream.seek(0)
-    return table
+    return encoding_of(stream.read(4)) != "utf-8"
 
 
 def text_lines(stream: BufferedIOBase) -> Iterator[tuple[int, str]]:
@@ -181,7 +194,12 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
         comments.read(line)
     else:
         line = ""
-    choices = [(text, mark) for text in (line, comments.last) for mark in _SEPARATORS]
+    choices = [(line, mark) for mark in _SEPARATORS]
+    choices += [
+        (text, mark)
+        for text, mark in product([comments.last], _SEPARATORS)
+        if _n_known(text, mark, wanted)[0]
+    ]
     if comments.ecsv:
         choices = [(line, comments.separator)]
         if comments.separator not in (",", " "):
@@ -197,9 +215,10 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
     return TextTable(comments.form, comments.ecsv, separator, names, number, *comments.stated())
 
 
-def _n_known(line: str, separator: str, wanted: frozenset[str]) -> tuple[int, bool]:
-    """How much speaks for a header: columns that are wanted, then commas."""
-    return len(pick(_split(line, separator) or (), wanted)), separator == "," and separator in line
+def _n_known(line: str, separator: str, wanted: frozenset[str]) -> tuple[int, bool, int]:
+    """How much speaks for a header: columns that are wanted, then commas, then any marks but spaces."""
+    names = _split(line, separator) or ()
+    return len(pick(names, wanted)), separator == "," and separator in line, len(names) * (separator != " ")
 
 
 def _split(line: str, separator: str) -> list[str] | None:
