@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from scattervae.errors import DataError
+from scattervae.gaia.archive import release_of
 from scattervae.gaia.files import read_file, read_ids_file, read_labels_file, read_table
 from scattervae.gaia.files.cells import arrays
 from scattervae.gaia.intake import load
@@ -76,6 +77,16 @@ def test_fits_inside_a_votable(faults, formats):
     np.testing.assert_array_equal(contents.stars.errors, expected.errors)
     np.testing.assert_array_equal(contents.stars.flags, expected.flags)
     np.testing.assert_array_equal(contents.stars.correlations.rp, expected.correlations.rp)
+
+
+def test_sampled_spectra_that_gaiaxpy_212_wrote(faults):
+    stars = read_file(faults / "v212.csv").stars
+    rows = [
+        re.findall(r"np\.float64\(([^)]*)\)", line)
+        for line in (faults / "v212.csv").read_text().splitlines()[1:]
+    ]
+    np.testing.assert_array_equal(stars.flux, np.array(rows, dtype=float)[:, :343])
+    np.testing.assert_array_equal(stars.errors, np.array(rows, dtype=float)[:, 343:])
 
 
 def test_none_inside_an_array_is_missing(faults, truth):
@@ -282,7 +293,7 @@ def test_identifiers_as_text(tmp_path, ids, reasons):
 
 def test_lists_of_another_release(tmp_path):
     path = write(tmp_path, "Gaia DR4 7\nGaia DR4 8\n")
-    assert read_ids_file(path, release="DR4").tolist() == [7, 8]
+    assert read_ids_file(path, release=release_of("DR4").meaning).tolist() == [7, 8]
     with pytest.raises(DataError, match="line 1: is of another release: Gaia DR4 7; expected Gaia DR3"):
         read_ids_file(path)
     wide = write(tmp_path, "7\r8\r".encode("utf-16"))
