@@ -51,6 +51,24 @@ def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path):
     np.testing.assert_array_equal(table["source_id"].to_numpy(), expected)
 
 
+def test_a_star_in_several_inputs_counts_once(cli, model, store, tmp_path, sky):
+    """Whatever the order, and whether two small files share a batch or a store comes first."""
+    first = write_csv(tmp_path / "first.csv", sky.spectra.take(slice(0, 30)))
+    second = write_parquet(tmp_path / "second.parquet", sky.spectra.take(slice(20, 50)))
+    for inputs, n, doubled in (
+        ((first, second), 60, 10),
+        ((store, first, second), 360, 60),
+        ((first, store), 330, 30),
+    ):
+        out = tmp_path / f"{n}.parquet"
+        run = cli("encode", model, *inputs, "--out", out, "--json")
+        assert run.code == 0, run.err
+        assert (run.json["n_stars"], run.json["flags"]) == (n, {"DUPLICATE": doubled})
+        table = pq.read_table(out, columns=["source_id", "flags"])
+        once = table["source_id"].to_numpy()[table["flags"].to_numpy() == 0]
+        assert len(once) == len(np.unique(once)) == n - doubled
+
+
 def test_identifiers_keep_every_digit(cli, model, tmp_path, sky):
     ids = [2**53 + 1, 2**62 + 1, 2**63 - 1, 5]
     stars = write_csv(tmp_path / "ids.csv", with_ids(sky.spectra.take(slice(0, 4)), ids))

@@ -74,7 +74,8 @@ def encode(
     To a .parquet file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
     star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
-    is left out and counted, and exit code 3 says that more are than --allow-skipped says. Stopped, the same command
+    is left out and counted, and exit code 3 says that more are than --allow-skipped says. A star in several inputs is
+    flagged DUPLICATE in all but the first. Stopped, the same command
     goes on where it was.
 
     Examples:
@@ -129,16 +130,18 @@ def _to_file(
     checkpoint: "Checkpoint", inputs: list[Path], out: Path, tally: "RowTally"
 ) -> "CatalogueSummary":
     from scattervae.files import file_digest
+    from scattervae.science.catalogue import once_each
     from scattervae.science.catalogue_files import write_portions
     from scattervae.spectra.store import SpectrumStore
 
+    portions = _portions(checkpoint, inputs, tally)
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
     total = sum(len(SpectrumStore(p)) for p in inputs) if all(p.is_dir() for p in inputs) else None
     with progress_bar("stars") as bar:
         task = bar.add_task("encoding", total=total)
         return write_portions(
             checkpoint,
-            _portions(checkpoint, inputs, tally),
+            once_each(portions) if len(inputs) > 1 else portions,
             out,
             stars_digest=" ".join(digests),
             progress=lambda n: bar.update(task, completed=n),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
@@ -31,8 +32,9 @@ from scattervae.spectra.blocks import Block
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import block_of, described, flag_legend
 from scattervae.spectra.flags import Flag, flag_counts
+from scattervae.spectra.known import KnownStars
 from scattervae.spectra.normalization import NOT_ENCODABLE, Inputs
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Spectra, repeats
 from scattervae.spectra.store import SpectrumStore
 
 NOTE = "scattervae.catalogue"
@@ -188,6 +190,30 @@ def portions_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]
         for spectra in rechunk(stars, _ROWS_A_PORTION):
             require_basis(checkpoint, spectra.basis)
             yield Portion(len(spectra), partial(block_of, spectra))
+
+
+def once_each(portions: Iterable[Portion]) -> Iterator[Portion]:
+    """The same portions, of rows of one star all but the first flagged ``DUPLICATE``, wherever in them they are.
+
+    Rows that carry the flag already do not count. Each portion is read once more, and its source_ids stay in memory.
+    """
+    known = KnownStars()
+    for portion in portions:
+        block = portion.read()
+        rows = np.flatnonzero((block.flags & np.uint16(Flag.DUPLICATE)) == 0)
+        source_id = block.source_id[rows]
+        again = known.among(source_id) | repeats(source_id)
+        known.learn(source_id[~again])
+        yield (
+            Portion(portion.n_rows, partial(_flagged, portion.read, rows[again])) if again.any() else portion
+        )
+
+
+def _flagged(read: Callable[[], Block], rows: Int64[np.ndarray, " row"]) -> Block:
+    block = read()
+    flags = block.flags.copy()
+    flags[rows] |= np.uint16(Flag.DUPLICATE)
+    return replace(block, flags=flags)
 
 
 def rows_of(

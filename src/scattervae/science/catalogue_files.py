@@ -16,7 +16,14 @@ from jaxtyping import Int64
 from scattervae.errors import StoreError
 from scattervae.files import write_json, written_aside
 from scattervae.model.checkpoint import BATCH, Checkpoint
-from scattervae.science.catalogue import CatalogueSummary, Portion, catalogue_schema, portions_of, rows_of
+from scattervae.science.catalogue import (
+    CatalogueSummary,
+    Portion,
+    catalogue_schema,
+    once_each,
+    portions_of,
+    rows_of,
+)
 from scattervae.science.threads import reading_threads
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.parquet import parquet_writer, read_table
@@ -39,7 +46,7 @@ def write_catalogue(
     """Write the catalogue of any number of stars to one parquet file.
 
     The bytes of the file do not depend on how the stars arrived. A run that is stopped leaves ``OUT.parts/``;
-    the same call again goes on where it was.
+    the same call again goes on where it was. Of several rows of a star all but the first are flagged ``DUPLICATE``.
 
     Args:
         checkpoint: The model.
@@ -53,6 +60,8 @@ def write_catalogue(
         StoreError: The disk is full, or the store cannot be read.
     """
     portions = portions_of(checkpoint, stars)
+    if not isinstance(stars, SpectrumStore):
+        portions = once_each(portions)
     return write_portions(checkpoint, portions, out, stars_digest=stars_digest, progress=progress)
 
 
