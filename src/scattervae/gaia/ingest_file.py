@@ -17,6 +17,7 @@ from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now
 from scattervae.gaia.intake import Stars, logger, read_stars
 from scattervae.gaia.source_join import SourceFiles
+from scattervae.opening import require_file
 from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.labels import StellarLabels
@@ -221,10 +222,11 @@ def _named(row: SkippedRow) -> str:
 
 
 def _digest(file: Path) -> str:
-    if not file.is_file():
-        raise DataError(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
     try:
+        require_file(file)
         return file_digest(file)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
 

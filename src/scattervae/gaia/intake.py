@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
         StoreError: The folder is no store.
     """
     if isinstance(source, str | Path):
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             store = SpectrumStore(source)
             return Stars(store.read(), store.labels(), kind="store")
         stars = _joined(list(read_stars(source, correlations=correlations)))
@@ -106,7 +107,7 @@ def load_chunks(source: str | Path, *, tally: RowTally | None = None) -> Iterato
         DataError: As `load`.
         StoreError: As `load`.
     """
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         yield from SpectrumStore(source).chunks()
     else:
         g_fluxes = GFluxes(str(source))
@@ -131,7 +132,8 @@ def read_stars(
         DataError: The file cannot be read, or holds no spectra.
     """
     path = Path(path)
-    if path.is_file() and is_bulk(path):
+    is_file = os.path.isfile(path)
+    if is_file and is_bulk(path):
         skipped: list[SkippedRow] = []
         for chunk in read_bulk(path, correlations=correlations):
             labels = _NO_LABELS.aligned_to(chunk.spectra.source_id)
@@ -140,7 +142,7 @@ def read_stars(
         if skipped:
             row, reason = skipped[0].row, skipped[0].reason
             logger.warning("%s: %d rows skipped; row %d: %s", path, len(skipped), row, reason)
-    elif path.is_file() and is_partition_file(path):
+    elif is_file and is_partition_file(path):
         part = read_partition_file(path, correlations=correlations)
         yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)
     else:

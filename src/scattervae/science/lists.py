@@ -15,8 +15,9 @@ import pyarrow.csv
 
 from scattervae.errors import DataError
 from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.text import as_plain_csv
+from scattervae.opening import open_file, unpacked
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
 from scattervae.spectra.parquet import read_table

@@ -28,7 +28,8 @@ _FLAG_MEANINGS = {
     Flag.MISSING_BP: "the star has no BP coefficients",
     Flag.MISSING_RP: "the star has no RP coefficients",
     Flag.BAD_COEFFS: (
-        "a coefficient is not finite, a band has the wrong number of them, or a sampled spectrum is not one of Gaia's"
+        "a coefficient is not finite, a band has the wrong number of them or contradicts its fit, "
+        "or a sampled spectrum is not one of Gaia's"
     ),
     Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
     Flag.NO_G_FLUX: "no positive and plausible G flux in the table, nor a positive one from the coefficients",

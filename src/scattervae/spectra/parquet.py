@@ -6,7 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scattervae.opening import Budget
+
 ROWS_A_GROUP = 8192
+_NUMBER_BYTES = 16  # of a value in memory, with what says where lists begin
+_LIST_BYTES = 150  # of a list as an array
 _COMPRESSION_LEVEL = 1  # higher levels take longer and save less than 0.1 %
 
 
@@ -47,7 +51,26 @@ def open_parquet(source: Path | pa.NativeFile, *, memory_map: bool = False) -> p
         OSError: It cannot be opened.
         pa.ArrowException: It is no parquet file.
     """
-    return pq.ParquetFile(source, memory_map=memory_map, pre_buffer=False)
+    return pq.ParquetFile(source, memory_map=memory_map, pre_buffer=False, page_checksum_verification=True)
+
+
+def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None = None) -> None:
+    """Count what reading columns takes, before it is done: a run of equal values is a few bytes in the file.
+
+    Args:
+        file: The open file.
+        budget: What reading it may cost.
+        leaves: Dotted names of columns, without the parts that parquet puts below lists; all columns where None.
+
+    Raises:
+        DataError: It is out of proportion to the size of the file.
+    """
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            path = column.path_in_schema
+            if leaves is None or any(f"{path}.".startswith(f"{leaf}.") for leaf in leaves):
+                size = _NUMBER_BYTES * column.num_values + column.total_uncompressed_size
+                budget.spend(size + (_LIST_BYTES * group.num_rows if "." in path else 0))
 
 
 def read_groups(
@@ -67,14 +90,24 @@ def read_groups(
     return file.read_row_groups(groups, columns=names, use_threads=False)
 
 
-def read_table(source: Path | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    source: Path | pa.NativeFile, columns: Sequence[str] | None = None, *, budget: Budget | None = None
+) -> pa.Table:
     """The rows of a whole file, as `read_groups` reads them.
 
+    Args:
+        source: The file.
+        columns: Some of its columns; all where None.
+        budget: What reading it may cost, where it is not our own.
+
     Raises:
+        DataError: It costs more.
         OSError: It cannot be opened.
         pa.ArrowException: It is no parquet file.
     """
     with open_parquet(source) as file:
+        if budget is not None:
+            spend_on(file, budget, columns)
         return read_groups(file, columns)
 
 

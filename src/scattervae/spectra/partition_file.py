@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scattervae.errors import StoreError
+from scattervae.errors import DataError, StoreError
+from scattervae.opening import Budget, require_file
 from scattervae.spectra.columns import (
     QUALITY_COLUMNS,
     holds_all_columns,
@@ -57,9 +58,11 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
         StoreError: It cannot be read, or no star has coefficients of both bands.
     """
     try:
-        table = read_table(path)
+        table = read_table(path, budget=Budget(require_file(path)))
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
+    except DataError as error:
+        raise StoreError(f"{path}: {error}") from None
     basis = ForeignColumns.of(table.schema, path).basis([table])
     if basis is None:
         raise StoreError(f"{path}: no star has coefficients of both bands")

@@ -157,7 +157,7 @@ def test_error_reaches_another_process(tmp_path):
 
 
 def test_line_that_does_not_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("scattervae.gaia.bulk.blocks._LONGEST_LINE", 1000)
+    monkeypatch.setattr("scattervae.gaia.bulk.blocks.LONGEST_LINE", 1000)
     monkeypatch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", 300)
     path = write(tmp_path, b"x" * 5000)
     with pytest.raises(DataError, match="a line of more than 1000 bytes"):

@@ -9,12 +9,12 @@ from typing import Any
 from isal import igzip_lib
 
 from scattervae.errors import DataError
+from scattervae.opening import BROKEN_LINE_BYTES, LINE_BYTES, LONGEST_LINE, Budget, require_file
 
 _UNPACKING_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]  # isal's stub has it wrong
 _GZIP = b"\x1f\x8b"
 _PACKED_BYTES = 2**18
 _TEXT_BYTES = 2**20  # about 25 stars: small enough to stay in a processor's cache while it is cut and parsed
-_LONGEST_LINE = 2**27  # a star with correlations is 40 kB
 
 
 class BrokenFileError(DataError):
@@ -101,7 +101,9 @@ def _spans(text: bytes, start: int, stop: int) -> list[tuple[int, int]]:
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
     """Texts with a place at the start of a line and one after the end of a line."""
     rest = b""
-    for text in read_texts(path):
+    for text in read_texts(
+        path, line_bytes=2 * BROKEN_LINE_BYTES
+    ):  # as if all were broken: whole ones are long
         first, last = text.find(b"\n") + 1, text.rfind(b"\n") + 1
         if first:
             whole = rest + text[:first]
@@ -110,20 +112,37 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
             rest = text[last:]
         else:
             rest += text
-        if len(rest) > _LONGEST_LINE:
+        if len(rest) > LONGEST_LINE:
             raise DataError(
-                f"{path}: a line of more than {_LONGEST_LINE} bytes; expected a line for each star"
+                f"{path}: a line of more than {LONGEST_LINE} bytes; expected a line for each star"
             )
     yield rest, 0, len(rest)
 
 
-def read_texts(path: Path) -> Iterator[bytes]:
+def read_texts(path: Path, *, line_bytes: int = LINE_BYTES) -> Iterator[bytes]:
     """The content of a file, unpacked where it is gzipped, in pieces that end anywhere.
 
+    Args:
+        path: The file.
+        line_bytes: What reading a line takes in memory beside its characters.
+
     Raises:
-        DataError: The file cannot be opened.
+        DataError: The file cannot be opened, or grows out of proportion to its size.
         BrokenFileError: It is cut off or damaged; all before that has been given.
     """
+    try:
+        budget = Budget(require_file(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    for text in _texts(path):
+        try:
+            budget.spend(len(text) + line_bytes * text.count(b"\n"))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        yield text
+
+
+def _texts(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             zipped = file.read(len(_GZIP)) == _GZIP
@@ -132,10 +151,6 @@ def read_texts(path: Path) -> Iterator[bytes]:
                 yield from _unpacked(file, path)
             else:
                 yield from iter(lambda: file.read(_TEXT_BYTES), b"")
-    except FileNotFoundError:
-        raise DataError(f"{path}: does not exist; check the path") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a directory; pass the files in it one by one") from None
     except PermissionError:
         raise DataError(f"{path}: may not be read; check its permissions") from None
     except OSError as error:

@@ -10,6 +10,8 @@ from scattervae.gaia.bulk.cutting import getter
 from scattervae.gaia.bulk.table import CORRELATIONS, N_RELEVANT, STATED, BulkTable
 from scattervae.gaia.facts import BANDS
 from scattervae.gaia.files.assemble import ReadRows
+from scattervae.gaia.files.bands import fit_disagrees
+from scattervae.gaia.files.columns import FIT_COLUMNS
 from scattervae.spectra.spectra import Correlations, Spectra
 
 _ITEM_BYTES = np.dtype(np.float64).itemsize
@@ -26,6 +28,9 @@ class RegularRows:
         self._cut = table.layout.cutter()
         self._source_id = table.index(table.source_id_name)
         self._n_relevant_columns = [table.index(name) for name in N_RELEVANT if name in table.columns]
+        self._fits = [
+            [table.index(name) for name in names] for names in FIT_COLUMNS if set(names) <= table.wanted
+        ]
         stated = _stated(table)
         self._stated_of = getter([table.index(name) for name in stated])
         self._expected = getter(range(len(stated)))(list(stated.values()))
@@ -71,6 +76,8 @@ class RegularRows:
         n_relevant = [_SMALL_INTEGERS.get(plain[column]) for column in self._n_relevant_columns]
         if self._stated_of(plain) != self._expected or not 0 < source_id < 2**63 or None in n_relevant:
             return False
+        if not all(_agrees([plain[place] for place in fit]) for fit in self._fits):
+            return False
         numbers = [self._read(quoted[place], size) for place, size in self._arrays]
         if None in numbers:
             return False
@@ -115,6 +122,14 @@ class RegularRows:
             absent = np.full((n, size * (size - 1) // 2), np.nan, dtype=np.float32)
             read.append(self._pairs[name][:n] if name in self._pairs else absent)
         return Correlations(bp=read[0], rp=read[1])
+
+
+def _agrees(cells: list[bytes]) -> bool:
+    """True where these are numbers of one fit."""
+    try:
+        return not fit_disagrees(*(float(cell) for cell in cells))
+    except ValueError:
+        return False
 
 
 def _stated(table: BulkTable) -> dict[str, bytes]:

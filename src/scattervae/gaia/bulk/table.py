@@ -13,7 +13,7 @@ from scattervae.gaia.bulk.blocks import BrokenFileError, Lines, read_lines, read
 from scattervae.gaia.bulk.cutting import Layout
 from scattervae.gaia.bulk.row_wise import read_rows
 from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
-from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, pick
+from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, pick
 from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.spectra import Basis
@@ -82,7 +82,7 @@ class BulkTable:
 
 def bulk_columns(*, correlations: bool) -> frozenset[str]:
     """Names, in lower case, of the columns of a bulk file that are read."""
-    names = SOURCE_ID_NAMES + ARRAYS + STATED + N_RELEVANT
+    names = SOURCE_ID_NAMES + ARRAYS + STATED + N_RELEVANT + FIT_COLUMNS[0] + FIT_COLUMNS[1]
     return frozenset(names + CORRELATIONS if correlations else names)
 
 

@@ -6,16 +6,19 @@ from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase
 
 import numpy as np
-from astropy.io import fits, votable
+from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, join, pick, with_spectra
+from scattervae.gaia.files.fits_checks import require_end, spend_lists, tables_of
 from scattervae.gaia.files.sampling import stated_grid
+from scattervae.gaia.files.votable_checks import parse_votable
+from scattervae.opening import InMemory, budget_of
 
 _FITS_IN_VOTABLE = re.compile(
     rb"<FITS\b[^>]*>\s*<STREAM\b[^>]*\bencoding\s*=\s*[\"']base64[\"'][^>]*>([^<]*)</STREAM>"
@@ -28,12 +31,12 @@ def read_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: The file has no table.
     """
-    with quiet(), fits.open(stream, memmap=False) as hdus:
-        tables = [
-            columns_of_table(Table.read(hdu), wanted, form="archive FITS")
-            for hdu in hdus
-            if isinstance(hdu, fits.BinTableHDU)
-        ]
+    require_end(stream)
+    with quiet(), fits.open(stream, memmap=False, disable_image_compression=True) as hdus:
+        tables = []
+        for hdu in tables_of(hdus, stream):
+            spend_lists(hdu, stream)
+            tables.append(columns_of_table(Table.read(hdu), wanted, form="archive FITS"))
     if not tables:
         raise DataError("is FITS without a table extension; expected a binary table with a row for each star")
     return with_spectra(tables)[0]
@@ -47,9 +50,9 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """
     inside = _fits_inside(stream)
     if inside:
-        return join("archive VOTable", [read_fits(BytesIO(content), wanted) for content in inside])
+        return join("archive VOTable", [read_fits(InMemory(content, budget_of(stream)), wanted) for content in inside])
     with quiet():
-        parsed = votable.parse(stream, verify="ignore")
+        parsed = parse_votable(stream)
         tables = [_columns_of_votable(table, wanted) for table in parsed.iter_tables() if len(table.fields)]
     if not tables:
         raise DataError(

@@ -1,14 +1,14 @@
 """DPAC's avro: one nested record a star, with covariances instead of errors and correlations."""
 
 from io import BufferedIOBase
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import fastavro
 import numpy as np
 from jaxtyping import Float
 
 from scattervae.errors import DataError
 from scattervae.gaia.facts import BANDS
+from scattervae.gaia.files.avro_blocks import AvroFile
 from scattervae.gaia.files.columns import Columns, object_array
 
 _FIELDS = ("sourceId", "bpSpec", "rpSpec")
@@ -20,15 +20,15 @@ def read_avro(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: The records are not mean spectra.
     """
-    reader = fastavro.reader(cast(IO[bytes], stream))
-    schema = reader.writer_schema
+    records = AvroFile(stream)
+    schema = records.schema
     names = (
         tuple(str(field["name"]) for field in schema.get("fields", ())) if isinstance(schema, dict) else ()
     )
     if not set(_FIELDS) <= set(names):
         raise DataError(f"is avro with fields {', '.join(names[:8])}; expected {', '.join(_FIELDS)}")
     correlations = "bp_coefficient_correlations" in wanted
-    rows = [_row(cast(dict[str, Any], record), correlations=correlations) for record in reader]
+    rows = [_row(record, correlations=correlations) for record in records]
     columns = ["source_id", *(f"{band}_{name}" for band in BANDS for name in _BAND_COLUMNS)]
     cells = {name: object_array([row.get(name) for row in rows]) for name in columns if name in wanted}
     return Columns.of("DPAC avro", cells, names)
@@ -41,6 +41,9 @@ _BAND_COLUMNS = (
     "coefficients",
     "coefficient_errors",
     "coefficient_correlations",
+    "standard_deviation",
+    "chi_squared",
+    "degrees_of_freedom",
 )
 
 
@@ -61,6 +64,9 @@ def _row(record: dict[str, Any], *, correlations: bool) -> dict[str, Any]:
             solution["parameters"],
             published.errors,
             published.correlations,
+            solution["standardDeviation"],
+            solution.get("chiSquared"),
+            solution.get("degreesOfFreedom"),
         )
         row |= {f"{band}_{name}": value for name, value in zip(_BAND_COLUMNS, values, strict=True)}
     return row

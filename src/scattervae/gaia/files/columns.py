@@ -30,6 +30,11 @@ _BAND_COLUMNS = (
     "basis_function_id",
     "n_relevant_bases",
 )
+FIT_COLUMNS = tuple(
+    tuple(f"{band}_{name}" for name in ("standard_deviation", "chi_squared", "degrees_of_freedom"))
+    for band in BANDS
+)
+"""For each band, three columns of which each follows from the others."""
 _SCALARS = (G_FLUX_NAME, *G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux_error", "wavelength", "xp")
 
 
@@ -139,7 +144,8 @@ def wanted_columns(*, correlations: bool) -> frozenset[str]:
     labels = (name for pair in LABEL_COLUMNS for name in pair)
     joined = (name for pair in JOINED_COLUMNS.items() for name in pair)
     bands = (f"{band}_{name}" for band in BANDS for name in of_bands)
-    return frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS, *bands, *joined, *labels, *_SCALARS))
+    fits = (name for names in FIT_COLUMNS for name in names)
+    return frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS, *bands, *fits, *joined, *labels, *_SCALARS))
 
 
 # A band's coefficients and their errors under other names, and with a number in columns of their own.

@@ -8,8 +8,9 @@ import numpy as np
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
 from scattervae.gaia.files.cells import Integers, is_missing, shown, text_of, unmasked
-from scattervae.gaia.files.kinds import Kind, open_file, recognise
+from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.text import text_lines
+from scattervae.opening import open_file
 
 _DESIGNATION = re.compile(r"Gaia\s+(?P<release>E?DR\d+)\s+(?P<id>\d{1,19})", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d{1,20}")

@@ -1,16 +1,13 @@
 """What kind a file is, told from its first bytes and never from its name."""
 
 import codecs
-import gzip
 import re
 from enum import Enum
-from io import BufferedIOBase, BytesIO
-from pathlib import Path
+from io import BufferedIOBase
 
 from scattervae.errors import DataError
 
 _HEAD_BYTES = 65536
-_GZIP = b"\x1f\x8b"
 
 
 class Kind(Enum):
@@ -56,19 +53,6 @@ _ENCODINGS = {  # by the mark that text may begin with, the longer first
 def encoding_of(head: bytes) -> str:
     """The encoding of a text by its first bytes."""
     return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
-
-
-def open_file(path: Path) -> BufferedIOBase:
-    """The bytes of a file, unpacked if they are gzipped.
-
-    Raises:
-        DataError: The path is a directory.
-    """
-    if path.is_dir():
-        raise DataError("is a directory; pass the files in it one by one")
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP
-    return gzip.open(path) if zipped else path.open("rb")
 
 
 def recognise(stream: BufferedIOBase) -> Kind:
@@ -120,8 +104,3 @@ def _recognise_markup(start: str) -> Kind:
     if (root and root[1] == "html") or start.startswith("<!doctype html"):
         raise DataError("is a web page, not spectra; the download failed, so open the page to see why")
     raise DataError(f"is XML but no VOTable; {_EXPECTED}")
-
-
-def unpacked(stream: BufferedIOBase) -> BufferedIOBase:
-    """The same bytes where libraries can seek in them at no cost."""
-    return BytesIO(stream.read()) if isinstance(stream, gzip.GzipFile) else stream

@@ -9,6 +9,7 @@ from astropy.io import fits
 from scattervae.errors import DataError
 from scattervae.gaia.files.astropy_tables import quiet
 from scattervae.gaia.files.columns import Columns, pick
+from scattervae.gaia.files.fits_checks import require_end, tables_of
 
 _ROWS = 20_000  # read together: a hundred megabytes of the widest table there is, APOGEE's allStar
 
@@ -23,8 +24,9 @@ def read_mapped_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: The file has no table.
     """
-    with quiet(), fits.open(stream, memmap=False) as hdus:
-        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
+    require_end(stream)
+    with quiet(), fits.open(stream, memmap=False, disable_image_compression=True) as hdus:
+        tables = tables_of(hdus, stream)
         if not tables:
             raise DataError(
                 "is FITS without a table extension; expected a binary table with a row for each star"

@@ -9,6 +9,10 @@ import numpy as np
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
 from scattervae.gaia.files.text import text_lines
+from scattervae.opening import budget_of
+
+_CELL_BYTES = 8
+_GROWTH = 12  # of JSON in memory
 
 
 def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
@@ -21,7 +25,12 @@ def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     names = content.dtype.names if isinstance(content, np.ndarray) else content.files
     if not names:
         raise DataError("is one array of numpy's without names; write columns by name, as np.savez does")
-    cells = {name: np.asarray(content[own]) for name, own in pick(names, wanted).items()}
+    picked = pick(names, wanted)
+    if not isinstance(content, np.ndarray):
+        members = {info.filename.removesuffix(".npy"): info.file_size for info in content.zip.infolist()}
+        budget_of(stream).spend(2 * sum(members[own] for own in picked.values()))
+    cells = {name: np.asarray(content[own]) for name, own in picked.items()}
+    budget_of(stream).spend(_CELL_BYTES * sum(column.size for column in cells.values()))
     lengths = {name: np.shape(column)[:1] for name, column in cells.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length[0] if length else 'one'}" for name, length in lengths.items())
@@ -35,7 +44,10 @@ def read_json(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: It is of another form.
     """
-    lines = [(number, _value(line), line) for number, line in text_lines(stream)]
+    budget, lines = budget_of(stream), []
+    for number, line in text_lines(stream):
+        budget.spend(_GROWTH * len(line))
+        lines.append((number, _value(line), line))
     records = {number: value for number, value, _ in lines if isinstance(value, dict)}
     skipped = [SkippedRow(number, "is no JSON record") for number, *_ in lines if number not in records]
     if not records or not isinstance(lines[0][1], dict):

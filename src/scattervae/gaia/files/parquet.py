@@ -4,12 +4,12 @@ from io import BufferedIOBase
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import feather
 
 from scattervae.gaia.files.columns import Columns, pick
+from scattervae.opening import budget_of
 from scattervae.spectra.columns import is_approximate
 from scattervae.spectra.nested import flattened, leaves
-from scattervae.spectra.parquet import open_parquet, read_groups
+from scattervae.spectra.parquet import open_parquet, read_groups, spend_on
 from scattervae.spectra.sources import POSITION_COLUMNS
 
 
@@ -25,7 +25,9 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     schema = file.schema_arrow
     approximate = "ra" in schema.names and is_approximate(schema)
     picked = pick(list(flat), wanted - set(POSITION_COLUMNS) if approximate else wanted)
-    table = flattened(read_groups(file, [flat[own] for own in picked.values()]))
+    columns = [flat[own] for own in picked.values()]
+    spend_on(file, budget_of(stream), columns)
+    table = flattened(read_groups(file, columns))
     cells = {name: _cells(table.column(flat[own])) for name, own in picked.items()}
     return Columns.of("parquet", cells, tuple(flat)).with_stated(_units(schema), picked)
 
@@ -38,9 +40,14 @@ def _units(schema: pa.Schema) -> dict[str, object]:
 
 def read_feather(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """The wanted columns of a feather file; see `read_groups` why by one thread."""
-    return columns_of_arrow(
-        feather.read_table(pa.BufferReader(stream.read()), use_threads=False), wanted, form="feather"
-    )
+    with pa.ipc.open_file(
+        pa.BufferReader(stream.read()), options=pa.ipc.IpcReadOptions(use_threads=False)
+    ) as file:
+        batches = []
+        for number in range(file.num_record_batches):
+            batches.append(file.get_batch(number))
+            budget_of(stream).spend(batches[-1].nbytes)
+        return columns_of_arrow(pa.Table.from_batches(batches, file.schema), wanted, form="feather")
 
 
 def columns_of_arrow(table: pa.Table, wanted: frozenset[str], *, form: str = "arrow table") -> Columns:

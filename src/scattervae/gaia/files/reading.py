@@ -35,12 +35,13 @@ from scattervae.gaia.files.columns import Columns, wanted_columns
 from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.identifiers import listed_ids
 from scattervae.gaia.files.in_memory import TableLike, columns_in_memory
-from scattervae.gaia.files.kinds import Kind, open_file, recognise, unpacked
+from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.mapped_fits import read_mapped_fits
 from scattervae.gaia.files.numpy_and_json import read_json, read_numpy
 from scattervae.gaia.files.parquet import read_feather, read_parquet
 from scattervae.gaia.files.sampling import companion_grid
 from scattervae.gaia.files.text import read_text
+from scattervae.opening import open_file, unpacked
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
 

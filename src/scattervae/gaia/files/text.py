@@ -17,8 +17,9 @@ from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
 from scattervae.gaia.files.kinds import encoding_of
 from scattervae.gaia.files.sampling import stated_grid
+from scattervae.opening import BROKEN_LINE_BYTES, CELL_BYTES, LINE_BYTES, LONGEST_LINE, budget_of
 
-_LARGEST_CELL = 2**27  # correlations of a band are 30 kB of text; csv stops at 128 kB unless told
+_LONGEST_NAMES = 2**18  # characters
 _LONGEST_HEADER = 20_000  # lines; the archive's headers have a few hundred
 _HEAD_BYTES = 2**16  # of which the line ends are learnt
 _SEPARATORS = (",", "\t", ";", "|", " ")
@@ -117,8 +118,8 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     Raises:
         DataError: There is no header.
     """
-    csv.field_size_limit(_LARGEST_CELL)
-    lines = _Lines(text_lines(stream))
+    csv.field_size_limit(LONGEST_LINE)
+    budget, lines = budget_of(stream), _Lines(text_lines(stream))
     table = _layout(lines, wanted)
     picked = pick(table.header, wanted)
     index = [table.header.index(name) for name in picked.values()]
@@ -131,11 +132,13 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         cells = _split(line, table.separator)
         if cells is None and not table.ecsv:
             cells = _split_across(line, lines, table.separator)
+        budget.spend(BROKEN_LINE_BYTES if cells is None or len(cells) != len(table.header) else len(line))
         if cells is None:
             skipped.append(SkippedRow(number, "a quote is opened and not closed"))
         elif len(cells) != len(table.header):
             skipped.append(SkippedRow(number, f"{len(cells)} cells where the header has {len(table.header)}"))
         else:
+            budget.spend(CELL_BYTES * len(index))
             rows.append([cells[i] for i in index])
             numbers.append(number)
     cells_of = {name: object_array([row[i] for row in rows]) for i, name in enumerate(picked)}
@@ -170,13 +173,18 @@ def _has_mark(stream: BufferedIOBase) -> bool:
 
 def text_lines(stream: BufferedIOBase) -> Iterator[tuple[int, str]]:
     """Lines that are not empty, with their numbers from 1, whatever their encoding and line ends."""
-    head = stream.read(_HEAD_BYTES)
+    budget, head = budget_of(stream), stream.read(_HEAD_BYTES)
     stream.seek(0)
     encoding = encoding_of(head)
     end = "\n" if "\n" in head.decode(encoding, errors="replace") else "\r"
     text = TextIOWrapper(cast(IO[bytes], stream), encoding=encoding, errors="replace", newline=end)
     try:
-        for number, line in enumerate(text, start=1):
+        for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE), ""), start=1):
+            budget.spend(LINE_BYTES)
+            if len(line) == LONGEST_LINE:
+                raise DataError(
+                    f"has a line of more than {LONGEST_LINE} characters; expected one for each star"
+                )
             if not line.isspace():
                 yield number, line.rstrip("\r\n")
     finally:
@@ -194,6 +202,8 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
         comments.read(line)
     else:
         line = ""
+    if len(line) > _LONGEST_NAMES:
+        raise DataError(f"has a first line of {len(line)} characters; expected the names of the columns")
     choices = [(line, mark) for mark in _SEPARATORS]
     choices += [
         (text, mark)
