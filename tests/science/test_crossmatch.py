@@ -168,6 +168,18 @@ def test_nothing_found_writes_nothing(tmp_path, catalogue, name):
     assert [path.name for path in tmp_path.iterdir()] == ["list.parquet"]
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+@pytest.mark.parametrize("how", [ByPosition(), ById()])
+def test_a_list_of_another_part_of_the_sky(tmp_path, name, how):
+    ra, dec = np.array([10.0, 10.1, 10.2]), np.array([40.0, 40.1, 40.2])
+    here = write_hats(tmp_path / "here", ra, dec, ids_at(ra, dec))
+    elsewhere = {"ra": ra + 200, "dec": -dec}
+    file = write_list(tmp_path / "list.parquet", source_id=ids_at(*elsewhere.values()), **elsewhere)
+    with pytest.raises(DataError, match="no star of the catalogue is in the list"):
+        crossmatch(here, file, tmp_path / name, how)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "list.parquet"]
+
+
 @pytest.mark.parametrize("radius", [0.0, -1.0, 601.0, float("nan")])
 def test_radii_out_of_range(tmp_path, catalogue, radius):
     with pytest.raises(RecipeError, match="expected arcsec above 0 and up to 600"):

@@ -16,7 +16,13 @@ import pyarrow as pa
 
 from scattervae.errors import DataError, RecipeError, StoreError
 from scattervae.science.cluster import dask_client
-from scattervae.science.crossmatch_table import answer_schema, carried, list_suffix, write_answer
+from scattervae.science.crossmatch_table import (
+    answer_schema,
+    carried,
+    list_suffix,
+    no_pair_named,
+    write_answer,
+)
 from scattervae.science.lists import SEPARATION, SkyList, read_list
 from scattervae.spectra.hats import HatsFolder, Positions, pixel_centres
 from scattervae.spectra.sources import ids_hold_pixels
@@ -137,8 +143,9 @@ def crossmatch(
         schema = answer_schema(stars, rows, about, hidden=hidden, separation=isinstance(how, ByPosition))
         left = lsdb.open_catalog(str(stars.path), columns=carried(stars))
         right = _laid_out(lsdb, rows, place, margin=margin)
-        pairs = _pairs(left, right, how, suffix=list_suffix(stars, rows))
-        row = write_answer(pairs, schema, out)
+        with no_pair_named(out):
+            pairs = _pairs(left, right, how, suffix=list_suffix(stars, rows))
+            row = write_answer(pairs, schema, out)
     _, times = np.unique(row.to_numpy(), return_counts=True)
     return Crossmatch(
         path=out,

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,11 +76,20 @@ def write_answer(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedAr
     Raises:
         DataError: There is no pair; nothing is written.
     """
-    try:
+    with no_pair_named(out):
         if out.suffix == ".parquet":
             return _write_file(pairs, schema, out)
         return _write_folder(pairs, schema, out)
-    except _NothingError as error:
+
+
+@contextmanager
+def no_pair_named(out: Path) -> Iterator[None]:
+    """Say in one line that there is no pair, be it found at once, as where the two share no sky, or at the end."""
+    try:
+        yield
+    except (_NothingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "do not overlap" not in str(error):
+            raise
         raise DataError(f"{out}: not written, since no star of the catalogue is in the list") from error
 
 
@@ -112,7 +122,7 @@ def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedA
                 addl_hats_properties=notes,
             )
         except RuntimeError as error:  # LSDB's word for a catalogue without rows
-            shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             raise _NothingError from error
         file = partial / "dataset" / "_common_metadata"
         written = pq.read_schema(file)

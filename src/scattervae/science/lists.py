@@ -159,7 +159,7 @@ def read_list(path: Path) -> SkyList:
             if kind is Kind.TEXT and (text := as_plain_csv(stream, _NAMES)) is not None:
                 return _scalars(path, pa.csv.read_csv(text, pa.csv.ReadOptions(use_threads=False)))
             if kind is Kind.PARQUET:
-                return _scalars(path, read_table(pa.BufferReader(stream.read())))
+                return _scalars(path, read_table(pa.BufferReader(stream.read()), budget=stream.budget))
             formats = {Kind.TEXT: "ascii.ecsv", Kind.FITS: "fits", Kind.VOTABLE: "votable"}
             if kind not in formats:
                 raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")

@@ -191,6 +191,10 @@ class HatsFolder:
         if kind not in _OBJECT_TYPES:
             raise StoreError(f"{path}: a HATS table of type {kind}; expected {' or '.join(_OBJECT_TYPES)}")
         suffix = properties.get("hats_npix_suffix", ".parquet")
+        if suffix != "/" and "/" in suffix:
+            raise StoreError(
+                f"{path}: hats_npix_suffix {suffix!r} leads to other folders; expected an ending or /"
+            )
         partitions = _partitions(path, suffix)
         approximate = properties.get(_POSITIONS_KEY) == Positions.PIXEL_CENTRES.value
         return HatsFolder(
@@ -211,9 +215,14 @@ def _main_table(folder: Path) -> Path:
     if not collection.is_file():
         return folder
     table = _read_properties(collection).get("hats_primary_table_url")
-    if table is None or not (folder / table).is_dir():
+    if table is None or not _is_inside(table) or not (folder / table).is_dir():
         raise StoreError(f"{collection}: main table {table} is not a folder in it")
     return folder / table
+
+
+def _is_inside(name: str) -> bool:
+    """True for the relative path of something in a folder; links that lie in it are its owner's own."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _properties(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from io import BufferedIOBase
 
 import numpy as np
-from astropy.io import fits
+from astropy.io import fits, votable
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 
@@ -50,7 +50,9 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """
     inside = _fits_inside(stream)
     if inside:
-        return join("archive VOTable", [read_fits(InMemory(content, budget_of(stream)), wanted) for content in inside])
+        return join(
+            "archive VOTable", [read_fits(InMemory(content, budget_of(stream)), wanted) for content in inside]
+        )
     with quiet():
         parsed = parse_votable(stream)
         tables = [_columns_of_votable(table, wanted) for table in parsed.iter_tables() if len(table.fields)]
