@@ -154,6 +154,22 @@ def spoiled(spectra: Spectra) -> Spectra:
     )
 
 
+def without_bands(spectra: Spectra, share: float = 0.5, seed: int = 0) -> Spectra:
+    """The same stars, of which a share chosen at random has lost BP or RP, as often the one as the other."""
+    coeffs, errors = spectra.coeffs.copy(), spectra.errors.copy()
+    drawn = np.random.default_rng([seed, len(spectra)]).random(len(spectra))
+    for band, lost in ((spectra.basis.bp, drawn < share / 2), (spectra.basis.rp, drawn >= 1 - share / 2)):
+        coeffs[lost, band] = errors[lost, band] = np.nan
+    return Spectra.of(
+        spectra.source_id,
+        coeffs,
+        errors,
+        basis=spectra.basis,
+        g_flux=spectra.g_flux,
+        n_relevant_bases=spectra.n_relevant_bases,
+    )
+
+
 def toy_recipe(**training: object) -> Recipe:
     """A recipe that learns the toy sky in about a second; keyword arguments replace its training settings."""
     settings = {"epochs": 100, "batch_size": 64, "learning_rate": 5e-3, **training}

@@ -145,10 +145,10 @@ def test_device_that_is_not_there(cli, folder, tmp_path):
 
 
 def test_stars_that_cannot_be_trained_on(cli, tmp_path):
-    stars = write_parquet(tmp_path / "stars.parquet", spoiled(toy_sky(40).spectra).take(slice(0, 4)))
+    stars = write_parquet(tmp_path / "stars.parquet", spoiled(toy_sky(40).spectra).take(slice(2, 4)))
     run = cli("train", stars, "--out", tmp_path / "model")
     assert run.code == 1
-    assert run.error.startswith("none of 4 stars can be trained on: 0 are usable")
+    assert run.error.startswith("none of 2 stars can be trained on: 0 are usable")
     assert not (tmp_path / "model.partial").exists()
 
 

@@ -71,6 +71,15 @@ def test_missing_coefficients_are_zero_with_an_infinite_error_and_the_rest_is_le
     assert errors.tolist() == [[math.inf, 1.0, 1.0]]
 
 
+def test_what_is_missing_stays_missing_and_a_star_that_lacks_a_band_keeps_the_other():
+    x, errors = torch.tensor([[0.0, 1.0, 1.0]] * 3), torch.tensor([[math.inf, 1.0, 1.0]] * 3)
+    lost = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
+    fate = Degradation(torch.tensor([[1.0], [2.0], [1.0]]), torch.zeros(3, 3), lost)
+    noisy, larger = fate.apply(x, errors)
+    assert noisy.tolist() == [[0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+    assert larger.tolist() == [[math.inf, 1.0, 1.0], [math.inf, 2.0, math.inf], [math.inf, 1.0, 1.0]]
+
+
 def test_without_a_share_a_batch_is_left_alone_and_nothing_is_drawn():
     generator = stream(0, "degradation")
     before, batch = generator.get_state(), a_batch()

@@ -23,7 +23,7 @@ from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import rows_of, toy_store
 from spectra.stores import scattered, write_store
-from toy import spoiled, toy_recipe, toy_sky
+from toy import spoiled, toy_best, toy_recipe, toy_sky, without_bands
 
 HERE = Machine()
 QUICK = toy_recipe(epochs=1)
@@ -74,6 +74,32 @@ def test_a_store_gives_the_numbers_of_its_spectra_bit_for_bit(store, hold_out, c
         assert ours.tobytes() == theirs.tobytes()
     assert {**by_store.data, "digest": ""} == {**by_spectra.data, "digest": ""}
     assert by_store.data["digest"] == store.digest
+
+
+@pytest.mark.parametrize("recipe", [QUICK, toy_best(epochs=1)], ids=["coefficients", "errors"])
+def test_stars_with_one_band_train_an_encoder_that_sees_what_is_missing(recipe, tmp_path):
+    spectra = without_bands(SKY.spectra)
+    store = toy_store(tmp_path / "store", spectra, rows_a_partition=40)
+    by_spectra, by_store, on_disk = (
+        prepare_spectra(store.read(), recipe, HERE),
+        prepared(store, recipe),
+        prepared(store, recipe, streamed=True),
+    )
+    trained = ~folds(spectra.source_id).test
+    if recipe is QUICK:
+        trained &= spectra.usable
+    assert {one.data["n_trained_on"] for one in (by_spectra, by_store, on_disk)} == {trained.sum()}
+    assert by_spectra.data["n_one_band"] == (trained & ~spectra.usable).sum() == by_store.data["n_one_band"]
+    assert by_store.stars.identity == by_spectra.stars.identity
+    x, errors = by_spectra.stars.inputs.x, by_spectra.stars.inputs.errors
+    missing = torch.from_numpy(np.isnan(store.read().take(~folds(store.read().source_id).test).coeffs))
+    if recipe is QUICK:
+        missing = missing[~missing.any(dim=1)]
+    assert torch.equal(errors.isinf(), missing)
+    assert (x[missing] == 0.0).all()
+    assert x.isfinite().all()
+    streamed = torch.cat([batch.x for batch in on_disk.stars.batches(recipe.training, 1)])
+    assert sorted(rows_of(streamed, x)) == list(range(len(x)))
 
 
 def test_streamed_stars_are_those_in_memory(store):

@@ -27,6 +27,7 @@ def test_provenance_says_what_the_model_was_made_of():
         "n_stars": 200,
         "n_usable": 195,
         "n_trained_on": len(used),
+        "n_one_band": 0,
         "n_inferred_coefficients": int((used.flags == Flag.INFERRED).sum()),
         "n_g_flux_from_table": int((used.g_flux_source == GFluxSource.TABLE).sum()),
         "n_g_flux_from_coefficients": int((used.g_flux_source == GFluxSource.COEFFICIENTS).sum()),

@@ -26,7 +26,7 @@ def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_b
     fold = folds(spectra.source_id)
     chosen = fold.train if hold_out else fold.train | fold.validation
     assert stars.source_id.tolist() == spectra.source_id[chosen & (spectra.flags == 0)].tolist()
-    assert trained_on(spectra.source_id, spectra.usable, recipe).sum() == len(stars)
+    assert trained_on(spectra, recipe).sum() == len(stars)
     assert fold.validation.any()
     assert fold.test.any()
 
@@ -39,6 +39,7 @@ def test_a_survey_counts_what_is_there(store):
         "n_stars": len(spectra),
         "n_usable": int(spectra.usable.sum()),
         "n_trained_on": len(trained),
+        "n_one_band": 0,
         "n_inferred_coefficients": int(((trained.flags & np.uint16(Flag.INFERRED)) > 0).sum()),
     }
     assert len(survey.n_trained_on) == len(store.pieces) > 4

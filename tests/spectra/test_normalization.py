@@ -16,7 +16,7 @@ from scattervae.spectra.blocks import Block
 from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.normalization import Inputs, Normalization, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Spectra
-from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
+from toy import DR3, SMALL, SPOILED, spoiled, toy_sky, without_bands
 
 STARS = toy_sky(300, basis=DR3).spectra
 SMALL_STARS = toy_sky(40).spectra
@@ -141,12 +141,23 @@ def test_the_order_of_stars_changes_rounding_alone(random):
     np.testing.assert_allclose(other.std, first.std, rtol=1e-12)
 
 
-def test_only_usable_stars_count():
+def test_only_usable_stars_count_and_one_band_is_enough_for_its_own_coefficients():
     stars = spoiled(STARS)
     normalization = fit(stars)
-    assert normalization.n_stars == len(stars) - len(SPOILED) + 1
-    scaler = scaled_by_scikit_learn(stars.take(stars.usable))
-    np.testing.assert_allclose(normalization.std, scaler.scale_, rtol=1e-11)
+    kept = stars.take(stars.usable_with_one_band)
+    assert normalization.n_stars == len(kept) == len(stars) - len(SPOILED) + 3
+    shapes = kept.coeffs / kept.g_flux[:, None]
+    assert np.isnan(shapes).any(axis=1).tolist() == [True, True] + [False] * 294
+    np.testing.assert_allclose(normalization.mean, np.nanmean(shapes, axis=0), rtol=1e-11)
+    np.testing.assert_allclose(normalization.std, np.nanstd(shapes, axis=0), rtol=1e-11)
+
+
+def test_stars_with_one_band_move_no_statistics_of_the_other():
+    stars = without_bands(STARS)
+    complete = stars.take(stars.usable | ((stars.flags & np.uint16(Flag.MISSING_RP)) > 0))
+    whole, bp_alone = fit(stars), fit(complete)
+    np.testing.assert_allclose(whole.mean[DR3.bp], bp_alone.mean[DR3.bp], rtol=1e-11)
+    np.testing.assert_allclose(whole.std[DR3.bp], bp_alone.std[DR3.bp], rtol=1e-11)
 
 
 def test_g_fluxes_from_a_table_are_counted():

@@ -97,8 +97,10 @@ def evaluate(
     tables = {
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
     }
+    n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
     values = {
         "n_stars": len(spectra),
+        "n_one_band": n_one_band,
         "fold": str(fold),
         "n_test": next(iter(scores.values())).n_stars,
         "models": {
@@ -106,6 +108,8 @@ def evaluate(
         },
     }
     lines = [f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
+    if n_one_band:
+        lines.insert(1, f"{n_one_band:,} more have one band: not scored, since a likelihood of fewer coefficients is larger")
     for name, table in tables.items():
         lines += ["", f"{name}: coverage [%], nominal 68.3 and 95.4", *coverage_lines(table)]
     if figure is not None:

@@ -190,7 +190,7 @@ class _Place:
             raise DataError("--between steps from one star to the other; give --number 2 or more")
         spectra = intake.load(self.stars).spectra
         if self.source_ids:
-            spectra = spectra.take([_row(spectra, wanted, self.stars) for wanted in self.source_ids])
+            spectra = spectra.take([_row(checkpoint, spectra, wanted, self.stars) for wanted in self.source_ids])
         posterior = checkpoint.encode(spectra)
         if self.between is not None:
             return generation.between(posterior.mean[:1], posterior.mean[1:], n)
@@ -229,14 +229,14 @@ def _parsed(latent: str, n_latent: int) -> "Latents":
     return torch.tensor([values])
 
 
-def _row(spectra: "Spectra", wanted: int, stars: Path) -> int:
-    """The row of this star that a model can encode."""
+def _row(checkpoint: "Checkpoint", spectra: "Spectra", wanted: int, stars: Path) -> int:
+    """The row of this star that the model can encode."""
     from scattervae.spectra.flags import flag_counts
 
     rows = (spectra.source_id == wanted).nonzero()[0]
     if len(rows) == 0:
         raise DataError(f"{stars}: no star {wanted} among {len(spectra):,}")
-    usable = rows[spectra.usable[rows]]
+    usable = rows[checkpoint.usable(spectra.take(rows))]
     if len(usable) == 0:
         raise DataError(
             f"{stars}: star {wanted} cannot be encoded: flags {', '.join(flag_counts(spectra.flags[rows]))}"

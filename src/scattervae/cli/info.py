@@ -85,6 +85,7 @@ def _store(path: Path) -> Summary:
     values = {
         **store_values(store),
         "n_usable": tally.n_usable,
+        "n_usable_with_one_band": tally.n_one_band,
         "n_labelled": tally.labelled,
         "n_g_flux_from": tally.g_flux_from,
     }
@@ -92,7 +93,7 @@ def _store(path: Path) -> Summary:
     n_skipped = sum(len(entry.skipped) for entry in store.entries)
     orders = sorted({partition.order for partition in store.partitions})
     lines = (
-        f"store of {counted(len(store), 'star')}, {tally.n_usable:,} usable; {store.basis}",
+        f"store of {counted(len(store), 'star')}, {tally}; {store.basis}",
         f"flags: {listed(store.flags)}",
         f"labels: {listed(tally.labelled)}",
         f"G flux from: {listed(tally.g_flux_from)}",
@@ -113,9 +114,10 @@ def _span(orders: "Sequence[int]") -> str:
 
 @dataclass(frozen=True)
 class _StarTally:
-    """How many stars of a store are usable, have each label, and have their G flux from where."""
+    """How many stars of a store are usable, with one band or both, have each label, and their G flux from where."""
 
     n_usable: int
+    n_one_band: int
     labelled: dict[str, int]
     g_flux_from: dict[str, int]
 
@@ -124,15 +126,23 @@ class _StarTally:
         """The tally of all stars, piece by piece, without their coefficients where the store is our own."""
         import numpy as np
 
-        from scattervae.spectra.flags import UNUSABLE, GFluxSource
+        from scattervae.spectra.flags import GFluxSource, usable_stars
         from scattervae.spectra.labels import LABEL_NAMES
 
-        n_usable, labelled, sources = 0, dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
+        n_usable = n_one_band = 0
+        labelled, sources = dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
         for flags, g_flux_source, n_labelled in _own_columns(store) if store.entries else _columns(store):
-            n_usable += int(((flags & np.uint16(UNUSABLE)) == 0).sum())
+            n_complete = int(usable_stars(flags).sum())
+            n_usable += n_complete
+            n_one_band += int(usable_stars(flags, one_band=True).sum()) - n_complete
             sources += np.bincount(g_flux_source, minlength=len(GFluxSource))
             labelled = {name: n + n_labelled[name] for name, n in labelled.items()}
-        return cls(n_usable, labelled, {source.name.lower(): int(sources[source]) for source in GFluxSource})
+        g_flux_from = {source.name.lower(): int(sources[source]) for source in GFluxSource}
+        return cls(n_usable, n_one_band, labelled, g_flux_from)
+
+    def __str__(self) -> str:
+        one_band = f" and {self.n_one_band:,} with one band" if self.n_one_band else ""
+        return f"{self.n_usable:,} usable{one_band}"
 
 
 def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":

@@ -179,13 +179,16 @@ def _summary(model: "Checkpoint", out: Path) -> Summary:
     training, data = facts["training"], facts["data"]
     final = model.records[-1]
     how = training["stars"]
+    used = f"{data['n_usable']:,} usable"
+    if data["n_one_band"]:
+        used = f"{data['n_one_band']:,} with one band; {used} with both"
     if training["processes"] > 1:
         how += f", {training['processes']} processes"
     return Summary(
         {"out": str(out), "recipe": model.recipe.name, **facts, "final_epoch": vars(final)},
         (
             f"trained {model.recipe.name} on {data['n_trained_on']:,} of {data['n_stars']:,} stars "
-            f"({data['n_usable']:,} usable; the test fold is left out), {model.recipe.training.epochs} epochs "
+            f"({used}; the test fold is left out), {model.recipe.training.epochs} epochs "
             f"in {training['seconds']:.1f} s ({how}: {training['stars_per_second']:,} stars/s)",
             f"negative ELBO {final.negative_elbo:.2f} nats per training star; "
             f"{training['active_latents']} of {model.n_latent} latents active",

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import scattervae
-from scattervae.arrays import Latents
+from scattervae.arrays import Latents, StarMask
 from scattervae.errors import CheckpointError, RecipeError
 from scattervae.files import replace_folder, restored, write_json
 from scattervae.model.network import Reconstruction, ScatterVAE
@@ -175,6 +175,10 @@ class Checkpoint:
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    def usable(self, spectra: Spectra) -> StarMask:
+        """Stars that are usable and that the encoder can read: with one band where it sees errors, else with both."""
+        return spectra.usable_with_one_band if self.network.sees_errors else spectra.usable
 
     def encode(self, spectra: Spectra) -> Posterior:
         """The latent posterior of each star, in the stars' order; NaN for a star that cannot be encoded.

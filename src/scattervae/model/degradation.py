@@ -66,11 +66,14 @@ class Degradation(NamedTuple):
         r"""Coefficients and errors as the encoder gets them; missing ones are 0 with an infinite error.
 
         .. math:: x' = x + \sigma \sqrt{f^2 - 1}\, \epsilon, \qquad \sigma' = f \sigma
+
+        A star that would have nothing left, since it lacks the other band, loses nothing.
         """
+        gone = errors.isinf()
+        missing = self.missing | gone
+        missing = torch.where(missing.all(dim=1, keepdim=True), gone, missing)
         noisy = torch.addcmul(x, errors * (self.factor.square() - 1.0).sqrt(), self.noise)
-        return noisy.masked_fill(self.missing, 0.0), (errors * self.factor).masked_fill(
-            self.missing, math.inf
-        )
+        return noisy.masked_fill(missing, 0.0), (errors * self.factor).masked_fill(missing, math.inf)
 
 
 def draw_degradation(

@@ -206,7 +206,7 @@ def fit_flow(
         TrainingError: No star of one of the two folds can be encoded.
     """
     settings = settings or FlowSettings()
-    stars = spectra.take(spectra.usable)
+    stars = spectra.take(checkpoint.usable(spectra))
     fold = folds(stars.source_id)
     training, validation = (checkpoint.encode(stars.take(rows)) for rows in (fold.train, fold.validation))
     return fit_to_posteriors(training, validation, settings, model=checkpoint.digest, progress=progress)

@@ -14,7 +14,7 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
 from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import Recipe
-from scattervae.model.survey import Survey, n_inferred, reading_threads, require_stars, trained_on
+from scattervae.model.survey import Survey, counts_of, reading_threads, require_stars, trained_on
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.shuffled import ChosenStars
 from scattervae.spectra.spectra import Spectra
@@ -69,7 +69,7 @@ class Prepared:
 def training_stars(spectra: Spectra, recipe: Recipe) -> Spectra:
     """The stars that a recipe trains on, with their correlations where its likelihood knows them."""
     known = spectra if recipe.likelihood == "full" else replace(spectra, correlations=None)
-    return known.take(trained_on(spectra.source_id, spectra.usable, recipe))
+    return known.take(trained_on(spectra, recipe))
 
 
 def data_digest(spectra: Spectra) -> str:
@@ -99,7 +99,7 @@ def prepare_spectra(
     stars = training_stars(spectra, recipe)
     require_stars(len(stars), len(spectra), int(spectra.usable.sum()))
     if g_flux_error is not None:
-        g_flux_error = g_flux_error[trained_on(spectra.source_id, spectra.usable, recipe)]
+        g_flux_error = g_flux_error[trained_on(spectra, recipe)]
     normalization = Normalization.fit(lambda: [stars], recipe.normalization)
     if len(normalization.left_out):
         inside = ~np.isin(stars.source_id, normalization.left_out)
@@ -107,14 +107,13 @@ def prepare_spectra(
     counts = {
         "n_stars": len(spectra),
         "n_usable": int(spectra.usable.sum()),
-        "n_trained_on": len(stars),
-        "n_inferred_coefficients": n_inferred(stars),
+        **counts_of(stars),
     }
     correlated = None
     if recipe.likelihood == "full":
         correlated = CorrelatedNoise.of(stars, normalization, g_flux_error=g_flux_error).to(machine.device)
         counts |= _counts_of_noise(correlated)
-    inputs = normalization.apply(stars).to(machine.device)
+    inputs = normalization.apply(stars, gaps=recipe.trains_on_one_band).to(machine.device)
     return Prepared(
         stars=StarsInMemory(inputs, normalization.bp.stop, correlated),
         normalization=normalization,
@@ -141,11 +140,10 @@ def prepare_store(
         return _prepare_with_correlations(store, recipe, machine, survey=survey, streamed=streamed)
     chosen = ChosenStars(
         source=store,
-        keep=lambda block: trained_on(
-            block.source_id, block.usable, recipe, left_out=survey.normalization.left_out
-        ),
+        keep=lambda block: trained_on(block, recipe, left_out=survey.normalization.left_out),
         n_kept=survey.n_trained_on,
         normalization=survey.normalization,
+        gaps=recipe.trains_on_one_band,
         threads=reading_threads(),
     )
     stars: TrainingStars

@@ -81,6 +81,11 @@ class Recipe(Settings):
     degradation: DegradationSettings = DegradationSettings()
     normalization: NormalizationSettings = NormalizationSettings()
 
+    @property
+    def trains_on_one_band(self) -> bool:
+        """True where stars with one band train too: the encoder sees which coefficients are missing."""
+        return self.network.encoder_sees == "errors"
+
     @model_validator(mode="after")
     def _errors_are_seen(self) -> "Recipe":
         if self.degradation.share > 0.0 and self.network.encoder_sees != "errors":

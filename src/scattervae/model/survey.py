@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Int64
 from safetensors import SafetensorError, safe_open
 
-from scattervae.arrays import SourceIds, StarMask
+from scattervae.arrays import StarMask
 from scattervae.errors import TrainingError
 from scattervae.files import written_aside
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.flags import ONE_BAND, Flag
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.shuffled import read_ahead
 from scattervae.spectra.spectra import Basis, Spectra
@@ -25,24 +25,20 @@ from scattervae.spectra.store import SpectrumStore
 
 
 def trained_on(
-    source_id: SourceIds,
-    usable: StarMask,
-    recipe: Recipe,
-    *,
-    left_out: Int64[np.ndarray, " outlier"] | None = None,
+    stars: Spectra | Block, recipe: Recipe, *, left_out: Int64[np.ndarray, " outlier"] | None = None
 ) -> StarMask:
     """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
 
     Args:
-        source_id: Gaia's identifier of each star.
-        usable: True where it may be trained on.
+        stars: The stars; those with one band train where the recipe's encoder sees what is missing.
         recipe: Says whether the validation fold is held out.
         left_out: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.left_out`).
     """
-    fold = folds(source_id)
+    fold = folds(stars.source_id)
+    usable = stars.usable_with_one_band if recipe.trains_on_one_band else stars.usable
     chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
     if left_out is not None and len(left_out):
-        chosen &= ~np.isin(source_id, left_out)
+        chosen &= ~np.isin(stars.source_id, left_out)
     return chosen
 
 
@@ -54,12 +50,14 @@ class Survey:
         normalization: Of the stars to train on.
         n_usable: Of each piece.
         n_trained_on: Of each piece.
+        n_one_band: Of each piece, among those trained on.
         n_inferred: Of each piece, among those trained on.
     """
 
     normalization: Normalization
     n_usable: Int64[np.ndarray, " piece"]
     n_trained_on: Int64[np.ndarray, " piece"]
+    n_one_band: Int64[np.ndarray, " piece"]
     n_inferred: Int64[np.ndarray, " piece"]
 
     @classmethod
@@ -69,14 +67,12 @@ class Survey:
         Raises:
             TrainingError: No star of it can be trained on.
         """
-        counts = np.zeros((3, len(store.pieces)), dtype=np.int64)
+        counts = np.zeros((4, len(store.pieces)), dtype=np.int64)
 
         def chosen(index: int, left_out: Int64[np.ndarray, " outlier"] | None = None) -> Block:
             block = store.read_piece(store.pieces[index])
-            kept = block.take(
-                np.flatnonzero(trained_on(block.source_id, block.usable, recipe, left_out=left_out))
-            )
-            counts[:, index] = block.usable.sum(), len(kept), n_inferred(kept)
+            kept = block.take(np.flatnonzero(trained_on(block, recipe, left_out=left_out)))
+            counts[:, index] = block.usable.sum(), *counts_of(kept).values()
             return kept
 
         def blocks() -> Iterator[Block]:
@@ -95,6 +91,7 @@ class Survey:
             "n_stars": n_stars,
             "n_usable": int(self.n_usable.sum()),
             "n_trained_on": int(self.n_trained_on.sum()),
+            "n_one_band": int(self.n_one_band.sum()),
             "n_inferred_coefficients": int(self.n_inferred.sum()),
         }
 
@@ -107,7 +104,7 @@ class Survey:
             "n_stars": str(normalization.n_stars),
             "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
         }
-        arrays = {name: getattr(self, name) for name in ("n_usable", "n_trained_on", "n_inferred")}
+        arrays = {name: getattr(self, name) for name in vars(self) if name != "normalization"}
         arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std", "left_out")}
         with written_aside(path) as partial:
             safetensors.numpy.save_file(arrays, partial, notes)
@@ -133,8 +130,8 @@ class Survey:
 
 
 def _subject(store: SpectrumStore, recipe: Recipe) -> str:
-    hold_out = recipe.training.hold_out_validation
-    return f"{store.digest} {recipe.normalization.model_dump_json()} {hold_out}"
+    chosen = f"{recipe.training.hold_out_validation} {recipe.trains_on_one_band}"
+    return f"{store.digest} {recipe.normalization.model_dump_json()} {chosen}"
 
 
 def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
@@ -150,9 +147,12 @@ def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
         )
 
 
-def n_inferred(stars: Spectra | Block) -> int:
-    """How many stars have coefficients that were not published."""
-    return int(((stars.flags & np.uint16(Flag.INFERRED)) > 0).sum())
+def counts_of(trained: Spectra | Block) -> dict[str, int]:
+    """How many stars train, how many of them have one band, and how many coefficients that were not published."""
+    one_band, inferred = (
+        int(((trained.flags & np.uint16(bits)) > 0).sum()) for bits in (ONE_BAND, Flag.INFERRED)
+    )
+    return {"n_trained_on": len(trained), "n_one_band": one_band, "n_inferred_coefficients": inferred}
 
 
 def reading_threads() -> int:

@@ -251,7 +251,7 @@ def _curve(told: Reconstruction, normalization: Normalization) -> Curve:
 def _draw_network(figure: SubFigure, model: Checkpoint, star: Spectra, told: Curve) -> None:
     n_bp = star.basis.n_bp
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
-    linear_below = 10.0 ** np.floor(np.log10(np.median(observed.sigma)))
+    linear_below = 10.0 ** np.floor(np.log10(np.nanmedian(observed.sigma)))
     grid = figure.add_gridspec(4, 3, width_ratios=[1.0, 2.6, 1.0])
     given = figure.add_subplot(grid[1:3, 0])
     plot_all_coefficients(

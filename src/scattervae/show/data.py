@@ -126,12 +126,14 @@ class FigureData:
         rows = np.flatnonzero(self.spectra.source_id == self.source_id)
         if len(rows) == 0:
             raise DataError(f"source_id {self.source_id}: not among these {len(self.spectra)} stars")
-        usable = rows[self.spectra.usable[rows]]
+        readable = [model.usable(self.spectra.take(rows)) for model in self.models.values()]
+        usable = rows[np.all(readable, axis=0)]
         if len(usable) == 0:
             flags = Flag(int(self.spectra.flags[rows[0]]))
             raise DataError(
                 f"source_id {self.source_id}: cannot be shown, "
                 + "; ".join(flag.meaning for flag in Flag if flag in flags)
+                + (", and a model reads only stars with both" if np.any(readable) else "")
             )
         return int(usable[0])
 

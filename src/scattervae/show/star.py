@@ -58,7 +58,7 @@ def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *,
 
     Args:
         axes: Where to draw.
-        observed: The star's coefficients in units of its G flux, with their errors.
+        observed: The star's coefficients in units of its G flux, with their errors; NaN where it has none.
         models: Reconstruction and scatter by each model's name, same units.
         linear_below: The axis is linear below this amplitude and logarithmic above.
     """
@@ -79,7 +79,7 @@ def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *,
         axes.errorbar(
             orders + _shift(index, len(models)),
             model.values,
-            yerr=np.hypot(observed.sigma, model.sigma),
+            yerr=np.hypot(np.nan_to_num(observed.sigma), model.sigma),
             fmt=model_marker(index),
             color=model_colour(index),
             markersize=3.2,
@@ -132,7 +132,7 @@ def plot_residuals(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> 
     largest = 3.0
     for index, (name, model) in enumerate(models.items()):
         residual = (observed.values - model.values) / np.hypot(observed.sigma, model.sigma)
-        largest = max(largest, 1.15 * float(np.nanmax(np.abs(residual))))
+        largest = max(largest, 1.15 * float(np.nan_to_num(np.abs(residual)).max()))
         axes.plot(
             orders + _shift(index, len(models)),
             residual,
@@ -282,7 +282,7 @@ def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
 def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: Mapping[str, Curve]) -> None:
     """One star's BP and RP coefficients in the first three rows of a grid: values, sigmas, residuals."""
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
-    linear_below = 10.0 ** np.floor(np.log10(np.median(observed.sigma)))
+    linear_below = 10.0 ** np.floor(np.log10(np.nanmedian(observed.sigma)))
     rows: list[list[Axes]] = [[], [], []]
     for column, (title, band) in enumerate((("BP", star.basis.bp), ("RP", star.basis.rp))):
         seen = Curve(observed.values[band], observed.sigma[band])

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from scattervae.arrays import CoeffArray32, SourceIds, StarArray, StarFlags, StarMask
-from scattervae.spectra.flags import UNUSABLE
+from scattervae.spectra.flags import usable_stars
 
 
 class Piece(NamedTuple):
@@ -45,8 +45,12 @@ class Block:
     @property
     def usable(self) -> StarMask:
         """Stars with both bands, finite coefficients, positive errors, a G flux, and no better twin."""
-        usable: StarMask = (self.flags & np.uint16(UNUSABLE)) == 0
-        return usable
+        return usable_stars(self.flags)
+
+    @property
+    def usable_with_one_band(self) -> StarMask:
+        """The usable stars, and those that are usable but for a missing band."""
+        return usable_stars(self.flags, one_band=True)
 
     def take(self, rows: Int64[np.ndarray, " row"]) -> "Block":
         """The stars of these rows."""

@@ -4,7 +4,7 @@ from enum import IntEnum, IntFlag
 
 import numpy as np
 
-from scattervae.arrays import StarFlags
+from scattervae.arrays import StarFlags, StarMask
 
 
 class Flag(IntFlag):
@@ -36,9 +36,21 @@ _FLAG_MEANINGS = {
     Flag.DUPLICATE: "another row of the same source_id is used instead",
     Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
 }
-UNUSABLE = (
-    Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
-)
+ONE_BAND = Flag.MISSING_BP | Flag.MISSING_RP
+UNUSABLE = ONE_BAND | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
+
+
+def usable_stars(flags: StarFlags, *, one_band: bool = False) -> StarMask:
+    """Stars with finite coefficients, positive errors, a G flux, and no better twin.
+
+    Args:
+        flags: Bits of `Flag` of each star.
+        one_band: One band is enough; otherwise both are needed.
+    """
+    bands = flags & np.uint16(ONE_BAND)
+    if not one_band:
+        return np.asarray((flags & np.uint16(UNUSABLE)) == 0)
+    return np.asarray(((flags & np.uint16(UNUSABLE)) == bands) & (bands != np.uint16(ONE_BAND)))
 
 
 class GFluxSource(IntEnum):

@@ -44,7 +44,7 @@ class Seen:
         basis: Sizes and ids of the coefficients, as far as they are known.
         n_bp: Use only the first so many BP coefficients; all where None.
         n_rp: The same for RP.
-        n_stars: Usable stars so far.
+        n_stars: Usable stars so far, of one band or both.
         n_g_flux_from_table: How many of them had their G flux from a table.
         left_out: Stars that do not count.
         far: Stars that were passed over because they lie too far out.
@@ -85,7 +85,7 @@ class Seen:
             if not basis.agrees_with(chunk.basis):
                 raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
             self.basis = basis.completed_by(chunk.basis)
-        rows = np.flatnonzero(chunk.usable)
+        rows = np.flatnonzero(chunk.usable_with_one_band)
         if len(self.left_out):
             rows = rows[~np.isin(chunk.source_id[rows], self.left_out)]
         self.n_stars += len(rows)
@@ -96,6 +96,8 @@ class Seen:
 @dataclass
 class Moments:
     """Mean and squares about it of each column, block after block.
+
+    NaN is no value: a column with none in it has a mean and a standard deviation of 0.
 
     Blocks are merged by the update of Chan, Golub & LeVeque (1983), eqs. 2.1, which loses no digits.
     """
@@ -108,7 +110,10 @@ class Moments:
         self, values: np.ndarray, *, low: CoeffVector | None = None, high: CoeffVector | None = None
     ) -> StarArray:
         """Take a block, and overwrite it; gives each row's share of the block's squares, summed over columns."""
-        inside = np.True_ if low is None or high is None else (values >= low) & (values <= high)
+        has_gaps = bool(np.isnan(values.sum(axis=0)).any())
+        inside = ~np.isnan(values) if has_gaps else np.True_
+        if low is not None and high is not None:
+            inside = (values >= low) & (values <= high)
         n_block = np.broadcast_to(inside, values.shape).sum(axis=0)
         mean_block = values.sum(axis=0, where=inside) / np.maximum(n_block, 1)
         residuals = np.subtract(values, mean_block, out=values)
@@ -119,6 +124,8 @@ class Moments:
         self.squares += np.square(mean_block - self.mean) * self.n * n_block / total
         self.mean = self.mean + (mean_block - self.mean) * n_block / total
         self.n = self.n + n_block
+        if has_gaps:
+            squares[~inside] = 0.0
         shares: StarArray = squares @ (1.0 / np.where(squares_block > 0, squares_block, np.inf))
         return shares
 
@@ -137,7 +144,7 @@ class Moments:
         n = np.maximum(self.n, 2)
         share = np.square(values - self.mean) / np.where(self.squares > 0, self.squares, np.inf)
         left = np.maximum(1.0 - share * n / (n - 1), 1e-12)
-        return np.asarray(-0.5 * np.log(left).sum(axis=1))
+        return np.asarray(-0.5 * np.nansum(np.log(left), axis=1))
 
 
 def clipped_moments(blocks: Iterable[Quotients], low: CoeffVector, high: CoeffVector) -> Moments:
@@ -211,7 +218,9 @@ class _Reach:
     @classmethod
     @np.errstate(over="ignore", invalid="ignore")
     def of(cls, values: Float64[np.ndarray, "star coeff"]) -> "_Reach":
-        first, median, third = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+        quantile = np.nanquantile if (gaps := np.isnan(values)).any() else np.quantile
+        known = np.where(gaps.all(axis=0), 0.0, values)
+        first, median, third = quantile(known, [0.25, 0.5, 0.75], axis=0)
         most = np.finfo(float).max  # where the middle half is equal, any finite value will do
         reach = np.where(third > first, FARTHEST * (third - first), most)
         return cls(np.maximum(median - reach, -most), np.minimum(median + reach, most))
@@ -220,7 +229,7 @@ class _Reach:
         values = block.values
         if (values.min(axis=0) >= self.low).all() and (values.max(axis=0) <= self.high).all():
             return block
-        near = ((values >= self.low) & (values <= self.high)).all(axis=1)
+        near = ~((values < self.low) | (values > self.high)).any(axis=1)
         seen.far += block.source_id[~near].tolist()
         return Quotients(values[near], block.source_id[near])
 

@@ -146,7 +146,8 @@ class Normalization:
     ) -> "Normalization":
         """Statistics of the usable stars, streamed in float64 with any chunk size giving the same bits.
 
-        The stars are read once, again where one has to be left out, and five more times with `clip_sigma`.
+        The stars are read once, again where one has to be left out, and five more times with `clip_sigma`. A star with
+        one band counts in that band.
 
         Args:
             chunks: Gives the training stars, chunk by chunk, each time it is called.
@@ -233,11 +234,8 @@ class Normalization:
                 "train a model on spectra of this basis"
             )
         inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
-        if not gaps:
-            self.apply_to(stars, np.arange(len(stars)), inputs)
-            return inputs
-        self.apply_to(stars, np.arange(len(stars)), inputs, cannot=Flag.NO_G_FLUX)
-        return inputs.with_gaps()
+        self.apply_to(stars, np.arange(len(stars)), inputs, gaps=gaps)
+        return inputs
 
     def apply_to(
         self,
@@ -246,7 +244,7 @@ class Normalization:
         inputs: Inputs,
         *,
         quick: bool = False,
-        cannot: int = NOT_ENCODABLE,
+        gaps: bool = False,
     ) -> None:
         """Write these rows of the stars, as the model sees them, over `inputs` on a CPU.
 
@@ -257,11 +255,12 @@ class Normalization:
             rows: Which of them.
             inputs: As many rows as are written.
             quick: Compute in float32, which takes half the time and rounds to some 1e-6.
-            cannot: Flags of the stars that become rows of NaN.
+            gaps: As `apply` has it.
         """
         kind: np.dtype[Any] = np.dtype(np.float32 if quick else np.float64)
-        encodable = (stars.flags & np.uint16(cannot)) == 0
-        g_flux = np.where(encodable, stars.g_flux, np.nan)[rows, None].astype(kind)
+        flags = stars.flags[rows]
+        encodable = (flags & np.uint16(Flag.NO_G_FLUX if gaps else NOT_ENCODABLE)) == 0
+        g_flux = np.where(encodable, stars.g_flux[rows], np.nan)[:, None].astype(kind)
         mean, std = self.mean.astype(kind), self.std.astype(kind)
         for start in range(0, len(rows), _ROWS_IN_CACHE):
             here = slice(start, start + _ROWS_IN_CACHE)
@@ -276,6 +275,14 @@ class Normalization:
                         quotient -= mean
                     np.divide(quotient, std, out=target, casting="same_kind")
                 np.clip(target, -LARGEST_INPUT, LARGEST_INPUT, out=target, where=finite)
+        if gaps:
+            self._open_gaps(inputs, np.flatnonzero(flags & np.uint16(NOT_ENCODABLE)))
+
+    @staticmethod
+    def _open_gaps(inputs: Inputs, rows: Int64[np.ndarray, " row"]) -> None:
+        """Mark what these stars lack as missing, in place; the others lack nothing."""
+        with_gaps = inputs.take(torch.from_numpy(rows)).with_gaps()
+        inputs.x.numpy()[rows], inputs.errors.numpy()[rows] = with_gaps.x.numpy(), with_gaps.errors.numpy()
 
     def invert(self, x: Coeffs, g_flux: StarArray) -> CoeffArray:
         """Coefficients in archive units of stars of this G flux [electron/s]; the inverse of `apply`."""

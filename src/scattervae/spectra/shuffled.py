@@ -84,6 +84,7 @@ class ChosenStars:
         keep: Says which stars of a block are wanted.
         n_kept: How many of each piece they are.
         normalization: From archive units to the model's inputs.
+        gaps: Whether a missing band is a gap to the model, as in `Normalization.apply`.
         threads: How many pieces are read at a time.
         window: Stars that are mixed with each other; the last window of an epoch is no smaller than others.
         spare: Memory of windows that nobody uses at present, kept for the next epoch.
@@ -93,6 +94,7 @@ class ChosenStars:
     keep: Keep
     n_kept: Int64[np.ndarray, " piece"]
     normalization: Normalization
+    gaps: bool = False
     threads: int = _THREADS
     window: int = WINDOW_STARS
     spare: list[Inputs] = field(default_factory=list, repr=False)
@@ -184,7 +186,7 @@ class ChosenStars:
                 f"{piece.path}: row group {piece.group} has {len(kept)} stars to train on, {len(inputs)} when "
                 "they were counted; it was changed during the run: start again"
             )
-        self.normalization.apply_to(block, kept, inputs, quick=quick)
+        self.normalization.apply_to(block, kept, inputs, quick=quick, gaps=self.gaps)
 
 
 class _Plan(NamedTuple):

@@ -17,7 +17,7 @@ from scattervae.arrays import (
     Wavelengths,
 )
 from scattervae.errors import DataError
-from scattervae.spectra.flags import UNUSABLE, Flag, GFluxSource
+from scattervae.spectra.flags import Flag, GFluxSource, usable_stars
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,12 @@ class Spectra:
     @property
     def usable(self) -> StarMask:
         """Stars with both bands, finite coefficients, positive errors, a G flux, and no better twin."""
-        usable: StarMask = (self.flags & np.uint16(UNUSABLE)) == 0
-        return usable
+        return usable_stars(self.flags)
+
+    @property
+    def usable_with_one_band(self) -> StarMask:
+        """The usable stars, and those that are usable but for a missing band."""
+        return usable_stars(self.flags, one_band=True)
 
     def take(self, rows: np.ndarray | slice | list[int]) -> "Spectra":
         """The stars of these rows: a mask, indices or a slice."""

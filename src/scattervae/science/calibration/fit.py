@@ -84,7 +84,7 @@ def calibrate(
         progress: Told what is being done.
 
     Raises:
-        DataError: Too few usable stars in the validation fold.
+        DataError: Too few complete stars in the validation fold.
     """
     settings = settings or CalibrationSettings()
     fold = folds(spectra.source_id)
@@ -92,7 +92,7 @@ def calibrate(
     validation, known = spectra.take(fold.validation & usable), spectra.take(~fold.test & usable)
     if len(validation) < FEWEST_STARS:
         raise DataError(
-            f"{len(validation)} usable stars in the validation fold, of {len(spectra)}: "
+            f"{len(validation)} usable stars with both bands in the validation fold, of {len(spectra)}: "
             f"a calibration needs {FEWEST_STARS}; give more stars"
         )
     normalization = checkpoint.normalization

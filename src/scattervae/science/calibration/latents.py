@@ -172,6 +172,38 @@ def renoised_coverage(
     return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
 
 
+@torch.no_grad()
+def one_band_coverage(
+    checkpoint: Checkpoint, complete: Inputs, lost: slice, *, exact: bool = False, seed: int = 0
+) -> LatentCoverage:
+    """How often draws from stars' posteriors lie inside those of the same stars without one band.
+
+    Latents, complete star and its other band are a Markov chain, as with stars made fainter (`renoised_coverage`), so
+    the expectation is 68.27 %: the complete star's posterior is no truth to compare with but its draws are.
+
+    Args:
+        checkpoint: The model; its encoder sees errors.
+        complete: Real stars with both bands.
+        lost: The coefficients of the band that they lose.
+        exact: Draw from the complete stars' exact posteriors, not from those of the encoder.
+        seed: Of every random number.
+    """
+    generator = stream(seed, "one band", lost.start)
+    posterior = encode(checkpoint, complete)
+    if exact:
+        z = posterior_draws(checkpoint, complete, posterior, generator).one(generator)
+    else:
+        z = posterior.sample(generator)
+    return latent_coverage(encode(checkpoint, without_band(complete, lost)), z)
+
+
+def without_band(inputs: Inputs, lost: slice) -> Inputs:
+    """The same stars without these coefficients."""
+    x, errors = inputs.x.clone(), inputs.errors.clone()
+    x[:, lost], errors[:, lost] = 0.0, math.inf
+    return Inputs(x, errors)
+
+
 def renoised(inputs: Inputs, factor: float, generator: torch.Generator) -> Inputs:
     """The same stars with all errors so many times as large, and noise to match."""
     noise = torch.randn(inputs.x.shape, generator=generator) * math.sqrt(factor**2 - 1.0)

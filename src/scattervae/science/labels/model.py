@@ -136,7 +136,7 @@ def fit_labels(
             "to learn from and to say how wide intervals are: give more labels"
         )
     scales = LabelScales.fit(known)
-    inputs = model.normalization.apply(stars)
+    inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
     bp, rp = model.normalization.bp, model.normalization.rp
     bands = (bp.stop, rp.stop - rp.start)
     lesson = Lesson(inputs, scales.apply(known), stars.g_flux, bands)

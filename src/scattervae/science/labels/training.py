@@ -28,7 +28,7 @@ class Lesson:
     """Stars that networks learn labels from.
 
     Attributes:
-        inputs: Their spectra, all of them usable.
+        inputs: Their spectra, all of them usable; gaps where a star has one band.
         targets: Their scaled labels.
         g_flux: Their mean G flux [electron/s].
         bands: How many coefficients of BP and of RP there are.
