@@ -109,7 +109,10 @@ def evaluate(
     }
     lines = [f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
     if n_one_band:
-        lines.insert(1, f"{n_one_band:,} more have one band: not scored, since a likelihood of fewer coefficients is larger")
+        lines.insert(
+            1,
+            f"{n_one_band:,} more have one band: not scored, since a likelihood of fewer coefficients is larger",
+        )
     for name, table in tables.items():
         lines += ["", f"{name}: coverage [%], nominal 68.3 and 95.4", *coverage_lines(table)]
     if figure is not None:

@@ -190,7 +190,9 @@ class _Place:
             raise DataError("--between steps from one star to the other; give --number 2 or more")
         spectra = intake.load(self.stars).spectra
         if self.source_ids:
-            spectra = spectra.take([_row(checkpoint, spectra, wanted, self.stars) for wanted in self.source_ids])
+            spectra = spectra.take(
+                [_row(checkpoint, spectra, wanted, self.stars) for wanted in self.source_ids]
+            )
         posterior = checkpoint.encode(spectra)
         if self.between is not None:
             return generation.between(posterior.mean[:1], posterior.mean[1:], n)

@@ -164,6 +164,6 @@ def test_an_encoder_that_sees_no_errors_keeps_its_weights():
 
 def test_too_few_validation_stars_are_an_error_of_one_line(trained):
     few = SKY.spectra.take(folds(SKY.spectra.source_id).train)
-    with pytest.raises(DataError, match="0 usable stars in the validation fold") as error:
+    with pytest.raises(DataError, match="0 usable stars with both bands in the validation fold") as error:
         calibrate(trained, few, QUICK)
     assert "\n" not in str(error.value)

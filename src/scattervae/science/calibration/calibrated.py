@@ -21,29 +21,39 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.score import ScoreMap, telling
-from scattervae.science.calibration.widths import WidthLaw
+from scattervae.science.calibration.widths import WidthLaw, kinds_of
 from scattervae.spectra.normalization import Inputs
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."
 _ENCODER = "encoder."
-_FACTORS = ("scatter_factor", "width_offset", "width_slope")
+_WIDTHS = ("width_offset", "width_slope")
+_FACTORS = ("scatter_factor", *_WIDTHS)
 
 
 class CalibratedNetwork(ScatterVAE):
-    """The network with factors on the scatter of its coefficients and on the widths of its latents; 1 at first."""
+    """The network with factors on the scatter of its coefficients and on the widths of its latents; 1 at first.
 
-    def __init__(self, n_coeffs: int, shape: NetworkShape) -> None:
+    Args:
+        n_coeffs: Coefficients a star, BP and RP together.
+        shape: Of the network.
+        n_bp: How many of them are BP's: widths may have a law of their own where a band is missing.
+        n_laws: How many laws of widths there are.
+    """
+
+    def __init__(self, n_coeffs: int, shape: NetworkShape, n_bp: int, *, n_laws: int = 1) -> None:
         super().__init__(n_coeffs, shape)
+        self.n_bp = n_bp
         self.scatter_factor: Tensor
         self.width_offset: Tensor
         self.width_slope: Tensor
         self.register_buffer("scatter_factor", torch.ones(n_coeffs))
-        self.register_buffer("width_offset", torch.zeros(shape.n_latent))
-        self.register_buffer("width_slope", torch.zeros(shape.n_latent))
+        self.register_buffer("width_offset", torch.zeros(n_laws, shape.n_latent))
+        self.register_buffer("width_slope", torch.zeros(n_laws, shape.n_latent))
 
     def encode(self, x: Coeffs, errors: Coeffs) -> Posterior:
-        return WidthLaw(self.width_offset, self.width_slope).apply(super().encode(x, errors))
+        kinds = kinds_of(errors, self.n_bp)
+        return WidthLaw(self.width_offset, self.width_slope).apply(super().encode(x, errors), kinds)
 
     def decode(self, z: Latents) -> Reconstruction:
         mean, scatter = super().decode(z)
@@ -94,8 +104,11 @@ def with_widths(checkpoint: Checkpoint, law: WidthLaw) -> CalibratedModel:
 
 
 def _changed(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> CalibratedModel:
-    network = CalibratedNetwork(checkpoint.network.n_coeffs, checkpoint.network.shape)
-    network.load_state_dict(network.state_dict() | checkpoint.network.state_dict() | tensors)
+    plain, n_bp = checkpoint.network, checkpoint.normalization.bp.stop
+    known = plain.state_dict() | tensors
+    n_laws = len(known["width_offset"]) if "width_offset" in known else 1
+    network = CalibratedNetwork(plain.n_coeffs, plain.shape, n_bp, n_laws=n_laws)
+    network.load_state_dict(network.state_dict() | known)
     own = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     return CalibratedModel(**own | {"network": network.to(checkpoint.device).eval()})
 
@@ -138,6 +151,10 @@ def load_model(folder: str | Path, *, calibrated: bool = True) -> Checkpoint:
         )
     try:
         own = {name: tensors[name] for name in _FACTORS}
+        for (
+            name
+        ) in _WIDTHS:  # calibrations from before there were laws for one band have a row without a name
+            own[name] = own[name].view(-1, checkpoint.n_latent)
         own |= {name: w for name, w in tensors.items() if name.startswith(_ENCODER)}
         model = _changed(checkpoint, own)
         of_score = {n.removeprefix(_SCORE): w for n, w in tensors.items() if n.startswith(_SCORE)}

@@ -73,7 +73,8 @@ def calibrate(
 ) -> CalibratedModel:
     """The model with scatter, encoder and score calibrated; its test fold is not looked at.
 
-    Scatter and widths are fitted on the validation fold: a model that was trained on it as well (recipes train on it
+    Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of stars
+    with one: a model that was trained on it as well (recipes train on it
     unless they say `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's
     simulated stars have the errors of stars outside the test fold.
 
@@ -88,8 +89,8 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     fold = folds(spectra.source_id)
-    usable = spectra.usable
-    validation, known = spectra.take(fold.validation & usable), spectra.take(~fold.test & usable)
+    validation = spectra.take(fold.validation & spectra.usable)
+    known = spectra.take(~fold.test & checkpoint.usable(spectra))
     if len(validation) < FEWEST_STARS:
         raise DataError(
             f"{len(validation)} usable stars with both bands in the validation fold, of {len(spectra)}: "
@@ -100,7 +101,8 @@ def calibrate(
     bright = normalization.apply(validation)
     factor = fit_scatter(checkpoint, bright, settings)
     model = with_scatter_factor(checkpoint, factor)
-    tuned_on, scored_on = _two_sets(normalization.apply(known), settings)
+    gaps = checkpoint.network.sees_errors
+    tuned_on, scored_on = _two_sets(normalization.apply(known, gaps=gaps), settings)
     generator = stream(settings.seed, "latents")
     if model.network.sees_errors:
         progress("tuning the encoder on simulated stars")

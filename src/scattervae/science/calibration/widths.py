@@ -1,51 +1,69 @@
 """Widths of posteriors, corrected where stars made fainter show them to be wrong."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scattervae.arrays import Latents
+from scattervae.arrays import Coeffs
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
-from scattervae.science.calibration.latents import chi2_quantile, distances, encode, renoised
+from scattervae.science.calibration.latents import chi2_quantile, distances, encode, renoised, without_band
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
 FACTORS = (2.0, 3.0, 5.0, 10.0, 20.0)
+ONE_BAND_FACTORS = (1.0, 2.0, 5.0)
+KINDS = 3
+"""Stars with both bands, without BP, without RP."""
 _STEPS = 150
 _LEARNING_RATE = 0.02
 _SMALLEST = 1e-12
 
 
+Kinds = Int64[Tensor, " star"]
+
+
 class WidthLaw(NamedTuple):
-    r"""What the width of each latent is multiplied by: :math:`e^{a_k} w_k^{b_k}`.
+    r"""What the width of each latent is multiplied by: :math:`e^{a_k} w_k^{b_k}`, by which bands a star has.
 
     Attributes:
-        offset: :math:`a_k`; 0 leaves widths as they are, with a slope of 0.
+        offset: :math:`a_k` of each kind of star, or one row for all; 0 leaves widths as they are, with a slope of 0.
         slope: :math:`b_k`.
     """
 
-    offset: Float[Tensor, " latent"]
-    slope: Float[Tensor, " latent"]
+    offset: Float[Tensor, "kind latent"]
+    slope: Float[Tensor, "kind latent"]
 
-    def apply(self, posterior: Posterior) -> Posterior:
-        """The posterior with its latents scaled about their means; correlations between latents stay."""
-        log_scale = self.log_scale(posterior.sd.log())
+    def apply(self, posterior: Posterior, kinds: Kinds) -> Posterior:
+        """The posterior with its latents scaled about their means; correlations between latents stay.
+
+        Args:
+            posterior: Of some stars.
+            kinds: Which bands they have, from `kinds_of`.
+        """
+        rows = kinds.clamp(max=len(self.offset) - 1)
+        log_scale = self.offset[rows] + self.slope[rows] * posterior.sd.log()
         coupling = posterior.coupling
         if coupling is not None:
             coupling = coupling * (log_scale[:, :, None] - log_scale[:, None, :]).exp()
         return Posterior(posterior.mean, posterior.log_variance + 2.0 * log_scale, coupling)
 
-    def log_scale(self, log_width: Latents) -> Latents:
-        """Logarithm of the multiplier at these logarithms of widths."""
-        return self.offset + self.slope * log_width
+
+def kinds_of(errors: Coeffs, n_bp: int) -> Kinds:
+    """0 for a star with both bands, 1 without BP, 2 without RP; errors are infinite where a coefficient is missing."""
+    no_bp, no_rp = (band.isinf().all(dim=1).long() for band in (errors[:, :n_bp], errors[:, n_bp:]))
+    return (no_bp + 2 * no_rp) % KINDS
 
 
 def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> WidthLaw:
-    r"""The law that brings draws from stars' posteriors into those of the same stars made fainter 68.27 % of times.
+    r"""The law that brings draws from stars' posteriors into those of the same stars made worse 68.27 % of times.
+
+    Worse is fainter; and for the laws of stars with one band, without the other and as bright or fainter. Those are
+    fitted to draws from complete stars whose widths follow their own law already.
 
     With :math:`d_k` the distance of a draw from the faint posterior's mean in units of the width of latent k, and
     :math:`d^2` its squared Mahalanobis distance, the law minimises the loss of the 68.27 % point of :math:`\ln d_k`,
@@ -61,11 +79,26 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
         Koenker & Bassett (1978), Econometrica 46, 33, for the loss of a quantile.
     """
     generator = stream(seed, "widths")
+    bands = checkpoint.normalization.bp, checkpoint.normalization.rp
     posterior = encode(checkpoint, bright)
-    faint = Posterior.concatenate(
-        [encode(checkpoint, renoised(bright, factor, generator)) for factor in FACTORS]
-    )
-    z = torch.cat([posterior.sample(generator) for _ in FACTORS])
+    faint = [encode(checkpoint, renoised(bright, factor, generator)) for factor in FACTORS]
+    own = _law(posterior, faint, generator)
+    lines = [own]
+    complete = WidthLaw(own[:1], own[1:]).apply(posterior, torch.zeros(len(bright), dtype=torch.int64))
+    for lost in bands:
+        worse = [without_band(renoised(bright, factor, generator), lost) for factor in ONE_BAND_FACTORS]
+        lines.append(_law(complete, [encode(checkpoint, stars) for stars in worse], generator))
+    offset, slope = torch.stack(lines, dim=1)
+    return WidthLaw(offset, slope)
+
+
+def _law(
+    better: Posterior, worse: Sequence[Posterior], generator: torch.Generator
+) -> Float[Tensor, "2 latent"]:
+    """Offset and slope for the posteriors of stars made worse, each of the same stars in their order."""
+    z = torch.cat([better.sample(generator) for _ in worse])
+    faint = Posterior.concatenate(worse)
+    kinds = torch.zeros(len(z), dtype=torch.int64)
     away, log_width = (z - faint.mean).abs().clamp(min=_SMALLEST).log(), faint.sd.log()
     n = z.shape[1]
     edge = chi2_quantile(INSIDE_1_SIGMA, n)
@@ -74,16 +107,16 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
     optimizer = torch.optim.Adam([line], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=_STEPS)
     for _ in range(_STEPS):
-        law = WidthLaw(line[0] - line[1] * centre, line[1])
-        each = away - log_width - law.log_scale(log_width)
-        jointly = 0.5 * (distances(law.apply(faint), z) / edge).clamp(min=_SMALLEST).log()
+        law = WidthLaw((line[0] - line[1] * centre)[None], line[1][None])
+        each = away - log_width - (law.offset + law.slope * log_width)
+        jointly = 0.5 * (distances(law.apply(faint, kinds), z) / edge).clamp(min=_SMALLEST).log()
         loss = _loss(each).sum() + n * _loss(jointly[:, None]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     level, slope = line.detach()
-    return WidthLaw(level - slope * centre, slope)
+    return torch.stack([level - slope * centre, slope])
 
 
 def _loss(above: Float[Tensor, "draw kind"]) -> Float[Tensor, " kind"]:
