@@ -6,12 +6,15 @@ import pytest
 
 import scattervae as sv
 from cli.toys import write_csv
+from scattervae.errors import DataError
 from scattervae.science.evaluation import evaluate
 from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import fit_labels, label_stars
 from scattervae.science.labels.settings import LabelSettings
+from scattervae.show.data import FigureData
+from scattervae.show.star import star_figure
 from scattervae.spectra.flags import Flag
-from toy import DR3, toy_sky, without_bands
+from toy import DR3, toy_best, toy_sky, untrained_model, without_bands
 
 RECIPE = """
 name = "toy"
@@ -22,7 +25,7 @@ hidden = [24]
 epochs = 40
 batch_size = 64
 """
-SKY = toy_sky(600, basis=DR3)
+SKY = toy_sky(600)
 STARS = without_bands(SKY.spectra)
 
 
@@ -31,7 +34,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_band")
     (folder / "toy.toml").write_text(RECIPE)
     write_csv(folder / "stars.csv", STARS, SKY.labels)
-    write_csv(folder / "bare.csv", STARS, SKY.labels, g_flux=False)
     return folder
 
 
@@ -98,18 +100,34 @@ def test_commands_take_stars_with_one_band(cli, folder, model):
         )  # fmt: skip
         assert drawn.code == 0
         made = cli(
-            "generate", folder / "model", "--around", star, "--stars", folder / "store", "--flux",
+            "generate", folder / "model", "--around", star, "--stars", folder / "store",
             "--out", folder / f"{star}.parquet",
         )  # fmt: skip
         assert made.code == 0
-        assert np.isfinite(np.stack(pq.read_table(folder / f"{star}.parquet")["flux"].to_numpy())).all()
+        for band in ("bp", "rp"):
+            coeffs = pq.read_table(folder / f"{star}.parquet")[f"{band}_coefficients"]
+            assert np.isfinite(np.stack(coeffs.to_numpy())).all()
 
 
-def test_g_flux_of_one_band_is_flagged_not_guessed(cli, folder, model):
-    bare = sv.ingest([folder / "bare.csv"], folder / "bare").read()
+def test_a_star_with_one_band_is_drawn_with_flux_where_its_basis_is_known():
+    sky = toy_sky(100, basis=DR3)
+    stars = without_bands(sky.spectra)
+    model = untrained_model(sky.spectra, toy_best())
+    for bit in (Flag.MISSING_BP, Flag.MISSING_RP):
+        source_id = int(stars.source_id[np.flatnonzero(stars.flags == bit)[0]])
+        figure = star_figure(FigureData({"toy": model}, stars, sky.labels, source_id=source_id))
+        assert len(figure.axes) == 8
+    paper = FigureData({"toy": untrained_model(sky.spectra)}, stars, sky.labels, source_id=source_id)
+    with pytest.raises(DataError, match="cannot be shown, the star has no RP"):
+        star_figure(paper)
+
+
+def test_g_flux_of_one_band_is_flagged_not_guessed(cli, tmp_path):
+    csv = write_csv(tmp_path / "bare.csv", without_bands(toy_sky(100, basis=DR3).spectra), g_flux=False)
+    bare = sv.ingest([csv], tmp_path / "bare").read()
     lacks_g = (bare.flags & np.uint16(Flag.NO_G_FLUX)) > 0
     one_band = (bare.flags & np.uint16(Flag.MISSING_BP | Flag.MISSING_RP)) > 0
     assert lacks_g[one_band].all()
     assert not lacks_g[~one_band].all()
-    run = cli("encode", folder / "model", folder / "bare", "--out", folder / "bare.parquet", "--json")
-    assert run.json["n_encoded"] == (~lacks_g).sum()
+    assert np.isnan(bare.g_flux[one_band]).all()
+    assert not bare.usable_with_one_band[one_band].any()

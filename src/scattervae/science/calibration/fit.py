@@ -73,10 +73,10 @@ def calibrate(
 ) -> CalibratedModel:
     """The model with scatter, encoder and score calibrated; its test fold is not looked at.
 
-    Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of stars
-    with one: a model that was trained on it as well (recipes train on it
-    unless they say `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's
-    simulated stars have the errors of stars outside the test fold.
+    Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of
+    stars with one: a model that was trained on it as well (recipes train on it unless they say
+    `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's simulated stars
+    have the errors, and the gaps, of stars outside the test fold.
 
     Args:
         checkpoint: The model.

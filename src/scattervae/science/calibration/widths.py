@@ -1,24 +1,24 @@
 """Widths of posteriors, corrected where stars made fainter show them to be wrong."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scattervae.arrays import Coeffs
+from scattervae.arrays import Coeffs, Latents
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
+from scattervae.science.calibration.draws import posterior_draws
 from scattervae.science.calibration.latents import chi2_quantile, distances, encode, renoised, without_band
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
 FACTORS = (2.0, 3.0, 5.0, 10.0, 20.0)
-ONE_BAND_FACTORS = (1.0, 2.0, 5.0)
 KINDS = 3
 """Stars with both bands, without BP, without RP."""
+_DRAWS = 4  # of each complete star
 _STEPS = 150
 _LEARNING_RATE = 0.02
 _SMALLEST = 1e-12
@@ -62,8 +62,8 @@ def kinds_of(errors: Coeffs, n_bp: int) -> Kinds:
 def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> WidthLaw:
     r"""The law that brings draws from stars' posteriors into those of the same stars made worse 68.27 % of times.
 
-    Worse is fainter; and for the laws of stars with one band, without the other and as bright or fainter. Those are
-    fitted to draws from complete stars whose widths follow their own law already.
+    Worse is fainter; and for the laws of stars with one band, without the other, draws being from the exact posteriors
+    of the stars with both.
 
     With :math:`d_k` the distance of a draw from the faint posterior's mean in units of the width of latent k, and
     :math:`d^2` its squared Mahalanobis distance, the law minimises the loss of the 68.27 % point of :math:`\ln d_k`,
@@ -79,25 +79,19 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
         Koenker & Bassett (1978), Econometrica 46, 33, for the loss of a quantile.
     """
     generator = stream(seed, "widths")
-    bands = checkpoint.normalization.bp, checkpoint.normalization.rp
     posterior = encode(checkpoint, bright)
     faint = [encode(checkpoint, renoised(bright, factor, generator)) for factor in FACTORS]
-    own = _law(posterior, faint, generator)
-    lines = [own]
-    complete = WidthLaw(own[:1], own[1:]).apply(posterior, torch.zeros(len(bright), dtype=torch.int64))
-    for lost in bands:
-        worse = [without_band(renoised(bright, factor, generator), lost) for factor in ONE_BAND_FACTORS]
-        lines.append(_law(complete, [encode(checkpoint, stars) for stars in worse], generator))
-    offset, slope = torch.stack(lines, dim=1)
-    return WidthLaw(offset, slope)
+    lines = [_line(Posterior.concatenate(faint), torch.cat([posterior.sample(generator) for _ in FACTORS]))]
+    exact = posterior_draws(checkpoint, bright, posterior, generator)
+    for lost in (checkpoint.normalization.bp, checkpoint.normalization.rp):
+        worse = encode(checkpoint, without_band(bright, lost))
+        z = torch.cat([exact.one(generator) for _ in range(_DRAWS)])
+        lines.append(_line(Posterior.concatenate([worse] * _DRAWS), z))
+    return WidthLaw(*torch.stack(lines, dim=1))
 
 
-def _law(
-    better: Posterior, worse: Sequence[Posterior], generator: torch.Generator
-) -> Float[Tensor, "2 latent"]:
-    """Offset and slope for the posteriors of stars made worse, each of the same stars in their order."""
-    z = torch.cat([better.sample(generator) for _ in worse])
-    faint = Posterior.concatenate(worse)
+def _line(faint: Posterior, z: Latents) -> Float[Tensor, "2 latent"]:
+    """Offset and slope that bring 68.27 % of these latents, one a posterior, into the posteriors' widths."""
     kinds = torch.zeros(len(z), dtype=torch.int64)
     away, log_width = (z - faint.mean).abs().clamp(min=_SMALLEST).log(), faint.sd.log()
     n = z.shape[1]
