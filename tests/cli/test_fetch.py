@@ -186,6 +186,7 @@ def test_single_stars_go_to_a_store(cli, tmp_path):
         assert run.json == {
             "out": str(tmp_path / "b.csv"),
             "stars": 5,
+            "unlocated": [],
             "unlisted": [],
             "unknown": [],
             "without_spectrum": [str(stars[1])],
@@ -216,7 +217,12 @@ def test_stars_of_the_next_release_go_to_a_store(cli, tmp_path):
             "fetch", "cone", "10", "20", "1", "--archive-url", server.url, "-o", tmp_path / "c.csv", *release
         )
     assert run.json["stars"] == 5
-    assert (run.json["unlisted"], run.json["without_spectrum"]) == ([str(ids_[3])], [str(ids_[1])])
+    assert [run.json[kind] for kind in ("unlocated", "unlisted", "unknown", "without_spectrum")] == [
+        [str(ids_[2])],
+        [str(ids_[3])],
+        [],
+        [str(ids_[1])],
+    ]
     assert "written before it was published" in run.err
     assert run.err.count("has no phot_bp_rp_excess_factor") == 1
     assert cone.code == 0

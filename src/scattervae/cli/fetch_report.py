@@ -82,6 +82,7 @@ def fetched_files(plan: "Plan", report: "Report") -> Summary:
 def fetched_stars(done: "FetchedIds") -> Summary:
     """What came of single stars."""
     missing = {
+        "in the release's table of photometry alone (no position)": done.unlocated,
         "in no table of the release (no position; G from the coefficients)": done.unlisted,
         "in no table of the release, and without a mean spectrum": done.unknown,
         "without a mean spectrum": done.without,
@@ -96,6 +97,7 @@ def fetched_stars(done: "FetchedIds") -> Summary:
     values = {
         "out": str(done.path),
         "stars": len(done.fetched),
+        "unlocated": [str(star) for star in done.unlocated.tolist()],
         "unlisted": [str(star) for star in done.unlisted.tolist()],
         "unknown": [str(star) for star in done.unknown.tolist()],
         "without_spectrum": [str(star) for star in done.without.tolist()],

@@ -177,6 +177,7 @@ def test_a_star_that_the_source_table_lacks_is_asked_for_and_counted_apart(serve
         IDS, tmp_path / "a.csv", Services(release_of("DR4"), url=server.url, patience=patience(2))
     )
     assert done.fetched.tolist() == np.delete(IDS, [2, 3]).tolist()
+    assert done.unlocated.tolist() == [IDS[0]]
     assert (done.unlisted.tolist(), done.unknown.tolist(), done.without.tolist()) == (
         [IDS[1]],
         [IDS[3]],
@@ -196,6 +197,21 @@ def test_an_answer_of_no_bytes_means_no_spectrum_and_costs_no_other_batch(server
     assert done.unknown.tolist() == [IDS[3]]
     server.trouble[DATA] = iter([None, empty])  # once only: it passes
     assert len(run(server, tmp_path / "b.csv", batch_size=2).fetched) == 5
+
+
+def test_batches_of_one_release_are_not_those_of_another(server, tmp_path):
+    server.words = {"RAW", "DATAMODEL_GAIA"}
+    server.trouble[DATA] = iter([None, *[Answer(status=404)] * 3])
+    with pytest.raises(FetchError, match="3 of 4 batches"):
+        run(server, tmp_path / "a.csv", batch_size=2)
+    server.asked.clear()
+    fetch_ids(
+        IDS,
+        tmp_path / "a.csv",
+        Services(release_of("DR4"), url=server.url, patience=patience()),
+        batch_size=2,
+    )
+    assert len(asked_batches(server)) == 4, "none of DR3's is taken for one of DR4's"
 
 
 @pytest.mark.parametrize("quote", ["", '"'])

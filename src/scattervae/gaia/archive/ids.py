@@ -17,6 +17,7 @@ from jaxtyping import Int64
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import FetchError
 from scattervae.files import written_aside
+from scattervae.gaia.archive.releases import Release
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 
@@ -33,6 +34,7 @@ class FetchedIds:
     Attributes:
         path: The file.
         fetched: Stars in it, in its order.
+        unlocated: Those of them that a table of the release has, but without a position.
         unlisted: Those of them that no table of the release has.
         unknown: Stars that no table of the release has, and that have no spectrum.
         without: Stars that a table has, but that have no mean spectrum.
@@ -40,6 +42,7 @@ class FetchedIds:
 
     path: Path
     fetched: Int64[np.ndarray, " fetched"]
+    unlocated: Int64[np.ndarray, " unlocated"]
     unlisted: Int64[np.ndarray, " unlisted"]
     unknown: Int64[np.ndarray, " unknown"]
     without: Int64[np.ndarray, " without"]
@@ -79,7 +82,7 @@ def fetch_ids(
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    paths = [parts / f"{hashlib.sha256(batch.tobytes()).hexdigest()[:16]}.csv.gz" for batch in batches]
+    paths = [parts / f"{_digest(services.release, batch)}.csv.gz" for batch in batches]
     failures = []
     for batch, path in zip(batches, paths, strict=True):
         try:
@@ -101,13 +104,20 @@ def fetch_ids(
             f"none of {len(wanted)} stars has a mean spectrum in this release; nothing was written"
         )
     listed, came = np.isin(wanted, sources.source_id), np.isin(wanted, fetched)
+    located = sources.aligned_to(wanted).located
     return FetchedIds(
         path=out,
         fetched=fetched,
+        unlocated=wanted[listed & came & ~located],
         unlisted=wanted[~listed & came],
         unknown=wanted[~listed & ~came],
         without=wanted[listed & ~came],
     )
+
+
+def _digest(release: Release, batch: SourceIds) -> str:
+    """What names a batch: another release's spectra of the same stars are others."""
+    return hashlib.sha256(release.datalink.release.encode() + batch.tobytes()).hexdigest()[:16]
 
 
 def _sources(source_id: SourceIds, services: Services) -> SourceColumns:
