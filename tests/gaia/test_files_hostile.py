@@ -19,6 +19,7 @@ from scattervae.gaia.bulk import read_bulk, read_sources
 from scattervae.gaia.files import read_file, read_ids_file
 from scattervae.gaia.intake import load
 from scattervae.opening import LARGEST_RATIO, LIMIT_VARIABLE, Budget
+from scattervae.science.lists import read_list
 from scattervae.spectra.flags import Flag
 
 _PART = 0.02  # of the size that the files have in earnest, and of the memory that they may take
@@ -89,6 +90,16 @@ def test_other_readers_have_the_same_bound(tmp_path, small_limit, name, read):
     MAKERS[name][0](path, _PART)
     with pytest.raises(DataError, match=f"^{path}: .*"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["votable BINARY2 file", "votable entities", "fits lists that share", "parquet run"]
+)
+def test_lists_for_crossmatch_have_the_same_bound(tmp_path, small_limit, name):
+    make, expected = MAKERS[name]
+    make(tmp_path / "list", _PART)
+    with pytest.raises(DataError, match=expected):
+        read_list(tmp_path / "list")
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "/dev/null"])

@@ -383,3 +383,11 @@ def test_dask_tells_models_apart_by_what_is_in_them():
     same = replace(MODEL, provenance={"other": "words"})
     assert tokenize(MODEL, ensure_deterministic=True) == tokenize(same, ensure_deterministic=True)
     assert tokenize(MODEL) != tokenize(untrained_model(SKY.spectra))
+
+
+def test_values_of_other_types(folder):
+    checkpoint = Checkpoint.load(str(folder))
+    z = np.zeros((2, checkpoint.n_latent))
+    torch.testing.assert_close(checkpoint.decode(z).mean, checkpoint.decode(torch.zeros(2, z.shape[1])).mean)
+    with pytest.raises(TypeError, match=r"encode takes Spectra, not (Posix)?Path; scattervae.load"):
+        checkpoint.encode.__wrapped__(checkpoint, folder)

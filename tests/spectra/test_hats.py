@@ -145,6 +145,21 @@ def test_a_collection_is_read_by_its_main_table(tmp_path):
         HatsFolder.read(tmp_path)
 
 
+def test_no_path_leads_out_of_the_folder(tmp_path):
+    make(tmp_path / "elsewhere")
+    inside = tmp_path / "folder"
+    make(inside)
+    for outside in ("../elsewhere", str(tmp_path / "elsewhere")):
+        (inside / "collection.properties").write_text(f"hats_primary_table_url={outside}\n")
+        with pytest.raises(StoreError, match="is not a folder in it"):
+            HatsFolder.read(inside)
+    (inside / "collection.properties").unlink()
+    file = inside / "hats.properties"
+    file.write_text(file.read_text().replace("=.parquet", "=/../../../../../elsewhere/x.parquet"))
+    with pytest.raises(StoreError, match="leads to other folders"):
+        HatsFolder.read(inside)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -100,8 +101,9 @@ class Checkpoint:
     def n_latent(self) -> int:
         return self.recipe.network.n_latent
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the files; the folder appears whole or not at all, and an old one stays until then."""
+        folder = Path(folder)
         partial = folder.with_name(folder.name + ".saving")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -187,7 +189,13 @@ class Checkpoint:
 
         Raises:
             DataError: The spectra are of another basis than the model's.
+            TypeError: They are no spectra.
         """
+        if not isinstance(spectra, Spectra):
+            found = type(spectra).__name__
+            raise TypeError(
+                f"encode takes Spectra, not {found}; scattervae.load(...).spectra gives those of a file"
+            )
         parts = [encoded.posterior for encoded in self.encode_batches([spectra])]
         if not parts:
             none = torch.empty(0, self.network.n_coeffs, device=self.device)
@@ -225,9 +233,9 @@ class Checkpoint:
         return answer if n == batch else answer.take(slice(0, n))
 
     @torch.no_grad()
-    def decode(self, z: Latents) -> Reconstruction:
+    def decode(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:
         """Coefficients and scatter at these latent vectors, in training standard deviations."""
-        reconstruction = self.network.decode(z.to(self.device))
+        reconstruction = self.network.decode(torch.as_tensor(z, dtype=torch.float32, device=self.device))
         return Reconstruction(reconstruction.mean.cpu(), reconstruction.scatter.cpu())
 
     @property

@@ -15,6 +15,7 @@ import pyarrow.csv
 
 from scattervae.errors import DataError
 from scattervae.gaia.facts import SOURCE_ID_NAMES
+from scattervae.gaia.files.astropy_tables import first_table
 from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.text import as_plain_csv
 from scattervae.opening import open_file, unpacked
@@ -160,10 +161,9 @@ def read_list(path: Path) -> SkyList:
                 return _scalars(path, pa.csv.read_csv(text, pa.csv.ReadOptions(use_threads=False)))
             if kind is Kind.PARQUET:
                 return _scalars(path, read_table(pa.BufferReader(stream.read()), budget=stream.budget))
-            formats = {Kind.TEXT: "ascii.ecsv", Kind.FITS: "fits", Kind.VOTABLE: "votable"}
-            if kind not in formats:
+            if kind not in (Kind.TEXT, Kind.FITS, Kind.VOTABLE):
                 raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
-            return _from_astropy(path, unpacked(stream), formats[kind])
+            return _from_astropy(path, unpacked(stream), kind)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (pa.ArrowException, ValueError, IndexError, gzip.BadGzipFile, EOFError) as error:
@@ -205,13 +205,13 @@ def _stays_behind(field: pa.Field) -> bool:
     return bool(pa.types.is_nested(field.type)) or field.name in (ROW, SEPARATION, SPATIAL_INDEX)
 
 
-def _from_astropy(path: Path, stream: BufferedIOBase, form: str) -> SkyList:
+def _from_astropy(path: Path, stream: BufferedIOBase, kind: Kind) -> SkyList:
     from astropy.table import Table
     from astropy.utils.exceptions import AstropyWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)  # units and standards that a file bends
-        table = Table.read(stream, format=form)
+        table = Table.read(stream, format="ascii.ecsv") if kind is Kind.TEXT else first_table(stream, kind)
     left_out = [name for name in table.colnames if table[name].ndim > 1 or _holds_objects(table, name)]
     columns, fields = [], []
     for name in table.colnames:

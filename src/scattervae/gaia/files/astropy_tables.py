@@ -16,6 +16,7 @@ from astropy.utils.exceptions import AstropyWarning
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, join, pick, with_spectra
 from scattervae.gaia.files.fits_checks import require_end, spend_lists, tables_of
+from scattervae.gaia.files.kinds import Kind
 from scattervae.gaia.files.sampling import stated_grid
 from scattervae.gaia.files.votable_checks import parse_votable
 from scattervae.opening import InMemory, budget_of
@@ -61,6 +62,26 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
             "is a VOTable without a table; the archive's answer in it says why the download failed"
         )
     return join("archive VOTable", with_spectra(tables))
+
+
+def first_table(stream: BufferedIOBase, kind: Kind) -> Table:
+    """The first table of a FITS file or a VOTable, whatever it holds, as astropy has it.
+
+    Raises:
+        DataError: The file has no table, or one that is not read: see `read_fits` and `read_votable`.
+    """
+    with quiet():
+        if kind is Kind.VOTABLE:
+            found = next((table for table in parse_votable(stream).iter_tables() if len(table.fields)), None)
+            if found is not None:
+                return found.to_table()
+        else:
+            require_end(stream)
+            with fits.open(stream, memmap=False, disable_image_compression=True) as hdus:
+                for hdu in tables_of(hdus, stream)[:1]:
+                    spend_lists(hdu, stream)
+                    return Table.read(hdu)
+    raise DataError(f"is {kind.value} without a table")
 
 
 def _fits_inside(stream: BufferedIOBase) -> list[bytes]:
