@@ -1,11 +1,15 @@
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from scattervae.files import file_digest, replace_folder, restored, write_json, written_aside
+from scattervae.errors import BusyError
+from scattervae.files import file_digest, replace_folder, restored, sole_writer, write_json, written_aside
 
 
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
@@ -115,3 +119,37 @@ def test_a_folder_that_stands_is_left_alone(tmp_path):
     assert restored(tmp_path / "nowhere") == tmp_path / "nowhere"
     assert (folder / "content").read_text() == "own"
     assert (other / "content").read_text() == "somebody's"
+
+
+def test_two_runs_do_not_write_one_output(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    out = tmp_path / "new" / "out"
+    with (
+        sole_writer(out),
+        pytest.raises(BusyError, match=r"/new/out: another run is writing to it"),
+        sole_writer(out),
+    ):
+        pass
+    assert list(out.parent.iterdir()) == []
+    with sole_writer(out):  # the lock is gone with the first
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    script = f"""
+import os, pathlib, signal
+from scattervae.files import sole_writer
+with sole_writer(pathlib.Path({str(tmp_path / "out")!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / ".out.lock").exists()
+    with sole_writer(tmp_path / "out"):
+        pass
+
+
+def test_where_nothing_can_be_locked_the_run_goes_on(tmp_path):
+    (tmp_path / "file").write_text("in the place of a folder")
+    with sole_writer(tmp_path / "file" / "out"):
+        pass

@@ -1,6 +1,11 @@
 """The errors a user of scattervae can meet; the command line prints each as one line."""
 
 
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, for messages: 1 star, 2,000 stars."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 class ScatterVaeError(Exception):
     """Anything wrong with what the user gave: data, settings, stores or checkpoints.
 
@@ -30,6 +35,10 @@ class CheckpointError(ScatterVaeError):
 
 class TrainingError(ScatterVaeError):
     """Training cannot go on: the loss is not a number, or nothing is left to train on."""
+
+
+class BusyError(ScatterVaeError):
+    """Another run is writing the same output."""
 
 
 class FetchError(ScatterVaeError):

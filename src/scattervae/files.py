@@ -1,13 +1,15 @@
-"""Outputs appear whole or not at all: each is written beside its place and renamed."""
+"""Outputs appear whole or not at all, written by one run at a time: beside their place, then renamed."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from scattervae.errors import BusyError
 
 
 @contextmanager
@@ -17,6 +19,47 @@ def written_aside(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     yield partial
     os.replace(partial, path)
+
+
+@contextmanager
+def sole_writer(output: Path) -> Iterator[None]:
+    """No other run writes to `output` while the block runs, where the file system can lock.
+
+    The lock is on ``.NAME.lock`` beside the output and ends with the process; the file goes when the block ends.
+
+    Raises:
+        BusyError: Another run writes to it.
+    """
+    place = output.resolve()
+    lock = place.with_name(f".{place.name}.lock")
+    file = _locked(lock, output)
+    try:
+        yield
+    finally:
+        if file is not None:
+            lock.unlink(missing_ok=True)
+            file.close()
+
+
+def _locked(lock: Path, output: Path) -> IO[str] | None:
+    """The lock's file, locked; None on a system, or in a folder, without locks."""
+    try:
+        import fcntl
+
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with ExitStack() as opened:
+                file = opened.enter_context(lock.open("a", encoding="utf-8"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    opened.pop_all()
+                    return file  # and no file that another run removed at its end, between these lines
+    except BlockingIOError as error:
+        raise BusyError(
+            f"{output}: another run is writing to it; wait for its end, or give another --out"
+        ) from error
+    except (ImportError, OSError):
+        return None
 
 
 def replace_folder(folder: Path, by: Path) -> None:

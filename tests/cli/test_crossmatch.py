@@ -9,11 +9,6 @@ from science.sky_toys import everywhere, ids_at, moved, write_hats
 
 pytest.importorskip("lsdb", reason="crossmatches need the extra `cluster`")
 
-pytestmark = [  # LSDB 0.11 and nested-pandas 0.7 use what pandas 3 deprecates
-    pytest.mark.filterwarnings("ignore:The inplace keyword in NestedFrame:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option:DeprecationWarning"),
-]
-
 
 @pytest.fixture(scope="module")
 def sky_folder(tmp_path_factory):
@@ -71,6 +66,28 @@ def test_a_store_whose_positions_are_only_the_pixels_of_its_source_ids(cli, stor
     np.testing.assert_array_equal(found["source_id"], ids[:9])
     order = [ids.tolist().index(i) for i in found["source_id"]]
     np.testing.assert_array_equal(found["phot_g_mean_flux"], sky.spectra.g_flux[order])
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+@pytest.mark.parametrize("options", [(), ("--by-id", "source_id")])
+def test_a_list_elsewhere_on_the_sky_is_one_line(cli, tmp_path, name, options):
+    ra, dec = np.full(5, 10.0) + np.arange(5) / 10, np.full(5, 10.0)
+    write_hats(tmp_path / "catalogue", ra, dec, ids_at(ra, dec))
+    elsewhere = np.array([217.39]), np.array([-62.67])
+    listing = pd.DataFrame({"source_id": ids_at(*elsewhere), "ra": elsewhere[0], "dec": elsewhere[1]})
+    listing.to_csv(tmp_path / "list.csv", index=False)
+    out = tmp_path / name
+    run = cli("crossmatch", tmp_path / "catalogue", tmp_path / "list.csv", "--out", out, *options)
+    assert (run.code, run.error) == (1, f"{out}: not written, since no star of the catalogue is in the list")
+    assert {file.name for file in tmp_path.iterdir()} == {"catalogue", "list.csv"}
+
+
+def test_warnings_of_lsdb_are_not_shown(cli, sky_folder, tmp_path, recwarn):
+    run = cli(
+        "crossmatch", sky_folder / "catalogue", sky_folder / "targets.csv", "--out", tmp_path / "m.parquet"
+    )
+    assert (run.code, run.err) == (0, "")
+    assert [warning for warning in recwarn if "site-packages" in str(warning.filename)] == []
 
 
 def test_lists_that_say_too_little(cli, sky_folder, tmp_path):

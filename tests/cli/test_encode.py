@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from rich.progress import Progress
 
 from cli.toys import with_ids, write_csv, write_parquet
@@ -92,7 +93,9 @@ def test_a_catalogue_is_replaced_and_nothing_else_is(cli, model, store, folder, 
         assert run.error == f"{other}: exists and is no catalogue of scattervae; give another --out"
     (tmp_path / "file").write_text("somebody's")
     error = cli("encode", model, store, "--out", tmp_path / "file").error
-    assert error.endswith("is a file; a catalogue that is a file ends in .parquet, any other is a folder")
+    assert error.endswith(
+        "is a file without a suffix that says its form; a name without one is that of a folder"
+    )
 
 
 @pytest.mark.parametrize("name", ["c.parquet", "c"])
@@ -145,9 +148,55 @@ def test_a_folder_is_made_from_one_store_only(cli, folder, model, store, tmp_pat
         run = cli("encode", model, *inputs, "--out", tmp_path / "c")
         assert (
             run.error
-            == f"{tmp_path / 'c'}: a folder is written from one store; name a .parquet file for other inputs"
+            == f"{tmp_path / 'c'}: a folder is written from one store; for other inputs name a file, such as "
+            f"{tmp_path / 'c'}.parquet"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv", ".csv"])
+def test_a_catalogue_has_the_form_that_its_name_says(cli, model, store, tmp_path, suffix):
+    out = tmp_path / f"c{suffix}"
+    run = cli("encode", model, store, "--out", out)
+    assert (run.code, run.err) == (0, "")
+    table = Table.read(
+        out, format={".vot": "votable", ".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
+    )
+    assert list(table["source_id"]) == SpectrumStore(store).read().source_id.tolist()
+    again = cli("encode", model, store, "--out", out)  # over its own file, where the file says whose it is
+    assert again.code == (1 if suffix == ".csv" else 0)
+    out.write_text("somebody's")
+    assert cli("encode", model, store, "--out", out).code == 1
+    assert out.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    "command", ["encode {model} {store}", "generate {model}", "crossmatch {store} {list}"]
+)
+def test_a_name_that_says_no_form_is_refused(cli, model, store, tmp_path, command):
+    words = command.format(model=model, store=store, list=store).split()
+    run = cli(*words, "--out", tmp_path / "c.txt")
+    assert run.code == 1
+    assert (
+        "c.txt: no form of table is called .txt; end it in .parquet, .fits, .vot, .ecsv or .csv" in run.error
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_input_leaves_nothing_behind(cli, model, tmp_path, sky):
+    good = write_csv(tmp_path / "good.csv", sky.spectra.take(slice(0, 100)))
+    (tmp_path / "bad.csv").write_text("<html>503</html>")
+    assert cli("encode", model, good, tmp_path / "bad.csv", "--out", tmp_path / "c.parquet").code == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.csv", "good.csv"]
+
+
+def test_no_rate_is_told_of_nothing(cli, model, tmp_path, sky):
+    """All stars but a row group's rest are done: with none left, no rate is printed."""
+    stars = write_csv(tmp_path / "none.csv", sky.spectra.take(slice(0, 1)))
+    stars.write_text("".join(stars.read_text().splitlines(keepends=True)[:1]))
+    run = cli("encode", model, stars, "--out", tmp_path / "c.parquet")
+    if run.code == 0:
+        assert "stars/s" not in run.out
 
 
 _DASKS_OWN = "--scheduler and --workers are Dask's; give --engine dask with them"

@@ -108,7 +108,7 @@ def test_no_star_in_the_fold(cli, model, tmp_path):
     run = cli("evaluate", model, stars)
     assert (run.code, run.error) == (
         1,
-        f"{stars}: 1 stars, of which 0 are in the test fold, none of them usable; --fold all takes every star",
+        f"{stars}: 1 star, of which 0 are in the test fold, none of them usable; --fold all takes every star",
     )
     assert cli("evaluate", model, stars, "--fold", "all").code == 0
 

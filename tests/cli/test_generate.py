@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 
 from cli.toys import write_parquet
 from scattervae.gaia.facts import g_flux_of
@@ -28,10 +29,10 @@ def test_from_the_prior(cli, model, tmp_path):
 
 
 def test_seeds(cli, model, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for name, seed in (("a.parquet", 1), ("b.parquet", 1), ("c.parquet", 2)):
         cli("generate", model, "-n", 5, "--seed", seed, "--out", tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert (columns(tmp_path / "a")["latent"] != columns(tmp_path / "c")["latent"]).all()
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert (columns(tmp_path / "a.parquet")["latent"] != columns(tmp_path / "c.parquet")["latent"]).all()
 
 
 def test_at_a_latent_vector(cli, model, tmp_path):
@@ -149,6 +150,15 @@ def test_flux(cli, dr3, tmp_path):
     assert columns(out)["flux"].shape == (4, 343)
     notes = json.loads(pq.read_schema(out).metadata[b"scattervae.generated"])
     assert (notes["wavelength_nm"][0], notes["wavelength_nm"][-1]) == (336.0, 1020.0)
+
+
+def test_the_form_is_that_of_the_name(cli, dr3, tmp_path):
+    assert cli("generate", dr3 / "model", "-n", 4, "--flux", "--out", tmp_path / "made.parquet").code == 0
+    assert cli("generate", dr3 / "model", "-n", 4, "--flux", "--out", tmp_path / "made.fits").code == 0
+    table, expected = Table.read(tmp_path / "made.fits"), columns(tmp_path / "made.parquet")
+    for name in ("flux", "bp_coefficients", "latent"):
+        np.testing.assert_array_equal(table[name], expected[name])
+    assert table["flux"].unit == "W m^-2 nm^-1"
 
 
 def test_where_it_may_write(cli, model, store, folder):

@@ -114,7 +114,7 @@ def test_file(cli, folder, tmp_path):
     bad = write_csv(tmp_path / "bad.csv", spoiled(toy_sky(20).spectra))
     bad.write_text(bad.read_text() + "x,1\n")
     run = cli("info", bad, "--json")
-    assert "1 rows skipped; row 22" in run.err
+    assert "1 row skipped; row 22" in run.err
     assert (run.json["kind"], run.json["n_stars"]) == ("archive csv", 20)
     assert run.json["flags"]["DUPLICATE"] == 1
     assert [row["row"] for row in run.json["skipped"]] == [22]

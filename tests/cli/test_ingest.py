@@ -161,7 +161,7 @@ def test_rows_that_cannot_be_read_are_no_failure(cli, tmp_path, sky):
     file.write_text(file.read_text() + "x,1\n")
     run = cli("ingest", file, "--out", tmp_path / "store")
     assert run.code == 0
-    assert "1 rows skipped" in run.err
+    assert "1 row skipped" in run.err
     assert run.out.splitlines()[1].split()[-4:] == ["301", "300", "0", "1"]
 
 

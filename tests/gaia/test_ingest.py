@@ -21,7 +21,7 @@ from ingest_toys import (
     write_sources,
     write_zipped,
 )
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.gaia import ingest_file
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.ingest import ingest
@@ -131,6 +131,23 @@ def test_a_bulk_file_is_stored_as_the_reader_of_single_files_has_it(tmp_path):
     np.testing.assert_array_equal(spectra.errors[row], toy.errors[order].astype(np.float32))
     np.testing.assert_array_equal(spectra.g_flux[row], g_flux_from_coeffs(load(path).spectra)[order])
     assert (spectra.g_flux_source == GFluxSource.COEFFICIENTS).all()
+
+
+def test_two_ingests_do_not_write_one_store(many, tmp_path):
+    """The second, begun after the first's third file, ends with one line; the first's bytes are as if it were alone."""
+    folder, files = many
+    met = []
+
+    def second(_):
+        if not met:
+            with pytest.raises(BusyError, match="/store: another run is writing to it; wait for its end"):
+                ingest(files, tmp_path / "store")
+            met.append(True)
+
+    ingest(files, tmp_path / "store", progress=second)
+    assert met
+    assert contents(tmp_path / "store") == contents(folder / "store")
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
 def test_ingest_goes_on_past_broken_files(tmp_path, caplog):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.noise_toys import correlated
-from scattervae.errors import CheckpointError, TrainingError
+from scattervae.errors import BusyError, CheckpointError, TrainingError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.distributed import World
 from scattervae.model.preparation import Machine, data_digest, training_stars
@@ -353,3 +353,18 @@ def test_correlated_stars_made_worse_train(objective):
     assert model.records[-1].objective < model.records[0].objective
     assert model.provenance["data"]["n_with_g_flux_error"] == model.provenance["data"]["n_trained_on"]
     assert all(torch.isfinite(weights).all() for weights in model.network.parameters())
+
+
+def test_two_runs_do_not_train_in_one_folder(tmp_path):
+    out, met = RunFolder(tmp_path / "m", overwrite=True), []
+
+    def second(record):
+        if record.epoch == 1:
+            with pytest.raises(BusyError, match="/m: another run is writing to it"):
+                train(SKY.spectra, QUICK, out=out)
+            met.append(True)
+
+    alone = train(SKY.spectra, QUICK)
+    assert train(SKY.spectra, QUICK, out=out, progress=second).digest == alone.digest
+    assert met
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]

@@ -10,7 +10,7 @@ from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scattervae.errors import StoreError
+from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.science import catalogue, catalogue_files
 from scattervae.science.catalogue import Portion
 from scattervae.science.catalogue_files import write_catalogue, write_portions
@@ -96,9 +96,9 @@ def test_what_is_done_is_not_read_again(tmp_path):
         return block_of(piece)
 
     with pytest.raises(KeyboardInterrupt):
-        write_portions(MODEL, portions(), tmp_path / "c.parquet", progress=stop_after(64))
+        write_portions(MODEL, portions(), tmp_path / "c.parquet", stars_digest="s", progress=stop_after(64))
     read.clear()
-    write_portions(MODEL, portions(), tmp_path / "c.parquet")
+    write_portions(MODEL, portions(), tmp_path / "c.parquet", stars_digest="s")
     assert sorted(read) == [1, 2, 3, 4, 5]
 
 
@@ -109,19 +109,90 @@ def test_a_partial_catalogue_of_other_stars_is_not_gone_on_with(tmp_path):
     assert write_catalogue(MODEL, [SKY.spectra], out, stars_digest="others").n_resumed == 0
 
 
+def test_a_partial_catalogue_of_stars_that_nothing_identifies_is_not_gone_on_with(tmp_path):
+    out, others = tmp_path / "c.parquet", toy_sky(300, seed=5).spectra
+    with pytest.raises(KeyboardInterrupt):
+        write_catalogue(MODEL, [others], out, progress=stop_after(64))
+    assert write_catalogue(MODEL, [SKY.spectra], out).n_resumed == 0
+    assert pq.read_table(out)["source_id"].to_pylist() == SKY.spectra.source_id.tolist()
+
+
+def test_a_partial_catalogue_with_other_columns_is_not_gone_on_with(tmp_path, monkeypatch):
+    out = tmp_path / "c.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s", progress=stop_after(64))
+    monkeypatch.setattr(catalogue, "software_versions", lambda: {"scattervae": "a later one"})
+    assert write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s").n_resumed == 0
+
+
+def test_two_runs_do_not_write_one_catalogue(tmp_path):
+    """The second, begun in the middle of the first, ends with one line; the first is as if it were alone."""
+    write_catalogue(MODEL, [SKY.spectra], tmp_path / "alone.parquet")
+    out, met = tmp_path / "c.parquet", []
+
+    def second(_):
+        with pytest.raises(BusyError, match=r"c\.parquet: another run is writing to it"):
+            write_catalogue(MODEL, [SKY.spectra], out)
+        met.append(True)
+
+    write_catalogue(MODEL, [SKY.spectra], out, progress=second)
+    assert met
+    assert out.read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.parquet", "c.parquet"]
+
+
+def test_an_input_at_fault_leaves_no_parts(tmp_path):
+    def stars():
+        yield SKY.spectra.take(slice(0, 200))
+        raise DataError("b.csv: broken")
+
+    with pytest.raises(DataError, match="broken"):
+        write_catalogue(MODEL, stars(), tmp_path / "c.parquet", stars_digest="s")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv", ".csv"])
+def test_every_form_holds_the_same_catalogue(tmp_path, suffix):
+    write_catalogue(MODEL, [spoiled(SKY.spectra)], tmp_path / "c.parquet")
+    summary = write_catalogue(MODEL, [spoiled(SKY.spectra)], tmp_path / f"c{suffix}")
+    assert (summary.n_stars, summary.n_encoded) == (300, 295)
+    forms = {".vot": "votable", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+    table, expected = (
+        Table.read(summary.path, format=forms.get(suffix, "fits")),
+        pq.read_table(tmp_path / "c.parquet"),
+    )
+    assert table.colnames == expected.column_names
+    assert list(table["source_id"]) == expected["source_id"].to_pylist()
+    assert list(table["flags"]) == expected["flags"].to_pylist()
+    for name in ("latent_1_mean", "log_likelihood", "mean_log10_scatter_rp"):
+        values = np.ma.filled(np.ma.asarray(table[name]).astype("f4"), np.nan)
+        np.testing.assert_array_equal(values, expected[name].to_numpy())
+
+
+def test_a_name_that_says_no_form_is_refused_before_any_work(tmp_path):
+    def unread():
+        raise AssertionError
+        yield
+
+    for name in ("c.txt", "c"):
+        with pytest.raises(DataError, match="no form of table"):
+            write_catalogue(MODEL, unread(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to play a full disk")
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on(tmp_path):
     write_catalogue(MODEL, [SKY.spectra], tmp_path / "whole.parquet")
     out, parts = tmp_path / "c.parquet", tmp_path / "c.parquet.parts"
     with pytest.raises(KeyboardInterrupt):
-        write_catalogue(MODEL, [SKY.spectra], out, progress=stop_after(64))
+        write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s", progress=stop_after(64))
     (parts / "part-00003.parquet.partial").symlink_to("/dev/full")
     with pytest.raises(StoreError, match=r"the disk is full; .* the same command goes on") as caught:
-        write_catalogue(MODEL, [SKY.spectra], out)
+        write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s")
     assert str(parts) in str(caught.value)
     assert "\n" not in str(caught.value)
     (parts / "part-00003.parquet.partial").unlink()
-    assert write_catalogue(MODEL, [SKY.spectra], out).n_resumed == 96
+    assert write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s").n_resumed == 96
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 

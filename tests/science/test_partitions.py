@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.science import partitions
 from scattervae.science.catalogue import catalogue
 from scattervae.science.partitions import Encoding, SkyColumns, encode_store, write_partition
@@ -128,6 +128,19 @@ def test_a_catalogue_is_replaced_when_the_new_one_is_whole(tmp_path, store, whol
     assert all_bytes(out) == before
     encode_store(MODEL, store, out)
     assert bytes_of(out) == bytes_of(whole)
+
+
+def test_two_runs_do_not_write_one_catalogue(tmp_path, store, whole):
+    met = []
+
+    def second(_):
+        with pytest.raises(BusyError, match="/c: another run is writing to it"):
+            encode_store(MODEL, store, tmp_path / "c")
+        met.append(True)
+
+    encode_store(MODEL, store, tmp_path / "c", progress=second)
+    assert met
+    assert bytes_of(tmp_path / "c") == bytes_of(whole)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to play a full disk")

@@ -11,11 +11,11 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
-    counted,
     existing,
     settle_machine,
     table_lines,
 )
+from scattervae.errors import counted
 
 if TYPE_CHECKING:
     from scattervae.science.relative import Comparison, Contrast

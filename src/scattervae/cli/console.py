@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scattervae.errors import DataError, RecipeError, SkippedRowsError
+from scattervae.errors import DataError, RecipeError, SkippedRowsError, counted
 from scattervae.files import restored
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from scattervae.model.records import EpochRecord
 
 stderr = Console(stderr=True)
+TABLE_FILE = ".parquet, .fits, .vot, .ecsv or .csv"
+TABLE_OR_FOLDER = f"A {TABLE_FILE} file, or a name without suffix for the folder of a HATS catalogue."
 _DEVICES = ("cpu", "cuda", "mps")
 
 Paths = TypeVar("Paths", Path, list[Path], Path | None)
@@ -167,9 +169,11 @@ def settle_machine(device: str, threads: int) -> "torch.device":
 
 
 def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """What a catalogue or generated spectra say of themselves: their kind and how they were made."""
+    """What a catalogue or generated spectra in parquet say of themselves: their kind and how they were made."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from scattervae.spectra.tables import NOTES
 
     if not path.is_file():
         return None
@@ -177,25 +181,24 @@ def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
         notes = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError):
         return None
-    for key, kind in (
-        (b"scattervae.catalogue", "catalogue"),
-        (b"scattervae.generated", "generated spectra"),
-        (b"scattervae.crossmatch", "crossmatch"),
-    ):
-        if key in notes:
-            return kind, json.loads(notes[key])
-    return None
+    found = next((key for key in NOTES if key.encode() in notes), None)
+    return None if found is None else (NOTES[found], json.loads(notes[found.encode()]))
 
 
 def check_out_file(out: Path, kind: str) -> None:
-    """Refuse, before any work, to write a file over a folder or over something that we did not make.
+    """Refuse, before any work, a form that we do not write, or a file over a folder or over what we did not make.
 
     Raises:
-        DataError: `out` is a folder, or a file that is neither a catalogue nor generated spectra.
+        DataError: The suffix says no form; or `out` is a folder, or a file that does not say that we made it.
     """
+    from scattervae.spectra.tables import is_ours, require_form
+
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file for the {kind}, such as {out / kind}.parquet")
-    if out.exists() and note_of(out) is None:
+    require_form(out)
+    if out.exists() and out.suffix == ".csv":
+        raise DataError(f"{out}: exists, and csv does not say who made it; remove it, or give another --out")
+    if out.exists() and note_of(out) is None and not is_ours(out):
         raise DataError(f"{out}: exists and was not made by scattervae; give another --out")
 
 
@@ -208,11 +211,6 @@ def model_names(models: list[Path]) -> list[str]:
 def listed(counts: Mapping[str, int]) -> str:
     """Counts by name on one line, without those that are zero."""
     return ", ".join(f"{name} {n:,}" for name, n in counts.items() if n) or "none"
-
-
-def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: 1 star, 2,000 stars."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def skipped_rows(n_skipped: int, n_rows: int) -> str:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, check_out_file, counted, existing
-from scattervae.errors import DataError, RecipeError
+from scattervae.cli.console import TABLE_OR_FOLDER, AsJson, Summary, check_out_file, existing
+from scattervae.errors import DataError, RecipeError, counted
 
 
 def crossmatch(
@@ -23,9 +23,7 @@ def crossmatch(
         ),
     ],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A .parquet file, or the folder of a HATS catalogue.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help=TABLE_OR_FOLDER)],
     radius: Annotated[
         float | None, typer.Option(metavar="ARCSEC", help="How far apart a pair may be; 1 arcsec.")
     ] = None,
@@ -84,7 +82,10 @@ def _stars(n: int) -> str:
 
 
 def _check_out(out: Path) -> None:
-    if out.suffix == ".parquet":
+    from scattervae.spectra.tables import require_form
+
+    require_form(out, folders=True)
+    if out.suffix:
         check_out_file(out, "crossmatch")
     elif out.exists():
         raise DataError(f"{out}: exists; give another --out")

@@ -10,6 +10,7 @@ import typer
 
 from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_machine, stderr
 from scattervae.cli.evaluate import model_values, score_lines
+from scattervae.errors import counted
 
 if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
@@ -73,7 +74,7 @@ def demo(
     report = _report(len(spectra), models, scores, seconds)
     write_json(out / "report.json", report)
     lines = (
-        f"{len(spectra):,} stars, {report['n_test']:,} in the test fold; nats per star, lower is better",
+        f"{counted(len(spectra), 'star')}, {report['n_test']:,} in the test fold; nats per star, lower is better",
         *score_lines(scores),
         f"wrote {out} in {sum(seconds.values()):.0f} s: "
         + ", ".join(sorted(path.name for path in out.iterdir())),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import (
+    TABLE_OR_FOLDER,
     AllowSkipped,
     AsJson,
     DeviceName,
@@ -26,7 +27,7 @@ from scattervae.cli.console import (
     settle_machine,
     skipped_rows,
 )
-from scattervae.errors import DataError, RecipeError
+from scattervae.errors import DataError, RecipeError, counted
 
 if TYPE_CHECKING:
     from scattervae.gaia.intake import RowTally
@@ -49,9 +50,7 @@ def encode(
         typer.Argument(callback=existing, metavar="INPUT", help="Stores or files of spectra."),
     ],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A .parquet file, or the folder of a HATS catalogue.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help=TABLE_OR_FOLDER)],
     engine: Annotated[
         EngineName, typer.Option(help="Compute on this machine, or on the workers of a Dask cluster.")
     ] = EngineName.LOCAL,
@@ -71,7 +70,7 @@ def encode(
 ) -> None:
     """Write one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
 
-    To a .parquet file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
+    To a file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
     star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
     is left out and counted, and exit code 3 says that more are than --allow-skipped says. A star in several inputs is
@@ -86,26 +85,26 @@ def encode(
 
         scattervae encode model store --out catalogue --engine dask --scheduler tcp://node17:8786
     """
-    from scattervae.gaia.intake import RowTally
-    from scattervae.science.fitted import load_fitted
-
     if engine is EngineName.LOCAL and (scheduler or workers):
         raise RecipeError("--scheduler and --workers are Dask's; give --engine dask with them")
     if engine is EngineName.DASK and device not in ("auto", "cpu"):
         raise RecipeError(f"--device {device}: the workers of --engine dask compute on their CPUs")
+    if out.suffix and engine is EngineName.DASK:
+        raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
+    _check_out(out)
+    from scattervae.gaia.intake import RowTally
+    from scattervae.science.fitted import load_fitted
+
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
     checkpoint = load_fitted(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
-    if out.suffix == ".parquet":
-        if engine is EngineName.DASK:
-            raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
-        check_out_file(out, "catalogue")
+    if out.suffix:
         summary = _to_file(checkpoint, inputs, out, tally)
     else:
-        _check_out_folder(out)
         with _chosen(engine, scheduler, workers) as chosen:
             summary = _to_folder(checkpoint, inputs, out, chosen)
-    speed = (summary.n_stars - summary.n_resumed) / (time.perf_counter() - started)
+    n_new = summary.n_stars - summary.n_resumed
+    speed = n_new / (time.perf_counter() - started)
     resumed = f" ({summary.n_resumed:,} of them by an earlier run)" if summary.n_resumed else ""
     Summary(
         {
@@ -113,13 +112,13 @@ def encode(
             **vars(summary),
             "path": str(out),
             "engine": engine.value,
-            "stars_per_second": round(speed),
             "n_rows_skipped": tally.n_skipped,
+            "stars_per_second": round(speed) if n_new else None,
         },
         (
-            f"encoded {summary.n_encoded:,} of {summary.n_stars:,} stars{resumed}; "
+            f"encoded {summary.n_encoded:,} of {counted(summary.n_stars, 'star')}{resumed}; "
             f"flags: {listed(summary.flags)}",
-            f"wrote {out} at {speed:,.0f} stars/s with the {engine.value} engine"
+            f"wrote {out}{f' at {speed:,.0f} stars/s' if n_new else ''} with the {engine.value} engine"
             f"{skipped_rows(tally.n_skipped, tally.n_rows)}",
         ),
     ).show(as_json=as_json)
@@ -171,7 +170,9 @@ def _to_folder(
     from scattervae.spectra.store import SpectrumStore
 
     if len(inputs) > 1 or not inputs[0].is_dir():
-        raise DataError(f"{out}: a folder is written from one store; name a .parquet file for other inputs")
+        raise DataError(
+            f"{out}: a folder is written from one store; for other inputs name a file, such as {out}.parquet"
+        )
     store = SpectrumStore(inputs[0])
     with progress_bar("stars") as bar:
         task = bar.add_task("encoding", total=len(store))
@@ -192,17 +193,22 @@ def _chosen(engine: EngineName, scheduler: str | None, workers: int) -> "Iterato
         yield DaskEngine(client)
 
 
-def _check_out_folder(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """Refuse, before any work, to put a catalogue in the place of something else.
 
     Raises:
-        DataError: `out` is a file, or a folder with something that is no catalogue.
+        DataError: The suffix of `out` says no form, or it is a file or folder with something that is no catalogue.
     """
-    if out.is_file():
+    from scattervae.spectra.tables import require_form
+
+    require_form(out, folders=True)
+    if out.suffix:
+        check_out_file(out, "catalogue")
+    elif out.is_file():
         raise DataError(
-            f"{out}: is a file; a catalogue that is a file ends in .parquet, any other is a folder"
+            f"{out}: is a file without a suffix that says its form; a name without one is that of a folder"
         )
-    if out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         note = note_of(out / "dataset" / "_common_metadata")
         if note is None or note[0] != "catalogue":
             raise DataError(f"{out}: exists and is no catalogue of scattervae; give another --out")

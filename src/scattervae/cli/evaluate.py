@@ -18,7 +18,7 @@ from scattervae.cli.console import (
     settle_machine,
     table_lines,
 )
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -98,16 +98,17 @@ def evaluate(
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
     }
     n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
+    n_test = next(iter(scores.values())).n_stars
     values = {
         "n_stars": len(spectra),
         "n_one_band": n_one_band,
         "fold": str(fold),
-        "n_test": next(iter(scores.values())).n_stars,
+        "n_test": n_test,
         "models": {
             name: model_values(checkpoints[name], result, tables.get(name)) for name, result in scores.items()
         },
     }
-    lines = [f"{values['n_test']:,} stars of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
+    lines = [f"{counted(n_test, 'star')} of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
     if n_one_band:
         lines.insert(
             1,
@@ -134,8 +135,8 @@ def stars_of_fold(spectra: "Spectra", fold: Fold, *, where: Path) -> "Spectra":
     stars = spectra.take(rows)
     if not stars.usable.any():
         raise DataError(
-            f"{where}: {len(spectra)} stars, of which {len(stars)} are in the {fold} fold, none of them usable"
-            + ("" if fold is Fold.ALL else "; --fold all takes every star")
+            f"{where}: {counted(len(spectra), 'star')}, of which {len(stars)} are in the {fold} fold, "
+            "none of them usable" + ("" if fold is Fold.ALL else "; --fold all takes every star")
         )
     return stars
 

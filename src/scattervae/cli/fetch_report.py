@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scattervae.cli.console import Summary, counted, stderr, table_lines
+from scattervae.cli.console import Summary, stderr, table_lines
+from scattervae.errors import counted
 
 if TYPE_CHECKING:
     from scattervae.gaia.archive import Moved, Plan, Report

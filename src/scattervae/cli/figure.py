@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, counted, existing, model_names, settle_machine
+from scattervae.cli.console import AsJson, Summary, Threads, existing, model_names, settle_machine
 from scattervae.cli.evaluate import check_format
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.show.registry import FIGURES, Need
 
 if TYPE_CHECKING:

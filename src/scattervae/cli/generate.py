@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import (
+    TABLE_FILE,
     AsJson,
     ModelFolder,
     Summary,
     check_out_file,
-    counted,
     existing,
     progress_bar,
 )
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
     from scattervae.arrays import Latents
@@ -30,7 +30,7 @@ _DEFAULT_NUMBER = 100
 def generate(
     model: ModelFolder,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The spectra, a parquet file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"The spectra: {TABLE_FILE}.")],
     number: Annotated[
         int | None,
         typer.Option("--number", "-n", min=1, metavar="N", help="How many; 100, or 1 with --latent."),
@@ -87,10 +87,11 @@ def generate(
     import numpy as np
     import pyarrow.parquet as pq
 
-    from scattervae.files import written_aside
+    from scattervae.files import sole_writer
     from scattervae.gaia.facts import g_flux_of
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science import generation
+    from scattervae.spectra.tables import table_written
 
     place = _Place(model, latent, aggregate, flow, around, between, stars)
     check_out_file(out, "spectra")
@@ -101,7 +102,7 @@ def generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
-    with written_aside(out) as partial:
+    with sole_writer(out), table_written(out) as partial:
         pq.write_table(table, partial, compression="zstd")
     values = {
         "out": str(out),
@@ -227,7 +228,9 @@ def _parsed(latent: str, n_latent: int) -> "Latents":
     if not all(map(math.isfinite, values)):
         raise DataError(f"--latent {latent}: expected numbers with commas between them")
     if len(values) != n_latent:
-        raise DataError(f"--latent {latent}: {len(values)} numbers, but the model has {n_latent} latents")
+        raise DataError(
+            f"--latent {latent}: {counted(len(values), 'number')}, but the model has {counted(n_latent, 'latent')}"
+        )
     return torch.tensor([values])
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, counted, existing, listed, note_of, table_lines
-from scattervae.errors import StoreError
+from scattervae.cli.console import AsJson, Summary, existing, listed, note_of, table_lines
+from scattervae.errors import StoreError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,9 +183,9 @@ def _model(path: Path) -> Summary:
     kl = ", ".join(f"{k:.2f}" for k in facts["training"]["kl_per_latent"])
     data = facts["data"]
     lines = (
-        f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {model.n_latent} latents",
+        f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {counted(model.n_latent, 'latent')}",
         f"for {model.normalization.basis}",
-        f"trained on {data['n_trained_on']:,} stars ({data['n_inferred_coefficients']:,} with inferred "
+        f"trained on {counted(data['n_trained_on'], 'star')} ({data['n_inferred_coefficients']:,} with inferred "
         f"coefficients; G flux of {data['n_g_flux_from_table']:,} from a table, of "
         f"{data['n_g_flux_from_coefficients']:,} from the coefficients)",
         f"{facts['training']['active_latents']} latents active; KL of each [nat]: {kl}",

@@ -12,13 +12,12 @@ from scattervae.cli.console import (
     ReleaseName,
     Summary,
     check_skipped,
-    counted,
     listed,
     progress_bar,
     skipped_rows,
     table_lines,
 )
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,6 +14,7 @@ from scattervae.cli.console import (
     progress_bar,
     settle_machine,
 )
+from scattervae.errors import counted
 
 if TYPE_CHECKING:
     from scattervae.science.labels.model import LabelModel
@@ -70,5 +71,6 @@ def label(
 def _summary(fitted: "LabelModel", out: Path) -> Summary:
     values = {"out": str(out), "labels": list(fitted.names), "n_stars": fitted.n_stars}
     return Summary(
-        values, (f"learnt {', '.join(fitted.names)} from {fitted.n_stars:,} labelled stars", f"wrote {out}")
+        values,
+        (f"learnt {', '.join(fitted.names)} from {counted(fitted.n_stars, 'labelled star')}", f"wrote {out}"),
     )

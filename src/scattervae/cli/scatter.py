@@ -11,12 +11,12 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
-    counted,
     existing,
     settle_machine,
     table_lines,
 )
 from scattervae.cli.evaluate import Fold, check_format, stars_of_fold
+from scattervae.errors import counted
 
 if TYPE_CHECKING:
     from scattervae.science.scatter.parts import ScatterParts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, epoch_bar, settle_machine
-from scattervae.errors import ScatterVaeError
+from scattervae.errors import ScatterVaeError, counted
 
 if TYPE_CHECKING:
     from scattervae.arrays import StarArray
@@ -184,14 +184,16 @@ def _summary(model: "Checkpoint", out: Path) -> Summary:
         used = f"{data['n_one_band']:,} with one band; {used} with both"
     if training["processes"] > 1:
         how += f", {training['processes']} processes"
+    if training["stars_per_second"]:  # none where an earlier run had done all epochs
+        how += f": {training['stars_per_second']:,} stars/s"
     return Summary(
         {"out": str(out), "recipe": model.recipe.name, **facts, "final_epoch": vars(final)},
         (
-            f"trained {model.recipe.name} on {data['n_trained_on']:,} of {data['n_stars']:,} stars "
-            f"({used}; the test fold is left out), {model.recipe.training.epochs} epochs "
-            f"in {training['seconds']:.1f} s ({how}: {training['stars_per_second']:,} stars/s)",
+            f"trained {model.recipe.name} on {data['n_trained_on']:,} of {counted(data['n_stars'], 'star')} "
+            f"({used}; the test fold is left out), "
+            f"{counted(model.recipe.training.epochs, 'epoch')} in {training['seconds']:.1f} s ({how})",
             f"negative ELBO {final.negative_elbo:.2f} nats per training star; "
-            f"{training['active_latents']} of {model.n_latent} latents active",
+            f"{training['active_latents']} of {counted(model.n_latent, 'latent')} active",
             f"wrote {out}",
         ),
     )

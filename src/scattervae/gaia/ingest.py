@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import DataError, StoreError, counted
+from scattervae.files import sole_writer
 from scattervae.gaia.archive.releases import Release, release_of
 from scattervae.gaia.ingest_file import FileJob, StagedFile, StageFile
 from scattervae.gaia.ingest_log import FileTimes, IngestLog, utc_now
@@ -83,6 +84,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         StoreError: `out` is something else or cannot be written to, or no file gave a star.
         FetchError: There is no such release.
         DataError: A file cannot be read, and `strict` is set; or a file of `sources` cannot.
+        BusyError: Another run ingests into the store.
     """
     if workers > 1:
         leave_unguarded_main()
@@ -90,24 +92,25 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     _require(sources)
     release = release if isinstance(release, Release) else release_of(release)
     release.warn_if_preliminary()
-    writer = StoreWriter(out)
-    _check_positions(writer, sources)
-    run = _Run(writer, strict=strict)
-    scratch = writer.path / _SCRATCH
-    with _clear_stops(run, len(files)):
-        try:
-            joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
-            known = frozenset(entry.digest for entry in writer.entries if entry.error is None)
-            task = StageFile(_sorted(labels), joined, correlations, known, writer.positions, release)
-            new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
-            _warn_of_space(writer.path, new, correlations=correlations)
-            for job, staged in results_in_order(task, run.jobs(files), workers=workers):
-                done = run.take_in(job, staged)
-                if progress is not None:
-                    progress(done)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        run.seal()
+    with sole_writer(Path(out)):
+        writer = StoreWriter(out)
+        _check_positions(writer, sources)
+        run = _Run(writer, strict=strict)
+        scratch = writer.path / _SCRATCH
+        with _clear_stops(run, len(files)):
+            try:
+                joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
+                known = frozenset(entry.digest for entry in writer.entries if entry.error is None)
+                task = StageFile(_sorted(labels), joined, correlations, known, writer.positions, release)
+                new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
+                _warn_of_space(writer.path, new, correlations=correlations)
+                for job, staged in results_in_order(task, run.jobs(files), workers=workers):
+                    done = run.take_in(job, staged)
+                    if progress is not None:
+                        progress(done)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            run.seal()
     if run.n_passed_over and (labels is not None or sources or correlations):
         logger.warning(
             "%s: %d of %d files were in it already and keep the labels, source columns and correlations "
@@ -176,14 +179,15 @@ def _clear_stops(run: _Run, n_files: int) -> Iterator[None]:
         yield
     except WorkerDied as error:
         raise StoreError(
-            f"{run.writer.path}: {error}, {error.why}; {run.n_done} of {n_files} files are in it; {error.way_out}"
+            f"{run.writer.path}: {error}, {error.why}; "
+            f"{run.n_done} of {counted(n_files, 'file')} are in it; {error.way_out}"
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = str(error) if error.errno is None else os.strerror(error.errno)
         raise StoreError(
             f"{error.filename2 or error.filename or run.writer.path}: {reason}; "
-            f"{run.n_done} of {n_files} files are in {run.writer.path}; "
+            f"{run.n_done} of {counted(n_files, 'file')} are in {run.writer.path}; "
             f"{'make room and ' if full else ''}run the same command again to go on"
         ) from error
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scattervae.arrays import SourceIds
-from scattervae.errors import DataError, ScatterVaeError, StoreError
+from scattervae.errors import DataError, ScatterVaeError, StoreError, counted
 from scattervae.files import file_digest
 from scattervae.gaia.archive.releases import Release, release_of
 from scattervae.gaia.files import SkippedRow
@@ -130,7 +130,7 @@ class _Reading:
         g_fluxes.warn()
         if self.n_rows == len(self.skipped):
             first = f"; the first, {self.skipped[0]}" if self.skipped else ""
-            raise DataError(f"{self.path}: none of {self.n_rows} rows can be used{first}")
+            raise DataError(f"{self.path}: none of {counted(self.n_rows, 'row')} can be used{first}")
 
     def entry(self, name: str, digest: str, error: ScatterVaeError | None) -> FileEntry:
         """What there is to say of the file; of one that could not be read, no more than why and how far."""

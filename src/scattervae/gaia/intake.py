@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
@@ -141,7 +141,7 @@ def read_stars(
             skipped += chunk.skipped
         if skipped:
             row, reason = skipped[0].row, skipped[0].reason
-            logger.warning("%s: %d rows skipped; row %d: %s", path, len(skipped), row, reason)
+            logger.warning("%s: %s skipped; row %d: %s", path, counted(len(skipped), "row"), row, reason)
     elif is_file and is_partition_file(path):
         part = read_partition_file(path, correlations=correlations)
         yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)

@@ -4,11 +4,14 @@ import json
 import logging
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError
+from scattervae.files import sole_writer
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.preparation import (
     Machine,
@@ -71,6 +74,16 @@ class RunFolder:
                 "or --overwrite to start again"
             )
 
+    def take(self, held: ExitStack) -> None:
+        """Check it, and let no other run write to it until `held` is closed.
+
+        Raises:
+            CheckpointError: As `check`.
+            BusyError: Another run trains there.
+        """
+        held.enter_context(sole_writer(self.model))
+        self.check()
+
     def open(self) -> Path:
         """The folder of the run's own files, made ready; an unfinished run is removed unless resumed.
 
@@ -109,10 +122,25 @@ def train(
         TrainingError: No star is left to train on, the loss stops being a number, another process is gone, or the
             recipe's likelihood needs more memory than there is.
         CheckpointError: `out` holds something that nobody said to replace or resume.
+        BusyError: Another run trains there.
     """
     world = machine.world
-    if out is not None:
-        world.from_first(out.check)
+    with ExitStack() as held:
+        if out is not None:
+            world.from_first(partial(out.take, held))
+        return _train(stars, recipe, out, machine, progress=progress, g_flux_error=g_flux_error)
+
+
+def _train(
+    stars: Spectra | SpectrumStore,
+    recipe: Recipe,
+    out: RunFolder | None,
+    machine: Machine,
+    *,
+    progress: Progress | None,
+    g_flux_error: StarArray | None,
+) -> Checkpoint:
+    world = machine.world
     prepared, work = _prepare(stars, recipe, out, machine, g_flux_error=g_flux_error)
     started = time.perf_counter()
     records: list[EpochRecord] = []

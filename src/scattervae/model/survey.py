@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from safetensors import SafetensorError, safe_open
 
 from scattervae.arrays import StarMask
-from scattervae.errors import TrainingError
+from scattervae.errors import TrainingError, counted
 from scattervae.files import written_aside
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
@@ -142,7 +142,7 @@ def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
     """
     if n_trained_on == 0:
         raise TrainingError(
-            f"none of {n_stars} stars can be trained on: {n_usable} are usable "
+            f"none of {counted(n_stars, 'star')} can be trained on: {n_usable} are usable "
             "and not one of those is outside the test fold"
         )
 

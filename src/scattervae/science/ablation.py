@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scattervae.errors import DataError, TrainingError
+from scattervae.errors import DataError, TrainingError, counted
 from scattervae.model.recipe import RECIPES
 from scattervae.model.records import Progress
 from scattervae.model.run import train
@@ -125,7 +125,9 @@ def ablate(
     run = run or Run()
     held_out = spectra.take(folds(spectra.source_id).validation & spectra.usable)
     if len(held_out) == 0:
-        raise DataError(f"none of {len(spectra)} stars is usable and in the validation fold; give more stars")
+        raise DataError(
+            f"none of {counted(len(spectra), 'star')} is usable and in the validation fold; give more stars"
+        )
     kept = KeptRows(folder, stars_digest(spectra))
     chosen = list(ablations(epochs=run.epochs, n_seeds=run.n_seeds))
     found: dict[str, dict[int, Trial]] = {}
@@ -140,7 +142,8 @@ def ablate(
             if trial:
                 found.setdefault(what, {})[variant.recipe.training.seed] = Trial(**trial)
     epochs = run.epochs or RECIPES[BASE].training.epochs
-    title = f"Ablations of the recipe {BASE} ({epochs} epochs, {run.n_seeds} seeds, {len(held_out):,} stars)"
+    size = ((epochs, "epoch"), (run.n_seeds, "seed"), (len(held_out), "star"))
+    title = f"Ablations of the recipe {BASE} ({', '.join(counted(n, noun) for n, noun in size)})"
     unchanged = found.get("none", {})
     return Table(title, HEADER, tuple(_row(what, of, unchanged) for what, of in found.items()))
 

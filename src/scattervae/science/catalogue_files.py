@@ -1,6 +1,7 @@
-"""A catalogue as one parquet file, in the stars' order; a run that is stopped goes on where it was."""
+"""A catalogue as one file, in the stars' order; a run that is stopped goes on where it was."""
 
 import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from scattervae.errors import StoreError
-from scattervae.files import write_json, written_aside
+from scattervae.errors import DataError, StoreError
+from scattervae.files import sole_writer, write_json, written_aside
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.science.catalogue import (
     CatalogueSummary,
@@ -29,6 +30,7 @@ from scattervae.spectra.blocks import Block
 from scattervae.spectra.parquet import parquet_writer, read_table
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
+from scattervae.spectra.tables import require_form, table_written
 
 ROWS_A_GROUP = 16 * BATCH
 _IDENTITY = "identity.json"
@@ -43,22 +45,27 @@ def write_catalogue(
     stars_digest: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> CatalogueSummary:
-    """Write the catalogue of any number of stars to one parquet file.
+    """Write the catalogue of any number of stars to one file: parquet, FITS, VOTable, ECSV or csv by its suffix.
 
     The bytes of the file do not depend on how the stars arrived. A run that is stopped leaves ``OUT.parts/``;
-    the same call again goes on where it was. Of several rows of a star all but the first are flagged ``DUPLICATE``.
+    the same call again, of stars that are identified, goes on where it was. Of several
+    rows of a star all but the first are flagged ``DUPLICATE``.
 
     Args:
         checkpoint: The model.
         stars: A store, which is read by several threads, or the stars chunk by chunk.
         out: The file.
-        stars_digest: What identifies the stars; a partial catalogue of others is not gone on with.
+        stars_digest: What identifies the stars: a partial catalogue of others is not gone on with. A store
+            brings its own; without it a stopped run begins again.
         progress: Called with the number of stars done so far.
 
     Raises:
-        DataError: The spectra are of another basis than the model's.
+        DataError: The spectra are of another basis than the model's, or `out` has another suffix.
         StoreError: The disk is full, or the store cannot be read.
+        BusyError: Another run writes to `out`.
     """
+    if isinstance(stars, SpectrumStore):
+        stars_digest = stars_digest or stars.digest
     portions = portions_of(checkpoint, stars)
     if not isinstance(stars, SpectrumStore):
         portions = once_each(portions)
@@ -75,10 +82,10 @@ def write_portions(
 ) -> CatalogueSummary:
     """The same as `write_catalogue`, of stars that come in portions."""
     out = Path(out)
-    parts = out.with_name(out.name + ".parts")
-    with clear_of_full_disks(parts):
-        n_done = _resume(parts, {"model": checkpoint.digest, "stars": stars_digest})
-        schema = catalogue_schema(checkpoint)
+    require_form(out)
+    parts, schema = out.with_name(out.name + ".parts"), catalogue_schema(checkpoint)
+    with sole_writer(out), kept_if_begun(parts, "part-*.parquet"), clear_of_full_disks(parts):
+        n_done = _resume(parts, parts_identity(checkpoint, stars_digest) if stars_digest else None)
         rest = _after(portions, n_done * ROWS_A_GROUP)
         rows = (batch for _, batch in rows_of(checkpoint, rest, threads=reading_threads()))
         for index, group in enumerate(_groups(rows, schema), start=n_done):
@@ -87,7 +94,7 @@ def write_portions(
             if progress is not None:
                 progress(index * ROWS_A_GROUP + len(group))
         summary = _join(sorted(parts.glob("part-*.parquet")), schema, out, n_resumed=n_done * ROWS_A_GROUP)
-    shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)
     return summary
 
 
@@ -114,10 +121,27 @@ def clear_of_full_disks(kept: Path) -> Iterator[None]:
         ) from error
 
 
-def _resume(parts: Path, identity: dict[str, str]) -> int:
+def parts_identity(checkpoint: Checkpoint, stars_digest: str) -> dict[str, str]:
+    """What an unfinished catalogue is of: model, stars, and columns with the versions of the software."""
+    columns = hashlib.sha256(catalogue_schema(checkpoint).serialize()).hexdigest()
+    return {"model": checkpoint.digest, "stars": stars_digest, "columns": columns}
+
+
+@contextmanager
+def kept_if_begun(parts: Path, pattern: str) -> Iterator[None]:
+    """On an error the folder stays where a part of this name is finished, and the input was not at fault."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, DataError) or next(parts.glob(pattern), None) is None:
+            shutil.rmtree(parts, ignore_errors=True)
+        raise
+
+
+def _resume(parts: Path, identity: dict[str, str] | None) -> int:
     """How many whole groups an earlier run of the same stars and model left; starts afresh otherwise."""
     note = parts / _IDENTITY
-    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != identity:
+    if identity is None or not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != identity:
         shutil.rmtree(parts, ignore_errors=True)
         write_json(note, identity)
     done = sorted(parts.glob("part-*.parquet"))
@@ -157,7 +181,7 @@ def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
 
 def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
     """Copy the parts into one file, a row group each, counting stars and flags on the way."""
-    with written_aside(out) as aside, parquet_writer(aside, schema) as writer:
+    with table_written(out) as aside, parquet_writer(aside, schema) as writer:
 
         def copied() -> Iterator[pa.Table]:
             for part in parts:

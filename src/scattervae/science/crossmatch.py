@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from scattervae.errors import DataError, RecipeError, StoreError
+from scattervae.errors import DataError, RecipeError, StoreError, counted
+from scattervae.files import sole_writer
 from scattervae.science.cluster import dask_client
 from scattervae.science.crossmatch_table import (
     answer_schema,
@@ -26,6 +27,7 @@ from scattervae.science.crossmatch_table import (
 from scattervae.science.lists import SEPARATION, SkyList, read_list
 from scattervae.spectra.hats import HatsFolder, Positions, pixel_centres
 from scattervae.spectra.sources import ids_hold_pixels
+from scattervae.spectra.tables import require_form
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -118,16 +120,19 @@ def crossmatch(
     Args:
         catalogue: A store or an encoded catalogue, laid out as HATS. Its columns of arrays stay behind.
         listing: A table file or HATS folder; held in memory, so of millions of rows at most.
-        out: A parquet file where the name ends so, else the folder of a HATS catalogue.
+        out: A file of the form that its suffix says; without one, the folder of a HATS catalogue.
         how: By position or by source_id.
         scheduler: Address of a Dask scheduler; threads of this process where None.
 
     Raises:
         StoreError: The catalogue is none, or its positions are too coarse for a match by position.
-        DataError: The list cannot be read or lacks the columns, or no star is in it.
+        DataError: The list cannot be read or lacks the columns, or no star is in it; or `out` has another suffix.
+        BusyError: Another run writes to `out`.
         RecipeError: LSDB is not installed, the radius is out of range, or no scheduler answers.
     """
-    stars, out = HatsFolder.read(catalogue), Path(out)
+    out = Path(out)
+    require_form(out, folders=True)
+    stars = HatsFolder.read(catalogue)
     _check(stars, how)
     everything = read_list(Path(listing))
     if isinstance(how, ById):
@@ -137,8 +142,10 @@ def crossmatch(
         place, margin, hidden = everything.positions(how.ra, how.dec), max(how.radius, _LEAST_MARGIN), set()
         rows = everything.with_positions(*place)
     if len(rows) == 0:
-        raise DataError(f"{rows.path}: none of its {len(everything)} rows can be placed on the sky")
-    with _lsdb_on(scheduler) as lsdb:
+        raise DataError(
+            f"{rows.path}: none of its {counted(len(everything), 'row')} can be placed on the sky"
+        )
+    with sole_writer(out), _lsdb_on(scheduler) as lsdb:
         about = {"by": vars(how), "lsdb": lsdb.__version__, "credit": "ESA/Gaia/DPAC"}
         schema = answer_schema(stars, rows, about, hidden=hidden, separation=isinstance(how, ByPosition))
         left = lsdb.open_catalog(str(stars.path), columns=carried(stars))
@@ -188,35 +195,31 @@ def _placed_by_id(everything: SkyList, how: ById) -> SkyList:
 
 @contextmanager
 def _lsdb_on(scheduler: str | None) -> Iterator[ModuleType]:
-    """LSDB, computing on this scheduler, or on threads of this process."""
+    """LSDB, computing on this scheduler, or on threads of this process; its warnings are for those who call it."""
     try:
         import dask
         import lsdb
     except ImportError as error:
         raise RecipeError("a crossmatch needs LSDB; pip install 'scattervae[cluster]'") from error
-    if scheduler is None:
-        with dask.config.set(scheduler="threads"):
-            yield lsdb
-    else:
-        with dask_client(scheduler, workers=0):
-            yield lsdb
+    on = dask.config.set(scheduler="threads") if scheduler is None else dask_client(scheduler, workers=0)
+    with warnings.catch_warnings(), on:
+        warnings.simplefilter("ignore")
+        yield lsdb
 
 
 def _laid_out(lsdb: ModuleType, rows: SkyList, place: tuple[str, str], *, margin: float) -> "Catalog":
     """The list as a catalogue of LSDB's; every partition also has the rows within `margin` arcsec of it."""
     import pandas as pd
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "from_dataframe is not intended for large", RuntimeWarning)
-        catalogue: Catalog = lsdb.from_dataframe(
-            rows.table.to_pandas(types_mapper=pd.ArrowDtype),
-            ra_column=place[0],
-            dec_column=place[1],
-            highest_order=_HIGHEST_ORDER,
-            partition_rows=_ROWS_A_PARTITION,
-            margin_threshold=margin,
-            catalog_name="list",
-        )
+    catalogue: Catalog = lsdb.from_dataframe(
+        rows.table.to_pandas(types_mapper=pd.ArrowDtype),
+        ra_column=place[0],
+        dec_column=place[1],
+        highest_order=_HIGHEST_ORDER,
+        partition_rows=_ROWS_A_PARTITION,
+        margin_threshold=margin,
+        catalog_name="list",
+    )
     return catalogue
 
 

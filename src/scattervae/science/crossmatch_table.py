@@ -17,6 +17,7 @@ from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
 from scattervae.spectra.parquet import read_table
+from scattervae.spectra.tables import table_written
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -71,13 +72,13 @@ def write_answer(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedAr
     Args:
         pairs: LSDB's answer, not computed yet.
         schema: Its columns as they are to be written.
-        out: A parquet file where the name ends so, else the folder of a HATS catalogue.
+        out: A file of the form that its suffix says; without one, the folder of a HATS catalogue.
 
     Raises:
         DataError: There is no pair; nothing is written.
     """
     with no_pair_named(out):
-        if out.suffix == ".parquet":
+        if out.suffix:
             return _write_file(pairs, schema, out)
         return _write_folder(pairs, schema, out)
 
@@ -98,12 +99,12 @@ class _NothingError(Exception):
 
 
 def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
-    """One parquet file; the answer is held in memory."""
+    """One file; the answer is held in memory."""
     frame = pairs.compute(progress_bar=False)
     if len(frame) == 0:
         raise _NothingError
     table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
-    with written_aside(out) as partial:
+    with table_written(out) as partial:
         pq.write_table(table, partial, compression="zstd")
     return table[ROW]
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
@@ -78,7 +78,9 @@ def evaluate(
     stars = stars.take(stars.usable)
     if len(stars) == 0:
         where = "usable" if fold == "all" else f'usable and of the {fold} fold; fold="all" takes every star'
-        raise DataError(f"none of {len(spectra)} stars is {where}: nothing to evaluate the model on")
+        raise DataError(
+            f"none of {counted(len(spectra), 'star')} is {where}: nothing to evaluate the model on"
+        )
     bands = checkpoint.normalization
     generator = stream(seed, "evaluate")
     elbos, nlls, kls = [], [], []

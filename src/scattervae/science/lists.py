@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.astropy_tables import first_table
 from scattervae.gaia.files.kinds import Kind, recognise
@@ -179,7 +179,7 @@ def _from_hats(folder: HatsFolder) -> SkyList:
     n_rows = sum(partition.n_rows for partition in folder.partitions)
     if n_rows > LARGEST_LIST:
         raise DataError(
-            f"{folder.path}: {n_rows} rows, more than the {LARGEST_LIST} of a list; "
+            f"{folder.path}: {counted(n_rows, 'row')}, more than the {LARGEST_LIST} of a list; "
             "match two catalogues with LSDB itself, which opens stores as they are"
         )
     flat = [f.name for f in folder.schema if not pa.types.is_nested(f.type)]

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from scattervae.errors import StoreError
-from scattervae.files import replace_folder, restored, write_json
+from scattervae.files import replace_folder, restored, sole_writer, write_json
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue import (
     COUNTED,
@@ -27,7 +27,7 @@ from scattervae.science.catalogue import (
     encode_block,
     require_basis,
 )
-from scattervae.science.catalogue_files import clear_of_full_disks, write_rows
+from scattervae.science.catalogue_files import clear_of_full_disks, kept_if_begun, parts_identity, write_rows
 from scattervae.science.threads import in_order, reading_threads
 from scattervae.spectra.blocks import Piece
 from scattervae.spectra.columns import store_schema
@@ -95,13 +95,15 @@ def encode_store(
     Raises:
         DataError: The spectra are of another basis than the model's.
         StoreError: The disk is full, the store cannot be read, or partitions could not be encoded.
+        BusyError: Another run writes to `out`.
     """
     require_basis(checkpoint, store.basis)
     out = restored(Path(out))
     folder = out.with_name(out.name + ".parts")
     partitions = [partition for partition in store.partitions if partition.n_rows]
-    with clear_of_full_disks(folder):
-        _open(folder, {"model": checkpoint.digest, "stars": store.digest})
+    done = "dataset/Norder=*/Dir=*/Npix=*.parquet"
+    with sole_writer(out), kept_if_begun(folder, done), clear_of_full_disks(folder):
+        _open(folder, parts_identity(checkpoint, store.digest))
         to_do = [p for p in partitions if not partition_path(folder, p.order, p.pixel).is_file()]
         n_done = n_resumed = sum(p.n_rows for p in partitions) - sum(p.n_rows for p in to_do)
         encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve())
@@ -120,10 +122,10 @@ def encode_store(
             positions=store.positions,
             notes=store.release.properties if store.release else {},
         )
-    for left in folder.glob("dataset/**/*.partial"):
-        left.unlink()
-    replace_folder(out, folder)
-    (out / _IDENTITY).unlink()
+        for left in folder.glob("dataset/**/*.partial"):
+            left.unlink()
+        replace_folder(out, folder)
+        (out / _IDENTITY).unlink()
     return summary
 
 

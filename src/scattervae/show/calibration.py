@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.science.calibration.coverage import (
     FEWEST_STARS,
     INSIDE_1_SIGMA,
@@ -108,7 +108,8 @@ def calibration_figure(data: FigureData) -> Figure:
         test = test.take(np.sort(numpy_stream(0, "calibration").choice(len(test), MOST_STARS, replace=False)))
     if len(test) == 0:
         raise DataError(
-            f"none of {len(data.spectra)} stars is usable and in the test fold: no coverage to draw; give more stars"
+            f"none of {counted(len(data.spectra), 'star')} is usable and in the test fold: "
+            "no coverage to draw; give more stars"
         )
     return tables_figure({name: coverage_table(model, test) for name, model in data.models.items()})
 

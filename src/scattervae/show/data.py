@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scattervae.arrays import StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.cannon.model import Cannon
 from scattervae.science.latent_volume.comparison import VolumeComparison, active_latents, compare_volumes
@@ -125,7 +125,9 @@ class FigureData:
             return median_star(self.spectra, np.ones(len(self.spectra), dtype=bool))
         rows = np.flatnonzero(self.spectra.source_id == self.source_id)
         if len(rows) == 0:
-            raise DataError(f"source_id {self.source_id}: not among these {len(self.spectra)} stars")
+            raise DataError(
+                f"source_id {self.source_id}: not among these {counted(len(self.spectra), 'star')}"
+            )
         readable = [model.usable(self.spectra.take(rows)) for model in self.models.values()]
         usable = rows[np.all(readable, axis=0)]
         if len(usable) == 0:
@@ -152,6 +154,6 @@ def median_star(spectra: Spectra, among: StarMask) -> int:
     if len(rows) == 0:
         rows = np.flatnonzero(among & spectra.usable)
     if len(rows) == 0:
-        raise DataError(f"none of {len(spectra)} stars is usable: no star to show")
+        raise DataError(f"none of {counted(len(spectra), 'star')} is usable: no star to show")
     order = np.lexsort((spectra.source_id[rows], spectra.g_flux[rows]))
     return int(rows[order[(len(rows) - 1) // 2]])

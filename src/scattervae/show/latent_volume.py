@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
 from scattervae.arrays import StarArray
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.science.latent_volume.comparison import Projection, VolumeComparison, VolumeSettings
 from scattervae.science.latent_volume.overlap import Overlap
 from scattervae.seeds import numpy_stream
@@ -228,7 +228,7 @@ _TIGHT = {"columnspacing": 1.0, "handlelength": 1.6, "handletextpad": 0.5, "font
 def _labelled_rows(data: FigureData) -> np.ndarray:
     if not data.labelled.any():
         raise DataError(
-            f"none of {len(data.spectra)} stars is usable with Teff, log g and [Fe/H]: "
+            f"none of {counted(len(data.spectra), 'star')} is usable with Teff, log g and [Fe/H]: "
             "no labelled stars to project; give stars with labels"
         )
     return np.flatnonzero(data.labelled)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scattervae.arrays import LabelArray, StarArray, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.compare import Told, coefficient, tell, told_by_network
 from scattervae.show.data import SHOWN_LABELS, FigureData
@@ -192,7 +192,7 @@ def _tell_all(data: FigureData) -> _Stars:
     chosen = data.labelled & data.test & labelled(data.spectra, data.labels, cannon.settings)
     if not chosen.any():
         raise DataError(
-            f"none of {len(data.spectra)} stars is usable, in the test fold and has Teff, log g and [Fe/H]: "
+            f"none of {counted(len(data.spectra), 'star')} is usable, in the test fold and has Teff, log g and [Fe/H]: "
             "nothing to compare models on; give labelled stars"
         )
     stars, labels = data.spectra.take(chosen), data.labels.take(chosen)

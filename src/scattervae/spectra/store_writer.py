@@ -33,7 +33,7 @@ _NOTES = {
 class StoreWriter:
     """A store being written, file by file; stopped at any moment, it goes on with the next file.
 
-    One process at a time may write to a store.
+    One process at a time may write to a store; `scattervae.gaia.ingest` sees to it with `sole_writer`.
 
     Args:
         path: The store's folder, new or left by an earlier run.

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from scattervae.errors import FetchError
-from scattervae.gaia.archive.checked import NAME, CheckedFiles, md5_of, sole_writer
+from scattervae.gaia.archive.checked import NAME, CheckedFiles, md5_of
 from scattervae.gaia.archive.transport import StoppedError
 
 BODY = b"some bytes" * 1000
@@ -81,15 +80,3 @@ def test_md5_of_a_file(folder):
     assert md5_of(path, stopped=lambda: False) == MD5
     with pytest.raises(StoppedError):
         md5_of(path, stopped=lambda: True)
-
-
-def test_two_writers_at_once(tmp_path):
-    pytest.importorskip("fcntl", reason="this system has no such locks")
-    with (
-        sole_writer(tmp_path / "new"),
-        pytest.raises(FetchError, match="another fetch is writing to it"),
-        sole_writer(tmp_path / "new"),
-    ):
-        pass
-    with sole_writer(tmp_path / "new"):  # the lock is gone with the first
-        pass

@@ -154,7 +154,7 @@ def test_broken_cells_and_rows(tmp_path, caplog):
     path = write(tmp_path, text_of(cells))
     with caplog.at_level(logging.WARNING):
         sources = read_sources(path)
-    assert f"{path}: 1 rows left out: not {len(TYPES)} cells" in caplog.text
+    assert f"{path}: 1 row left out: not {len(TYPES)} cells" in caplog.text
     kept = [0, 1, 6, 7, 9, 10, 11]
     assert sources.source_id.tolist() == [int(cells[row]["source_id"]) for row in kept]
     assert np.isnan(sources.values["ruwe"][1])

@@ -167,7 +167,7 @@ def test_quantities_that_do_not_vary_are_no_findings():
 def test_a_star_without_values_is_an_error_of_one_line():
     x = np.random.default_rng(8).normal(size=(40, 2))
     x[3, 1] = np.nan
-    with pytest.raises(DataError, match="1 stars of the two groups") as error:
+    with pytest.raises(DataError, match="1 star of the two groups") as error:
         contrast(x, halves(20, paired=True))
     assert "\n" not in str(error.value)
 

@@ -151,7 +151,7 @@ def broken(kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("both", "1 stars are in both groups"),
+        ("both", "1 star in both groups"),
         ("tiny", "4 and 75 usable stars"),
         ("empty", "0 and 100 usable|0 and 75 usable"),
         ("constant", "logg is the same in all stars"),

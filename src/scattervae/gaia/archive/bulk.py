@@ -12,7 +12,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from scattervae.errors import FetchError
-from scattervae.gaia.archive.checked import CheckedFiles, md5_of, sole_writer
+from scattervae.files import sole_writer
+from scattervae.gaia.archive.checked import CheckedFiles, md5_of
 from scattervae.gaia.archive.listing import BulkFile
 from scattervae.gaia.archive.transfer import partial_path, transfer
 from scattervae.gaia.archive.transport import Patience, StoppedError, answered, new_session
@@ -175,7 +176,8 @@ def fetch(
         progress: Called with news, by one thread at a time.
 
     Raises:
-        FetchError: The disk has no space or cannot be written, or somebody else is writing to the folder.
+        FetchError: The disk has no space or cannot be written.
+        BusyError: Another run fetches into the folder.
     """
     plan.check_space()
     patience, report, lock = patience or Patience(), Report(), Lock()
@@ -185,6 +187,7 @@ def fetch(
             progress(news)
 
     with sole_writer(plan.out):
+        plan.out.mkdir(parents=True, exist_ok=True)
         checked = CheckedFiles(plan.out)
         with _workers(workers, patience) as pool:
             futures = {

@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import IO
 
-from scattervae.errors import FetchError
 from scattervae.gaia.archive.transport import StoppedError
 
 NAME = "checksums.jsonl"
@@ -81,27 +78,3 @@ def md5_of(path: Path, *, stopped: Callable[[], bool]) -> str:
                 raise StoppedError
             found.update(chunk)
     return found.hexdigest()
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """No other process fetches into the folder while the block runs, where the file system can lock.
-
-    Raises:
-        FetchError: Another one does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a", encoding="utf-8") as file:
-        _lock(file, folder)
-        yield
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FetchError(f"{folder}: another fetch is writing to it; wait for its end") from error
-    except (ImportError, OSError):  # a system or a file system without locks
-        return

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray
-from scattervae.errors import FetchError
+from scattervae.errors import FetchError, counted
 from scattervae.files import written_aside
 from scattervae.gaia.archive.releases import Release
 from scattervae.gaia.archive.services import Services
@@ -94,14 +94,14 @@ def fetch_ids(
         progress(len(batch))
     if failures:
         raise FetchError(
-            f"{len(failures)} of {len(batches)} batches did not come ({failures[0]}); the others are kept in "
-            f"{parts}, and the same command goes on"
+            f"{len(failures)} of {counted(len(batches), 'batch', 'batches')} did not come ({failures[0]}); "
+            f"the others are kept in {parts}, and the same command goes on"
         )
     fetched = _join(out, parts / _HEADER, paths)
     shutil.rmtree(parts)
     if len(fetched) == 0:
         raise FetchError(
-            f"none of {len(wanted)} stars has a mean spectrum in this release; nothing was written"
+            f"none of {counted(len(wanted), 'star')} has a mean spectrum in this release; nothing was written"
         )
     listed, came = np.isin(wanted, sources.source_id), np.isin(wanted, fetched)
     located = sources.aligned_to(wanted).located

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from scattervae.arrays import SourceIds, StarArray
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk.blocks import BrokenFileError, read_texts
 from scattervae.gaia.bulk.table import Header, read_header
 from scattervae.gaia.facts import SOURCE_ID_NAMES
@@ -121,7 +121,7 @@ def _batches(path: Path, header: Header, picked: Mapping[str, int]) -> Iterator[
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     if n_left_out:
-        logger.warning("%s: %d rows left out: not %d cells", path, n_left_out, len(columns))
+        logger.warning("%s: %s left out: not %d cells", path, counted(n_left_out, "row"), len(columns))
 
 
 class _Stream:

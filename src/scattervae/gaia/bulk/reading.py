@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from scattervae.arrays import SourceIds, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk.blocks import BrokenFileError, Lines
 from scattervae.gaia.bulk.parsing import RegularRows
 from scattervae.gaia.bulk.row_wise import read_rows
@@ -172,7 +172,7 @@ class _SoFar:
             raise DataError(f"{path}: has columns of spectra but no rows; expected a row for each star")
         first = self._first_skipped
         raise DataError(
-            f"{path}: none of {self.n_rows} rows can be used; the first, row {first.row}: {first.reason}"
+            f"{path}: none of {counted(self.n_rows, 'row')} can be used; the first, row {first.row}: {first.reason}"
         )
 
     def _repeated(self, source_id: SourceIds) -> StarMask:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import (
     ANY_SOURCE_ID,
     BANDS,
@@ -226,7 +226,9 @@ def _check_rows(stars: Spectra | SampledSpectra, skipped: tuple[SkippedRow, ...]
     if not skipped:
         raise DataError("has columns of spectra but no rows; expected a row for each star")
     first = skipped[0]
-    raise DataError(f"none of {len(skipped)} rows can be used; the first, row {first.row}: {first.reason}")
+    raise DataError(
+        f"none of {counted(len(skipped), 'row')} can be used; the first, row {first.row}: {first.reason}"
+    )
 
 
 def _with_bands_apart(columns: Columns) -> Columns:

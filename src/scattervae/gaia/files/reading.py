@@ -18,7 +18,7 @@ from astropy.utils.exceptions import AstropyWarning
 from fastavro.schema import SchemaParseException
 
 from scattervae.arrays import SourceIds
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import DR3, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
 from scattervae.gaia.files.allstar import label_flags
 from scattervae.gaia.files.assemble import (
@@ -185,7 +185,7 @@ def _located(where: str) -> Iterator[None]:
 def _with_warning(where: str, contents: FileContents) -> FileContents:
     if contents.skipped:
         first, count = contents.skipped[0], len(contents.skipped)
-        logger.warning("%s: %d rows skipped; row %d: %s", where, count, first.row, first.reason)
+        logger.warning("%s: %s skipped; row %d: %s", where, counted(count, "row"), first.row, first.reason)
     return contents
 
 

@@ -54,7 +54,7 @@ class _Comments:
         if not self.ecsv:
             return {}, None
         try:
-            header = get_header_from_yaml([line for line in self.lines if not line.startswith("%ECSV")])
+            header = get_header_from_yaml([line for line in self.lines if not line.startswith("%ECSV")]) or {}
         except (YamlParseError, ValueError, TypeError, LookupError, RecursionError):
             return {}, None
         units = {str(column["name"]): column.get("unit") for column in header.get("datatype") or ()}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from scattervae.arrays import StarArray
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.calibration.coefficients import Pits, pits
@@ -117,7 +117,7 @@ def coverage_table(
     """
     stars = spectra.take(spectra.usable)
     if len(stars) == 0:
-        raise DataError(f"none of {len(spectra)} stars is usable: nothing to measure coverage on")
+        raise DataError(f"none of {counted(len(spectra), 'star')} is usable: nothing to measure coverage on")
     normalization = checkpoint.normalization
     told = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
     return tabulated(told, normalization, g_magnitude(stars), colour(stars))

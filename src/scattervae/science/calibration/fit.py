@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scattervae.arrays import Latents
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
@@ -93,7 +93,7 @@ def calibrate(
     known = spectra.take(~fold.test & checkpoint.usable(spectra))
     if len(validation) < FEWEST_STARS:
         raise DataError(
-            f"{len(validation)} usable stars with both bands in the validation fold, of {len(spectra)}: "
+            f"{counted(len(validation), 'usable star')} with both bands in the validation fold, of {len(spectra)}: "
             f"a calibration needs {FEWEST_STARS}; give more stars"
         )
     normalization = checkpoint.normalization

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scattervae.arrays import LabelArray, StarArray
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
@@ -132,8 +132,8 @@ def fit_labels(
     stars, known = stars.take(known.any_known), known.take(known.any_known)
     if len(stars) < FEWEST_STARS:
         raise DataError(
-            f"{len(stars)} usable stars outside the folds held out have labels; at least {FEWEST_STARS} are needed "
-            "to learn from and to say how wide intervals are: give more labels"
+            f"{counted(len(stars), 'usable star')} with labels outside the folds held out; "
+            f"at least {FEWEST_STARS} are needed to learn from and to say how wide intervals are: give more labels"
         )
     scales = LabelScales.fit(known)
     inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)

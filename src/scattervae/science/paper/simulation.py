@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scattervae.arrays import Latents
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.correlated_noise import draw_correlated
 from scattervae.science.generation import generate
@@ -55,7 +55,9 @@ def simulate(
     """
     stars = spectra.take(spectra.usable)
     if len(stars) == 0:
-        raise DataError(f"none of {len(spectra)} stars is usable: there is nothing to simulate from")
+        raise DataError(
+            f"none of {counted(len(spectra), 'star')} is usable: there is nothing to simulate from"
+        )
     rng = numpy_stream(seed, "simulate")
     like = rng.integers(len(stars), size=n)
     posterior = model.encode(stars)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64
 from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy import stats
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.science.relative.matching import Groups
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
@@ -132,7 +132,9 @@ def contrast(
     a, b = values[groups.rows_a], values[groups.rows_b]
     n_bad = int((~np.isfinite(a).all(axis=1)).sum() + (~np.isfinite(b).all(axis=1)).sum())
     if n_bad:
-        raise DataError(f"{n_bad} stars of the two groups have a value that is no number; leave them out")
+        raise DataError(
+            f"{counted(n_bad, 'star')} of the two groups with a value that is no number: leave them out"
+        )
     difference = a.mean(axis=0) - b.mean(axis=0)
     variance, freedom = _paired(a - b) if groups.paired else _welch(a, b)
     own = np.zeros_like(difference)

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from scipy.spatial import KDTree
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
 from scattervae.spectra.spectra import Spectra
@@ -168,7 +168,7 @@ def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: fl
     pairs = closest_pairs(x_a @ whiten, x_b @ whiten, caliper)
     if len(pairs) < FEWEST:
         raise DataError(
-            f"{len(pairs)} pairs within a caliper of {caliper} among {len(rows_a)} and {len(rows_b)} stars; "
+            f"{counted(len(pairs), 'pair')} within a caliper of {caliper} among {len(rows_a)} and {len(rows_b)} stars; "
             f"at least {FEWEST} are needed: widen the caliper, or match on fewer covariates than "
             f"{', '.join(covariates.names)}"
         )
@@ -220,7 +220,7 @@ def _rows(source_id: SourceIds, in_a: StarMask, in_b: StarMask) -> tuple[Rows, I
     """Rows of both groups in the order of source_id."""
     n_both = len(np.intersect1d(source_id[in_a], source_id[in_b]))
     if n_both:
-        raise DataError(f"{n_both} stars are in both groups; a star can be in one")
+        raise DataError(f"{counted(n_both, 'star')} in both groups; a star can be in one")
     fewest = min(in_a.sum(), in_b.sum())
     if fewest < FEWEST:
         raise DataError(

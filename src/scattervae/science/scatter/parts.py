@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from scipy.cluster.vq import kmeans2
 
 from scattervae.arrays import Coeffs, StarArray
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.scatter.left_out import leave_one_out
@@ -182,7 +182,7 @@ def _brightness_cells(
             cell[inside] = index
     if (cell < 0).all():
         raise DataError(
-            f"{len(g_mag)} stars: fewer than {settings.fewest_stars} in every bin of G; give more stars, "
+            f"{counted(len(g_mag), 'star')}: fewer than {settings.fewest_stars} in every bin of G; give more stars, "
             "wider g_edges or a smaller fewest_stars"
         )
     return cells[: int(cell.max()) + 1], cell

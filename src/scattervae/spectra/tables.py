@@ -1,0 +1,201 @@
+"""Tables of results as files of five forms, chosen by the suffix of a name; the parquet file is made first.
+
+Units that a form's own standard does not know, such as ``nat`` in FITS, follow the description in brackets. Unsigned
+integers, which VOTables lack, are signed in all forms but parquet.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from scattervae.errors import DataError
+from scattervae.files import written_aside
+from scattervae.spectra.parquet import open_parquet, read_groups, read_table
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+NOTES = {
+    "scattervae.catalogue": "catalogue",
+    "scattervae.generated": "generated spectra",
+    "scattervae.crossmatch": "crossmatch",
+}
+"""Keys of what a table says of its making, as JSON, and what such a table is."""
+_FITS_NOTE = "SCATVAE"
+_HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
+
+
+def require_form(out: Path, *, folders: bool = False) -> None:
+    """Refuse, before any work, a name whose suffix says no form that tables are written in.
+
+    Args:
+        out: The name.
+        folders: A name without a suffix is that of a HATS catalogue.
+
+    Raises:
+        DataError: It ends in something else.
+    """
+    if out.suffix in SUFFIXES or (folders and not out.suffix):
+        return
+    names = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    folder = ", or without a suffix for the folder of a HATS catalogue" if folders else ""
+    raise DataError(
+        f"{out}: no form of table is called {out.suffix or 'by no suffix'}; end it in {names}{folder}"
+    )
+
+
+@contextmanager
+def table_written(out: Path) -> Iterator[Path]:
+    """Where to write parquet; when the block ends well, `out` holds the same table in the form of its suffix.
+
+    FITS, VOTable and ECSV are made in memory, csv row group by row group.
+
+    Raises:
+        DataError: The suffix says no form, or lists of a column differ in length.
+    """
+    require_form(out)
+    with written_aside(out) as partial:
+        if out.suffix == ".parquet":
+            yield partial
+            return
+        parquet = partial.with_name(f"{partial.name}.parquet")
+        try:
+            yield parquet
+            _CONVERSIONS[out.suffix](parquet, partial)
+        finally:
+            parquet.unlink(missing_ok=True)
+
+
+def is_ours(path: Path) -> bool:
+    """True where a FITS, VOTable or ECSV file says that this package made it; csv has no place to say so."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return any(note.encode() in head for note in NOTES)
+
+
+def _to_fits(parquet: Path, to: Path) -> None:
+    from astropy.io import fits
+
+    table, note = _in_memory(parquet, "fits")
+    hdu = fits.table_to_hdu(table)
+    for number, column in enumerate(table.itercols(), start=1):
+        if column.info.description:
+            hdu.header[f"TCOMM{number}"] = column.info.description
+    if note:
+        hdu.header[_FITS_NOTE] = json.dumps(note)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(to, overwrite=True, checksum=True)
+
+
+def _to_votable(parquet: Path, to: Path) -> None:
+    from astropy.io.votable import from_table, writeto
+    from astropy.io.votable.tree import Info
+
+    table, note = _in_memory(parquet, "vounit")
+    file = from_table(table)
+    file.infos.extend(Info(name=key, value=json.dumps(value)) for key, value in note.items())
+    writeto(file, str(to), tabledata_format="binary2")
+
+
+def _to_ecsv(parquet: Path, to: Path) -> None:
+    table, note = _in_memory(parquet, "generic")
+    table.meta = note
+    table.write(to, format="ascii.ecsv", delimiter=",", overwrite=True)
+
+
+def _to_csv(parquet: Path, to: Path) -> None:
+    options = pa.csv.WriteOptions(include_header=False)
+    with open_parquet(parquet) as source, to.open("wb") as file:
+        schema = pa.schema(
+            [(f.name, pa.string() if pa.types.is_list(f.type) else f.type) for f in source.schema_arrow]
+        )
+        file.write((",".join(schema.names) + "\n").encode())
+        with pa.csv.CSVWriter(file, schema, write_options=options) as writer:
+            for group in range(source.num_row_groups):
+                rows = read_groups(source, groups=[group])
+                writer.write_table(pa.table([_text(c) for c in rows.itercolumns()], schema=schema))
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The column as csv can hold it: lists in brackets, an empty cell where a value is missing."""
+    if pa.types.is_list(column.type):
+        whole = column.combine_chunks()
+        texts = pa.ListArray.from_arrays(whole.offsets, whole.values.cast(pa.string()))
+        return pc.binary_join_element_wise("[", pc.binary_join(texts, ", "), "]", "")
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
+
+
+_CONVERSIONS: dict[str, Callable[[Path, Path], None]] = {
+    ".fits": _to_fits,
+    ".vot": _to_votable,
+    ".ecsv": _to_ecsv,
+    ".csv": _to_csv,
+}
+SUFFIXES = (".parquet", *_CONVERSIONS)
+
+
+def _in_memory(parquet: Path, unit_format: str) -> "tuple[Table, dict[str, Any]]":
+    """The table as astropy's, with units that the format knows, and what it says of its making."""
+    from astropy.table import Table
+
+    rows = read_table(parquet)
+    table = Table()
+    for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
+        values = _values(field.name, column)
+        about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        unit, description = about.get("unit", ""), about.get("description", "")
+        if unit and not _is_known(unit, unit_format):
+            unit, description = "", f"{description} [{unit}]".strip()
+        if unit_format == "fits":  # which knows ASCII alone
+            description = description.encode("ascii", "replace").decode()
+            values = np.char.encode(values, "ascii", "replace") if values.dtype.kind == "U" else values
+        table[field.name] = values
+        table[field.name].info.unit = unit or None
+        table[field.name].info.description = description or None
+    notes = rows.schema.metadata or {}
+    return table, {key: json.loads(notes[key.encode()]) for key in NOTES if key.encode() in notes}
+
+
+def _is_known(unit: str, unit_format: str) -> bool:
+    import astropy.units as u
+
+    try:
+        u.Unit(unit).to_string(unit_format)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _values(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """NumPy's form of a column: lists as rows, missing numbers NaN or masked, missing text empty."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        lengths = pc.unique(pc.list_value_length(column))
+        if len(lengths) > 1 or column.null_count:
+            raise DataError(f"{name}: its lists differ in length, which only parquet and csv can hold")
+        flat = np.asarray(pc.list_flatten(column).to_numpy())
+        return flat.reshape(len(column), -1) if len(column) else np.empty((0, 0), flat.dtype)
+    if pa.types.is_floating(kind):
+        return np.asarray(column.to_numpy())
+    if pa.types.is_boolean(kind):
+        return _masked(column.cast(pa.int16())) if column.null_count else np.asarray(column.to_numpy())
+    if pa.types.is_integer(kind):
+        return _masked(column)
+    return np.array([text or "" for text in column.cast(pa.string()).to_pylist()], dtype=np.str_)
+
+
+def _masked(column: pa.ChunkedArray) -> np.ndarray:
+    """Integers, signed and of 16 bits at least; masked where some are missing."""
+    width = 2 * column.type.bit_width if str(column.type).startswith("u") else column.type.bit_width
+    whole = column.cast(f"int{min(max(width, 16), 64)}")
+    if not whole.null_count:
+        return np.asarray(whole.to_numpy())
+    return np.ma.MaskedArray(whole.fill_null(0).to_numpy(), mask=whole.is_null().to_numpy())

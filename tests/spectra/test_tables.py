@@ -1,0 +1,144 @@
+"""Tables in every form, read back by astropy, which checks them against the forms' own standards."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.io.votable import validate
+from astropy.table import Table
+
+from scattervae.errors import DataError
+from scattervae.spectra.columns import described
+from scattervae.spectra.tables import is_ours, require_form, table_written
+
+IDS = [2**62 + 1, 5, 2**53 + 1]
+COLUMNS = [
+    (described("source_id", pa.int64(), "", "Gaia source identifier"), IDS),
+    (described("teff", pa.float32(), "K", "effective temperature"), [5777.25, None, float("nan")]),
+    (described("kl", pa.float32(), "nat", "divergence"), [0.1, 1e-30, 3.5]),
+    (described("flags", pa.uint16(), "", "bits"), [0, 65535, 1]),
+    (described("n", pa.uint8(), "", "counts"), [None, 255, 0]),
+    (described("name", pa.string(), "", "as the list has it"), ["a, b", None, "ε Eri"]),
+    (described("known", pa.bool_(), "", "whether it is"), [True, False, True]),
+    (
+        described("flux", pa.list_(pa.float32()), "W m^-2 nm^-1", "on the grid"),
+        [[1.0, 2.5], [3.0, 4.0], [5.0, 1e-17]],
+    ),
+]
+ABOUT = {"model": "abc", "recipe": "best"}
+TABLE = pa.table(
+    [values for _, values in COLUMNS],
+    schema=pa.schema([f for f, _ in COLUMNS], metadata={"scattervae.catalogue": json.dumps(ABOUT)}),
+)
+
+
+def write(out, table=TABLE):
+    with table_written(out) as partial:
+        pq.write_table(table, partial, row_group_size=2)
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
+    return out
+
+
+def read(path):
+    forms = {".fits": "fits", ".vot": "votable", ".ecsv": "ascii.ecsv"}
+    return Table.read(path, format=forms[path.suffix])
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv"])
+def test_astropy_reads_values_units_and_descriptions(tmp_path, suffix):
+    table = read(write(tmp_path / f"t{suffix}"))
+    assert table.colnames == TABLE.column_names
+    assert (table["source_id"].dtype.kind, table["source_id"].dtype.itemsize) == ("i", 8)
+    assert list(table["source_id"]) == IDS
+    assert list(table["flags"]) == [0, 65535, 1]
+    assert table["flags"].dtype.kind == "i"
+    np.testing.assert_array_equal(
+        np.ma.filled(table["teff"], np.nan), np.array([5777.25, np.nan, np.nan], "f4")
+    )
+    np.testing.assert_array_equal(table["kl"], np.array([0.1, 1e-30, 3.5], "f4"))
+    assert [value is np.ma.masked for value in table["n"]] == [True, False, False]
+    assert list(table["n"][1:]) == [255, 0]
+    assert list(np.ma.filled(table["name"], "")) == ["a, b", "", "? Eri" if suffix == ".fits" else "ε Eri"]
+    assert list(table["known"]) == [True, False, True]
+    np.testing.assert_array_equal(table["flux"], np.array([[1.0, 2.5], [3.0, 4.0], [5.0, 1e-17]], "f4"))
+    assert table["teff"].unit == "K"
+    assert table["flux"].unit == "W m^-2 nm^-1"
+    assert table["kl"].unit is None  # which no standard knows, so it follows the description
+    if suffix != ".fits":
+        assert table["teff"].description == "effective temperature"
+        assert table["kl"].description == "divergence [nat]"
+
+
+def test_a_fits_file_holds_to_the_standard_and_describes_its_columns(tmp_path):
+    with fits.open(write(tmp_path / "t.fits"), checksum=True) as file:
+        file.verify("exception")
+        header = file[1].header
+        assert (header["TTYPE3"], header["TCOMM3"]) == ("kl", "divergence [nat]")
+        assert json.loads(header["SCATVAE"]) == {"scattervae.catalogue": ABOUT}
+
+
+def test_a_votable_is_valid(tmp_path):
+    report = io.StringIO()
+    assert validate(str(write(tmp_path / "t.vot")), output=report), report.getvalue()
+
+
+def test_a_csv_file_has_lists_in_brackets_and_empty_cells_where_nothing_is_known(tmp_path):
+    path = write(tmp_path / "t.csv")
+    assert path.read_text().splitlines()[:2] == [
+        "source_id,teff,kl,flags,n,name,known,flux",
+        '4611686018427387905,5777.25,0.1,0,,"a, b",true,"[1, 2.5]"',
+    ]
+    back = pa.csv.read_csv(path, pa.csv.ReadOptions(use_threads=False))
+    assert back["source_id"].to_pylist() == IDS
+    assert back["teff"].null_count == 2
+    np.testing.assert_array_equal(back["kl"].to_numpy().astype("f4"), TABLE["kl"].to_numpy())
+
+
+def test_parquet_stays_as_it_was_written(tmp_path):
+    back = pq.read_table(write(tmp_path / "t.parquet"))
+    assert (
+        back.cast(TABLE.schema).drop_columns("teff").equals(TABLE.drop_columns("teff"))
+    )  # NaN equals nothing
+    assert back.schema.metadata == TABLE.schema.metadata
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv", ".csv"])
+def test_no_rows(tmp_path, suffix):
+    path = write(tmp_path / f"t{suffix}", TABLE.slice(0, 0).drop_columns("flux"))
+    if suffix == ".csv":
+        assert path.read_text() == "source_id,teff,kl,flags,n,name,known\n"
+    else:
+        assert len(read(path)) == 0
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv"])
+def test_a_file_says_who_made_it(tmp_path, suffix):
+    assert is_ours(write(tmp_path / f"t{suffix}"))
+    Table({"source_id": IDS}).write(tmp_path / f"other{suffix}", format={".vot": "votable"}.get(suffix))
+    assert not is_ours(tmp_path / f"other{suffix}")
+
+
+def test_lists_of_several_lengths_are_refused_where_they_cannot_be(tmp_path):
+    table = pa.table({"v": [[1.0], [1.0, 2.0]]})
+    with pytest.raises(DataError, match="v: its lists differ in length"):
+        write(tmp_path / "t.fits", table)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.FITS", "t.csv.gz", "t"])
+def test_a_name_that_says_no_form_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match=r"end it in \.parquet, \.fits, \.vot, \.ecsv or \.csv$"):
+        require_form(tmp_path / name)
+    with pytest.raises(DataError), table_written(tmp_path / name):
+        pass
+
+
+def test_a_name_without_a_suffix_may_be_a_folder(tmp_path):
+    require_form(tmp_path / "latents", folders=True)
+    with pytest.raises(DataError, match=r"or without a suffix for the folder of a HATS catalogue"):
+        require_form(tmp_path / "latents.v2", folders=True)
