@@ -355,3 +355,12 @@ def test_messages_give_the_true_reason(tmp_path, content, told):
     with pytest.raises(DataError, match=re.escape(told)) as caught:
         read_file(write(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+def test_labels_whose_star_cannot_be_read_are_warned_of(tmp_path, caplog):
+    path = write(tmp_path, "source_id,teff\n7,5000\nGaia DR2 8,5100\n,5200\n1.5e18,5300\n")
+    assert read_labels_file(path).source_id.tolist() == [7]
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        "archive csv: 2 of 4 rows left out; row 3: source_id is of another release: Gaia DR2 8"
+    )

@@ -1,5 +1,6 @@
 """From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
 
 _ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
+logger = logging.getLogger(__name__)
+
 _BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
 
 
@@ -273,6 +276,10 @@ def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
     _require_whole(name, read.values[read.known])
     _check_join(columns, name, read.values)
     skips.add_unreadable(name, read)
+    if read.why and not (columns.holds_coeffs or columns.holds_flux):  # of spectra every skipped row is named
+        row, why = next(iter(read.why.items()))
+        where = f"{columns.form}: {len(read.why)} of {len(columns)} rows left out"
+        logger.warning("%s; row %d: %s %s", where, columns.row_numbers[row], name, why)
     skips.add(~read.known, f"no {name}")
     skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
     return read.values
