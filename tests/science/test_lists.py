@@ -160,5 +160,5 @@ def test_things_that_are_no_list(tmp_path):
         (tmp_path / "list").write_bytes(content)
         with pytest.raises(DataError, match=message):
             read_list(tmp_path / "list")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError, match="does not exist"):
         read_list(tmp_path / "absent.csv")
