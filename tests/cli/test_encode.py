@@ -190,15 +190,6 @@ def test_a_broken_input_leaves_nothing_behind(cli, model, tmp_path, sky):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.csv", "good.csv"]
 
 
-def test_no_rate_is_told_of_nothing(cli, model, tmp_path, sky):
-    """All stars but a row group's rest are done: with none left, no rate is printed."""
-    stars = write_csv(tmp_path / "none.csv", sky.spectra.take(slice(0, 1)))
-    stars.write_text("".join(stars.read_text().splitlines(keepends=True)[:1]))
-    run = cli("encode", model, stars, "--out", tmp_path / "c.parquet")
-    if run.code == 0:
-        assert "stars/s" not in run.out
-
-
 _DASKS_OWN = "--scheduler and --workers are Dask's; give --engine dask with them"
 
 
