@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types docs clean
+.PHONY: demo test torture check lint types docs clean
 
 demo: .venv/installed
 	$(BIN)/scattervae demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Hostile files at full size and mutations of real ones: about half an hour on two quiet cores.
+torture: .venv/installed
+	$(BIN)/python -m torture.readers
 
 check: lint types docs test
 
