@@ -75,7 +75,7 @@ class Way:
         from simulated_archive.stars import StarMaker
 
         from scattervae.gaia import apogee, intake
-        from scattervae.model.checkpoint import Checkpoint
+        from scattervae.science.trained import load_model
 
         like = self.given.like or apogee.demo_file()
         if not like.is_dir():
@@ -88,7 +88,7 @@ class Way:
             say("training the model that makes the stars")
             command("train", like, "--recipe", RECIPE, "--out", model, "--epochs", MODEL_EPOCHS)
         saved = self.work / "real_stars.npz"
-        StarMaker.like(Checkpoint.load(model), intake.load(like).spectra).save(saved)
+        StarMaker.like(load_model(model), intake.load(like).spectra).save(saved)
         return model, saved
 
     def _wave(self, workers: Workers, wave: Sequence[FileJob]) -> None:

@@ -26,6 +26,7 @@ from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train
 from scattervae.science.paper.simulation import Simulation, simulate
+from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
@@ -116,7 +117,7 @@ def through_cholesky(matrix: Tensor, residual: Tensor) -> Tensor:
 def simulated(model: str, stars: str, n: int, *given: int | str) -> None:
     """Stars of a known model with correlated noise; a model trained with and one without knowing of it."""
     epochs, seeds, *files = given
-    truth = Checkpoint.load(model)
+    truth = load_model(model)
     spectra = scattervae.load(stars).spectra
     spectra = spectra.take(spectra.usable)
     if files[0].endswith(".npz"):
@@ -218,7 +219,7 @@ def inverse(inputs: Inputs, noise: CorrelatedNoise, told: Reconstruction) -> Ten
 
 def published(model: str, correlations: str, *files: str) -> None:
     """Real stars with correlations of their own: their likelihoods with these, with mean ones and with none."""
-    trained = Checkpoint.load(model)
+    trained = load_model(model)
     stars = with_correlations(files)
     shared = mean_correlations(Path(correlations), len(stars), stars.basis)
     scores = {

@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = sv.Checkpoint.load(arguments.model)
+    model = sv.load_model(arguments.model)
     stars = read(arguments.file)
     fold = folds(stars.spectra.source_id)
     without_validation = model.recipe.training.hold_out_validation

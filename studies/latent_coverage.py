@@ -22,7 +22,7 @@ from studies.enclosed_volume import compare_enclosed
 
 MODEL, LABELLED, UNLABELLED = arguments(__doc__, 3)
 CELL, FULL_CELL, N_TARGET = 0.25, 1.0, 220_000_000
-checkpoint = scattervae.Checkpoint.load(MODEL)
+checkpoint = scattervae.load_model(MODEL)
 stars, field = scattervae.load(LABELLED), scattervae.load(UNLABELLED).spectra
 has_all = np.isfinite(stars.labels.values[:, :3]).all(axis=1)
 posterior = checkpoint.encode(stars.spectra)

@@ -35,7 +35,7 @@ N_ENERGY, N_DRAWN = 1500, 2000
 # the middle one is what the others are divided by
 BANDS_NM = ((400, 450), (450, 500), (500, 580), (580, 650), (650, 700), (700, 780), (780, 880), (880, 1000))
 REFERENCE = 3
-checkpoint = scattervae.Checkpoint.load(MODEL)
+checkpoint = scattervae.load_model(MODEL)
 every_star = scattervae.load(STARS).spectra
 every_star = every_star.take(numpy_stream(0, "order").permutation(np.flatnonzero(every_star.usable)))
 fold = folds(every_star.source_id)

@@ -20,6 +20,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.run import train
 from scattervae.science.scatter.parts import ScatterParts, ScatterSettings, order_groups, separate_scatter
+from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--retrain", type=int, metavar="EPOCHS")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, stars = Checkpoint.load(given.model), sv.load(given.stars)
+    model, stars = load_model(given.model), sv.load(given.stars)
     usable = stars.spectra.take(stars.spectra.usable)
     fold = folds(usable.source_id)
     validation, learnt = usable.take(fold.validation), usable.take(~fold.test)

@@ -5,10 +5,12 @@ same stars. Coefficients fall off with their order as real ones do, and errors g
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from scattervae.files import DIGESTS, file_digest, write_json
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import DegradationSettings
 from scattervae.model.network import NetworkShape
@@ -211,3 +213,9 @@ def untrained_model(spectra: Spectra, recipe: Recipe | None = None) -> Checkpoin
     normalization = Normalization.fit(lambda: [spectra], recipe.normalization)
     network = initial_network(normalization.n_coeffs, recipe).eval()
     return Checkpoint(recipe=recipe, normalization=normalization, network=network, provenance={})
+
+
+def signed_again(folder: Path) -> None:
+    """A folder as a stranger would hand it on: with digests of whatever its files now hold."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != DIGESTS]
+    write_json(folder / DIGESTS, {path.name: file_digest(path) for path in files})

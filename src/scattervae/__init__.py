@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from scattervae.science.cluster import encode_partition as encode_partition
     from scattervae.science.evaluation import evaluate as evaluate
     from scattervae.science.partitions import encode_store as encode_store
+    from scattervae.science.trained import TrainedModel as TrainedModel
+    from scattervae.science.trained import load_model as load_model
     from scattervae.seeds import folds as folds
     from scattervae.spectra.spectra import Basis as Basis
     from scattervae.spectra.spectra import Spectra as Spectra
@@ -46,6 +48,7 @@ _HOMES = {
     "science.cluster": ("encode_partition",),
     "science.evaluation": ("evaluate",),
     "science.partitions": ("encode_store",),
+    "science.trained": ("TrainedModel", "load_model"),
     "seeds": ("folds",),
     "spectra.spectra": ("Basis", "Spectra"),
     "spectra.store": ("SpectrumStore",),

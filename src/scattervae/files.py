@@ -1,15 +1,33 @@
-"""Outputs appear whole or not at all, written by one run at a time: beside their place, then renamed."""
+"""Outputs appear whole or not at all, carry digests of what was written, and are checked against them when read.
+
+Each is written beside its place and renamed. Tensors and JSON have one way to disk and back: `write_tensors` and
+`read_tensors`, `write_json` and `read_json`; `written_folder` notes the digest of each file of a folder.
+"""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeVar
 
-from scattervae.errors import BusyError
+import numpy as np
+import safetensors.numpy
+from numpy.typing import ArrayLike
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+
+from scattervae.errors import BusyError, CheckpointError
+
+DIGESTS = "digests.json"
+_NOTES = "scattervae"  # one key: safetensors writes several in random order
+_SHOWN = 60  # characters of a wrong value
+
+Content = TypeVar("Content")
 
 
 @contextmanager
@@ -62,6 +80,47 @@ def _locked(lock: Path, output: Path) -> IO[str] | None:
         return None
 
 
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files to, put in the place of `folder` when the block ends well, with their digests."""
+    partial = folder.with_name(folder.name + ".saving")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    write_json(partial / DIGESTS, {file.name: file_digest(file) for file in sorted(partial.iterdir())})
+    replace_folder(folder, partial)
+
+
+def verified_folder(folder: str | Path, required: Collection[str], what: str) -> Path:
+    """The folder that `written_folder` wrote, each of its files as it was written.
+
+    A folder without digests, of an earlier format, passes: whoever reads it decides by its format.
+
+    Raises:
+        CheckpointError: A file is missing, or is not the one that was written.
+    """
+    folder = restored(Path(folder))
+    missing = [name for name in required if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of {what}")
+    if not (folder / DIGESTS).is_file():
+        return folder
+    digests = read_json(folder / DIGESTS, TypeAdapter(dict[str, str]).validate_python)
+    for name, digest in digests.items():
+        file = folder / Path(name).name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: is missing, but {DIGESTS} names it; copy the folder again")
+        if file_digest(file) != digest:
+            raise CheckpointError(
+                f"{file}: not the file that was written here ({DIGESTS} has SHA-256 {digest[:12]}..., not "
+                f"{file_digest(file)[:12]}...): damaged, edited or of another folder; copy the folder again"
+            )
+    unknown = sorted(set(required) - set(digests))
+    if unknown:
+        raise CheckpointError(f"{folder / DIGESTS}: no digest of {', '.join(unknown)}; copy the folder again")
+    return folder
+
+
 def replace_folder(folder: Path, by: Path) -> None:
     """Put the folder `by` in the place of `folder`, which may exist.
 
@@ -93,7 +152,131 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path, check: Callable[[Any], Content], *, formats: Collection[int] = ()) -> Content:
+    """What a JSON file holds, as its schema has it.
+
+    Args:
+        path: The file.
+        check: What gives the content as its schema has it, as ``Model.model_validate`` of pydantic does.
+        formats: Where some are given, the file has a number ``format``, which is one of these.
+
+    Raises:
+        CheckpointError: It is no JSON, is of another format, has control characters, or does not fit the schema.
+    """
+    try:
+        content = from_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if formats:
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path}: holds no JSON object")
+        found = content.get("format")
+        if type(found) is not int or found not in formats:
+            raise CheckpointError(
+                f"{path}: format {_shown(found)}, this version reads {', '.join(map(str, formats))}; "
+                "use the version of scattervae that wrote it"
+            )
+    _require_plain_text(content, path)
+    try:
+        return check(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {problems(error)}") from error
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with settings or a file, in one line."""
+    found = error.errors(include_url=False)
+    lines = [
+        f"{'.'.join(map(str, one['loc'])) or 'it'} = {_shown(one['input'])}: {one['msg']}"
+        for one in found[:5]
+    ]
+    return "; ".join([*lines, *([f"and {len(found) - 5} more"] if len(found) > 5 else [])])
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+
+
+def _require_plain_text(content: object, path: Path) -> None:
+    """Refuse what a terminal would take for commands."""
+    if isinstance(content, str) and any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in content):
+        raise CheckpointError(f"{path}: control characters in {_shown(content)}; nobody here writes any")
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _require_plain_text(key, path)
+            _require_plain_text(value, path)
+    elif isinstance(content, list):
+        for value in content:
+            _require_plain_text(value, path)
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, ArrayLike], *words: str) -> str:
+    """The SHA-256 of arrays by their names, and of words that belong to them, in hexadecimal."""
+    sha = hashlib.sha256(json.dumps(words).encode())
+    for name, values in sorted(tensors.items()):
+        array = np.asarray(values, order="C")
+        sha.update(json.dumps([name, str(array.dtype), array.shape]).encode() + array.tobytes())
+    return sha.hexdigest()
+
+
+class StoredTensors(NamedTuple):
+    """A file of tensors.
+
+    Attributes:
+        path: Where it is.
+        arrays: Its numbers, by name.
+        notes: What it says of them.
+    """
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    notes: dict[str, str]
+
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose names begin with this, by the rest of their names."""
+        return {n.removeprefix(prefix): a for n, a in self.arrays.items() if n.startswith(prefix)}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, ArrayLike], notes: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays or CPU tensors as safetensors, whole or not at all; equal ones give equal bytes.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to.
+    """
+    arrays = {name: np.asarray(values, order="C") for name, values in tensors.items()}
+    said = json.dumps(dict(notes or {}), sort_keys=True)
+    signed = json.dumps({"digest": tensors_digest(arrays, said), "notes": said})
+    with written_aside(path) as partial:
+        partial.write_bytes(safetensors.numpy.save(arrays, {_NOTES: signed}))
+
+
+def read_tensors(path: Path) -> StoredTensors:
+    """What `write_tensors` wrote, each byte of it; a file without a digest, of an earlier format, as it is.
+
+    Raises:
+        CheckpointError: It cannot be read, or is not as it was written.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _NOTES not in metadata:
+            return StoredTensors(path, arrays, metadata)
+        signed = json.loads(metadata[_NOTES])
+        digest, said = signed["digest"], signed["notes"]
+        if digest != tensors_digest(arrays, said):
+            raise CheckpointError(
+                f"{path}: damaged: its numbers are not those that were written; copy it again"
+            )
+        return StoredTensors(path, arrays, json.loads(said))
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from error

@@ -6,7 +6,8 @@ import pytest
 from cli.toys import write_parquet
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.calibration import fit
-from scattervae.science.calibration.calibrated import CALIBRATION, load_model
+from scattervae.science.calibration.calibrated import CALIBRATION
+from scattervae.science.trained import load_model
 from toy import toy_best, toy_sky, untrained_model
 
 SKY = toy_sky(1200)

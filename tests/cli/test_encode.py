@@ -7,7 +7,7 @@ from astropy.table import Table
 from rich.progress import Progress
 
 from cli.toys import with_ids, write_csv, write_parquet
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science import catalogue_files, partitions
 from scattervae.spectra.hats import HatsFolder
 from scattervae.spectra.store import SpectrumStore
@@ -25,7 +25,7 @@ def test_says_what_it_wrote(cli, model, store, tmp_path, sky):
     table = pq.read_table(out)
     stars = SpectrumStore(store).read()
     assert table["source_id"].to_pylist() == stars.source_id.tolist()
-    posterior = Checkpoint.load(model).encode(stars)
+    posterior = read_checkpoint(model).encode(stars)
     np.testing.assert_allclose(table["latent_2_mean"].to_numpy(), posterior.mean[:, 1], atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cli.toys import with_ids, write_parquet
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
 from toy import toy_sky
@@ -29,7 +29,7 @@ def test_json_has_the_promised_keys(cli, model, store, sky):
     scores = run.json["models"]["model"]
     assert all(isinstance(scores[name], float | int) for name in SCORES)
     assert set(scores["mean_abs_normalised_error"]) == {"bp10", "rp10"}
-    expected = evaluate(Checkpoint.load(model), test)
+    expected = evaluate(read_checkpoint(model), test)
     # a store keeps coefficients in float32
     np.testing.assert_allclose(scores["negative_elbo"], expected.negative_elbo, rtol=1e-4)
     np.testing.assert_allclose(scores["nll_at_mean"], expected.nll_at_mean, rtol=1e-4)

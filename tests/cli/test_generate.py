@@ -8,7 +8,7 @@ from astropy.table import Table
 
 from cli.toys import write_parquet
 from scattervae.gaia.facts import g_flux_of
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from toy import spoiled
 
 
@@ -64,7 +64,7 @@ def test_wrong_latents(cli, model, tmp_path, latent, told):
 
 def test_identifiers_reach_the_stars_with_every_digit(cli, model, store, tmp_path, sky):
     ids = [int(i) for i in sky.spectra.source_id if i > 2**53 and int(float(i)) != i][:2]
-    posterior = Checkpoint.load(model).encode(sky.spectra)
+    posterior = read_checkpoint(model).encode(sky.spectra)
     rows = [sky.spectra.source_id.tolist().index(i) for i in ids]
     out = tmp_path / "made.parquet"
     run = cli("generate", model, "--between", *ids, "--stars", store, "-n", 3, "--out", out, "--json")

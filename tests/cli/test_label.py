@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cli.toys import write_parquet
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.catalogue import catalogue
-from scattervae.science.fitted import LABELS, labels_of, load_fitted
 from scattervae.science.labels.folder import save_label_model
 from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import fit_labels, label_stars
+from scattervae.science.trained import LABELS, labels_of, load_model
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(400)
@@ -37,7 +37,7 @@ def test_the_command_leaves_the_same_labels_as_the_library(cli, labelled, tmp_pa
     assert run.code == 0, run.err
     assert run.json["n_stars"] > 300
     assert run.json["out"] == str(tmp_path / "model" / LABELS)
-    assert load_fitted(tmp_path / "model").digest == load_fitted(labelled / "model").digest
+    assert load_model(tmp_path / "model").digest == load_model(labelled / "model").digest
 
 
 def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, labelled, tmp_path):
@@ -46,7 +46,7 @@ def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, la
         == 0
     )
     table = pq.read_table(tmp_path / "c.parquet")
-    model = load_fitted(labelled / "model")
+    model = load_model(labelled / "model")
     told = label_stars(model, labels_of(model), SKY.spectra)
     names = labels_of(model).names
     for name, column in told.columns().items():
@@ -66,9 +66,9 @@ def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, la
 
 
 def test_a_model_with_labels_is_another_model(labelled):
-    plain, fitted = Checkpoint.load(labelled / "model"), load_fitted(labelled / "model")
+    plain, fitted = read_checkpoint(labelled / "model"), load_model(labelled / "model")
     assert plain.digest != fitted.digest
-    assert load_fitted(labelled / "model").digest == fitted.digest
+    assert load_model(labelled / "model").digest == fitted.digest
     assert labels_of(plain) is None
 
 
@@ -80,7 +80,7 @@ def test_too_few_labels_are_an_error_of_one_line(cli, labelled, tmp_path):
 
 
 def test_a_stars_labels_do_not_depend_on_the_stars_that_come_with_it(labelled):
-    model = load_fitted(labelled / "model")
+    model = load_model(labelled / "model")
     together = catalogue(model, SKY.spectra)
     for rows in (slice(0, 1), slice(17, 40)):
         assert catalogue(model, SKY.spectra.take(rows)).equals(

@@ -9,7 +9,7 @@ import torch
 from cli.toys import RECIPE, write_parquet
 from scattervae.errors import StoreError
 from scattervae.model import train as training
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.model.distributed import AlreadyToldError, World
 from toy import spoiled, toy_sky
 
@@ -22,7 +22,7 @@ def test_says_what_it_wrote(cli, folder, tmp_path):
     assert "of 300 stars (300 usable; the test fold is left out), 2 epochs in " in trained
     assert elbo.endswith("of 3 latents active")
     assert wrote == f"wrote {tmp_path / 'm'}"
-    assert Checkpoint.load(tmp_path / "m").recipe.training.epochs == 2
+    assert read_checkpoint(tmp_path / "m").recipe.training.epochs == 2
 
 
 def test_json(cli, folder, tmp_path):
@@ -34,7 +34,7 @@ def test_json(cli, folder, tmp_path):
     assert values["training"]["stars_per_second"] > 0
     assert values["final_epoch"]["epoch"] == 3
     assert len((tmp_path / "model" / "training.jsonl").read_text().splitlines()) == 3
-    assert Checkpoint.load(tmp_path / "model").recipe.training.seed == 5
+    assert read_checkpoint(tmp_path / "model").recipe.training.seed == 5
 
 
 def test_named_recipes(cli, dr3, tmp_path):
@@ -67,7 +67,7 @@ def test_a_model_that_is_there(cli, folder, tmp_path, model):
     )
     cli(*arguments, "--out", tmp_path / "m", "--seed", 1)
     assert cli(*arguments, "--out", tmp_path / "m", "--seed", 2, "--overwrite").code == 0
-    assert Checkpoint.load(tmp_path / "m").recipe.training.seed == 2
+    assert read_checkpoint(tmp_path / "m").recipe.training.seed == 2
 
 
 @pytest.mark.parametrize("there", ["store", "stars.parquet"])
@@ -104,7 +104,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(cli, folder, tmp_path, monkeypatch):
     info = cli("info", tmp_path / "parts.partial")
     assert "an unfinished training run" in info.error
     assert cli(*arguments, "--out", tmp_path / "parts", "--resume").code == 0
-    whole, parts = (Checkpoint.load(tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = (read_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert parts.digest == whole.digest
     assert parts.records == whole.records
     assert not (tmp_path / "parts.partial").exists()
@@ -163,9 +163,9 @@ def test_how_it_was_trained_is_said(cli, folder, tmp_path):
     for memory, how in (("auto", "in memory"), ("1GB", "in memory"), ("0", "streamed"), ("1kB", "streamed")):
         run = cli(*arguments, "--out", tmp_path / memory, "--memory", memory)
         assert re.search(rf" \({how}: [\d,]+ stars/s\)$", run.out.splitlines()[0])
-    streamed, again = (Checkpoint.load(tmp_path / name) for name in ("0", "1kB"))
+    streamed, again = (read_checkpoint(tmp_path / name) for name in ("0", "1kB"))
     assert streamed.digest == again.digest
-    assert Checkpoint.load(tmp_path / "auto").digest == Checkpoint.load(tmp_path / "1GB").digest
+    assert read_checkpoint(tmp_path / "auto").digest == read_checkpoint(tmp_path / "1GB").digest
 
 
 def test_a_size_that_is_none_is_refused(cli, folder, tmp_path):
@@ -192,7 +192,7 @@ def test_a_run_stopped_within_an_epoch_is_gone_on_with(cli, folder, tmp_path, mo
     monkeypatch.setattr(training, "_step", real)
     run = cli(*arguments, "--out", tmp_path / "parts", "--resume")
     assert "(streamed: " in run.out
-    whole, parts = (Checkpoint.load(tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = (read_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert parts.digest == whole.digest
     assert parts.records == whole.records
 

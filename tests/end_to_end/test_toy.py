@@ -60,7 +60,7 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     run = cli("generate", tmp_path / "model", "--flux", "-n", 5, "--out", tmp_path / "made.parquet")
     assert run.code == 0
 
-    store, model = sv.SpectrumStore(tmp_path / "store"), sv.Checkpoint.load(tmp_path / "model")
+    store, model = sv.SpectrumStore(tmp_path / "store"), sv.load_model(tmp_path / "model")
     spectra = store.read()
     latents = model.encode(spectra.take(spectra.usable)).mean.double().numpy()
     order = np.argsort(sky.spectra.source_id)  # a store's order is the sky's
@@ -84,7 +84,7 @@ def test_the_library_says_what_the_commands_say(cli, recipe, tmp_path):
     cli("encode", tmp_path / "model", tmp_path / "store", "--out", tmp_path / "c.parquet")
     store = sv.ingest([csv], tmp_path / "store2")
     model = sv.train(store.read(), sv.load_recipe(recipe))
-    assert model.digest == sv.Checkpoint.load(tmp_path / "model").digest
+    assert model.digest == sv.load_model(tmp_path / "model").digest
     sv.write_catalogue(model, store.chunks(), tmp_path / "c2.parquet")
     assert (tmp_path / "c2.parquet").read_bytes() == (tmp_path / "c.parquet").read_bytes()
     by_command = cli("evaluate", tmp_path / "model", tmp_path / "store", "--json").json["models"]["model"]

@@ -1,5 +1,10 @@
 import json
+import math
+import os
 import pickle
+import re
+import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +16,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.model.checkpoint import Checkpoint, Encoded, software_versions
+from scattervae.files import DIGESTS, read_tensors, write_tensors
+from scattervae.model.checkpoint import Checkpoint, Encoded, read_checkpoint, software_versions
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe
 from scattervae.model.run import train
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.flags import Flag
-from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.normalization import Inputs, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Spectra
-from toy import DR3, SMALL, SPOILED, spoiled, toy_recipe, toy_sky, untrained_model
+from toy import DR3, SMALL, SPOILED, signed_again, spoiled, toy_recipe, toy_sky, untrained_model
 
 SKY = toy_sky(60)
 DR3_SKY = toy_sky(300, basis=DR3)
@@ -30,6 +36,7 @@ FILES = {
     "normalization.safetensors",
     "provenance.json",
     "training.jsonl",
+    "digests.json",
 }
 
 
@@ -65,13 +72,13 @@ def test_a_saved_model_encodes_bit_for_bit_as_before(tmp_path_factory, shape, no
     model = untrained_model(spectra, Recipe(name="any", network=shape, normalization=normalization))
     path = tmp_path_factory.mktemp("models") / "model"
     model.save(path)
-    back = Checkpoint.load(path)
+    back = read_checkpoint(path)
     assert bits(back, spectra) == bits(model, spectra)
     assert (back.recipe, back.digest, back.normalization.basis) == (model.recipe, model.digest, basis)
 
 
 def test_a_trained_model_comes_back_with_all_that_was_known_of_it(folder):
-    back = Checkpoint.load(str(folder))
+    back = read_checkpoint(str(folder))
     assert back.recipe == MODEL.recipe
     assert back.records == MODEL.records
     assert back.provenance == MODEL.provenance
@@ -109,7 +116,7 @@ def test_a_model_is_replaced_whole(folder):
     other = untrained_model(SKY.spectra)
     other.save(folder)
     assert {path.name for path in folder.iterdir()} == FILES
-    assert Checkpoint.load(folder).digest == other.digest
+    assert read_checkpoint(folder).digest == other.digest
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
@@ -122,7 +129,7 @@ def test_a_model_stays_as_it_was_when_saving_breaks(folder, monkeypatch):
         patch.setattr("scattervae.model.checkpoint.write_records", stop)
         with pytest.raises(KeyboardInterrupt):
             other.save(folder)
-    assert Checkpoint.load(folder).digest == MODEL.digest
+    assert read_checkpoint(folder).digest == MODEL.digest
     MODEL.save(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
@@ -143,15 +150,15 @@ def test_a_model_is_there_whole_wherever_saving_over_it_is_killed(folder, monkey
             other.save(folder)
     assert not folder.exists()
     assert Checkpoint.is_model(folder)
-    assert Checkpoint.load(folder).digest == MODEL.digest
+    assert read_checkpoint(folder).digest == MODEL.digest
     other.save(folder)
-    assert Checkpoint.load(folder).digest == other.digest
+    assert read_checkpoint(folder).digest == other.digest
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def check_refused(folder: Path, match: str) -> None:
     with pytest.raises(CheckpointError, match=match) as caught:
-        Checkpoint.load(folder)
+        read_checkpoint(folder)
     message = str(caught.value)
     assert "\n" not in message
     assert str(folder) in message
@@ -171,7 +178,9 @@ def test_a_missing_file_is_named(folder, name):
 
 def test_a_model_without_its_training_log_still_works(folder):
     (folder / "training.jsonl").unlink()
-    assert Checkpoint.load(folder).records == ()
+    check_refused(folder, "training.jsonl: is missing")
+    signed_again(folder)
+    assert read_checkpoint(folder).records == ()
 
 
 BROKEN = [
@@ -186,32 +195,129 @@ BROKEN = [
 @pytest.mark.parametrize(("name", "content"), BROKEN)
 def test_a_broken_file_is_refused_in_one_line(folder, name, content):
     (folder / name).write_bytes(content)
-    check_refused(folder, "JSON|format|fit")
+    check_refused(folder, re.escape(name))
+    if name != DIGESTS:
+        signed_again(folder)
+        check_refused(folder, re.escape(name))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "normalization.safetensors"])
 def test_a_torn_file_is_refused_in_one_line(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    check_refused(folder, "broken or do not fit")
+    check_refused(folder, "not the file that was written")
+    signed_again(folder)
+    check_refused(folder, "not readable")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_flipped_bit_of_any_file_is_noticed(folder, name):
+    content = (folder / name).read_bytes()
+    for place in np.random.default_rng(0).integers(len(content), size=15):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=re.escape(str(folder))):
+            read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "normalization.safetensors"])
+def test_a_flipped_bit_of_tensors_is_noticed_without_the_folders_digests(folder, name):
+    content = (folder / name).read_bytes()
+    header = int.from_bytes(content[:8], "little") + 8
+    for place in np.random.default_rng(0).integers(header, len(content), size=15):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        (folder / name).write_bytes(flipped)
+        signed_again(folder)
+        check_refused(folder, "damaged")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "normalization.safetensors", "config.json"])
+def test_a_file_of_another_model_of_the_same_shape_is_refused_by_name(folder, tmp_path, name):
+    train(toy_sky(60, seed=5).spectra, toy_recipe(epochs=2)).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / name, folder / name)
+    check_refused(folder, rf"{re.escape(name)}: not the file that was written here")
+
+
+def test_equal_models_are_equal_bytes_with_the_mode_that_the_user_asks_for(folder, tmp_path):
+    before = os.umask(0o027)
+    try:
+        MODEL.save(tmp_path / "again")
+    finally:
+        os.umask(before)
+    for file in folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+        assert stat.S_IMODE((tmp_path / "again" / file.name).stat().st_mode) == 0o640
+
+
+def test_a_new_setting_with_a_default_changes_no_digest():
+    class Newer(NetworkShape):
+        colour: str = "red"
+
+    network = Newer(**MODEL.recipe.network.model_dump())
+    newer = replace(MODEL, recipe=MODEL.recipe.model_copy(update={"network": network}))
+    assert newer.digest == MODEL.digest
+    other = network.model_copy(update={"colour": "blue"})
+    assert replace(MODEL, recipe=MODEL.recipe.model_copy(update={"network": other})).digest != MODEL.digest
+
+
+STORED = Path(__file__).parent.parent / "fixtures" / "models"
+
+
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [("v1", "104a9ef46c571dd9f2158d8c03df46ea"), ("v2", "104a9ef46c571dd9f2158d8c03df46ea")],
+)
+def test_models_of_every_format_are_read_for_ever(version, digest):
+    """Trained on toy stars; their digests and what they say of three stars are as on the day of writing."""
+    model = read_checkpoint(STORED / version)
+    assert model.digest == digest
+    expected = json.loads((STORED / "v1.json").read_text())
+    star, coeff = torch.arange(3)[:, None], torch.arange(9)[None]
+    answer = model.answer(Inputs(torch.sin(star * 9.0 + coeff), 0.05 + 0.01 * ((star + coeff) % 4)))
+    mean, scatter = answer.reconstruction
+    found = {**answer.posterior._asdict(), "coefficients": mean, "scatter": scatter}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].reshape(3, -1), values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_default_settings_of_the_network_never_change():
+    """They are what `Checkpoint.digest` leaves out."""
+    assert NetworkShape().model_dump(mode="json") == {
+        "n_latent": 6,
+        "hidden": [80, 50, 30],
+        "layers": "plain",
+        "encoder_sees": "coefficients",
+        "posterior": "independent",
+        "scatter_link": "softplus",
+        "scatter_floor": 1e-4,
+        "log_variance_limits": [-12.0, 6.0],
+    }
 
 
 def change_config(folder: Path, **changes: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    signed_again(folder)
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"format": 99}, "format 99, this version reads 1"),
+        ({"format": 99}, "format 99, this version reads 1, 2"),
         ({"format": None}, "format None"),
-        ({"n_coeffs": 12}, "size mismatch"),
-        ({"n_coeffs": "11"}, "do not fit"),
-        ({"n_coeffs": -1}, "do not fit"),
-        ({"basis": {"n_bp": 6}}, "do not fit"),
-        ({"basis": None}, "do not fit"),
-        ({"recipe": None}, "recipe|Recipe"),
+        ({"format": True}, "format True"),
+        ({"n_coeffs": 12}, "11 coefficients.*12"),
+        ({"n_coeffs": "eleven"}, "n_coeffs"),
+        ({"n_coeffs": -1}, "n_coeffs"),
+        ({"basis": {"n_bp": 6}}, "n_rp"),
+        ({"basis": {"n_bp": 6, "n_rp": 3}}, "columns are rising numbers from 0 to below 9"),
+        ({"basis": None}, "basis"),
+        ({"recipe": None}, "recipe"),
+        ({"recipe": {"name": "\x1b[2Jred"}}, "control characters"),
+        ({"recipe": {"name": "wide", "network": {"hidden": [60_000] * 3}}}, "do not fit each other"),
+        ({"recipe": {"name": "wide", "network": {"hidden": [10**30]}}}, "make no network"),
         ({"recipe": {"name": "a", "colour": 1}}, "colour"),
         ({"recipe": {"name": "a", "network": {"n_latent": 0}}}, "n_latent"),
     ],
@@ -227,15 +333,63 @@ def test_weights_of_another_shape_are_refused_in_one_line(folder):
     (folder / "weights.safetensors").write_bytes(
         (folder.parent / "other" / "weights.safetensors").read_bytes()
     )
+    signed_again(folder)
     check_refused(folder, "do not fit")
 
 
 def test_a_weight_more_or_less_is_refused_in_one_line(folder):
     weights = load_file(folder / "weights.safetensors")
     save_file({**weights, "decoder.9.weight": torch.zeros(2)}, folder / "weights.safetensors")
+    signed_again(folder)
     check_refused(folder, r"decoder\.9\.weight")
     save_file({n: w for n, w in weights.items() if n != "encoder.0.bias"}, folder / "weights.safetensors")
+    signed_again(folder)
     check_refused(folder, r"encoder\.0\.bias")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(folder, value):
+    weights = load_file(folder / "weights.safetensors")
+    weights["decoder.0.bias"][1] = value
+    save_file(weights, folder / "weights.safetensors")
+    signed_again(folder)
+    check_refused(folder, r"1 of \d+ numbers in 'decoder\.0\.bias' are not finite")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"std": np.zeros(11)}, "standard deviations above 0"),
+        ({"mean": np.zeros(7)}, "one shape"),
+        ({"mean": np.full(11, np.nan)}, "means are finite"),
+        ({"mean": np.zeros(11, np.float32)}, "float64"),
+        ({"columns": np.arange(11) - 3}, "rising numbers from 0"),
+        ({"columns": np.arange(11) + 3}, "rising numbers from 0"),
+        ({"columns": np.zeros(11, np.int64)}, "rising numbers from 0"),
+    ],
+)
+def test_a_normalization_that_cannot_be_is_refused(folder, change, match):
+    stored = read_tensors(folder / "normalization.safetensors")
+    write_tensors(stored.path, stored.arrays | change, stored.notes)
+    signed_again(folder)
+    check_refused(folder, match)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("[" * 100_000, "not readable as JSON"),
+        ('{"a": ' * 100_000, "not readable as JSON"),
+        ('{"training": {"kl_per_latent": "much"}}', "kl_per_latent"),
+        ('{"versions": {"torch": 2}}', "versions.torch"),
+        ('{"data": []}', "data"),
+        ('{"credit": "\\u001b]0;gone\\u0007"}', "control characters"),
+    ],
+)
+def test_a_provenance_that_cannot_be_is_refused(folder, content, match):
+    (folder / "provenance.json").write_text(content)
+    signed_again(folder)
+    check_refused(folder, match)
 
 
 def test_the_normalization_of_another_model_is_refused_in_one_line(folder):
@@ -243,6 +397,7 @@ def test_the_normalization_of_another_model_is_refused_in_one_line(folder):
     untrained_model(SKY.spectra, fewer).save(folder.parent / "other")
     name = "normalization.safetensors"
     (folder / name).write_bytes((folder.parent / "other" / name).read_bytes())
+    signed_again(folder)
     check_refused(folder, "8 coefficients.*11")
 
 
@@ -386,7 +541,7 @@ def test_dask_tells_models_apart_by_what_is_in_them():
 
 
 def test_values_of_other_types(folder):
-    checkpoint = Checkpoint.load(str(folder))
+    checkpoint = read_checkpoint(str(folder))
     z = np.zeros((2, checkpoint.n_latent))
     torch.testing.assert_close(checkpoint.decode(z).mean, checkpoint.decode(torch.zeros(2, z.shape[1])).mean)
     with pytest.raises(TypeError, match=r"encode takes Spectra, not (Posix)?Path; scattervae.load"):

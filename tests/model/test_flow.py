@@ -6,12 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from studies.two_sample import energy_test
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scattervae.errors import CheckpointError, TrainingError
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.flow import FLOW, FlowSettings, LatentFlow, fit_flow, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream
@@ -167,9 +166,8 @@ def test_saved_and_loaded_bit_for_bit(tmp_path, model, flow):
 
 
 def rewritten(path, **notes):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(tensors, path, (file.metadata() or {}) | notes)
+    stored = read_tensors(path)
+    write_tensors(path, stored.arrays, stored.notes | notes)
 
 
 def test_files_that_are_no_flow_of_this_model(tmp_path, model, flow):
@@ -182,8 +180,8 @@ def test_files_that_are_no_flow_of_this_model(tmp_path, model, flow):
     for notes, told in (
         ({"format": "2"}, "format 2, this version reads 1"),
         ({"settings": json.dumps({"depth": 3})}, "depth"),
-        ({"settings": FlowSettings().model_dump_json()}, "RuntimeError"),
-        ({"fit": "{}"}, "missing"),
+        ({"settings": FlowSettings().model_dump_json()}, "another network|size mismatch"),
+        ({"fit": "{}"}, "Field required"),
     ):
         flow.save(tmp_path)
         rewritten(path, **notes)
@@ -192,7 +190,7 @@ def test_files_that_are_no_flow_of_this_model(tmp_path, model, flow):
         assert "\n" not in str(raised.value)
         assert "fit the flow again" in str(raised.value)
     path.write_bytes(b"not a flow")
-    with pytest.raises(CheckpointError, match="broken"):
+    with pytest.raises(CheckpointError, match="not readable"):
         LatentFlow.load(tmp_path, model)
 
 

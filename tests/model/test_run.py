@@ -7,7 +7,7 @@ import torch
 
 from model.noise_toys import correlated
 from scattervae.errors import BusyError, CheckpointError, TrainingError
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import Checkpoint, read_checkpoint
 from scattervae.model.distributed import World
 from scattervae.model.preparation import Machine, data_digest, training_stars
 from scattervae.model.recipe import RECIPES
@@ -22,7 +22,7 @@ from scattervae.seeds import folds
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import toy_store
-from toy import toy_best, toy_recipe, toy_sky
+from toy import signed_again, toy_best, toy_recipe, toy_sky
 
 SKY = toy_sky(200)
 QUICK = toy_recipe(epochs=3)
@@ -94,7 +94,7 @@ def test_a_saved_run_leaves_the_model_and_nothing_else(tmp_path):
     model = train(SKY.spectra, QUICK, out=RunFolder(tmp_path / "deep" / "model"), progress=told.append)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model"]
     assert (
-        bits(Checkpoint.load(tmp_path / "deep" / "model")) == bits(model) == bits(train(SKY.spectra, QUICK))
+        bits(read_checkpoint(tmp_path / "deep" / "model")) == bits(model) == bits(train(SKY.spectra, QUICK))
     )
     assert tuple(told) == model.records
 
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
     assert len((tmp_path / "model.partial" / "training.jsonl").read_text().splitlines()) == 2
     told: list[EpochRecord] = []
     model = train(SKY.spectra, QUICK, out=RunFolder(path, resume=True), progress=told.append)
-    assert bits(model) == bits(train(SKY.spectra, QUICK)) == bits(Checkpoint.load(path))
+    assert bits(model) == bits(train(SKY.spectra, QUICK)) == bits(read_checkpoint(path))
     assert [record.epoch for record in told] == [1, 2, 3]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -142,7 +142,7 @@ def test_an_unfinished_run_is_not_touched_unless_it_is_said(tmp_path):
     told: list[EpochRecord] = []
     other = toy_recipe(epochs=2)
     train(SKY.spectra, other, out=RunFolder(path, overwrite=True), progress=told.append)
-    assert Checkpoint.load(path).recipe == other
+    assert read_checkpoint(path).recipe == other
 
 
 def test_a_model_is_not_touched_unless_it_is_said(tmp_path):
@@ -153,10 +153,10 @@ def test_a_model_is_not_touched_unless_it_is_said(tmp_path):
             train(SKY.spectra, QUICK, out=RunFolder(path, resume=resume))
         assert "\n" not in str(caught.value)
     start_and_stop(RunFolder(path, overwrite=True))
-    assert Checkpoint.load(path).recipe == QUICK  # the old model stays until the new one is whole
+    assert read_checkpoint(path).recipe == QUICK  # the old model stays until the new one is whole
     other = toy_recipe(epochs=2)
     train(SKY.spectra, other, out=RunFolder(path, overwrite=True))
-    assert Checkpoint.load(path).recipe == other
+    assert read_checkpoint(path).recipe == other
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -190,7 +190,7 @@ def test_the_unfinished_folder_stands_beside_the_model():
 
 def test_what_is_trained_once_is_not_trained_again(tmp_path, monkeypatch):
     first = train_once(SKY.spectra, QUICK, tmp_path / "model")
-    assert bits(first) == bits(train(SKY.spectra, QUICK)) == bits(Checkpoint.load(tmp_path / "model"))
+    assert bits(first) == bits(train(SKY.spectra, QUICK)) == bits(read_checkpoint(tmp_path / "model"))
     monkeypatch.setattr("scattervae.model.run.fit_network", None)
     told: list[EpochRecord] = []
     assert bits(train_once(SKY.spectra, QUICK, tmp_path / "model", progress=told.append)) == bits(first)
@@ -208,8 +208,9 @@ def test_a_model_of_another_recipe_or_of_other_stars_is_replaced(tmp_path, chang
         stars = SKY.spectra.take(slice(0, 190))
     else:
         (path / "provenance.json").write_text("{}")
+        signed_again(path)
     model = train_once(stars, recipe, path)
-    assert bits(model) == bits(train(stars, recipe)) == bits(Checkpoint.load(path))
+    assert bits(model) == bits(train(stars, recipe)) == bits(read_checkpoint(path))
     assert model.provenance["data"]["digest"] == data_digest(training_stars(stars, recipe))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -242,7 +243,7 @@ def test_training_once_begins_again_after_an_unfinished_run_of_another(tmp_path,
         (out.unfinished / "state.safetensors").write_bytes(b"half")
     told: list[EpochRecord] = []
     model = train_once(stars, recipe, out.model, progress=told.append)
-    assert bits(model) == bits(train(stars, recipe)) == bits(Checkpoint.load(out.model))
+    assert bits(model) == bits(train(stars, recipe)) == bits(read_checkpoint(out.model))
     assert len(told) == recipe.training.epochs
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -279,7 +280,7 @@ def test_a_store_that_memory_does_not_hold_is_streamed(store, tmp_path):
     assert model.provenance["training"]["stars"] == "streamed"
     assert model.provenance["data"] == train(store, QUICK).provenance["data"]
     assert (
-        bits(Checkpoint.load(tmp_path / "model")) == bits(model) == bits(train(store, QUICK, machine=STREAM))
+        bits(read_checkpoint(tmp_path / "model")) == bits(model) == bits(train(store, QUICK, machine=STREAM))
     )
     assert model.digest != train(store, QUICK).digest  # its batches are others
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

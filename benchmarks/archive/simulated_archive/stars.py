@@ -10,6 +10,7 @@ from scattervae.gaia.facts import g_flux_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.generation import generate
+from scattervae.science.trained import load_model
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Spectra
 
@@ -70,7 +71,7 @@ class StarMaker:
     def load(cls, model: Path, path: Path) -> "StarMaker":
         with np.load(path) as saved:
             mean, log_variance = (torch.from_numpy(saved[name]) for name in ("mean", "log_variance"))
-            return cls(Checkpoint.load(model), mean, log_variance, saved["errors"], saved["g_flux"])
+            return cls(load_model(model), mean, log_variance, saved["errors"], saved["g_flux"])
 
     def draw(self, n: int, seed: int) -> Drawn:
         """`n` stars. Errors grow with the root of the flux, as those of photons do."""

@@ -43,12 +43,12 @@ def calibrate(
         scattervae calibrate model store
     """
     from scattervae.gaia import intake
-    from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.calibration.calibrated import save_calibration
     from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
+    from scattervae.science.trained import load_model
 
-    checkpoint = Checkpoint.load(model).to(settle_machine(device, threads))
+    checkpoint = load_model(model, calibrated=False, labels=False).to(settle_machine(device, threads))
     fitted = fit(
         checkpoint, intake.load(store).spectra, CalibrationSettings(epochs=epochs), progress=say_what_is_done
     )

@@ -62,11 +62,11 @@ def compare(
         scattervae compare model halo.parquet disk.parquet --level 0.01 --json
     """
     from scattervae.gaia import intake
-    from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.relative import Significance, compare_sets
+    from scattervae.science.trained import load_model
 
     settle_machine("cpu", threads)
-    checkpoint = Checkpoint.load(model)
+    checkpoint = load_model(model)
     a, b = intake.load(first), intake.load(second)
     found = compare_sets(
         checkpoint,

@@ -93,10 +93,10 @@ def encode(
         raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
     _check_out(out)
     from scattervae.gaia.intake import RowTally
-    from scattervae.science.fitted import load_fitted
+    from scattervae.science.trained import load_model
 
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
-    checkpoint = load_fitted(model).to(machine)
+    checkpoint = load_model(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
     if out.suffix:
         summary = _to_file(checkpoint, inputs, out, tally)

@@ -143,13 +143,14 @@ def stars_of_fold(spectra: "Spectra", fold: Fold, *, where: Path) -> "Spectra":
 
 def loaded(folders: list[Path], machine: "torch.device") -> "dict[str, Checkpoint]":
     """The models by name, and those that were calibrated once more with their calibration."""
-    from scattervae.science.calibration.calibrated import CalibratedModel, load_model
+    from scattervae.science.calibration.calibrated import is_calibrated
+    from scattervae.science.trained import load_model
 
-    found = {}
+    found: dict[str, Checkpoint] = {}
     for name, folder in zip(model_names(folders), folders, strict=True):
-        found[name] = load_model(folder, calibrated=False).to(machine)
-        calibrated = load_model(folder)
-        if isinstance(calibrated, CalibratedModel):
+        found[name] = load_model(folder, calibrated=False, labels=False).to(machine)
+        calibrated = load_model(folder, labels=False)
+        if is_calibrated(calibrated):
             found[f"{name}, calibrated"] = calibrated.to(machine)
     return found
 
@@ -185,13 +186,15 @@ def model_values(
     checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None" = None
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
-    training = checkpoint.provenance["training"]
+    from scattervae.model.records import Facts
+
+    training = Facts.of(checkpoint.provenance).training
     return {
         "recipe": checkpoint.recipe.name,
         **asdict(result),
         "n_latent": checkpoint.n_latent,
-        "train_seconds": training["seconds"],
-        "stars_per_second": training["stars_per_second"],
+        "train_seconds": training.seconds,
+        "stars_per_second": training.stars_per_second,
         "coverage": None if table is None else asdict(table),
     }
 

@@ -67,14 +67,12 @@ def figure(
     """
     _check(name, out)
     from scattervae.gaia import intake
-    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.trained import load_model
     from scattervae.show.data import FigureData
     from scattervae.show.registry import draw_figure, save_figure
 
     settle_machine("cpu", threads)
-    checkpoints = {
-        title: Checkpoint.load(path) for title, path in zip(model_names(models), models, strict=True)
-    }
+    checkpoints = {title: load_model(path) for title, path in zip(model_names(models), models, strict=True)}
     sky = intake.load(stars)
     others = None if unlabelled is None else intake.load(unlabelled).spectra
     data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)

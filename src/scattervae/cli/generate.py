@@ -89,14 +89,14 @@ def generate(
 
     from scattervae.files import sole_writer
     from scattervae.gaia.facts import g_flux_of
-    from scattervae.model.checkpoint import Checkpoint
     from scattervae.science import generation
+    from scattervae.science.trained import load_model
     from scattervae.spectra.tables import table_written
 
     place = _Place(model, latent, aggregate, flow, around, between, stars)
     check_out_file(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
-    checkpoint = Checkpoint.load(model)
+    checkpoint = load_model(model)
     z = place.latents(checkpoint, n, seed)
     made = generation.generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None

@@ -166,11 +166,15 @@ def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, di
 
 
 def _model(path: Path) -> Summary:
-    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.model.records import Facts
+    from scattervae.science.calibration.calibrated import is_calibrated
+    from scattervae.science.trained import load_model
 
-    model = Checkpoint.load(path)
+    model = load_model(path)
     n_parameters = sum(p.numel() for p in model.network.parameters())
-    facts = model.provenance
+    facts = Facts.of(model.provenance)
+    labels = [] if model.labels is None else list(model.labels.names)
+    calibrated, has_flow = is_calibrated(model), model.flow is not None
     values = {
         "kind": "model",
         "path": str(path),
@@ -178,21 +182,30 @@ def _model(path: Path) -> Summary:
         "recipe": model.recipe.model_dump(mode="json"),
         "basis": vars(model.normalization.basis),
         "n_parameters": n_parameters,
-        "provenance": facts,
+        "provenance": model.provenance,
+        "calibrated": calibrated,
+        "labels": labels,
+        "flow": has_flow,
     }
-    kl = ", ".join(f"{k:.2f}" for k in facts["training"]["kl_per_latent"])
-    data = facts["data"]
+    kl = ", ".join(f"{k:.2f}" for k in facts.training.kl_per_latent)
+    data = facts.data
     lines = (
         f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {counted(model.n_latent, 'latent')}",
         f"for {model.normalization.basis}",
-        f"trained on {counted(data['n_trained_on'], 'star')} ({data['n_inferred_coefficients']:,} with inferred "
-        f"coefficients; G flux of {data['n_g_flux_from_table']:,} from a table, of "
-        f"{data['n_g_flux_from_coefficients']:,} from the coefficients)",
-        f"{facts['training']['active_latents']} latents active; KL of each [nat]: {kl}",
-        f"made with scattervae {facts['versions']['scattervae']}, torch {facts['versions']['torch']}; "
-        f"credit {facts['credit']}",
+        f"trained on {_known(data.n_trained_on)} stars ({_known(data.n_inferred_coefficients)} with inferred "
+        f"coefficients; G flux of {_known(data.n_g_flux_from_table)} from a table, of "
+        f"{_known(data.n_g_flux_from_coefficients)} from the coefficients)",
+        f"{_known(facts.training.active_latents)} latents active; KL of each [nat]: {kl}",
+        f"{'calibrated' if calibrated else 'not calibrated'}; "
+        f"predicts {', '.join(labels) or 'no labels'}; {'a' if has_flow else 'no'} flow",
+        f"made with scattervae {facts.versions.get('scattervae', '?')}, torch {facts.versions.get('torch', '?')}; "
+        f"credit {facts.credit or '?'}",
     )
     return Summary(values, lines)
+
+
+def _known(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
 
 
 def _recipe(name: str) -> Summary:

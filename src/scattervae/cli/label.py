@@ -47,14 +47,13 @@ def label(
         scattervae encode model store --out catalogue.parquet
     """
     from scattervae.gaia import intake
-    from scattervae.science.calibration.calibrated import load_model
-    from scattervae.science.fitted import LABELS
     from scattervae.science.labels.folder import save_label_model
     from scattervae.science.labels.known import KnownLabels
     from scattervae.science.labels.model import fit_labels
+    from scattervae.science.trained import LABELS, load_model
 
     settle_machine("cpu", threads)
-    checkpoint, stars = load_model(model), intake.load(store)
+    checkpoint, stars = load_model(model, labels=False), intake.load(store)
     with progress_bar("networks") as bar:
         task = bar.add_task("learning labels", total=None)
         fitted = fit_labels(

@@ -2,34 +2,44 @@
 
 ``config.json`` holds the recipe, ``weights.safetensors`` the network, ``normalization.safetensors`` mean and
 standard deviation of each coefficient, ``provenance.json`` what it was made from and with, and
-``training.jsonl`` a line for each epoch.
+``training.jsonl`` a line for each epoch, and ``digests.json`` the digest of each of these.
 """
 
 import copy
-import hashlib
 import json
 import platform
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import safetensors.numpy
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from torch import nn
 
 import scattervae
 from scattervae.arrays import Latents, StarMask
-from scattervae.errors import CheckpointError, RecipeError
-from scattervae.files import replace_folder, restored, write_json
+from scattervae.errors import CheckpointError
+from scattervae.files import (
+    DIGESTS,
+    StoredTensors,
+    problems,
+    read_json,
+    read_tensors,
+    restored,
+    tensors_digest,
+    verified_folder,
+    write_json,
+    write_tensors,
+    written_folder,
+)
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
-from scattervae.model.recipe import Recipe, parse_recipe
-from scattervae.model.records import EpochRecord, read_records, write_records
+from scattervae.model.recipe import Recipe
+from scattervae.model.records import EpochRecord, Facts, read_records, write_records
+from scattervae.settings import Settings
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra
@@ -39,8 +49,35 @@ WEIGHTS = "weights.safetensors"
 NORMALIZATION = "normalization.safetensors"
 PROVENANCE = "provenance.json"
 TRAINING = "training.jsonl"
-_FORMAT = 1
+_FORMAT = 2  # 1 had no digests
 BATCH = 4096
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class BasisIds(Settings):
+    """`Basis`, as files have it."""
+
+    n_bp: PositiveInt
+    n_rp: PositiveInt
+    bp_id: int | None = None
+    rp_id: int | None = None
+
+
+class _Config(Settings):
+    """``config.json``."""
+
+    format: int
+    recipe: Recipe
+    basis: BasisIds
+    n_coeffs: PositiveInt
+
+
+class _Counts(Settings):
+    """What ``normalization.safetensors`` notes beside its arrays."""
+
+    n_stars: NonNegativeInt
+    n_g_flux_from_table: NonNegativeInt
 
 
 class Answer(NamedTuple):
@@ -102,11 +139,11 @@ class Checkpoint:
         return self.recipe.network.n_latent
 
     def save(self, folder: str | Path) -> None:
-        """Write the files; the folder appears whole or not at all, and an old one stays until then."""
-        folder = Path(folder)
-        partial = folder.with_name(folder.name + ".saving")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        """Write the files; the folder appears whole or not at all, and an old one stays until then.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written to.
+        """
         normalization = self.normalization
         config = {
             "format": _FORMAT,
@@ -114,61 +151,20 @@ class Checkpoint:
             "basis": vars(normalization.basis),
             "n_coeffs": normalization.n_coeffs,
         }
-        write_json(partial / CONFIG, config)
-        weights = {name: w.cpu().contiguous() for name, w in self.network.state_dict().items()}
-        save_file(weights, partial / WEIGHTS)
-        safetensors.numpy.save_file(
-            {"columns": normalization.columns, "mean": normalization.mean, "std": normalization.std},
-            partial / NORMALIZATION,
-            {
-                "n_stars": str(normalization.n_stars),
-                "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
-            },
-        )
-        write_json(partial / PROVENANCE, self.provenance)
-        write_records(partial / TRAINING, self.records)
-        replace_folder(folder, partial)
+        counts = {name: str(getattr(normalization, name)) for name in _Counts.model_fields}
+        with written_folder(Path(folder)) as partial:
+            write_json(partial / CONFIG, config)
+            write_tensors(partial / WEIGHTS, on_cpu(self.network))
+            arrays = {name: getattr(normalization, name) for name in ("columns", "mean", "std")}
+            write_tensors(partial / NORMALIZATION, arrays, counts)
+            write_json(partial / PROVENANCE, self.provenance)
+            write_records(partial / TRAINING, self.records)
 
     @staticmethod
     def is_model(folder: Path) -> bool:
         """True where `folder` is the folder of a trained model."""
         folder = restored(folder)
         return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Checkpoint":
-        """Read a trained folder; nothing else is needed, and nothing is guessed from weight shapes.
-
-        Raises:
-            CheckpointError: A file is missing, unreadable, or does not fit the others.
-        """
-        folder = restored(Path(folder))
-        missing = [n for n in (CONFIG, WEIGHTS, NORMALIZATION, PROVENANCE) if not (folder / n).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a trained model")
-        config = _read_json(folder / CONFIG)
-        if config.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{folder / CONFIG}: format {config.get('format')}, this version reads {_FORMAT}; "
-                "use the version of scattervae in its provenance.json"
-            )
-        try:
-            recipe = parse_recipe(config["recipe"], where=CONFIG)
-            network = ScatterVAE(config["n_coeffs"], recipe.network)
-            network.load_state_dict(load_file(folder / WEIGHTS))
-            normalization = _read_normalization(folder / NORMALIZATION, Basis(**config["basis"]))
-            records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
-        except (RecipeError, SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())  # PyTorch's have many lines
-            raise CheckpointError(
-                f"{folder}: its files are broken or do not fit each other: {reason}"
-            ) from error
-        if normalization.n_coeffs != network.n_coeffs:
-            raise CheckpointError(
-                f"{folder}: {NORMALIZATION} has {normalization.n_coeffs} coefficients, "
-                f"{CONFIG} has {network.n_coeffs}"
-            )
-        return cls(recipe, normalization, network.eval(), _read_json(folder / PROVENANCE), records)
 
     def to(self, device: torch.device) -> "Checkpoint":
         """The same model, computing on this device."""
@@ -240,13 +236,20 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """What identifies the model in catalogues: a digest of its shape, weights and normalization."""
-        sha = hashlib.sha256(f"{self.recipe.network!r} {self.normalization.basis!r}".encode())
-        for name, weights in sorted(self.network.state_dict().items()):
-            sha.update(name.encode() + weights.cpu().numpy().tobytes())
-        for values in (self.normalization.columns, self.normalization.mean, self.normalization.std):
-            sha.update(values.tobytes())
-        return sha.hexdigest()[:32]
+        """What identifies the model in catalogues: a digest of its shape, weights and normalization.
+
+        Settings that are at their defaults do not count, so that a new one changes no digest; no default ever changes.
+        """
+        shape = self.recipe.network.model_dump(mode="json", exclude_defaults=True)
+        basis = {name: value for name, value in vars(self.normalization.basis).items() if value is not None}
+        tensors = on_cpu(self.network)
+        tensors |= {name: getattr(self.normalization, name) for name in ("columns", "mean", "std")}
+        return tensors_digest(tensors, json.dumps([shape, basis], sort_keys=True))[:32]
+
+    @property
+    def latent_digest(self) -> str:
+        """What identifies the latents that it gives: as `digest`, whatever labels are predicted from them."""
+        return self.digest
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         """What Dask names tasks by that are given this model."""
@@ -263,24 +266,95 @@ def software_versions() -> dict[str, str]:
     }
 
 
-def _read_normalization(path: Path, basis: Basis) -> Normalization:
-    with safe_open(path, framework="numpy") as file:
-        notes = file.metadata() or {}
-        return Normalization(
-            basis=basis,
-            columns=file.get_tensor("columns"),
-            mean=file.get_tensor("mean"),
-            std=file.get_tensor("std"),
-            n_stars=int(notes["n_stars"]),
-            n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
+def on_cpu(network: nn.Module) -> dict[str, Any]:
+    """Weights and buffers by name, to be written or hashed."""
+    return {name: weights.cpu() for name, weights in network.state_dict().items()}
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """The model of a trained folder as it was trained, without what was fitted to it later (see `load_model`).
+
+    Nothing is guessed from weight shapes, and nothing is built before each file fits its schema and the weights fit
+    the config.
+
+    Raises:
+        CheckpointError: A file is missing, unreadable, not as it was written, of a newer format, or does not fit the
+            others.
+    """
+    folder = verified_folder(folder, (CONFIG, WEIGHTS, NORMALIZATION, PROVENANCE), "a trained model")
+    config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
+    if config.format > 1 and not (folder / DIGESTS).is_file():
+        raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
+    normalization = _normalization(read_tensors(folder / NORMALIZATION), Basis(**dict(config.basis)))
+    if normalization.n_coeffs != config.n_coeffs:
+        raise CheckpointError(
+            f"{folder}: {NORMALIZATION} has {normalization.n_coeffs} coefficients, {CONFIG} has {config.n_coeffs}"
         )
+    weights = read_tensors(folder / WEIGHTS)
+    network = with_weights(
+        lambda: ScatterVAE(config.n_coeffs, config.recipe.network), weights.arrays, weights.path
+    )
+    facts = read_json(folder / PROVENANCE, Facts.model_validate)
+    records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
+    return Checkpoint(
+        config.recipe, normalization, network, facts.model_dump(mode="json", exclude_unset=True), records
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def with_weights(make: Callable[[], Network], weights: Mapping[str, np.ndarray], where: Path) -> Network:
+    """The network that `make` makes, with these weights, in evaluation mode.
+
+    It is made without memory for its weights, so that settings of a stranger's file cannot ask for any.
+
+    Raises:
+        CheckpointError: Names, shapes or kinds are others than the settings say, or a weight is no finite number.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return content
+        with torch.device("meta"):
+            network = make()
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{where}: its settings make no network: {reason}") from error
+    wanted = {
+        name: (tuple(w.shape), str(w.dtype).removeprefix("torch."))
+        for name, w in network.state_dict().items()
+    }
+    found = {name: (w.shape, str(w.dtype)) for name, w in weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{where}: {_described(found.get(name))} for {name!r}, its settings say "
+                f"{_described(wanted.get(name))}; the files do not fit each other"
+            )
+    require_finite(weights, where)
+    network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, assign=True)
+    return network.eval()
+
+
+def require_finite(arrays: Mapping[str, np.ndarray], where: Path) -> None:
+    """Refuse what is no finite number.
+
+    Raises:
+        CheckpointError: It says how many numbers of which array.
+    """
+    for name, values in arrays.items():
+        n_bad = int((~np.isfinite(values)).sum())
+        if n_bad:
+            raise CheckpointError(
+                f"{where}: {n_bad} of {values.size} numbers in {name!r} are not finite; the model is broken: "
+                "train or fetch it again"
+            )
+
+
+def _described(shape_and_kind: tuple[tuple[int, ...], str] | None) -> str:
+    return "nothing" if shape_and_kind is None else f"{shape_and_kind[1]} of shape {shape_and_kind[0]}"
+
+
+def _normalization(stored: StoredTensors, basis: Basis) -> Normalization:
+    try:
+        counts = _Counts.model_validate(stored.notes)
+        return Normalization.of(basis, stored.arrays, **dict(counts))
+    except ValidationError as error:
+        raise CheckpointError(f"{stored.path}: {problems(error)}") from error
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"{stored.path}: {error}") from error

@@ -7,22 +7,21 @@ how dense they lie, and draws latents, and so spectra, that look like the survey
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from scattervae.arrays import Latents, PerStar
 from scattervae.errors import CheckpointError, TrainingError
-from scattervae.files import written_aside
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.files import problems, read_tensors, write_tensors
+from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
@@ -30,6 +29,7 @@ from scattervae.spectra.spectra import Spectra
 
 FLOW = "flow.safetensors"
 _FORMAT = 1
+_NETWORK = "network/"
 _VALIDATION_DRAWS = 4
 _CHUNK = 8192
 _LARGEST_GRADIENT = 5.0
@@ -54,13 +54,18 @@ class FlowSettings(Settings):
     """
 
     transforms: PositiveInt = 3
-    hidden: tuple[PositiveInt, ...] = (64, 64)
+    hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), max_length=1000)
     bins: PositiveInt = 8
     epochs: PositiveInt = 40
     patience: PositiveInt = 8
     batch_size: PositiveInt = 512
     learning_rate: PositiveFloat = 3e-3
     seed: NonNegativeInt = 0
+
+    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """True where weights of these shapes can be a flow of these settings, as none of many more numbers can."""
+        held = sum(math.prod(shape) for shape in shapes.values())
+        return self.transforms * (self.bins + sum(a * b for a, b in pairwise((1, *self.hidden, 1)))) <= held
 
 
 class FlowEpoch(NamedTuple):
@@ -105,7 +110,7 @@ class LatentFlow:
         network: A neural spline flow over standardised latents.
         centre: Mean of the latents it was fitted to.
         scale: Their standard deviations.
-        model: `Checkpoint.digest` of the model whose latents these are.
+        model: `Checkpoint.latent_digest` of the model whose latents these are.
         fit: How well it fits.
 
     Source:
@@ -146,9 +151,8 @@ class LatentFlow:
             "model": self.model,
             "fit": json.dumps(asdict(self.fit)),
         }
-        tensors = {f"network/{name}": w.contiguous() for name, w in self.network.state_dict().items()}
-        with written_aside(folder / FLOW) as partial:
-            save_file(tensors | {"centre": self.centre, "scale": self.scale}, partial, notes)
+        tensors = {f"{_NETWORK}{name}": w for name, w in on_cpu(self.network).items()}
+        write_tensors(folder / FLOW, tensors | {"centre": self.centre, "scale": self.scale}, notes)
         return folder / FLOW
 
     @classmethod
@@ -163,24 +167,29 @@ class LatentFlow:
             raise CheckpointError(
                 f"{folder}: has no {FLOW}; fit a flow, with `scattervae generate {folder} --flow --stars STORE`"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                notes = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if notes.get("format") != str(_FORMAT):
-                raise CheckpointError(
-                    f"{path}: format {notes.get('format')}, this version reads {_FORMAT}; fit the flow again"
-                )
-            settings = FlowSettings.model_validate_json(notes["settings"])
-            fit = FlowFit(**json.loads(notes["fit"]))
-            centre, scale = tensors.pop("centre"), tensors.pop("scale")
-            network = _spline_flow(len(centre), settings)
-            network.load_state_dict({name.removeprefix("network/"): w for name, w in tensors.items()})
-        except (OSError, SafetensorError, ValidationError, RuntimeError, LookupError, TypeError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise CheckpointError(f"{path}: broken: {reason}; fit the flow again") from error
-        if notes["model"] != checkpoint.digest:
+        stored = read_tensors(path)
+        notes = stored.notes
+        if notes.get("format") != str(_FORMAT):
+            raise CheckpointError(
+                f"{path}: format {notes.get('format')}, this version reads {_FORMAT}; fit the flow again"
+            )
+        if notes.get("model") != checkpoint.latent_digest:
             raise CheckpointError(f"{path}: fitted to the latents of another model; fit the flow again")
+        require_finite(stored.arrays, path)
+        try:
+            settings = FlowSettings.model_validate_json(notes["settings"])
+            fit = TypeAdapter(FlowFit).validate_json(notes["fit"])
+            centre, scale = (torch.from_numpy(stored.arrays[name]) for name in ("centre", "scale"))
+            weights = {name: torch.from_numpy(w) for name, w in stored.under(_NETWORK).items()}
+            if not settings.fits({name: tuple(w.shape) for name, w in weights.items()}):
+                raise LookupError("its settings ask for another network than its weights are of")
+            network = _spline_flow(checkpoint.n_latent, settings)
+            network.load_state_dict(weights)
+        except (ValidationError, RuntimeError, LookupError) as error:
+            reason = problems(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+            raise CheckpointError(f"{path}: broken: {reason}; fit the flow again") from error
+        if not (centre.shape == scale.shape == (checkpoint.n_latent,) and bool((scale > 0).all())):
+            raise CheckpointError(f"{path}: broken: its scales are not above 0; fit the flow again")
         return cls(settings, network.eval(), centre, scale, notes["model"], fit)
 
 
@@ -209,7 +218,9 @@ def fit_flow(
     stars = spectra.take(checkpoint.usable(spectra))
     fold = folds(stars.source_id)
     training, validation = (checkpoint.encode(stars.take(rows)) for rows in (fold.train, fold.validation))
-    return fit_to_posteriors(training, validation, settings, model=checkpoint.digest, progress=progress)
+    return fit_to_posteriors(
+        training, validation, settings, model=checkpoint.latent_digest, progress=progress
+    )
 
 
 def fit_to_posteriors(

@@ -36,7 +36,7 @@ class NetworkShape(Settings):
     """
 
     n_latent: PositiveInt = 6
-    hidden: tuple[PositiveInt, ...] = Field(default=(80, 50, 30), min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field(default=(80, 50, 30), min_length=1, max_length=1000)
     layers: Literal["plain", "residual"] = "plain"
     encoder_sees: Literal["coefficients", "errors"] = "coefficients"
     posterior: Literal["independent", "correlated"] = "independent"

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from scattervae.errors import RecipeError
+from scattervae.files import problems
 from scattervae.model.degradation import DegradationSettings
 from scattervae.model.loss import Likelihood, Objective
 from scattervae.model.network import NetworkShape
@@ -169,8 +170,4 @@ def parse_recipe(settings: object, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))} = {problem['input']!r}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise RecipeError(f"{where}: {problems}") from error
+        raise RecipeError(f"{where}: {problems(error)}") from error

@@ -1,9 +1,15 @@
-"""What training says after each epoch, and its file: one JSON line an epoch."""
+"""What training says after each epoch and in the end, and its files: one JSON line an epoch, ``provenance.json``."""
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+
+from scattervae.errors import CheckpointError
+from scattervae.files import problems
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,56 @@ def write_records(path: Path, records: Iterable[EpochRecord]) -> None:
 
 
 def read_records(path: Path) -> tuple[EpochRecord, ...]:
-    """The records that `write_records` wrote."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return tuple(EpochRecord(**json.loads(line)) for line in lines)
+    """The records that `write_records` wrote.
+
+    Raises:
+        CheckpointError: A line is nothing of the kind.
+    """
+    schema = TypeAdapter(EpochRecord)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(schema.validate_json(line) for line in lines)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {problems(error)}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable: {error}") from error
+
+
+class _Open(BaseModel):
+    """Facts of which some are known by name; others may stand beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class TrainingFacts(_Open):
+    """How training went; None where the file does not say."""
+
+    seconds: NonNegativeFloat | None = None
+    stars_per_second: NonNegativeInt | NonNegativeFloat | None = None
+    active_latents: NonNegativeInt | None = None
+    kl_per_latent: tuple[float, ...] = ()
+
+
+class DataFacts(_Open):
+    """What it was trained on; None where the file does not say."""
+
+    digest: str | None = None
+    n_trained_on: NonNegativeInt | None = None
+    n_inferred_coefficients: NonNegativeInt | None = None
+    n_g_flux_from_table: NonNegativeInt | None = None
+    n_g_flux_from_coefficients: NonNegativeInt | None = None
+
+
+class Facts(_Open):
+    """``provenance.json``: what a model was made from and with."""
+
+    versions: dict[str, str] = {}
+    commit: str | None = None
+    data: DataFacts = DataFacts()
+    training: TrainingFacts = TrainingFacts()
+    credit: str | None = None
+
+    @staticmethod
+    def of(provenance: dict[str, Any]) -> "Facts":
+        """The facts of a model in memory."""
+        return Facts.model_validate(provenance)

@@ -12,7 +12,7 @@ from pathlib import Path
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import sole_writer
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import Checkpoint, read_checkpoint
 from scattervae.model.preparation import (
     Machine,
     Prepared,
@@ -230,7 +230,7 @@ def train_once(
         CheckpointError: `folder` is there and is no model.
     """
     if Checkpoint.is_model(folder):
-        model = Checkpoint.load(folder)
+        model = read_checkpoint(folder)
         digest = data_digest(training_stars(spectra, recipe))
         if model.recipe == recipe and model.provenance.get("data", {}).get("digest") == digest:
             logger.info("%s: trained already", folder)

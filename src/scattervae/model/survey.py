@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import torch
 from jaxtyping import Int64
-from safetensors import SafetensorError, safe_open
 
 from scattervae.arrays import StarMask
-from scattervae.errors import TrainingError, counted
-from scattervae.files import written_aside
+from scattervae.errors import CheckpointError, TrainingError, counted
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
 from scattervae.spectra.blocks import Block
@@ -106,27 +104,26 @@ class Survey:
         }
         arrays = {name: getattr(self, name) for name in vars(self) if name != "normalization"}
         arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std", "left_out")}
-        with written_aside(path) as partial:
-            safetensors.numpy.save_file(arrays, partial, notes)
+        write_tensors(path, arrays, notes)
 
     @classmethod
     def saved(cls, path: Path, store: SpectrumStore, recipe: Recipe) -> "Survey | None":
         """The survey of this store for this recipe that is in a file; None where it is not."""
         try:
-            with safe_open(path, framework="numpy") as file:
-                notes = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+            _, arrays, notes = read_tensors(path)
+        except CheckpointError:
             return None
-        if notes.get("of") != _subject(store, recipe) or "left_out" not in arrays:
+        counted = [name for name in cls.__dataclass_fields__ if name != "normalization"]
+        if notes.get("of") != _subject(store, recipe) or not {"left_out", *counted} <= arrays.keys():
             return None
-        normalization = Normalization(
-            basis=Basis(**json.loads(notes["basis"])),
+        normalization = Normalization.of(
+            Basis(**json.loads(notes["basis"])),
+            arrays,
             n_stars=int(notes["n_stars"]),
             n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
-            **{name: arrays.pop(name) for name in ("columns", "mean", "std", "left_out")},
         )
-        return cls(normalization, **arrays)
+        normalization = replace(normalization, left_out=arrays["left_out"])
+        return cls(normalization, **{name: arrays[name] for name in counted})
 
 
 def _subject(store: SpectrumStore, recipe: Recipe) -> str:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError
-from scattervae.files import written_aside
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.batches import STREAMED, TrainingStars
 from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
@@ -47,12 +45,12 @@ class SavedState(NamedTuple):
             CheckpointError: The file is nothing of the kind.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                notes = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a training state ({error}); start again") from error
-        return cls(path, notes, tensors)
+            stored = read_tensors(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; not a training state: start again") from error
+        return cls(
+            path, stored.notes, {name: torch.from_numpy(array) for name, array in stored.arrays.items()}
+        )
 
     @classmethod
     def read_if_there(cls, path: Path) -> "SavedState | None":
@@ -158,8 +156,7 @@ class TrainingState:
             "records": json.dumps([asdict(record) for record in self.records]),
             "n_batches_done": str(self.n_batches_done),
         }
-        with written_aside(path) as partial:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial, notes)
+        write_tensors(path, {name: value.cpu() for name, value in tensors.items()}, notes)
 
     def restore(self, saved: SavedState) -> None:
         """Go on from a saved state.

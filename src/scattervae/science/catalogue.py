@@ -23,11 +23,11 @@ from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_vers
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import telling_of
-from scattervae.science.fitted import labels_of
 from scattervae.science.labels.known import UNITS
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.threads import in_order
+from scattervae.science.trained import labels_of
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import block_of, described, flag_legend

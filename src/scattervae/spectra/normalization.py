@@ -5,7 +5,7 @@ and unit variance over the training stars, errors scaled alike (Laroche & Speagl
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +135,30 @@ class Normalization:
     n_stars: int
     n_g_flux_from_table: int
     left_out: Int64[np.ndarray, " outlier"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @classmethod
+    def of(
+        cls, basis: Basis, arrays: Mapping[str, np.ndarray], *, n_stars: int, n_g_flux_from_table: int
+    ) -> "Normalization":
+        """The normalization of these ``columns``, ``mean`` and ``std``, as a file has them.
+
+        Raises:
+            LookupError: One of them is missing.
+            ValueError: They cannot be a normalization of this basis.
+        """
+        columns, mean, std = (arrays[name] for name in ("columns", "mean", "std"))
+        kinds = [str(values.dtype) for values in (columns, mean, std)]
+        if kinds != ["int64", "float64", "float64"] or columns.ndim != 1 or len(columns) == 0:
+            raise ValueError(f"columns, mean and std are int64, float64 and float64 of one axis, not {kinds}")
+        if not (columns.shape == mean.shape == std.shape):
+            raise ValueError(
+                f"columns, mean and std have one shape, not {columns.shape}, {mean.shape}, {std.shape}"
+            )
+        if columns[0] < 0 or columns[-1] >= basis.n_coeffs or (columns[1:] <= columns[:-1]).any():
+            raise ValueError(f"columns are rising numbers from 0 to below {basis.n_coeffs}")
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            raise ValueError("means are finite, and standard deviations above 0")
+        return cls(basis, columns, mean, std, n_stars, n_g_flux_from_table)
 
     @classmethod
     def fit(

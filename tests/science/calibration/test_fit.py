@@ -10,11 +10,10 @@ import torch
 from scipy.stats import kstest
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.calibration.calibrated import (
     CALIBRATION,
-    CalibratedModel,
-    load_model,
+    is_calibrated,
     save_calibration,
     score_of,
     with_scatter_factor,
@@ -24,6 +23,7 @@ from scattervae.science.calibration.fit import CalibrationSettings, calibrate, f
 from scattervae.science.calibration.latents import encode, latent_coverage, made_from
 from scattervae.science.calibration.score import telling
 from scattervae.science.catalogue import catalogue, catalogue_schema
+from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from toy import spoiled, toy_best, toy_model, toy_recipe, toy_sky, untrained_model
 
@@ -126,15 +126,15 @@ def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained,
 
 def test_a_saved_calibration_gives_the_same_bits(model, folder):
     read = load_model(folder)
-    assert isinstance(read, CalibratedModel)
+    assert is_calibrated(read)
     assert catalogue(read, SKY.spectra) == catalogue(model, SKY.spectra)
-    assert read.digest == model.digest != Checkpoint.load(folder).digest
+    assert read.digest == model.digest != read_checkpoint(folder).digest
     assert read.to(torch.device("cpu")).digest == model.digest
 
 
 def test_the_models_own_files_stay_and_the_calibration_can_be_left_out(trained, folder):
     plain = load_model(folder, calibrated=False)
-    assert not isinstance(plain, CalibratedModel)
+    assert not is_calibrated(plain)
     assert plain.digest == trained.digest
 
 

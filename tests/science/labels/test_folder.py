@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from scattervae.errors import CheckpointError
+from scattervae.files import DIGESTS
 from scattervae.science.labels.folder import CALIBRATION, CONFIG, NETWORKS, load_label_model, save_label_model
 from scattervae.science.labels.model import label_stars
 from science.labels.label_toys import taught
-from toy import toy_sky, untrained_model
+from toy import signed_again, toy_sky, untrained_model
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_what_is_read_tells_what_was_written(saved):
 def test_a_folder_is_replaced_whole(saved):
     save_label_model(taught()[2], saved)
     assert sorted(path.name for path in saved.parent.iterdir()) == ["labels"]
-    assert sorted(path.name for path in saved.iterdir()) == sorted([CONFIG, NETWORKS, CALIBRATION])
+    assert sorted(path.name for path in saved.iterdir()) == sorted([CONFIG, NETWORKS, CALIBRATION, DIGESTS])
 
 
 def test_labels_of_another_model_are_refused(saved):
@@ -44,7 +45,7 @@ def test_labels_of_another_model_are_refused(saved):
 @pytest.mark.parametrize("name", [CONFIG, NETWORKS, CALIBRATION])
 def test_a_missing_or_broken_file_is_an_error(saved, name):
     (saved / name).write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="broken"):
+    with pytest.raises(CheckpointError, match="not the file that was written"):
         load_label_model(saved, taught()[1])
     (saved / name).unlink()
     with pytest.raises(CheckpointError, match=f"no {name}"):
@@ -54,6 +55,7 @@ def test_a_missing_or_broken_file_is_an_error(saved, name):
 def test_another_format_is_refused(saved):
     config = json.loads((saved / CONFIG).read_text())
     (saved / CONFIG).write_text(json.dumps(config | {"format": 99}))
+    signed_again(saved)
     with pytest.raises(CheckpointError, match="format 99"):
         load_label_model(saved, taught()[1])
 

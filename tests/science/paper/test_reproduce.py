@@ -7,7 +7,7 @@ import pytest
 
 from scattervae.errors import DataError
 from scattervae.model import run
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.cannon.model import Cannon
 from scattervae.science.paper.claim import NOT_TESTABLE, as_json
 from scattervae.science.paper.reproduce import reproduce
@@ -82,7 +82,7 @@ def test_every_claim_is_tested(done):
 def test_what_was_trained_is_on_disk(done):
     out, result, _ = done
     assert sorted(path.name for path in out.iterdir()) == ["cannon", "cannon_robust", "model"]
-    assert Checkpoint.load(out / "model").digest == result.model.digest
+    assert read_checkpoint(out / "model").digest == result.model.digest
     np.testing.assert_array_equal(Cannon.load(out / "cannon").theta, result.cannons.plain.theta)
     np.testing.assert_array_equal(Cannon.load(out / "cannon_robust").theta, result.cannons.robust.theta)
     assert result.model.recipe == RECIPE

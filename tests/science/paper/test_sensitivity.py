@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scattervae.errors import TrainingError
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import read_checkpoint
 from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper import sensitivity as module
@@ -183,7 +183,7 @@ def test_both_losses_are_rows_and_a_finished_model_is_not_trained_again(tmp_path
     assert "900 simulated stars" in table.title
     assert stages[0] == "simulating 900 stars"
     simulated = simulate(model, sky.spectra, sky.labels, 900)
-    learnt = Checkpoint.load(tmp_path / "elbo")
+    learnt = read_checkpoint(tmp_path / "elbo")
     n_test = folds(simulated.spectra.source_id).test.sum()
     assert learnt.provenance["data"]["n_trained_on"] == 900 - n_test
     assert table.rows[1][1:] == tuple(claim_cells(learnt, simulated.spectra, simulated.labels))

@@ -4,20 +4,18 @@ It is kept in the trained folder as ``calibration.safetensors`` beside the model
 """
 
 import copy
-import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
-from scattervae.files import restored, written_aside
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.files import read_tensors, tensors_digest, write_tensors
+from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.score import ScoreMap, telling
@@ -66,9 +64,11 @@ class CalibratedModel(Checkpoint):
 
     Attributes:
         score: From chi^2 to a score that is uniform under the model; None before it is fitted.
+        base: `Checkpoint.digest` of the model that was calibrated.
     """
 
     score: ScoreMap | None = None
+    base: str = ""
 
     @property
     def scatter_factor(self) -> Float[Tensor, " coeff"]:
@@ -87,10 +87,10 @@ class CalibratedModel(Checkpoint):
     @property
     def digest(self) -> str:
         """As the model's own, the calibration included."""
-        sha = hashlib.sha256(super().digest.encode())
-        for values in self.score.tensors().values() if self.score is not None else ():
-            sha.update(values.cpu().numpy().tobytes())
-        return sha.hexdigest()[:32]
+        if self.score is None:
+            return super().digest
+        score = {name: values.cpu() for name, values in self.score.tensors().items()}
+        return tensors_digest(score, super().digest)[:32]
 
 
 def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
@@ -109,60 +109,75 @@ def _changed(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> CalibratedMo
     n_laws = len(known["width_offset"]) if "width_offset" in known else 1
     network = CalibratedNetwork(plain.n_coeffs, plain.shape, n_bp, n_laws=n_laws)
     network.load_state_dict(network.state_dict() | known)
+    return _of(checkpoint, network.to(checkpoint.device).eval())
+
+
+def _of(checkpoint: Checkpoint, network: CalibratedNetwork) -> CalibratedModel:
     own = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
-    return CalibratedModel(**own | {"network": network.to(checkpoint.device).eval()})
+    base = checkpoint.base if is_calibrated(checkpoint) else checkpoint.digest
+    return CalibratedModel(**own | {"network": network}, base=base)
+
+
+def is_calibrated(checkpoint: Checkpoint) -> TypeGuard[CalibratedModel]:
+    """True for a model with its calibration."""
+    return isinstance(checkpoint.network, CalibratedNetwork)
 
 
 def save_calibration(model: CalibratedModel, folder: Path) -> Path:
-    """Write the calibration beside the files of the model it belongs to, whole or not at all."""
-    tensors = {
-        name: values.cpu().contiguous()
-        for name, values in model.network.state_dict().items()
-        if name.startswith(_ENCODER) or name in _FACTORS
-    }
-    if model.score is not None:
-        tensors |= {_SCORE + name: values for name, values in model.score.tensors().items()}
-    path = folder / CALIBRATION
-    with written_aside(path) as partial:
-        save_file(tensors, partial, {"model": Checkpoint.load(folder).digest})
-    return path
-
-
-def load_model(folder: str | Path, *, calibrated: bool = True) -> Checkpoint:
-    """The model of a trained folder, with its calibration where there is one and it is wanted.
+    """Write the calibration beside the files of the model it belongs to, whole or not at all.
 
     Raises:
-        CheckpointError: As `Checkpoint.load`; or the calibration is broken, or of another model.
+        CheckpointError: The folder holds another model.
     """
-    checkpoint = Checkpoint.load(folder)
-    path = restored(Path(folder)) / CALIBRATION
-    if not calibrated or not path.is_file():
+    held = read_checkpoint(folder).digest
+    if held != model.base:
+        raise CheckpointError(
+            f"{folder}: holds the model {held}, but the calibration is of {model.base}; give the folder of that model"
+        )
+    tensors = {n: w for n, w in on_cpu(model.network).items() if n.startswith(_ENCODER) or n in _FACTORS}
+    if model.score is not None:
+        tensors |= {_SCORE + name: values.cpu() for name, values in model.score.tensors().items()}
+    write_tensors(folder / CALIBRATION, tensors, {"model": held})
+    return folder / CALIBRATION
+
+
+def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The model with the calibration in its folder; as it is where there is none.
+
+    Raises:
+        CheckpointError: The calibration is broken, or of another model.
+    """
+    path = folder / CALIBRATION
+    if not path.is_file():
         return checkpoint
-    try:
-        with safe_open(path, framework="pt") as file:
-            belongs_to = (file.metadata() or {}).get("model")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable: {error}; remove it, or calibrate again") from error
+    stored = read_tensors(path)
+    belongs_to = stored.notes.get("model")
     if belongs_to != checkpoint.digest:
         raise CheckpointError(
             f"{path}: the calibration of another model ({belongs_to}, this one is {checkpoint.digest}); "
             "remove it, or calibrate again"
         )
+    own = {name: w for name, w in stored.arrays.items() if not name.startswith(_SCORE)}
+    kept = {
+        name: w.numpy() for name, w in on_cpu(checkpoint.network).items() if not name.startswith(_ENCODER)
+    }
+    n_laws, n_bp = 1, checkpoint.normalization.bp.stop
+    for name in _WIDTHS:  # calibrations from before there were laws for one band have a row without a name
+        if name in own and own[name].ndim == 1:
+            own[name] = own[name][None]
+        n_laws = len(own[name]) if name in own and own[name].ndim else n_laws
+    network = with_weights(
+        lambda: CalibratedNetwork(checkpoint.network.n_coeffs, checkpoint.network.shape, n_bp, n_laws=n_laws),
+        kept | own,
+        path,
+    )
+    of_score = stored.under(_SCORE)
+    require_finite(of_score, path)
     try:
-        own = {name: tensors[name] for name in _FACTORS}
-        for (
-            name
-        ) in _WIDTHS:  # calibrations from before there were laws for one band have a row without a name
-            own[name] = own[name].view(-1, checkpoint.n_latent)
-        own |= {name: w for name, w in tensors.items() if name.startswith(_ENCODER)}
-        model = _changed(checkpoint, own)
-        of_score = {n.removeprefix(_SCORE): w for n, w in tensors.items() if n.startswith(_SCORE)}
-        score = ScoreMap.of(of_score) if of_score else None
-    except (LookupError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: does not fit the model: {reason}; calibrate again") from error
-    return replace(model, score=score)
+        score = ScoreMap.of({name: torch.from_numpy(w) for name, w in of_score.items()}) if of_score else None
+    except TypeError as error:
+        raise CheckpointError(f"{path}: does not fit the model: {error}; calibrate again") from error
+    return replace(_of(checkpoint, network), score=score)
 
 
 def score_of(checkpoint: Checkpoint) -> ScoreMap | None:

@@ -4,24 +4,28 @@ The supervised model that the scatter VAE is measured against (Laroche & Speagle
 2015). It works in the VAE's normalised units, so that likelihoods of the two are in the same nats.
 """
 
-import json
 import logging
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
-from pydantic import Field, field_validator
-from safetensors import SafetensorError
+from pydantic import Field, NonNegativeInt, TypeAdapter, field_validator
 
 from scattervae.arrays import LabelArray, StarMask
 from scattervae.errors import CheckpointError
-from scattervae.files import write_json
-from scattervae.model.checkpoint import software_versions
+from scattervae.files import (
+    DIGESTS,
+    read_json,
+    read_tensors,
+    verified_folder,
+    write_json,
+    write_tensors,
+    written_folder,
+)
+from scattervae.model.checkpoint import BasisIds, software_versions
 from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import data_digest
 from scattervae.science.cannon.fit import PerCoeff, fit_polynomial
@@ -37,7 +41,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 ARRAYS = "cannon.safetensors"
 PROVENANCE = "provenance.json"
-_FORMAT = 1
+_FORMAT = 2  # 1 had no digests
 
 
 class CannonSettings(Settings):
@@ -184,9 +188,6 @@ class Cannon:
         """
         if folder.exists() and not (folder / ARRAYS).is_file():
             raise CheckpointError(f"{folder}: exists and is no Cannon; nothing was removed, name another")
-        partial = folder.with_name(folder.name + ".saving")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         config = {
             "format": _FORMAT,
             "settings": self.settings.model_dump(mode="json"),
@@ -201,11 +202,10 @@ class Cannon:
             **{f"labels.{name}": getattr(self.label_range, name) for name in _RANGE},
             **{f"normalization.{name}": getattr(self.normalization, name) for name in _NORMALIZATION},
         }
-        write_json(partial / CONFIG, config)
-        safetensors.numpy.save_file(arrays, partial / ARRAYS)
-        write_json(partial / PROVENANCE, self.provenance)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with written_folder(folder) as partial:
+            write_json(partial / CONFIG, config)
+            write_tensors(partial / ARRAYS, arrays)
+            write_json(partial / PROVENANCE, self.provenance)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Cannon":
@@ -214,31 +214,26 @@ class Cannon:
         Raises:
             CheckpointError: A file is missing, unreadable, or does not fit the others.
         """
-        folder = Path(folder)
-        missing = [name for name in (CONFIG, ARRAYS, PROVENANCE) if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a Cannon")
+        folder = verified_folder(folder, (CONFIG, ARRAYS, PROVENANCE), "a Cannon")
+        config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
+        if config.format > 1 and not (folder / DIGESTS).is_file():
+            raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
+        provenance = read_json(folder / PROVENANCE, TypeAdapter(dict[str, Any]).validate_python)
         try:
-            config, provenance = (
-                json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG, PROVENANCE)
-            )
-            if config["format"] != _FORMAT:
-                raise ValueError(f"format {config['format']}, this version reads {_FORMAT}")
-            return cls._of(config, safetensors.numpy.load_file(folder / ARRAYS), provenance)
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())  # pydantic's have many lines
+            return cls._of(config, read_tensors(folder / ARRAYS).arrays, provenance)
+        except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder}: its files are broken or do not fit each other: {reason}"
+                f"{folder}: its files are broken or do not fit each other: {error}"
             ) from error
 
     @classmethod
-    def _of(cls, config: dict[str, Any], arrays: dict[str, Any], provenance: dict[str, Any]) -> "Cannon":
-        settings = CannonSettings.model_validate(config["settings"])
-        normalization = Normalization(
-            basis=Basis(**config["basis"]),
-            n_stars=config["n_stars"],
-            n_g_flux_from_table=config["n_g_flux_from_table"],
-            **{name: arrays[f"normalization.{name}"] for name in _NORMALIZATION},
+    def _of(cls, config: "_Config", arrays: dict[str, Any], provenance: dict[str, Any]) -> "Cannon":
+        settings = config.settings
+        normalization = Normalization.of(
+            Basis(**dict(config.basis)),
+            {name: arrays[f"normalization.{name}"] for name in _NORMALIZATION},
+            n_stars=config.n_stars,
+            n_g_flux_from_table=config.n_g_flux_from_table,
         )
         n_labels, n_coeffs = len(settings.labels), normalization.n_coeffs
         expected = {
@@ -258,9 +253,20 @@ class Cannon:
             label_range=LabelRange(**{name: arrays[f"labels.{name}"] for name in _RANGE}),
             theta=torch.from_numpy(arrays["theta"]),
             scatter=torch.from_numpy(arrays["scatter"]),
-            counts=CannonCounts(**config["counts"]),
+            counts=config.counts,
             provenance=provenance,
         )
+
+
+class _Config(Settings):
+    """``config.json`` of a Cannon."""
+
+    format: int
+    settings: CannonSettings
+    basis: BasisIds
+    n_stars: NonNegativeInt
+    n_g_flux_from_table: NonNegativeInt
+    counts: CannonCounts
 
 
 _RANGE = ("mean", "std", "faces", "corners")

@@ -3,38 +3,52 @@
 It belongs to one model of spectra, whose digest it holds, and cannot be read with another.
 """
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.errors import CheckpointError
-from scattervae.files import replace_folder, restored, write_json
-from scattervae.model.checkpoint import Checkpoint, software_versions
+from scattervae.files import (
+    DIGESTS,
+    StoredTensors,
+    read_json,
+    read_tensors,
+    verified_folder,
+    write_json,
+    write_tensors,
+    written_folder,
+)
+from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, software_versions, with_weights
 from scattervae.science.labels.conformal import Cells, Conformal
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.network import LabelNetwork
 from scattervae.science.labels.scales import LabelScales
 from scattervae.science.labels.settings import LabelSettings
 from scattervae.science.labels.volume import LabelledVolume
+from scattervae.settings import Settings
 
 CONFIG = "labels.json"
 NETWORKS = "networks.safetensors"
 CALIBRATION = "calibration.safetensors"
-_FORMAT = 1
+_FORMAT = 2  # 1 had no digests
+
+
+class _Config(Settings):
+    """``labels.json``."""
+
+    format: int
+    names: tuple[str, ...] = Field(min_length=1, max_length=1000)
+    model: str
+    n_stars: NonNegativeInt
+    n_networks: PositiveInt
+    n_blocks: NonNegativeInt
+    cell_depth: NonNegativeInt
+    settings: LabelSettings
+    software: dict[str, str]
 
 
 def save_label_model(label_model: LabelModel, folder: Path) -> None:
     """Write the folder; it appears whole or not at all, and an old one stays until then."""
-    partial = folder.with_name(folder.name + ".saving")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     config = {
         "format": _FORMAT,
         "names": label_model.names,
@@ -46,13 +60,11 @@ def save_label_model(label_model: LabelModel, folder: Path) -> None:
         "settings": label_model.settings.model_dump(mode="json"),
         "software": software_versions(),
     }
-    write_json(partial / CONFIG, config)
     weights = {
-        f"{index}.{name}": values.contiguous()
+        f"{index}.{name}": values
         for index, network in enumerate(label_model.networks)
-        for name, values in network.state_dict().items()
+        for name, values in on_cpu(network).items()
     }
-    save_file(weights, partial / NETWORKS)
     cells, factors = label_model.conformal
     arrays = {
         **label_model.scales._asdict(),
@@ -61,9 +73,10 @@ def save_label_model(label_model: LabelModel, folder: Path) -> None:
         "factors": factors,
         **{f"volume_{name}": values for name, values in label_model.volume._asdict().items()},
     }
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    safetensors.numpy.save_file(contiguous, partial / CALIBRATION)
-    replace_folder(folder, partial)
+    with written_folder(folder) as partial:
+        write_json(partial / CONFIG, config)
+        write_tensors(partial / NETWORKS, weights)
+        write_tensors(partial / CALIBRATION, arrays)
 
 
 def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
@@ -72,46 +85,49 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
     Raises:
         CheckpointError: A file is missing or broken, or it belongs to another model.
     """
-    folder = restored(Path(folder))
-    missing = [name for name in (CONFIG, NETWORKS, CALIBRATION) if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of a label model")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if config["format"] != _FORMAT:
-            raise CheckpointError(
-                f"{folder / CONFIG}: format {config['format']}, this version reads {_FORMAT}"
-            )
-        if config["model"] != model.digest:
-            raise CheckpointError(
-                f"{folder}: its labels belong to the model {config['model']}, not to {model.digest}; give that "
-                "model, or fit labels to this one"
-            )
-        arrays = safetensors.numpy.load_file(folder / CALIBRATION)
-        cells = Cells(arrays["cell_axes"], arrays["cell_values"], config["cell_depth"])
-        return LabelModel(
-            names=tuple(config["names"]),
-            scales=LabelScales(*(arrays[name] for name in LabelScales._fields)),
-            networks=_networks(model, config, load_file(folder / NETWORKS)),
-            conformal=Conformal(cells, arrays["factors"]),
-            volume=LabelledVolume(*(arrays[f"volume_{name}"] for name in LabelledVolume._fields)),
-            settings=LabelSettings.model_validate(config["settings"]),
-            model_digest=config["model"],
-            n_stars=config["n_stars"],
+    folder = verified_folder(folder, (CONFIG, NETWORKS, CALIBRATION), "a label model")
+    config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
+    if config.format > 1 and not (folder / DIGESTS).is_file():
+        raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
+    if config.model != model.latent_digest:
+        raise CheckpointError(
+            f"{folder}: its labels belong to the model {config.model}, not to {model.latent_digest}; give that "
+            "model, or fit labels to this one"
         )
-    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, OSError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{folder}: its files are broken or do not fit each other: {reason}") from error
+    networks = _networks(model, config, read_tensors(folder / NETWORKS))
+    path, arrays, _ = read_tensors(folder / CALIBRATION)
+    try:
+        require_finite({name: arrays[name] for name in LabelScales._fields}, path)
+        n_labels = {len(arrays[name]) for name in LabelScales._fields} | {len(config.names)}
+        if len(n_labels) > 1:
+            raise LookupError(f"{len(config.names)} labels, but its scales are of others")
+        return LabelModel(
+            names=config.names,
+            scales=LabelScales(*(arrays[name] for name in LabelScales._fields)),
+            networks=networks,
+            conformal=Conformal(
+                Cells(arrays["cell_axes"], arrays["cell_values"], config.cell_depth), arrays["factors"]
+            ),
+            volume=LabelledVolume(*(arrays[f"volume_{name}"] for name in LabelledVolume._fields)),
+            settings=config.settings,
+            model_digest=config.model,
+            n_stars=config.n_stars,
+        )
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its arrays do not fit {CONFIG}: {error}") from error
 
 
-def _networks(
-    model: Checkpoint, config: dict[str, Any], weights: dict[str, Tensor]
-) -> tuple[LabelNetwork, ...]:
-    networks = []
-    for index in range(config["n_networks"]):
-        network = LabelNetwork(model.network, len(config["names"]), config["n_blocks"])
-        prefix = f"{index}."
-        own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-        network.load_state_dict(own)
-        networks.append(network.eval())
-    return tuple(networks)
+def _networks(model: Checkpoint, config: _Config, stored: StoredTensors) -> tuple[LabelNetwork, ...]:
+    n_held = len(stored.arrays)
+    if config.n_networks > n_held or config.n_blocks > n_held:
+        raise CheckpointError(
+            f"{stored.path}: {n_held} tensors, too few for its settings; do not fit each other"
+        )
+    return tuple(
+        with_weights(
+            lambda: LabelNetwork(model.network, len(config.names), config.n_blocks),
+            stored.under(f"{index}."),
+            stored.path,
+        )
+        for index in range(config.n_networks)
+    )

@@ -143,7 +143,7 @@ def fit_labels(
     networks, conformal = _learn(model, lesson, settings, progress)
     volume = LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed)
     return LabelModel(
-        known.names, scales, networks, conformal, volume, settings, model.digest, n_stars=len(stars)
+        known.names, scales, networks, conformal, volume, settings, model.latent_digest, n_stars=len(stars)
     )
 
 
