@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scattervae.gaia.ingest import ingest as ingest
     from scattervae.gaia.intake import Stars as Stars
     from scattervae.gaia.intake import load as load
+    from scattervae.gaia.transport import transport as transport
     from scattervae.model.checkpoint import Checkpoint as Checkpoint
     from scattervae.model.recipe import Recipe as Recipe
     from scattervae.model.recipe import load_recipe as load_recipe
@@ -40,6 +41,7 @@ _HOMES = {
     "gaia.facts": ("g_flux_of",),
     "gaia.ingest": ("ingest",),
     "gaia.intake": ("Stars", "load"),
+    "gaia.transport": ("transport",),
     "model.checkpoint": ("Checkpoint",),
     "model.recipe": ("Recipe", "load_recipe"),
     "model.run": ("RunFolder", "train"),

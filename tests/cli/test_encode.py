@@ -6,13 +6,19 @@ import pytest
 from astropy.table import Table
 from rich.progress import Progress
 
+from basis_toys import expressed, without_last_four
 from cli.toys import with_ids, write_csv, write_parquet
+from scattervae.gaia.intake import load
+from scattervae.gaia.transport import transport
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science import catalogue_files, partitions
+from scattervae.science.catalogue import catalogue
+from scattervae.science.trained import load_model
 from scattervae.spectra.hats import HatsFolder
+from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import all_bytes, write_store
-from toy import SMALL, Basis, spoiled, toy_sky
+from toy import DR3, SMALL, Basis, spoiled, toy_recipe, toy_sky, untrained_model
 
 
 def test_says_what_it_wrote(cli, model, store, tmp_path, sky):
@@ -275,3 +281,33 @@ def test_rows_that_are_skipped_are_said_and_decide_the_exit_code(cli, model, tmp
         assert run.err.splitlines()[-1].startswith(
             f"scattervae: error: {said[2:]}, more than --allow-skipped 0.01;"
         )
+
+
+def test_stars_of_another_basis_are_refused_or_transported(cli, tmp_path, other_basis):
+    sky = toy_sky(60, basis=DR3)
+    untrained_model(sky.spectra, toy_recipe()).save(tmp_path / "model")
+    coeffs = without_last_four(sky.spectra.coeffs)
+    stars = Spectra.of(
+        sky.spectra.source_id,
+        expressed(coeffs),
+        np.abs(expressed(sky.spectra.errors)) + 1.0,
+        basis=other_basis,
+        g_flux=sky.spectra.g_flux,
+    )
+    write_parquet(tmp_path / "other.parquet", stars)
+    out = tmp_path / "c.parquet"
+    refused = cli("encode", tmp_path / "model", tmp_path / "other.parquet", "--out", out)
+    assert refused.code == 1
+    assert "encode --transport" in refused.err
+    run = cli("encode", tmp_path / "model", tmp_path / "other.parquet", "--out", out, "--transport")
+    assert run.code == 0, run.err
+    assert "combinations of BP" in run.err
+    model = load_model(tmp_path / "model")
+    moved = transport(load(tmp_path / "other.parquet").spectra, DR3).spectra
+    np.testing.assert_array_equal(
+        pq.read_table(out)["latent_1_mean"].to_numpy(), catalogue(model, moved)["latent_1_mean"].to_numpy()
+    )
+    run = cli(
+        "encode", tmp_path / "model", tmp_path / "other.parquet", "--out", tmp_path / "f", "--transport"
+    )
+    assert "--transport writes one file" in run.error

@@ -26,6 +26,7 @@ from scattervae.cli.console import (
     progress_bar,
     settle_machine,
     skipped_rows,
+    stderr,
 )
 from scattervae.errors import DataError, RecipeError, counted
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.catalogue import CatalogueSummary, Portion
     from scattervae.science.partitions import Engine
+    from scattervae.spectra.spectra import Spectra
 
 
 class EngineName(StrEnum):
@@ -65,6 +67,13 @@ def encode(
     ] = 0,
     device: DeviceName = "auto",
     threads: Threads = 0,
+    other_basis: Annotated[
+        bool,
+        typer.Option(
+            "--transport",
+            help="Express stars of another basis, such as another release's, in the model's own first.",
+        ),
+    ] = False,
     allow_skipped: AllowSkipped = 0.01,
     as_json: AsJson = False,
 ) -> None:
@@ -98,8 +107,13 @@ def encode(
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
     checkpoint = load_model(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
+    if other_basis and not out.suffix:
+        raise DataError(f"--transport writes one file; name a file instead of {out}, such as {out}.parquet")
     if out.suffix:
-        summary = _to_file(checkpoint, inputs, out, tally)
+        portions = (
+            _transported(checkpoint, inputs, tally) if other_basis else _portions(checkpoint, inputs, tally)
+        )
+        summary = _to_file(checkpoint, inputs, out, portions)
     else:
         with _chosen(engine, scheduler, workers) as chosen:
             summary = _to_folder(checkpoint, inputs, out, chosen)
@@ -126,14 +140,13 @@ def encode(
 
 
 def _to_file(
-    checkpoint: "Checkpoint", inputs: list[Path], out: Path, tally: "RowTally"
+    checkpoint: "Checkpoint", inputs: list[Path], out: Path, portions: "Iterator[Portion]"
 ) -> "CatalogueSummary":
     from scattervae.files import file_digest
     from scattervae.science.catalogue import once_each
     from scattervae.science.catalogue_files import write_portions
     from scattervae.spectra.store import SpectrumStore
 
-    portions = _portions(checkpoint, inputs, tally)
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
     total = sum(len(SpectrumStore(p)) for p in inputs) if all(p.is_dir() for p in inputs) else None
     with progress_bar("stars") as bar:
@@ -161,6 +174,28 @@ def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally
             yield from portions_of(
                 checkpoint, chain.from_iterable(load_chunks(path, tally=tally) for path in paths)
             )
+
+
+def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Portion]":
+    """The stars of all inputs in the model's basis; what is lost is said once for each basis."""
+    from scattervae.gaia.intake import load_chunks
+    from scattervae.gaia.transport import transport
+    from scattervae.science.catalogue import portions_of
+
+    said = set()
+
+    def moved(chunks: "Iterable[Spectra]") -> "Iterator[Spectra]":
+        for chunk in chunks:
+            result = transport(chunk, checkpoint.normalization.basis)
+            if result.spectra is not chunk and chunk.basis not in said:
+                said.add(chunk.basis)
+                stderr.print(
+                    f"{chunk.basis} to {checkpoint.normalization.basis}: {result.loss}", soft_wrap=True
+                )
+            yield result.spectra
+
+    chunks = (load_chunks(path, tally=tally, correlations=True) for path in inputs)
+    return portions_of(checkpoint, moved(chain.from_iterable(chunks)))
 
 
 def _to_folder(

@@ -222,10 +222,15 @@ def _starting_sigma(matrix: FluxMatrix) -> CoeffVector:
     """
     sigma = np.zeros(DR3_BASIS.n_coeffs)
     for band in (DR3_BASIS.bp, DR3_BASIS.rp):
-        order = np.arange(band.stop - band.start)
-        sigma[band] = np.exp(-order) + 3e-3 * np.exp(-order / 30)
+        sigma[band] = falling_sigma(band.stop - band.start)
         sigma[band] /= np.sqrt(np.square(matrix[:, band.start]).mean())
     return sigma
+
+
+def falling_sigma(n: int) -> CoeffVector:
+    """Size of the coefficients of a band over that of the first: falling fast at first and slowly after."""
+    order = np.arange(n)
+    return np.asarray(np.exp(-order) + 3e-3 * np.exp(-order / 30))
 
 
 def _candidates(grid_nm: Wavelengths) -> dict[str, Design]:

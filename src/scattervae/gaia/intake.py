@@ -96,22 +96,25 @@ class RowTally:
         self.n_skipped += len(stars.skipped)
 
 
-def load_chunks(source: str | Path, *, tally: RowTally | None = None) -> Iterator[Spectra]:
+def load_chunks(
+    source: str | Path, *, tally: RowTally | None = None, correlations: bool = False
+) -> Iterator[Spectra]:
     """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk.
 
     Args:
         source: A store's folder or a file.
         tally: Counts the rows of files.
+        correlations: Also read the correlations of the coefficients, where there are any.
 
     Raises:
         DataError: As `load`.
         StoreError: As `load`.
     """
     if os.path.isdir(source):
-        yield from SpectrumStore(source).chunks()
+        yield from SpectrumStore(source).chunks(correlations=correlations)
     else:
         g_fluxes = GFluxes(str(source))
-        for stars in read_stars(source):
+        for stars in read_stars(source, correlations=correlations):
             if tally is not None:
                 tally.add(stars)
             yield g_fluxes.of(stars.spectra)

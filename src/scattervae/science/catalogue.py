@@ -338,7 +338,8 @@ def require_basis(checkpoint: Checkpoint, basis: Basis) -> None:
     own = checkpoint.normalization.basis
     if not basis.agrees_with(own):
         raise DataError(
-            f"spectra of {basis}, but the model was trained on {own}; train a model on spectra of this basis"
+            f"spectra of {basis}, but the model was trained on {own}; train a model on spectra of this basis, or "
+            "express them in the model's (encode --transport)"
         )
 
 
