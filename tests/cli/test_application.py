@@ -11,7 +11,7 @@ import scattervae
 from scattervae.cli import application
 from scattervae.gaia import intake
 
-COMMANDS = ("demo", "ingest", "train", "encode", "evaluate", "generate", "info")
+COMMANDS = ("demo", "ingest", "train", "encode", "evaluate", "generate", "info", "doctor")
 
 
 def test_version(cli):

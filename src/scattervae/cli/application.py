@@ -15,6 +15,7 @@ from scattervae.cli import (
     compare,
     crossmatch,
     demo,
+    doctor,
     encode,
     evaluate,
     fetch,
@@ -57,6 +58,7 @@ for command in (
     compare.compare,
     scatter.scatter,
     info.info,
+    doctor.doctor,
     reproduce.reproduce,
     ablate.ablate,
 ):

@@ -20,6 +20,16 @@ from gaia.archive.server import Answer, FileServer, Request
 JOBS = "tap-server/tap/async"
 DATA = "data-server/data"
 ID = "SOURCE_ID"
+UNITS = {
+    "ra": "deg",
+    "dec": "deg",
+    "phot_g_mean_flux": "'electron'.s**-1",
+    "phot_g_mean_flux_error": "'electron'.s**-1",
+    "phot_g_mean_mag": "mag",
+    "bp_rp": "mag",
+    "parallax": "mas",
+    "parallax_error": "mas",
+}
 
 
 class GaiaServer(FileServer):
@@ -34,6 +44,8 @@ class GaiaServer(FileServer):
         asked: Parameters of all jobs and of all DataLink requests, in order; questions about columns are not.
         tables: Other tables by name, beside `sources`.
         words: What DataLink knows as DATA_STRUCTURE.
+        units: What TAP_SCHEMA says of columns, by their names in lower case.
+        schema: Names of the tables that TAP_SCHEMA lists; None for whichever is asked for.
     """
 
     def __init__(self, sources: Table, header: str, spectra: Mapping[int, str]) -> None:
@@ -44,6 +56,8 @@ class GaiaServer(FileServer):
         self.asked: list[dict[str, str]] = []
         self.tables: dict[str, Table] = {}
         self.words = {"RAW"}
+        self.units = dict(UNITS)
+        self.schema: set[str] | None = None
         self._results: dict[str, Table] = {}
 
     def answer(self, request: Request, body: bytes) -> Answer | None:
@@ -64,12 +78,17 @@ class GaiaServer(FileServer):
         """The table that a query names."""
         return next((table for name, table in self.tables.items() if name in query), self.sources)
 
+    def lists(self, query: str) -> bool:
+        """True where TAP_SCHEMA lists the table that a query names."""
+        return self.schema is None or any(f"'{name}'" in query for name in self.schema)
+
     def _new_job(self, request: Request, body: bytes) -> Answer:
         form, uploaded = _form(request, body)
         job = str(len(self._results) + 1)
         if "TAP_SCHEMA" in form["QUERY"]:
-            columns = self.table(form["QUERY"]).colnames
-            self._results[job] = Table({"column_name": columns})
+            columns = self.table(form["QUERY"]).colnames if self.lists(form["QUERY"]) else []
+            units = [self.units.get(name.lower(), "") for name in columns]
+            self._results[job] = Table({"column_name": columns, "unit": units}, dtype=("U64", "U64"))
             return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
         self.asked.append(form)
         if uploaded is not None:

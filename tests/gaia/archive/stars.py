@@ -1,6 +1,7 @@
 """Toy stars in a toy archive: a source table and DataLink's csv of their spectra."""
 
 import csv
+import gzip
 import io
 
 import numpy as np
@@ -8,6 +9,7 @@ from astropy.table import MaskedColumn, Table
 
 from cli.toys import archive_columns, with_ids
 from gaia.archive.gaia_server import GaiaServer
+from gaia.archive.server import checksums
 from toy import DR3, toy_sky
 
 FIRST = 5853498713190525697  # odd and above 2**53: such an identifier does not survive float64
@@ -27,6 +29,21 @@ def server_of(spectra, without=(), unknown=()):
         header,
         {star: line for star, line in lines.items() if star not in (*without, *unknown)},
     )
+
+
+def add_bulk(server, release):
+    """One bulk file of each product of the release in the archive's folders, with the lists of checksums."""
+    comments = "# %ECSV 1.0\n# ---\n# delimiter: ','\n"
+    rows = "\n".join([server.header, *server.spectra.values()])
+    sources = io.StringIO()
+    table = server.sources.copy()
+    table.rename_columns(table.colnames, [name.lower() for name in table.colnames])
+    table.write(sources, format="ascii.csv")
+    texts = {"xp_continuous_mean_spectrum": rows + "\n", "gaia_source": sources.getvalue()}
+    for product in release.bulk.products:
+        name = f"{product.folder}{product.prefix}_000000-786431.csv.gz"
+        own = {name: gzip.compress((comments + texts[product.name]).encode(), mtime=0)}
+        server.files |= own | {f"{product.folder}_MD5SUM.txt": checksums(own)}
 
 
 def source_table(spectra):

@@ -61,7 +61,7 @@ class Services:
         self.release, self._url = release, url
         self._patience = patience or Patience()
         self._structures = list(release.datalink.data_structures)
-        self._columns: dict[str, frozenset[str]] = {}
+        self._columns: dict[str, dict[str, str]] = {}
         self._connections = _Connections(address.hostname, address.port or (443 if https else 80))
 
         def client(context: str) -> Any:
@@ -125,17 +125,32 @@ class Services:
             },
         )
 
-    def columns_of(self, table: str) -> frozenset[str]:
-        """Names of a table's columns in lower case, by the archive's TAP_SCHEMA; empty where it lists no such table.
+    @property
+    def structure(self) -> str:
+        """The ``DATA_STRUCTURE`` that is asked for: the first word that the archive has not refused."""
+        return (self._structures or self.release.datalink.data_structures)[0]
+
+    def columns_of(self, table: str) -> dict[str, str]:
+        """Units of a table's columns by their names in lower case; empty where TAP_SCHEMA lists no such table.
 
         Raises:
             FetchError: The archive cannot be reached, or refuses.
+
+        Source:
+            IVOA, Table Access Protocol 1.1, sect. 4, ``TAP_SCHEMA.columns``; a unit that is null there is empty here.
         """
         if table not in self._columns:
-            adql = f"SELECT column_name FROM TAP_SCHEMA.columns WHERE table_name = '{table}'"
-            listed = self._ask(lambda: self._job(adql), self._tap_connection)
-            column = listed[listed.colnames[0]] if listed.colnames else []
-            self._columns[table] = frozenset(str(name).lower().strip('"') for name in column)
+            adql = f"SELECT column_name, unit FROM TAP_SCHEMA.columns WHERE table_name = '{table}'"
+
+            def units() -> dict[str, str]:
+                listed = self._job(adql)
+                names, units = (
+                    np.ma.filled(np.ma.asarray(listed[listed.colnames[index]], dtype=object), "").tolist()
+                    for index in (0, 1)
+                )
+                return {str(n).lower().strip('"'): str(u) for n, u in zip(names, units, strict=True)}
+
+            self._columns[table] = self._ask(units, self._tap_connection)
         return self._columns[table]
 
     def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:

@@ -48,7 +48,7 @@ def in_archive_units(columns: Columns) -> Columns:
 
 def _converted(cells: np.ndarray, name: str, stated: str) -> np.ndarray:
     target: Any = u.Unit(ARCHIVE_UNITS[name])
-    unit = _parsed(stated)
+    unit = parse_unit(stated)
     if unit is None or not _fits(unit, target):
         raise DataError(
             f"column {name} is in {' '.join(stated.split())[:60]!r}, which cannot be converted to {target}; "
@@ -70,7 +70,7 @@ def _converted(cells: np.ndarray, name: str, stated: str) -> np.ndarray:
     return object_array(scaled)
 
 
-def _parsed(stated: str) -> Any:
+def parse_unit(stated: str) -> Any:
     """The unit, None where astropy knows no such unit in any way to write units."""
     stated = stated.strip().replace(
         "'", ""

@@ -1,0 +1,326 @@
+"""What a release's file expects of the archive, held against what the archive answers today."""
+
+import csv
+import re
+import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from scattervae.errors import DataError, FetchError, counted
+from scattervae.gaia.archive.listing import BulkFile, read_listing
+from scattervae.gaia.archive.releases import N_PIXELS, Product, Release
+from scattervae.gaia.archive.services import Services
+from scattervae.gaia.archive.transport import CONNECT_TIMEOUT, Patience, answered, new_session, reason_of
+from scattervae.gaia.basis import is_known
+from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS
+from scattervae.gaia.files.units import parse_unit
+from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS
+from scattervae.spectra.spectra import Basis
+
+_TRIES = 2
+_MARK = "has_xp_continuous"  # Gaia DR3 documentation, gaia_source: true where the archive has the star's coefficients
+_BRIGHT = (10, 15)  # magnitudes of stars of which most should have a spectrum
+_N_BRIGHT = 20
+_HEAD_BYTES = 2**16  # of a bulk file: its header and the first row, which is 30 kB at most
+_LARGEST_HEAD = 2**22  # bytes of it once they are decompressed
+_SPECTRA, _SOURCES = "xp_continuous_mean_spectrum", "gaia_source"
+# The entry of a release's file for what the archive says it does not know; the first that fits.
+_ENTRIES = {
+    "retrieval": "[datalink] retrieval_type",
+    "structure": "[datalink] data_structures",
+    "release": "[datalink] release",
+    "column": "[tap.columns]",
+    "table": "[tap] sources",
+}
+
+
+class Status(StrEnum):
+    """What became of an expectation."""
+
+    OK = "ok"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: What it is.
+        expected: How it should be; empty where nothing says.
+        found: How it is.
+        status: Whether these agree; unknown where nothing is expected or nothing can be seen.
+        advice: What to change where they differ.
+    """
+
+    what: str
+    expected: str
+    found: str
+    status: Status
+    advice: str = ""
+
+    @staticmethod
+    def of(what: str, expected: str, found: str, *, same: bool | None, advice: str = "") -> "Finding":
+        """A finding by whether it is as expected; None where that cannot be said."""
+        status = Status.UNKNOWN if same is None else Status.OK if same else Status.DIFFERS
+        return Finding(what, expected, found, status, advice if same is False else "")
+
+
+def no_network(release: Release) -> str | None:
+    """Why none of the release's servers can be reached; None where one can be, whatever it answers."""
+    urls = [(release.archive_url, False)]  # astroquery knows no proxies
+    if release.bulk is not None:
+        urls.append((release.bulk.url, True))
+    with ThreadPoolExecutor(len(urls)) as pool:
+        reasons = list(pool.map(lambda pair: _absence(*pair), urls))
+    return None if None in reasons else "; ".join(filter(None, reasons))
+
+
+def _absence(url: str, proxies: bool) -> str | None:  # noqa: FBT001 - mapped over pairs
+    try:
+        with new_session() as session:
+            session.trust_env = proxies
+            session.head(url, timeout=CONNECT_TIMEOUT).close()
+    except requests.ConnectionError as error:
+        return f"{urlsplit(url).netloc}: {reason_of(error).partition(';')[0]}"
+    except (requests.RequestException, ValueError):  # no absence: what it is will be seen when more is asked
+        return None
+    return None
+
+
+class Examination:
+    """Asks the archive about one release; every answer is a finding, and so is every refusal.
+
+    Attributes:
+        release: What is expected, with the addresses of the servers.
+        findings: In the order in which the archive was asked.
+
+    Raises:
+        FetchError: The release's `archive_url` is no web address.
+    """
+
+    def __init__(self, release: Release, *, patience: Patience | None = None) -> None:
+        self.release = release
+        self.findings: list[Finding] = []
+        self._patience = patience or Patience(tries=_TRIES)
+        self._services = Services(release, patience=self._patience)
+        self._bases: list[Basis] = []
+        self._lacking: set[str] | None = (
+            None  # of the columns of spectra in all forms; None where no header was seen
+        )
+        self._gives_stars = False
+        self._listed: list[str] = []
+        self._located = False
+        for name, look, entry in (
+            ("TAP", self._ask_tap, "archive_url"),
+            ("DataLink", self._ask_datalink, "[datalink]"),
+            ("bulk files", self._ask_bulk, "[bulk] url"),
+        ):
+            self._guard(name, look, entry)
+
+    def uses(self) -> dict[str, str]:
+        """What `fetch`, `ingest` and `encode` can do with the release today."""
+        return {"fetch": self._fetch(), "ingest": self._ingest(), "encode": self._encode()}
+
+    def _note(self, what: str, expected: str, found: str, *, same: bool | None, entry: str = "") -> None:
+        advice = f"correct {entry} in the release file" if entry.startswith(("[", "archive_url")) else entry
+        self.findings.append(Finding.of(what, expected, found, same=same, advice=advice))
+
+    def _guard(self, what: str, look: Callable[[], None], entry: str) -> None:
+        try:
+            look()
+        except (FetchError, csv.Error) as error:
+            refused = re.search(r"(?:Unknown|Cannot find) ([^;]*)", str(error))
+            words = refused[1].lower() if refused else ""
+            entry = next((own for word, own in _ENTRIES.items() if word in words), entry)
+            self._note(what, "an answer", str(error), same=False, entry=entry)
+
+    def _ask_tap(self) -> None:
+        tap = self.release.tap
+        self._table(tap.sources, tuple(SOURCE_COLUMNS), "sources")
+        if tap.photometry is not None:
+            self._table(tap.photometry, (G_FLUX_COLUMN,), "photometry")
+
+    def _table(self, table: str, wanted: tuple[str, ...], entry: str) -> None:
+        units = self._services.columns_of(table)
+        found = f"{len(units)} columns" if units else "not in TAP_SCHEMA"
+        self._note(f"table {table}", "there", found, same=bool(units), entry=f"[tap] {entry}")
+        if not units:
+            return
+        own = {name: self.release.tap.columns.get(name, name).lower() for name in ("source_id", *wanted)}
+        if entry == "sources":
+            self._located = all(own[name] in units for name in POSITION_COLUMNS)
+        for name, theirs in own.items():
+            unit = SOURCE_COLUMNS[name][1] if name in SOURCE_COLUMNS else ""
+            expected = f"{theirs} [{unit}]" if unit else theirs
+            if theirs in units:
+                stated = units[theirs]
+                found = f"{theirs} [{stated}]" if stated else theirs
+                same, entries = _same_unit(stated, unit), f"[tap.columns] {name}: its unit is another"
+            else:
+                left = "" if name == "source_id" else ", stays empty"
+                found, same, entries = f"not there{left}", False, f"[tap.columns] {name}"
+            self._note(f"column {name}", expected, found, same=same, entry=entries)
+
+    def _ask_datalink(self) -> None:
+        words, services = self.release.datalink, self._services
+        there = services.columns_of(self.release.tap.sources)
+        own = {
+            name: self.release.tap.columns.get(name, name) for name in (_MARK, "source_id", "phot_g_mean_mag")
+        }
+        where, n = "", _N_BRIGHT
+        if own[_MARK].lower() in there:
+            where, n = f" WHERE {own[_MARK]} = 'True'", 1
+        elif own["phot_g_mean_mag"].lower() in there:
+            where = f" WHERE {own['phot_g_mean_mag']} BETWEEN {_BRIGHT[0]} AND {_BRIGHT[1]}"
+        ids = services.ids_of(
+            f"SELECT TOP {n} {own['source_id']} AS source_id FROM {self.release.tap.sources}{where}"
+        )[:n]
+        with tempfile.TemporaryDirectory() as scratch:
+            lines = services.spectra_of(ids, Path(scratch) / "answer.zip")
+        asked = f"{words.release}, {words.retrieval_type}, "
+        expected = asked + " or ".join(words.data_structures)
+        self._gives_stars = bool(lines)
+        stars = counted(max(len(lines) - 1, 0), "spectrum", "spectra")
+        found = f"{asked}{services.structure}: {stars} of {counted(len(ids), 'star')}"
+        same = True if lines else False if n == 1 and len(ids) else None
+        self._note("DataLink words", expected, found, same=same, entry="[datalink] retrieval_type")
+        if lines:
+            self._spectrum("DataLink", lines)
+
+    def _ask_bulk(self) -> None:
+        bulk = self.release.bulk
+        if bulk is None or not bulk.products:
+            self._note("bulk files", "", "no folders in the release file ([bulk])", same=None)
+            return
+        for product in bulk.products:
+            self._guard(product.name, partial(self._product, product), "[[bulk.products]] folder or prefix")
+
+    def _product(self, product: Product) -> None:
+        url = self.release.bulk.url if self.release.bulk else ""
+        with new_session() as session:
+            files = read_listing(session, url, product, self._patience)
+            self._listed.append(product.name)
+            sky = sum(len(file.pixels) for file in files) / N_PIXELS
+            found = f"{counted(len(files), 'file')}, each with its MD5, of {100 * sky:.3g} % of the sky"
+            self._note(product.name, f"{product.folder}{product.prefix}_*.csv.gz", found, same=True)
+        self._guard(f"first of {product.name}", partial(self._first, product, files[0]), "")
+
+    def _first(self, product: Product, file: BulkFile) -> None:
+        with new_session() as session:
+            lines = self._head(session, file)
+        if not lines:
+            found = f"no header in its first {_HEAD_BYTES:,} bytes"
+            self._note(f"first of {product.name}", "", found, same=None)
+        elif product.name == _SPECTRA:
+            self._spectrum(product.name, lines)
+        else:
+            names = [name.strip().lower() for name in next(csv.reader(lines[:1]))]
+            wanted = ("source_id", *SOURCE_COLUMNS) if product.name == _SOURCES else ()
+            self._columns(product.name, names, wanted)
+
+    def _head(self, session: requests.Session, file: BulkFile) -> list[str]:
+        """The lines of a zipped file's beginning, comments left out, the header first."""
+
+        def read() -> bytes:
+            with answered(session, "GET", file.url, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}) as response:
+                return bytes(response.raw.read(_HEAD_BYTES))
+
+        content = self._patience.persist(read)
+        try:
+            text = zlib.decompressobj(wbits=31).decompress(content, _LARGEST_HEAD)
+        except zlib.error as error:
+            raise FetchError(f"{file.url}: is not gzipped") from error
+        lines = str(text, "utf-8", errors="replace").split("\n")[:-1]
+        return [line for line in lines if line.strip() and not line.startswith("#")]
+
+    def _columns(self, where: str, names: list[str], wanted: tuple[str, ...]) -> set[str]:
+        lacking = [name for name in wanted if name not in names]
+        found = f"{len(names)} columns" + (f", without {', '.join(lacking)}" if lacking else "")
+        self._note(
+            f"columns of {where}",
+            ", ".join(wanted),
+            found,
+            same=not lacking if wanted else None,
+            entry="no entry of the release file renames these; a newer scattervae may read them",
+        )
+        return set(lacking)
+
+    def _spectrum(self, where: str, lines: list[str]) -> None:
+        """What a header and the row below it say of the form of spectra."""
+        names, *rows = csv.reader(lines[:2])
+        names = [name.strip().lower() for name in names]
+        lacking = self._columns(where, names, CONTINUOUS_COLUMNS)
+        self._lacking = lacking if self._lacking is None else lacking & self._lacking
+        cells = dict(zip(names, rows[0], strict=False)) if rows else {}
+        found = {
+            f"{entry}_{band}" if entry == "n" else f"{band}_{entry}": _integer(cells.get(f"{band}_{column}"))
+            for entry, column in (("n", "n_parameters"), ("id", "basis_function_id"))
+            for band in ("bp", "rp")
+        }
+        for band in ("bp", "rp"):
+            if found[f"n_{band}"] is None and cells.get(f"{band}_coefficients", "").strip():
+                found[f"n_{band}"] = cells[f"{band}_coefficients"].count(",") + 1
+        own = self.release.basis.model_dump() if self.release.basis else {}
+        for entry, value in found.items():
+            expected, seen = own.get(entry), "not stated" if value is None else str(value)
+            same = None if None in (expected, value) else expected == value
+            name = f"{where}: {entry} of the basis"
+            self._note(name, str(expected or ""), seen, same=same, entry=f"[basis] {entry}")
+        if found["n_bp"] and found["n_rp"]:
+            self._bases.append(Basis(found["n_bp"], found["n_rp"], found["bp_id"], found["rp_id"]))
+
+    def _fetch(self) -> str:
+        single = "single stars and cones" if self._gives_stars else "no single stars"
+        if self._listed:
+            return f"{single}; bulk files of {' and '.join(self._listed)}"
+        known = self.release.bulk is not None and self.release.bulk.products
+        return f"{single}; no bulk files" + ("" if known else ": the release file has no [bulk]")
+
+    def _ingest(self) -> str:
+        if self._lacking is None or not self._bases:
+            return "not known: no spectrum of this release could be looked at"
+        if self._lacking:
+            return f"nothing: spectra come without {', '.join(sorted(self._lacking))}"
+        try:
+            for basis in self._bases:
+                self.release.require_own(basis, where="nothing")
+        except DataError as error:
+            return str(error)
+        pixels = "source_ids" if self.release.ids_hold_pixels else "nowhere"
+        positions = "the source table" if self._located else pixels
+        flux = "the source table, else the coefficients"
+        if not is_known(self._bases[0]):
+            flux = "the source table alone: the installed GaiaXPy does not know this basis"
+        return f"its spectra, {self._bases[0]}; positions from {positions}; G flux from {flux}"
+
+    def _encode(self) -> str:
+        if not self._bases or self._lacking:
+            return "not known: no spectrum of this release could be looked at"
+        return (
+            f"its spectra with models of {self._bases[0]}; `scattervae info MODEL` says of which a model is"
+        )
+
+
+def _same_unit(stated: str, wanted: str) -> bool | None:
+    """True where both are one unit however they are written; None where the archive's is none that can be read."""
+    unit = parse_unit(stated) if stated else None
+    if not wanted:
+        return True
+    return None if unit is None else bool(unit == parse_unit(wanted))
+
+
+def _integer(cell: str | None) -> int | None:
+    try:
+        return int(float(cell or ""))
+    except (ValueError, OverflowError):
+        return None
