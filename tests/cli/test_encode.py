@@ -1,6 +1,8 @@
 import re
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
@@ -251,7 +253,25 @@ def test_stars_of_another_basis(cli, dr3, model, tmp_path, basis):
     assert "55 BP (basis 56) + 55 RP (basis 57) coefficients" in run.error
     assert not (tmp_path / "c.parquet").exists()
     if (basis.n_bp, basis.n_rp) == (SMALL.n_bp, SMALL.n_rp):  # a model without ids takes any of its sizes
-        assert cli("encode", model, stars, "--out", tmp_path / "c.parquet").code == 0
+        run = cli("encode", model, stars, "--out", tmp_path / "c.parquet")
+        assert (run.code, run.err.count("of which no ids are known")) == (0, 1)
+
+
+def test_stars_without_ids_are_encoded_with_a_warning_and_other_bases_left_out(cli, dr3, tmp_path):
+    sky = toy_sky(12, basis=DR3).spectra
+    unnamed, other = (
+        replace(sky.take(rows), basis=basis)
+        for rows, basis in ((slice(0, 5), Basis(55, 55)), (slice(5, 12), Basis(55, 55, 66, 67)))
+    )
+    files = [write_parquet(tmp_path / f"{i}.parquet", stars) for i, stars in enumerate((unnamed, other))]
+    run = cli("encode", dr3 / "model", files[0], "--out", tmp_path / "c.parquet", "--json")
+    assert (run.code, run.json["n_stars"]) == (0, 5)
+    assert "0.parquet: names no basis functions; its stars are taken for 55 BP (basis 56)" in run.err
+    tables = [pq.read_table(file) for file in files]
+    pq.write_table(pa.concat_tables(tables, promote_options="default"), tmp_path / "both.parquet")
+    run = cli("encode", dr3 / "model", tmp_path / "both.parquet", "--out", tmp_path / "c.parquet", "--json")
+    assert (run.code, run.json["n_stars"]) == (3, 5)  # more rows are left out than is allowed without a word
+    assert "7 rows skipped; row 6: basis 66+67 where others have 56+57" in run.err
 
 
 def test_things_that_are_no_model(cli, store, folder, tmp_path):

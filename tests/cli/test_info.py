@@ -74,7 +74,7 @@ def test_store_names_the_files_that_were_not_read(cli, folder, tmp_path):
 def test_model(cli, model):
     text = cli("info", model).out
     assert text.startswith("scatter VAE, recipe toy: ")
-    assert "for 6 BP + 5 RP coefficients" in text
+    assert "reads stars of 6 BP + 5 RP coefficients" in text
     values = cli("info", model, "--json").json
     assert (values["kind"], values["path"]) == ("model", str(model))
     assert values["recipe"]["training"]["epochs"] == 50

@@ -217,8 +217,8 @@ def test_rows_of_another_basis_are_skipped(tmp_path):
     contents = read_file(write(tmp_path, csv_of(rows)))
     assert len(contents.stars) == 2
     assert [(skipped.row, skipped.reason) for skipped in contents.skipped] == [
-        (3, "rp_basis_function_id 3 where most rows have 57"),
-        (5, "48 bp_coefficients where most rows have 55"),
+        (3, "basis 56+3 where others have 56+57"),
+        (5, "48 bp_coefficients where others have 55"),
     ]
 
 

@@ -71,7 +71,7 @@ def test_mygaiadb_groups_are_joined(tmp_path, toy):
     np.testing.assert_array_equal(contents.stars.source_id, toy.source_id[[0, 1, 3]])
     np.testing.assert_array_equal(contents.stars.coeffs, toy.coeffs[[0, 1, 3]])
     assert [s.row for s in contents.skipped] == [3]
-    assert contents.skipped[0].reason == "bp_basis_function_id 7 where most rows have 56"
+    assert contents.skipped[0].reason == "basis 7+57 where others have 56+57"
 
 
 def test_multimodal_universe(tmp_path, toy):
@@ -257,5 +257,5 @@ def test_file_whose_stars_all_lack_a_band(tmp_path):
     rows = toy.cells()
     rows[0][1:5] = ["", "", "", ""]
     stars = read_file(write(tmp_path, csv_of(rows))).stars
-    assert stars.basis == Basis(n_bp=55, n_rp=55, bp_id=None, rp_id=57)  # joins with files that have the band
+    assert stars.basis == Basis(n_bp=55, n_rp=55, bp_id=56, rp_id=57)  # the known basis with that RP
     assert stars.flags.tolist() == [Flag.MISSING_BP | Flag.NO_G_FLUX]

@@ -132,6 +132,17 @@ def test_what_else_the_archive_says_is_read_too(tmp_path):
     assert np.isnan(store.labels()["teff"][1])
 
 
+def test_stars_of_another_basis_than_most_are_flagged(tmp_path):
+    """Of a file with two ids none was known, and all stars were taken for those of any model of these sizes."""
+    ids = {f"{band}_basis_function_id": pa.array([56, 56, 66] * 7 + [56] * 2) for band in ("bp", "rp")}
+    store = SpectrumStore(catalogue(tmp_path, archive(STARS, **ids)))
+    assert store.basis == Basis(6, 5, 56, 56)
+    other = ids["bp_basis_function_id"].to_numpy() == 66
+    flagged = (store.read().flags & np.uint16(Flag.BAD_COEFFS)) > 0
+    assert flagged[other].all()
+    assert flagged[~other].sum() == ((STARS.flags & np.uint16(Flag.BAD_COEFFS)) > 0)[~other].sum()
+
+
 def test_a_flux_of_another_name_is_found(tmp_path):
     table = archive(STARS).rename_columns({"phot_g_mean_flux": "g_flux"})
     np.testing.assert_array_equal(SpectrumStore(catalogue(tmp_path, table)).read().g_flux, STARS.g_flux)

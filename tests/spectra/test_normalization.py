@@ -226,9 +226,9 @@ def test_training_stars_of_two_bases_are_refused_however_they_arrive():
     unnamed = toy_sky(40, basis=SMALL).spectra
     with pytest.raises(DataError, match=r"basis 1.*basis 2"):
         fit(one, other)
-    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
-        fit(unnamed, one, other)
-    assert fit(unnamed, one).basis == one.basis
+    with pytest.raises(DataError, match=r"training stars of 6 BP \+ 5 RP .* stars of 6 BP \(basis 1\)"):
+        fit(unnamed, one)
+    assert fit(unnamed, unnamed).basis == SMALL
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e3])

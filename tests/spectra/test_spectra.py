@@ -201,11 +201,16 @@ def test_spectra_of_bases_that_disagree_are_not_joined():
         Spectra.concatenate([with_basis(Basis(6, 5, bp_id=1)), with_basis(Basis(6, 5, bp_id=2))])
 
 
-def test_a_part_without_ids_does_not_hide_that_two_others_disagree():
-    parts = [with_basis(basis) for basis in (SMALL, Basis(6, 5, bp_id=1), Basis(6, 5, bp_id=2))]
-    assert Spectra.concatenate(parts[:2]).basis == Basis(6, 5, bp_id=1)
-    with pytest.raises(DataError, match=r"basis 1.*basis 2"):
-        Spectra.concatenate(parts)
+def test_spectra_without_ids_are_not_taken_for_those_of_any_basis():
+    unnamed, one = with_basis(SMALL), with_basis(Basis(6, 5, bp_id=1))
+    with pytest.raises(DataError, match=r"6 BP \+ 5 RP .* 6 BP \(basis 1\)"):
+        Spectra.concatenate([unnamed, one])
+    assert Spectra.concatenate([unnamed, unnamed]).basis == SMALL
+
+
+def test_a_band_that_no_star_has_takes_the_id_of_others():
+    without_bp, both = with_basis(Basis(6, 5, rp_id=2)), with_basis(Basis(6, 5, bp_id=1, rp_id=2))
+    assert Spectra.concatenate([without_bp, both]).basis == both.basis
 
 
 def test_labels_are_aligned_to_stars_and_missing_where_there_are_none():

@@ -128,10 +128,10 @@ def test_chunks_of_another_basis_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_basis_named_by_a_later_chunk_is_kept(tmp_path):
-    named = replace(pieces(20, 40)[0], basis=replace(SMALL, bp_id=7))
-    part = staged(tmp_path / "a.parquet", *pieces(0, 20), named)
-    assert part.basis == replace(SMALL, bp_id=7)
+def test_the_id_of_a_band_that_only_a_later_chunk_has_is_kept(tmp_path):
+    first, later = pieces(0, 20, 40)
+    first, later = replace(first, basis=replace(SMALL, rp_id=8)), replace(later, basis=Basis(6, 5, 7, 8))
+    assert staged(tmp_path / "a.parquet", first, later).basis == Basis(6, 5, 7, 8)
 
 
 def test_chunks_that_differ_in_what_is_known_are_a_slip(tmp_path):

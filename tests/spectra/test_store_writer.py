@@ -69,6 +69,7 @@ def test_the_manifest_says_what_became_of_each_file(tmp_path):
         "flags": flags,
         "skipped": ["row 3: no"],
         "error": None,
+        "other_bases": {},
     }
     assert list(good["flags"]) == list(flags)
     assert (bad["name"], bad["error"], bad["n_kept"]) == ("b.csv", "not a table", 0)
@@ -197,14 +198,16 @@ def test_another_basis_is_refused_and_nothing_changes(tmp_path):
     assert all_bytes(tmp_path) == before
 
 
-def test_a_basis_named_later_is_kept_and_then_binds(tmp_path):
-    unnamed, one, other = (
-        toy_sky(10, basis=Basis(6, 5, bp_id=i), seed=seed).spectra for seed, i in enumerate((None, 1, 2))
-    )
-    write_store(tmp_path, unnamed, one)
-    assert SpectrumStore(tmp_path).basis == Basis(6, 5, bp_id=1)
-    with pytest.raises(StoreError, match="basis 2"):
-        add(StoreWriter(tmp_path), "c.csv", other)
+@pytest.mark.parametrize("first", [None, 1])
+def test_stars_without_ids_join_no_store_of_a_named_basis_nor_the_other_way_round(tmp_path, first):
+    bases = [Basis(6, 5, bp_id=one) for one in ((None, 1) if first is None else (1, None))]
+    one, other = (toy_sky(10, basis=basis, seed=seed).spectra for seed, basis in enumerate(bases))
+    writer = StoreWriter(tmp_path)
+    add(writer, "a.csv", one)
+    with pytest.raises(StoreError, match=r"ingest it into a store of its own") as caught:
+        add(writer, "b.csv", other, number=1)
+    assert ("--basis 1+? takes stars that name no basis" in str(caught.value)) == (first == 1)
+    assert writer.basis == bases[0]
 
 
 @pytest.mark.parametrize("first", ["measured", "pixels"])

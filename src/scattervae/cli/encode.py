@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,9 +172,8 @@ def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally
             for path in paths:
                 yield from portions_of(checkpoint, SpectrumStore(path))
         else:
-            yield from portions_of(
-                checkpoint, chain.from_iterable(load_chunks(path, tally=tally) for path in paths)
-            )
+            read = partial(load_chunks, tally=tally, basis=checkpoint.normalization.basis)
+            yield from portions_of(checkpoint, chain.from_iterable(map(read, paths)))
 
 
 def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Portion]":

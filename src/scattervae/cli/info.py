@@ -191,7 +191,7 @@ def _model(path: Path) -> Summary:
     data = facts.data
     lines = (
         f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {counted(model.n_latent, 'latent')}",
-        f"for {model.normalization.basis}",
+        f"reads stars of {model.normalization.basis}, and, with a warning, those of these sizes that name no basis",
         f"trained on {_known(data.n_trained_on)} stars ({_known(data.n_inferred_coefficients)} with inferred "
         f"coefficients; G flux of {_known(data.n_g_flux_from_table)} from a table, of "
         f"{_known(data.n_g_flux_from_coefficients)} from the coefficients)",

@@ -52,6 +52,14 @@ def ingest(
         bool, typer.Option("--correlations", help="Also store the correlations of the coefficients.")
     ] = False,
     release: ReleaseName = "DR3",
+    basis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BP+RP",
+            help="Ids of the basis to take, as 56+57 of DR3; also that of files that name none. Without it, the basis "
+            "of most stars of the first file.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")
     ] = False,
@@ -81,6 +89,7 @@ def ingest(
     from scattervae.gaia.files import read_labels_file
     from scattervae.gaia.ingest import IngestedFile
     from scattervae.gaia.ingest import ingest as ingest_files
+    from scattervae.spectra.bases import parse_ids
 
     _refuse_source_files(files)
     given = None if labels is None else read_labels_file(labels)
@@ -103,6 +112,7 @@ def ingest(
             sources=joined,
             correlations=correlations,
             release=release,
+            basis=None if basis is None else parse_ids(basis),
             strict=strict,
             workers=workers or _workers_for(files),
             progress=show,

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, Float64
 from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.facts import DR3_BASIS, G_ZERO_POINT
+from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
 FluxMatrix = Float64[np.ndarray, "wavelength coeff"]
@@ -117,6 +118,14 @@ def require_known(basis: Basis) -> KnownBasis:
     raise DataError(
         f"no flux or G flux from {basis}: GaiaXPy knows only {every}; a newer version may know it"
     )
+
+
+def known_basis(ids: BasisIds) -> Basis | BasisIds:
+    """The basis of these ids with its sizes, where they are DR3's or GaiaXPy knows them; else the ids."""
+    if ids == (DR3_BASIS.bp_id, DR3_BASIS.rp_id):
+        return DR3_BASIS
+    bases = (known.basis for known in known_bases())
+    return next((basis for basis in bases if (basis.bp_id, basis.rp_id) == ids), ids)
 
 
 def is_known(basis: Basis) -> bool:

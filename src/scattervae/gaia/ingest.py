@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ import numpy as np
 from scattervae.errors import DataError, StoreError, counted
 from scattervae.files import sole_writer
 from scattervae.gaia.archive.releases import Release, release_of
+from scattervae.gaia.basis import known_basis
 from scattervae.gaia.ingest_file import FileJob, StagedFile, StageFile
 from scattervae.gaia.ingest_log import FileTimes, IngestLog, utc_now
 from scattervae.gaia.source_join import SourceFiles
+from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.manifest import FileEntry
+from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.spectra import Basis
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
 from scattervae.workers import WorkerDied, leave_unguarded_main, results_in_order
@@ -55,6 +59,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     sources: str | Path | Sequence[str | Path] = (),
     correlations: bool = False,
     release: str | Release = "DR3",
+    basis: BasisIds | None = None,
     strict: bool = False,
     workers: int = 1,
     progress: Callable[[IngestedFile], None] | None = None,
@@ -75,6 +80,9 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         correlations: Also store the correlations of the coefficients.
         release: The data release of the files: DR3, DR4, or the path of a .toml file that describes one. Where its
             source_ids are not documented to hold a pixel of the sky, stars without a position are left out and named.
+        basis: Ids of the BP and RP basis to take, also for stars whose file names none. Where None, the basis of
+            most stars of the first file; stars of others, and files without ids beside files with them, are
+            left out, counted in the manifest and named.
         strict: Stop at the first file that cannot be read.
         workers: Processes that read files; a program that asks for more than one must be importable, that is
             guard its main part by ``if __name__ == "__main__":``.
@@ -92,6 +100,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     _require(sources)
     release = release if isinstance(release, Release) else release_of(release)
     release.warn_if_preliminary()
+    wanted = _wanted_basis(Path(out), basis)
     with sole_writer(Path(out)):
         writer = StoreWriter(out)
         _check_positions(writer, sources)
@@ -101,11 +110,13 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
             try:
                 joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
                 known = frozenset(entry.digest for entry in writer.entries if entry.error is None)
-                task = StageFile(_sorted(labels), joined, correlations, known, writer.positions, release)
+                task = StageFile(
+                    _sorted(labels), joined, correlations, known, writer.positions, release, wanted
+                )
                 new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
                 _warn_of_space(writer.path, new, correlations=correlations)
                 for job, staged in results_in_order(task, run.jobs(files), workers=workers):
-                    done = run.take_in(job, staged)
+                    done = run.take_in(job, run.in_its_basis(job, staged, task))
                     if progress is not None:
                         progress(done)
             finally:
@@ -119,6 +130,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
             run.n_passed_over,
             len(files),
         )
+    _warn_of_other_bases(writer)
     return SpectrumStore(out)
 
 
@@ -135,6 +147,15 @@ class _Run:
     def jobs(self, files: Sequence[str | Path]) -> Iterator[FileJob]:
         for index, file in enumerate(files):
             yield FileJob(str(file), self.writer.staged_path(index), self._log.digest_of(Path(file)))
+
+    def in_its_basis(self, job: FileJob, staged: StagedFile, task: StageFile) -> StagedFile:
+        """The file staged again where the store's basis is not that of most of its stars, but that of some."""
+        own = self.writer.basis
+        if own is None or task.basis is not None or own.ids not in staged.entry.other_bases:
+            return staged
+        if staged.part is not None:
+            staged.part.path.unlink(missing_ok=True)
+        return replace(task, basis=own)(job)
 
     def take_in(self, job: FileJob, staged: StagedFile) -> IngestedFile:
         """Add one file's stars to the store, or note why they are not in it."""
@@ -168,7 +189,7 @@ class _Run:
             raise error
         logger.warning("%s", error)
         return self.writer.leave_out(
-            FileEntry(name=job.name, digest=staged.entry.digest, n_rows=staged.entry.n_rows, error=str(error))
+            replace(staged.entry, kind=None, note=None, skipped=(), error=str(error))
         )
 
 
@@ -206,6 +227,32 @@ def _require(sources: Sequence[str | Path]) -> None:
     for path in sources:
         if not Path(path).is_file():
             raise DataError(f"{path}: no such file; expected a gaia_source file")
+
+
+def _wanted_basis(folder: Path, basis: BasisIds | None) -> Basis | BasisIds | None:
+    """The basis asked for, with its sizes where they are known; refused where the store has another."""
+    own = Manifest.read(folder).basis if (folder / MANIFEST).is_file() else None
+    if basis is not None and own is not None and (own.bp_id, own.rp_id) != basis:
+        raise StoreError(
+            f"{folder}: holds {own}, and --basis {basis[0]}+{basis[1]} is another; ingest into a new one"
+        )
+    return None if basis is None else known_basis(basis)
+
+
+def _warn_of_other_bases(writer: StoreWriter) -> None:
+    """Say how many stars were left out for being of another basis than the store's, and how to have them."""
+    others: Counter[str] = Counter()
+    for entry in writer.entries:
+        others.update(entry.other_bases if entry.error is None else {})
+    for ids, n in others.items():
+        logger.warning(
+            "%s: without %s of basis %s, for it holds %s; --basis %s takes them into a store of their own",
+            writer.path,
+            f"{n:,} rows",
+            ids,
+            writer.basis,
+            ids,
+        )
 
 
 def _check_positions(writer: StoreWriter, sources: Sequence[str | Path]) -> None:

@@ -1,6 +1,7 @@
 """One file to a staged part of a store: what each process of an ingest does."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,19 @@ from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError, counted
 from scattervae.files import file_digest
 from scattervae.gaia.archive.releases import Release, release_of
-from scattervae.gaia.files import SkippedRow
+from scattervae.gaia.files import SkippedRow, bases_of
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest_log import FileTimes, peak_memory_mb, utc_now
 from scattervae.gaia.intake import Stars, logger, read_stars
 from scattervae.gaia.source_join import SourceFiles
 from scattervae.opening import require_file
+from scattervae.spectra.bases import BasisIds, SeveralBasesError, by_ids
 from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.sources import G_FLUX_COLUMN, SourceColumns
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import StagedPart, stage
 
 
@@ -69,6 +71,7 @@ class StageFile:
         known: Digests of files that the store has.
         positions: Where the positions of its stars come from; None where that is not settled yet.
         release: The data release of the files.
+        basis: The basis to take, also for stars that name none; None for that of most stars of each file.
     """
 
     labels: StellarLabels | None
@@ -77,6 +80,7 @@ class StageFile:
     known: frozenset[str] = frozenset()
     positions: Positions | None = None
     release: Release = field(default_factory=lambda: release_of("DR3"))
+    basis: Basis | BasisIds | None = None
 
     def __call__(self, job: FileJob) -> StagedFile:
         """Stage one file.
@@ -117,6 +121,7 @@ class _Reading:
     note: str | None = None
     n_rows: int = 0
     skipped: list[str] = field(default_factory=list)
+    other_bases: Counter[str] = field(default_factory=Counter)
 
     def chunks(self) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
         """The stars that can be stored, with their labels and source columns."""
@@ -135,7 +140,13 @@ class _Reading:
     def entry(self, name: str, digest: str, error: ScatterVaeError | None) -> FileEntry:
         """What there is to say of the file; of one that could not be read, no more than why and how far."""
         if error is not None:
-            return FileEntry(name=name, digest=digest, n_rows=self.n_rows, error=str(error))
+            return FileEntry(
+                name=name,
+                digest=digest,
+                n_rows=self.n_rows,
+                error=str(error),
+                other_bases=dict(self.other_bases),
+            )
         return FileEntry(
             name=name,
             digest=digest,
@@ -143,18 +154,28 @@ class _Reading:
             note=self.note,
             n_rows=self.n_rows,
             skipped=tuple(self.skipped),
+            other_bases=dict(self.other_bases),
         )
 
     def _stars(self) -> Iterator[Stars]:
         try:
             release = self.task.release
-            for stars in read_stars(self.path, correlations=self.task.correlations, release=release.meaning):
+            for stars in read_stars(
+                self.path,
+                correlations=self.task.correlations,
+                release=release.meaning,
+                basis=self.task.basis,
+            ):
                 if stars.note is None:  # the basis is the file's own
                     release.require_own(stars.spectra.basis, where=str(self.path))
                 self.kind, self.note = stars.kind, stars.note
                 self.n_rows += len(stars.spectra) + len(stars.skipped)
                 self.skipped += [_named(row) for row in stars.skipped]
+                self.other_bases.update(by_ids(bases_of(stars.skipped), stars.spectra.basis))
                 yield stars
+        except SeveralBasesError as error:
+            self.other_bases = Counter(error.counts)
+            raise
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror or error}{self._lost}") from error
         except DataError as error:

@@ -5,6 +5,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,16 +14,18 @@ from typing import TypeAlias
 import numpy as np
 
 from scattervae.errors import DataError, counted
+from scattervae.gaia.basis import known_basis
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_table
 from scattervae.gaia.files.in_memory import TableLike
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
+from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, is_of
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.partition_file import is_partition_file, read_partition_file
 from scattervae.spectra.sources import DataRelease, SourceColumns
-from scattervae.spectra.spectra import SampledSpectra, Spectra
+from scattervae.spectra.spectra import Basis, SampledSpectra, Spectra
 from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)
@@ -52,7 +55,7 @@ class Stars:
     sources: SourceColumns = field(default_factory=SourceColumns.empty)
 
 
-def load(source: Source, *, correlations: bool = False) -> Stars:
+def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds | None = None) -> Stars:
     """All stars of a store, of a file of any kind, or of a table in memory.
 
     Coefficients are inferred where the source holds sampled spectra (flag ``INFERRED``). Stars without a G
@@ -63,19 +66,23 @@ def load(source: Source, *, correlations: bool = False) -> Stars:
         source: A store's folder, a file, or a table in memory: of astropy, pandas, polars or arrow, astroquery's
             dictionary of lists of tables, or what GaiaXPy's ``calibrate`` returns.
         correlations: Also read the correlations of the coefficients, where there are any.
+        basis: The basis to take from a file or table, also for stars that name none; where None, that of most
+            stars. Stars of others are among the skipped rows.
 
     Raises:
-        DataError: The source holds no spectra, or no G flux and a basis that gives none.
+        DataError: The source holds no spectra, or no G flux and a basis that gives none; or none of that basis, or
+            as many stars of two bases where none is asked for.
         StoreError: The folder is no store.
     """
+    basis = known_basis(basis) if isinstance(basis, tuple) else basis
     if isinstance(source, str | Path):
         if os.path.isdir(source):
             store = SpectrumStore(source)
             return Stars(store.read(), store.labels(), kind="store")
-        stars = _joined(list(read_stars(source, correlations=correlations)))
+        stars = _joined(list(read_stars(source, correlations=correlations, basis=basis)))
         where = str(source)
     else:
-        contents = read_table(source, correlations=correlations)
+        contents = read_table(source, correlations=correlations, basis=basis)
         where = contents.kind
         stars = _stars_of(contents, where)
     g_fluxes = GFluxes(where)
@@ -97,7 +104,11 @@ class RowTally:
 
 
 def load_chunks(
-    source: str | Path, *, tally: RowTally | None = None, correlations: bool = False
+    source: str | Path,
+    *,
+    tally: RowTally | None = None,
+    correlations: bool = False,
+    basis: Basis | BasisIds | None = None,
 ) -> Iterator[Spectra]:
     """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk.
 
@@ -105,6 +116,7 @@ def load_chunks(
         source: A store's folder or a file.
         tally: Counts the rows of files.
         correlations: Also read the correlations of the coefficients, where there are any.
+        basis: As for `load`.
 
     Raises:
         DataError: As `load`.
@@ -114,7 +126,7 @@ def load_chunks(
         yield from SpectrumStore(source).chunks(correlations=correlations)
     else:
         g_fluxes = GFluxes(str(source))
-        for stars in read_stars(source, correlations=correlations):
+        for stars in read_stars(source, correlations=correlations, basis=basis):
             if tally is not None:
                 tally.add(stars)
             yield g_fluxes.of(stars.spectra)
@@ -122,7 +134,11 @@ def load_chunks(
 
 
 def read_stars(
-    path: str | Path, *, correlations: bool = False, release: DataRelease = DR3
+    path: str | Path,
+    *,
+    correlations: bool = False,
+    release: DataRelease = DR3,
+    basis: Basis | BasisIds | None = None,
 ) -> Iterator[Stars]:
     """The stars of a file with the G fluxes that it gives: in chunks where it is a bulk file, else all at once.
 
@@ -138,7 +154,7 @@ def read_stars(
     is_file = os.path.isfile(path)
     if is_file and is_bulk(path):
         skipped: list[SkippedRow] = []
-        for chunk in read_bulk(path, correlations=correlations):
+        for chunk in read_bulk(path, correlations=correlations, basis=basis):
             labels = _NO_LABELS.aligned_to(chunk.spectra.source_id)
             yield Stars(chunk.spectra, labels, "bulk csv", chunk.skipped)
             skipped += chunk.skipped
@@ -147,9 +163,21 @@ def read_stars(
             logger.warning("%s: %s skipped; row %d: %s", path, counted(len(skipped), "row"), row, reason)
     elif is_file and is_partition_file(path):
         part = read_partition_file(path, correlations=correlations)
+        _require_basis(path, part.spectra, basis)
         yield Stars(part.spectra, part.labels, "store partition", sources=part.sources)
     else:
-        yield _stars_of(read_file(path, correlations=correlations, release=release), str(path))
+        stars = _stars_of(read_file(path, correlations=correlations, release=release, basis=basis), str(path))
+        _require_basis(path, stars.spectra, basis)
+        yield stars
+
+
+def _require_basis(path: Path, spectra: Spectra, wanted: Basis | BasisIds | None) -> None:
+    """Refuse stars of which the file settles the basis, not its rows: a store's, or inferred ones."""
+    if wanted is not None and not is_of(spectra.basis, wanted):
+        try:
+            check_taken(spectra.basis, 0, Counter({spectra.basis: len(spectra)}), wanted)
+        except SeveralBasesError as error:
+            raise error.located(str(path)) from None
 
 
 def _joined(chunks: Sequence[Stars]) -> Stars:

@@ -18,7 +18,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
-from scattervae.errors import DataError
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.calibrated import score_of
@@ -34,7 +33,7 @@ from scattervae.spectra.columns import block_of, described, flag_legend
 from scattervae.spectra.flags import Flag, flag_counts
 from scattervae.spectra.known import KnownStars
 from scattervae.spectra.normalization import NOT_ENCODABLE, Inputs
-from scattervae.spectra.spectra import Basis, Spectra, repeats
+from scattervae.spectra.spectra import Spectra, repeats
 from scattervae.spectra.store import SpectrumStore
 
 NOTE = "scattervae.catalogue"
@@ -183,12 +182,12 @@ def portions_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]
         DataError: They are of another basis than the model's.
     """
     if isinstance(stars, SpectrumStore):
-        require_basis(checkpoint, stars.basis)
+        checkpoint.normalization.require_basis(stars.basis)
         for piece in stars.pieces:
             yield Portion(piece.n_rows, partial(stars.read_piece, piece))
     else:
         for spectra in rechunk(stars, _ROWS_A_PORTION):
-            require_basis(checkpoint, spectra.basis)
+            checkpoint.normalization.require_basis(spectra.basis)
             yield Portion(len(spectra), partial(block_of, spectra))
 
 
@@ -327,20 +326,6 @@ def _pairs(n_latent: int) -> Iterator[tuple[str, int, int]]:
     for j in range(1, n_latent):
         for k in range(j):
             yield f"latent_{j + 1}_{k + 1}_corr", j, k
-
-
-def require_basis(checkpoint: Checkpoint, basis: Basis) -> None:
-    """Refuse stars of another basis than the model's.
-
-    Raises:
-        DataError: They are.
-    """
-    own = checkpoint.normalization.basis
-    if not basis.agrees_with(own):
-        raise DataError(
-            f"spectra of {basis}, but the model was trained on {own}; train a model on spectra of this basis, or "
-            "express them in the model's (encode --transport)"
-        )
 
 
 def _cut(block: Block) -> Iterator[Portion]:

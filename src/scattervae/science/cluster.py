@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from scattervae.errors import DataError, RecipeError, StoreError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.catalogue import catalogue_schema, encode_block, require_basis
+from scattervae.science.catalogue import catalogue_schema, encode_block
 from scattervae.science.partitions import Encoding, SkyColumns, write_partition
 from scattervae.science.threads import keep_memory
 from scattervae.spectra.blocks import Block
@@ -194,11 +194,11 @@ def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> Block:
         return block_of(Spectra.of(np.empty(0, np.int64), nothing, nothing, basis=own))
     basis = columns.basis([table]) or own
     if set(block_columns()) <= set(table.column_names):
-        require_basis(checkpoint, basis)
+        checkpoint.normalization.require_basis(basis)
         return block_from(table, own)
     stars = columns.spectra(table, own)
     if (stars.flags & np.uint16(Flag.BAD_COEFFS)).all():  # not a few stars, but all have other sizes
-        require_basis(checkpoint, basis)
+        checkpoint.normalization.require_basis(basis)
     return block_of(stars)
 
 

@@ -25,7 +25,6 @@ from scattervae.science.catalogue import (
     CatalogueSummary,
     catalogue_schema,
     encode_block,
-    require_basis,
 )
 from scattervae.science.catalogue_files import clear_of_full_disks, kept_if_begun, parts_identity, write_rows
 from scattervae.science.threads import in_order, reading_threads
@@ -97,7 +96,7 @@ def encode_store(
         StoreError: The disk is full, the store cannot be read, or partitions could not be encoded.
         BusyError: Another run writes to `out`.
     """
-    require_basis(checkpoint, store.basis)
+    checkpoint.normalization.require_basis(store.basis)
     out = restored(Path(out))
     folder = out.with_name(out.name + ".parts")
     partitions = [partition for partition in store.partitions if partition.n_rows]

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from scattervae.arrays import StarArray, StarMask
 from scattervae.errors import StoreError
+from scattervae.spectra.bases import StatedBand, sort_by_basis
 from scattervae.spectra.columns import BANDS, label_columns
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
@@ -85,20 +86,17 @@ class ForeignColumns:
         return [place for name, place in self.places.items() if name in names]
 
     def basis(self, tables: Iterable[pa.Table]) -> Basis | None:
-        """The basis that the first table with coefficients shows; None where there is none."""
+        """The basis of most stars of the first table with both bands; None where there is none."""
         if self.joined:
             return _DR3_SIZES
         for table in map(flattened, tables):
-            sizes = [
-                pc.max(pc.list_value_length(self._column(table, f"{b}_coefficients"))).as_py() for b in BANDS
-            ]
-            if all(sizes):
-                ids = [self._id(table, f"{band}_basis_function_id") for band in BANDS]
-                return Basis(*sizes, *ids)
+            found = sort_by_basis(self._stated(table, "bp"), self._stated(table, "rp"))
+            if found and found[0].basis.n_bp and found[0].basis.n_rp:
+                return found[0].basis
         return None
 
     def spectra(self, table: pa.Table, basis: Basis) -> Spectra:
-        """The stars of a table, flagged; lists of other lengths than the basis has are flagged ``BAD_COEFFS``."""
+        """The stars of a table, flagged; those of other sizes or ids than the basis has as ``BAD_COEFFS``."""
         table = flattened(table)
         widths = [basis.n_coeffs] if self.joined else [basis.n_bp, basis.n_rp]
         names = _JOINED[:1] if self.joined else _APART[::2]
@@ -115,6 +113,9 @@ class ForeignColumns:
             n_relevant_bases=np.nan_to_num(np.stack(n_relevant, axis=1), nan=-1.0).astype(np.int16),
         )
         wrong = np.any([one.wrong for one in (*coeffs, *errors)], axis=0)
+        for band, own in zip(BANDS, (basis.bp_id, basis.rp_id), strict=True):
+            ids = self._ids(table, band)
+            wrong |= (ids >= 0) & (ids != (ids if own is None else own))
         return spectra.with_flags(np.where(wrong, Flag.BAD_COEFFS, 0).astype(np.uint16))
 
     def labels(self, table: pa.Table) -> StellarLabels:
@@ -136,11 +137,16 @@ class ForeignColumns:
         values: StarArray = self._column(table, name).cast(pa.float64()).fill_null(np.nan).to_numpy()
         return values
 
-    def _id(self, table: pa.Table, name: str) -> int | None:
-        if name not in self.places:
-            return None
-        found = pc.unique(self._column(table, name).drop_null())
-        return int(found[0].as_py()) if len(found) == 1 else None
+    def _stated(self, table: pa.Table, band: str) -> StatedBand:
+        sizes = pc.list_value_length(self._column(table, f"{band}_coefficients")).fill_null(0)
+        return StatedBand(sizes.to_numpy().astype(np.int64), self._ids(table, band))
+
+    def _ids(self, table: pa.Table, band: str) -> Int64[np.ndarray, " star"]:
+        """Which basis functions each star names, -1 where none."""
+        ids: Int64[np.ndarray, " star"] = np.nan_to_num(
+            self._numbers(table, f"{band}_basis_function_id"), nan=-1.0
+        ).astype(np.int64)
+        return ids
 
 
 @dataclass(frozen=True)

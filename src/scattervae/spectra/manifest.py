@@ -31,6 +31,7 @@ class FileEntry:
         flags: Stars kept with each flag, by the flag's name.
         skipped: Rows left out, each with its reason.
         error: Why the whole file was left out.
+        other_bases: Rows left out that are of other bases than the store's, by the ids.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FileEntry:
     flags: dict[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     error: str | None = None
+    other_bases: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> "FileEntry":

@@ -82,7 +82,7 @@ class Seen:
         """The rows that count, noted."""
         if isinstance(chunk, Spectra):
             basis = self.basis or chunk.basis
-            if not basis.agrees_with(chunk.basis):
+            if not basis.joins(chunk.basis):
                 raise DataError(f"training stars of {basis} together with stars of {chunk.basis}")
             self.basis = basis.completed_by(chunk.basis)
         rows = np.flatnonzero(chunk.usable_with_one_band)

@@ -7,6 +7,7 @@ and unit variance over the training stars, errors scaled alike (Laroche & Speagl
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -252,14 +253,25 @@ class Normalization:
         Raises:
             DataError: The spectra are of another basis.
         """
-        if isinstance(stars, Spectra) and not stars.basis.agrees_with(self.basis):
-            raise DataError(
-                f"spectra of {stars.basis}, but the model was trained on {self.basis}; "
-                "train a model on spectra of this basis"
-            )
+        if isinstance(stars, Spectra):
+            self.require_basis(stars.basis)
         inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
         self.apply_to(stars, np.arange(len(stars)), inputs, gaps=gaps)
         return inputs
+
+    def require_basis(self, basis: Basis) -> None:
+        """Refuse stars of another basis than the model's; warn, once a run, of those that do not name theirs.
+
+        Raises:
+            DataError: They are of another.
+        """
+        if not basis.agrees_with(self.basis):
+            raise DataError(
+                f"spectra of {basis}, but the model was trained on {self.basis} and reads no others; "
+                "train a model on spectra of this basis, or express them in the model's (encode --transport)"
+            )
+        if basis.is_named != self.basis.is_named:
+            _warn_of_unnamed(basis, self.basis)
 
     def apply_to(
         self,
@@ -317,3 +329,10 @@ class Normalization:
         """Errors or scatter in archive units of stars of this G flux [electron/s]."""
         values: CoeffArray = errors.double().numpy() * self.std * g_flux[:, None]
         return values
+
+
+@cache
+def _warn_of_unnamed(basis: Basis, own: Basis) -> None:
+    logger.warning(
+        "spectra of %s, taken for those that the model was trained on, %s: no ids say so", basis, own
+    )

@@ -24,7 +24,7 @@ from scattervae.spectra.flags import Flag, GFluxSource, usable_stars
 class Basis:
     """How many coefficients each band has, and which set of basis functions they belong to.
 
-    An id is None where the file does not name one; such a basis agrees with any of the same sizes.
+    An id is None where the file does not name one, or where no star of it has the band.
 
     Source:
         ``bp_basis_function_id``, ``bp_n_parameters`` of the Gaia archive's ``xp_continuous_mean_spectrum``.
@@ -49,8 +49,22 @@ class Basis:
         """The RP columns of a coefficient array."""
         return slice(self.n_bp, self.n_coeffs)
 
+    @property
+    def ids(self) -> str:
+        """The ids as ``--basis`` takes them."""
+        return "+".join("?" if one is None else str(one) for one in (self.bp_id, self.rp_id))
+
+    @property
+    def is_named(self) -> bool:
+        """True where an id is known: then the other is too, or no star has that band."""
+        return self.bp_id is not None or self.rp_id is not None
+
+    def joins(self, other: "Basis") -> bool:
+        """True where stars of both are known to be of one basis, or are of the same sizes and both unnamed."""
+        return self.agrees_with(other) and self.is_named == other.is_named
+
     def agrees_with(self, other: "Basis") -> bool:
-        """True where both have the same sizes and no two given ids differ."""
+        """True where both may be one: the same sizes, and no two given ids differ."""
         return (
             (self.n_bp, self.n_rp) == (other.n_bp, other.n_rp)
             and (None in (self.bp_id, other.bp_id) or self.bp_id == other.bp_id)
@@ -227,7 +241,7 @@ class Spectra:
         """
         basis = parts[0].basis
         for part in parts[1:]:
-            if not part.basis.agrees_with(basis):
+            if not part.basis.joins(basis):
                 raise DataError(f"cannot join spectra of {basis} with spectra of {part.basis}")
             basis = basis.completed_by(part.basis)
         pairs = [part.correlations for part in parts if part.correlations is not None]

@@ -56,7 +56,7 @@ class StagedPart:
         if not len(kept):
             return counted
         basis = kept.basis
-        if self.basis is not None and not self.basis.agrees_with(basis):
+        if self.basis is not None and not self.basis.joins(basis):
             raise DataError(f"{name}: stars of {basis} after stars of {self.basis}; a file holds one basis")
         return replace(
             counted,

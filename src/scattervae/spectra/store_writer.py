@@ -178,8 +178,10 @@ class StoreWriter:
     def _check(self, name: str, part: StagedPart) -> None:
         """Nothing where the part's stars can join the store's; otherwise the part is removed."""
         message = None
-        if self.basis is not None and part.basis is not None and not self.basis.agrees_with(part.basis):
+        if self.basis is not None and part.basis is not None and not self.basis.joins(part.basis):
             message = f"{part.basis}, but {self.path} holds {self.basis}"
+            if self.basis.is_named and self.basis.agrees_with(part.basis):
+                message += f" (--basis {self.basis.ids} takes stars that name no basis for these)"
         elif self.positions not in (None, part.positions):
             message = (
                 f"positions are {_said(part.positions)}, but those in {self.path} are {_said(self.positions)}"

@@ -192,7 +192,7 @@ BREAKS = {
     ),
     "another size": ("rp_coefficients", '"[1,2,3]"', None),
     "no basis": ("bp_basis_function_id", "x6", "bp_basis_function_id is no integer: x6"),
-    "another basis": ("rp_basis_function_id", "3", "rp_basis_function_id 3 where most rows have 57"),
+    "another basis": ("rp_basis_function_id", "3", "basis 56+3 where others have 56+57"),
     "no integer": ("source_id", "5.85e18", "source_id is no integer: 5.85e18"),
     "no identifier": ("source_id", "", "no source_id"),
     "zero": ("source_id", "0", "source_id is 0, not an identifier"),

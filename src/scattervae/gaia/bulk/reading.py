@@ -1,5 +1,6 @@
 """A bulk file in, its stars chunk by chunk out."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from scattervae.gaia.bulk.parsing import RegularRows
 from scattervae.gaia.bulk.row_wise import read_rows
 from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header
 from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import ReadRows, flag_duplicates
+from scattervae.gaia.files.assemble import ReadRows, bases_of, flag_duplicates
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns
+from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, warn_if_unnamed
 from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Basis, Spectra
 
 CHUNK_ROWS = 8192
 
@@ -53,7 +55,13 @@ def is_bulk(path: str | Path) -> bool:
     )
 
 
-def read_bulk(path: str | Path, *, correlations: bool = False, rows: int = CHUNK_ROWS) -> Iterator[BulkChunk]:
+def read_bulk(
+    path: str | Path,
+    *,
+    correlations: bool = False,
+    rows: int = CHUNK_ROWS,
+    basis: Basis | BasisIds | None = None,
+) -> Iterator[BulkChunk]:
     """The stars of a bulk file of any size, csv or csv.gz, in the order of the file.
 
     They are those that `scattervae.gaia.files.read_file` gives, to the last bit, with two differences of
@@ -64,15 +72,20 @@ def read_bulk(path: str | Path, *, correlations: bool = False, rows: int = CHUNK
         path: The file; its columns may stand in any order, and others between them.
         correlations: Also read the correlations of the coefficients, where the file has them.
         rows: Lines of a chunk; the last has what is left.
+        basis: The basis to take, also for stars that name none; where None, that of the first lines.
 
     Raises:
         DataError: The file cannot be opened, has no columns of spectra, or no row that can be used; or, of
             the kind `BrokenFileError`, it is cut off or damaged, after the chunks of all rows before that.
+        SeveralBasesError: No star is of the basis that was asked for; or, where none was, most are of another than
+            the first lines, after all chunks.
     """
     if rows < 1:
         raise ValueError(f"chunks of {rows} rows; expected 1 or more")
     path = Path(path)
-    table, blocks = open_table(path, correlations=correlations)
+    table, blocks = open_table(path, correlations=correlations, basis=basis)
+    if basis is not None:
+        warn_if_unnamed(str(path), table.basis, is_named=table.is_named)
     chunk, so_far = _GrowingChunk(table, rows), _SoFar()
     broken: BrokenFileError | None = None
     try:
@@ -88,7 +101,7 @@ def read_bulk(path: str | Path, *, correlations: bool = False, rows: int = CHUNK
         yield last
     if broken is not None:
         raise broken.after(so_far.n_rows) from broken.__cause__
-    so_far.require_stars(path)
+    so_far.require_stars(path, table.basis, basis)
 
 
 def _portions(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
@@ -148,6 +161,7 @@ class _SoFar:
         self.n_rows = 0
         self._n_stars = 0
         self._first_skipped: SkippedRow | None = None
+        self._others: Counter[Basis] = Counter()
         self._source_ids: list[SourceIds] = []
 
     def noted(self, chunk: BulkChunk) -> BulkChunk:
@@ -156,16 +170,22 @@ class _SoFar:
         self._n_stars += len(chunk.spectra)
         if self._first_skipped is None and chunk.skipped:
             self._first_skipped = chunk.skipped[0]
+        self._others += bases_of(chunk.skipped)
         repeated = self._repeated(chunk.spectra.source_id)
         bits = np.where(repeated, Flag.DUPLICATE, 0).astype(np.uint16)
         return replace(chunk, spectra=chunk.spectra.with_flags(bits))
 
-    def require_stars(self, path: Path) -> None:
-        """Refuse a file that has been read to its end without a star.
+    def require_stars(self, path: Path, taken: Basis, wanted: Basis | BasisIds | None) -> None:
+        """Refuse a file that has been read to its end without a star, or with more stars of another basis.
 
         Raises:
             DataError: It had none.
+            SeveralBasesError: Its stars are of others.
         """
+        try:
+            check_taken(taken, self._n_stars, self._others, wanted)
+        except SeveralBasesError as error:
+            raise error.located(str(path)) from None
         if self._n_stars:
             return
         if self._first_skipped is None:

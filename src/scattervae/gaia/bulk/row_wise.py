@@ -1,12 +1,13 @@
 """Lines that are not regular, read one by one as any other text file is."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 
 from scattervae.gaia.files.assemble import ReadRows, assemble_rows
-from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.text import read_text
+from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis
 
 _COMMENTS = b"# %ECSV 1.0\n# delimiter: ','\n"
@@ -19,7 +20,7 @@ def read_rows(
     numbers: list[int],
     *,
     wanted: frozenset[str],
-    basis: Basis | None,
+    basis: Basis | BasisIds | None,
 ) -> ReadRows:
     """The stars of some lines of a file, and why the others cannot be used.
 
@@ -28,7 +29,7 @@ def read_rows(
         lines: The lines, without their line ends.
         numbers: The number of each in the file.
         wanted: Columns to read, by their names in lower case.
-        basis: Basis of the file; None where that is yet to be found, which these lines then vote on.
+        basis: The basis to take; None where that is yet to be found, which these lines then vote on.
     """
     text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))
     read = assemble_rows(read_text(text, wanted), basis)
@@ -36,6 +37,7 @@ def read_rows(
     return ReadRows(
         spectra=read.spectra,
         row_numbers=line_of[read.row_numbers],
-        skipped=tuple(SkippedRow(int(line_of[skipped.row]), skipped.reason) for skipped in read.skipped),
+        skipped=tuple(replace(skipped, row=int(line_of[skipped.row])) for skipped in read.skipped),
         told=read.told,
+        is_named=read.is_named,
     )

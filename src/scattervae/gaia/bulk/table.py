@@ -16,6 +16,7 @@ from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, pick
 from scattervae.gaia.files.kinds import Kind, recognise
 from scattervae.gaia.files.text import read_text
+from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis
 
 ARRAYS = tuple(f"{band}_{name}" for name in ("coefficients", "coefficient_errors") for band in BANDS)
@@ -51,12 +52,14 @@ class BulkTable:
         columns: Columns to read: name in lower case to the file's own name.
         basis: Sizes and ids of the coefficients.
         layout: How its regular lines are cut.
+        is_named: False where the first lines do not name the ids of the basis.
     """
 
     header: Header
     columns: Mapping[str, str]
     basis: Basis
     layout: Layout
+    is_named: bool
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -86,11 +89,13 @@ def bulk_columns(*, correlations: bool) -> frozenset[str]:
     return frozenset(names + CORRELATIONS if correlations else names)
 
 
-def open_table(path: Path, *, correlations: bool) -> tuple[BulkTable, Iterator[Lines]]:
+def open_table(
+    path: Path, *, correlations: bool, basis: Basis | BasisIds | None = None
+) -> tuple[BulkTable, Iterator[Lines]]:
     """What a file is, and the lines after its header, yet to be read.
 
-    The basis is that of most of the first 32 lines, or of those of the first lines after them that have the
-    band at all. A band that no line of the file has gets DR3's size.
+    The basis is the one asked for, else that of most of the first 32 lines, or of those of the first lines after
+    them that have the band at all.
 
     Raises:
         DataError: The file cannot be opened or has no columns of spectra.
@@ -104,12 +109,12 @@ def open_table(path: Path, *, correlations: bool) -> tuple[BulkTable, Iterator[L
     if lacking:
         found = ", ".join(header.names[:8])[:200] or "not divided by commas"
         raise DataError(f"{path}: is no bulk file: columns {found}; lacks {', '.join(lacking)}")
-    basis, voters = _vote(lines, header, columns)
+    vote = _vote(lines, header, columns, basis)
     arrays = pick(header.names, frozenset((*ARRAYS, *CORRELATIONS)))
     places = {name: header.names.index(own) for name, own in arrays.items()}
     wanted = [place for name, place in places.items() if name in columns]
-    layout = Layout.learn(len(header.names), places.values(), wanted, voters)
-    return BulkTable(header, columns, basis, layout), read_header(path)[1]
+    layout = Layout.learn(len(header.names), places.values(), wanted, vote.lines)
+    return BulkTable(header, columns, vote.basis, layout, vote.is_named), read_header(path)[1]
 
 
 def read_header(path: Path) -> tuple[Header, Iterator[Lines]]:
@@ -152,26 +157,34 @@ def _header(path: Path, lines: list[bytes]) -> Header:
     return Header(lines[-1], columns.form, columns.names if divided else (), len(lines) - 1)
 
 
-def _vote(lines: Iterable[Lines], header: Header, columns: Mapping[str, str]) -> tuple[Basis, list[bytes]]:
-    """The basis of a file, and the lines it was told from."""
-    sizes: dict[str, int] = {}
-    ids: dict[str, int | None] = {}
+class _Vote(NamedTuple):
+    """The basis of a file, the lines that it was found from, and whether they name it."""
+
+    basis: Basis
+    lines: list[bytes]
+    is_named: bool
+
+
+def _vote(
+    lines: Iterable[Lines],
+    header: Header,
+    columns: Mapping[str, str],
+    wanted: Basis | BasisIds | None,
+) -> _Vote:
+    """The vote of the first lines that have both bands and name their ids, or else of the best before."""
     rows = _rows(lines)
-    wanted = frozenset(columns) - frozenset(CORRELATIONS)
+    names = frozenset(columns) - frozenset(CORRELATIONS)
+    ids_given = any(f"{band}_basis_function_id" in columns for band in BANDS)
+    found = wanted if isinstance(wanted, Basis) else Basis(DR3_BASIS.n_bp, DR3_BASIS.n_rp)
     voters: list[bytes] = []
+    best = (-1, False)
     while group := list(islice(rows, _VOTERS)):
-        voters = group
-        read = read_rows(header.line, group, [0] * len(group), wanted=wanted, basis=None)
-        basis = read.spectra.basis
-        for band in read.told:
-            sizes.setdefault(band, getattr(basis, f"n_{band}"))
-            basis_id = getattr(basis, f"{band}_id")
-            if basis_id is not None or f"{band}_basis_function_id" not in columns:
-                ids.setdefault(band, basis_id)
-        if len(ids) == len(BANDS):
+        read = read_rows(header.line, group, [0] * len(group), wanted=names, basis=wanted)
+        if (len(read.told), read.is_named) > best:
+            best, found, voters = (len(read.told), read.is_named), read.spectra.basis, group
+        if isinstance(wanted, Basis) or best == (len(BANDS), ids_given):
             break
-    n_bp, n_rp = (sizes.get(band, getattr(DR3_BASIS, f"n_{band}")) for band in BANDS)
-    return Basis(n_bp, n_rp, ids.get("bp"), ids.get("rp")), voters
+    return _Vote(found, voters, best[1])
 
 
 def _rows(lines: Iterable[Lines]) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ give the stars, their labels where there are any, and every row that could not b
 Nothing here may know what becomes of the stars: no store, no normalization, no model.
 """
 
-from scattervae.gaia.files.assemble import FileContents
+from scattervae.gaia.files.assemble import FileContents, bases_of
 from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import (
     read_file,
@@ -18,6 +18,7 @@ from scattervae.gaia.files.reading import (
 __all__ = [
     "FileContents",
     "SkippedRow",
+    "bases_of",
     "read_file",
     "read_ids_file",
     "read_labels_file",

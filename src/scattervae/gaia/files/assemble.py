@@ -1,7 +1,8 @@
 """From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from scattervae.gaia.facts import (
     SOURCE_ID_NAMES,
 )
 from scattervae.gaia.files.allstar import allstar_of
-from scattervae.gaia.files.bands import Band, read_band
+from scattervae.gaia.files.bands import Band, Bands, read_bands
 from scattervae.gaia.files.by_wavelength import one_row_per_star
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
@@ -29,6 +30,7 @@ from scattervae.gaia.files.identifiers import identifiers
 from scattervae.gaia.files.sampled import read_sampled
 from scattervae.gaia.files.skips import Skips
 from scattervae.gaia.files.units import in_archive_units
+from scattervae.spectra.bases import BasisIds, check_taken
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
@@ -51,6 +53,7 @@ class FileContents:
         sources: What the file has of ``gaia_source``, one row for each star that is no duplicate; empty where
             it has no ra and dec.
         skipped: Rows that could not be used.
+        is_named: False where no star names the ids of its basis.
     """
 
     kind: str
@@ -58,6 +61,7 @@ class FileContents:
     labels: StellarLabels
     sources: SourceColumns
     skipped: tuple[SkippedRow, ...]
+    is_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,26 @@ class ReadRows:
         row_numbers: The row of each star, as `SkippedRow.row` has it.
         skipped: Rows that could not be used.
         told: Bands whose size and id some of these rows tell.
+        is_named: False where no star names the ids of its basis.
     """
 
     spectra: Spectra
     row_numbers: Int64[np.ndarray, " star"]
     skipped: tuple[SkippedRow, ...]
     told: frozenset[str] = frozenset(BANDS)
+    is_named: bool = True
 
 
-def assemble(columns: Columns) -> FileContents:
+def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileContents:
     """The stars of a file; of several rows of one star all but the best are flagged as duplicates.
+
+    Args:
+        columns: The rows.
+        basis: The basis to take; where None, that of most rows.
 
     Raises:
         DataError: The file has no columns of spectra, or none of its rows can be used.
+        SeveralBasesError: None of them is of the basis that was asked for, or, where none was, most of no basis.
     """
     _check_columns(columns)
     columns = one_row_per_star(in_archive_units(_with_bands_apart(columns)))
@@ -89,12 +100,12 @@ def assemble(columns: Columns) -> FileContents:
     source_id = _source_ids(columns, skips)
     stars: Spectra | SampledSpectra
     if columns.holds_coeffs:
-        bands = [read_band(columns, band, skips) for band in BANDS]
-        stars = _continuous(columns, source_id, skips, bands)
+        bands = read_bands(columns, skips, basis)
+        stars, is_named = _continuous(columns, source_id, skips, bands), bands.is_named
     else:
-        stars = read_sampled(columns, source_id, skips)
+        stars, is_named = read_sampled(columns, source_id, skips), True
     skipped = skips.named(columns)
-    _check_rows(stars, skipped)
+    _check_rows(stars, skipped, basis)
     flags = flag_duplicates(stars.source_id, stars.flags, _snr(columns)[skips.kept])
     stars = replace(stars, flags=flags)
     duplicates = (flags & np.uint16(Flag.DUPLICATE)) > 0
@@ -107,24 +118,31 @@ def assemble(columns: Columns) -> FileContents:
         labels=read_labels(columns, source_id, rows=rows),
         sources=read_source_columns(columns, source_id, rows=rows),
         skipped=skipped,
+        is_named=is_named,
     )
 
 
-def assemble_rows(columns: Columns, basis: Basis | None) -> ReadRows:
+def bases_of(skipped: Iterable[SkippedRow]) -> Counter[Basis]:
+    """How many of the skipped rows are of each other basis."""
+    return Counter(row.basis for row in skipped if row.basis is not None)
+
+
+def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
     """The stars of some rows of a file with the archive's columns of coefficients.
 
     Args:
         columns: The rows.
-        basis: Basis of the file, which rows of another do not share; None where these rows vote on it.
+        basis: The basis to take; where None, that of most rows.
     """
     skips = Skips(len(columns))
     source_id = _source_ids(columns, skips)
-    bands = [read_band(columns, band, skips, basis=basis) for band in BANDS]
+    bands = read_bands(columns, skips, basis)
     return ReadRows(
         spectra=_continuous(columns, source_id, skips, bands),
         row_numbers=columns.row_numbers[skips.kept],
         skipped=skips.named(columns),
-        told=frozenset(name for name, band in zip(BANDS, bands, strict=True) if band.is_told),
+        told=frozenset(name for name, band in zip(BANDS, (bands.bp, bands.rp), strict=True) if band.is_told),
+        is_named=bands.is_named,
     )
 
 
@@ -223,7 +241,11 @@ def _shortened(names: tuple[str, ...]) -> str:
     return f"{' '.join(found.split())}{more}"
 
 
-def _check_rows(stars: Spectra | SampledSpectra, skipped: tuple[SkippedRow, ...]) -> None:
+def _check_rows(
+    stars: Spectra | SampledSpectra, skipped: tuple[SkippedRow, ...], wanted: Basis | BasisIds | None
+) -> None:
+    if isinstance(stars, Spectra):
+        check_taken(stars.basis, len(stars), bases_of(skipped), wanted)
     if len(stars):
         return
     if not skipped:
@@ -319,8 +341,8 @@ def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
             )
 
 
-def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Sequence[Band]) -> Spectra:
-    bp, rp = bands
+def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Bands) -> Spectra:
+    bp, rp = bands.bp, bands.rp
     kept = skips.kept
     spectra = Spectra.of(
         source_id[kept],

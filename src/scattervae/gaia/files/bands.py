@@ -1,7 +1,8 @@
-"""The coefficients of one band for all rows of a file, in the basis that most of them have."""
+"""The coefficients of both bands for all rows of a file, in one basis: that which is wanted, or most rows have."""
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int16, Int64
@@ -12,6 +13,7 @@ from scattervae.gaia.files.cells import Arrays, Integers, arrays, floats, intege
 from scattervae.gaia.files.columns import FIT_COLUMNS, Columns
 from scattervae.gaia.files.correlations import read_correlations
 from scattervae.gaia.files.skips import Skips
+from scattervae.spectra.bases import BasisIds, OfBasis, StatedBand, sort_by_basis
 from scattervae.spectra.spectra import Basis
 
 _FIT_ROUNDING = 1e-3
@@ -46,46 +48,123 @@ class Band:
         return int(self.coeffs.shape[1])
 
 
-def read_band(columns: Columns, band: str, skips: Skips, *, basis: Basis | None = None) -> Band:
-    """One band of a file; rows whose coefficients are unreadable or of another basis are skipped.
+class Bands(NamedTuple):
+    """Both bands, of one basis.
+
+    Attributes:
+        bp: BP.
+        rp: RP.
+        is_named: True where some row names an id of its basis.
+    """
+
+    bp: Band
+    rp: Band
+    is_named: bool
+
+
+def read_bands(columns: Columns, skips: Skips, wanted: Basis | BasisIds | None = None) -> Bands:
+    """Both bands of a file; rows whose coefficients are unreadable or of another basis are skipped.
 
     Args:
         columns: Rows of the file.
-        band: ``bp`` or ``rp``.
         skips: Takes the rows that cannot be used.
-        basis: Basis of the file; where None, that of most of these rows, and DR3's size where none has the band.
+        wanted: The basis to take; where None, that of most rows.
     """
-    name = f"{band}_coefficients"
-    coeffs = without_padding(arrays(columns.cells[name]), _sizes(columns, band))
-    errors = without_padding(arrays(columns.cells[f"{band}_coefficient_errors"]), coeffs.lengths)
-    for column, read in ((name, coeffs), (f"{band}_coefficient_errors", errors)):
-        skips.add_unreadable(column, read)
-    present = coeffs.lengths > 0
-    stated = _integers_or_none(columns, f"{band}_n_parameters", present, skips)
-    ids = _integers_or_none(columns, f"{band}_basis_function_id", present, skips)
-    contradicted = present & stated.known & (stated.values != coeffs.lengths)
-    sound = present & ~contradicted
-    voters = sound & skips.kept
-    if basis is None:
-        size = _most_common(coeffs.lengths[voters]) or _width(coeffs) or getattr(DR3_BASIS, f"n_{band}")
-        basis_id = _most_common(ids.values[voters & ids.known])
-    else:
-        size, basis_id = getattr(basis, f"n_{band}"), getattr(basis, f"{band}_id")
-    skips.add(sound & (coeffs.lengths != size), f"{{}} {name} where most rows have {size}", coeffs.lengths)
-    if basis_id is not None:
-        other = sound & ids.known & (ids.values != basis_id)
-        skips.add(other, f"{band}_basis_function_id {{}} where most rows have {basis_id}", ids.values)
-    missing = (contradicted | ~present)[:, None]
-    matrix, error_matrix = (np.where(missing, np.nan, read.matrix(size)) for read in (coeffs, errors))
-    return Band(
-        coeffs=matrix,
-        errors=error_matrix,
-        n_relevant_bases=_relevant_bases(columns, band),
-        basis_id=basis_id,
-        contradicted=contradicted | (present & _disagrees(columns, band)),
-        correlations=read_correlations(columns, band, errors=error_matrix, present=sound, skips=skips),
-        is_told=bool(voters.any()),
+    bands = [_Cells.of(columns, band, skips) for band in BANDS]
+    stated = [band.stated(skips.kept) for band in bands]
+    found = sort_by_basis(stated[0], stated[1], wanted) or [
+        OfBasis(Basis(0, 0), np.zeros(len(columns), dtype=bool))
+    ]
+    basis, taken = _completed(found[0].basis, bands), found[0].rows
+    for other in found[1:]:
+        if basis.agrees_with(replace(other.basis, n_bp=basis.n_bp, n_rp=basis.n_rp)):
+            for band, size in zip(bands, (basis.n_bp, basis.n_rp), strict=True):
+                sizes = band.coeffs.lengths
+                reason = f"{{}} {band.name}_coefficients where others have {size}"
+                skips.add(other.rows & (sizes != size) & (sizes > 0), reason, sizes, basis=other.basis)
+        reason = f"basis {other.basis.ids} where others have {basis.ids}"
+        skips.add(other.rows, reason, basis=other.basis)
+    bp, rp = (
+        band.read(columns, skips, own, is_told=bool((said.sizes[taken] > 0).any()))
+        for band, said, own in zip(
+            bands, stated, ((basis.n_bp, basis.bp_id), (basis.n_rp, basis.rp_id)), strict=True
+        )
     )
+    return Bands(bp, rp, is_named=any(bool((said.ids[taken] >= 0).any()) for said in stated))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The columns of a band, of which it is not settled yet which rows are used."""
+
+    name: str
+    coeffs: Arrays
+    errors: Arrays
+    ids: Integers
+    contradicted: StarMask
+
+    @classmethod
+    def of(cls, columns: Columns, band: str, skips: Skips) -> "_Cells":
+        coeffs = without_padding(arrays(columns.cells[f"{band}_coefficients"]), _sizes(columns, band))
+        errors = without_padding(arrays(columns.cells[f"{band}_coefficient_errors"]), coeffs.lengths)
+        skips.add_unreadable(f"{band}_coefficients", coeffs)
+        skips.add_unreadable(f"{band}_coefficient_errors", errors)
+        present = coeffs.lengths > 0
+        stated = _integers_or_none(columns, f"{band}_n_parameters", present, skips)
+        ids = _integers_or_none(columns, f"{band}_basis_function_id", present, skips)
+        contradicted = present & stated.known & (stated.values != coeffs.lengths)
+        return cls(band, coeffs, errors, ids, contradicted)
+
+    def stated(self, kept: StarMask) -> StatedBand:
+        """What the rows that are used say of the basis."""
+        sound = kept & (self.coeffs.lengths > 0) & ~self.contradicted
+        return StatedBand(
+            np.where(sound, self.coeffs.lengths, 0), np.where(sound & self.ids.known, self.ids.values, -1)
+        )
+
+    def read(self, columns: Columns, skips: Skips, own: tuple[int, int | None], *, is_told: bool) -> Band:
+        """The band of all rows, NaN where it is missing, contradicts itself, or has another size."""
+        size, basis_id = own
+        sound = (self.coeffs.lengths > 0) & ~self.contradicted
+        coeffs, errors = (
+            np.where(sound[:, None], one.matrix(size), np.nan) for one in (self.coeffs, self.errors)
+        )
+        return Band(
+            coeffs=coeffs,
+            errors=errors,
+            n_relevant_bases=_relevant_bases(columns, self.name),
+            basis_id=basis_id,
+            contradicted=self.contradicted | (self.coeffs.lengths > 0) & _disagrees(columns, self.name),
+            correlations=read_correlations(columns, self.name, errors=errors, present=sound, skips=skips),
+            is_told=is_told,
+        )
+
+
+def _completed(basis: Basis, bands: Sequence[_Cells]) -> Basis:
+    """The basis with the size, and id, of a band that no row has.
+
+    They are those of the known basis that has the other band; else the width of an empty matrix, or DR3's size.
+    """
+    if basis.n_bp and basis.n_rp:
+        return basis
+    own = {"bp": (basis.n_bp, basis.bp_id), "rp": (basis.n_rp, basis.rp_id)}
+    for known in _bases_with(basis):
+        both = {"bp": (known.n_bp, known.bp_id), "rp": (known.n_rp, known.rp_id)}
+        if all(own[name] in (both[name], (0, None)) for name in BANDS):
+            return known
+    sizes = [
+        own[band.name][0] or _width(band.coeffs) or getattr(DR3_BASIS, f"n_{band.name}") for band in bands
+    ]
+    return replace(basis, n_bp=sizes[0], n_rp=sizes[1])
+
+
+def _bases_with(basis: Basis) -> Iterator[Basis]:
+    """Bases known to have a band of these ids; GaiaXPy is asked only where DR3 has none."""
+    if basis.is_named:
+        yield DR3_BASIS
+        from scattervae.gaia.basis import known_bases
+
+        yield from (known.basis for known in known_bases())
 
 
 def _sizes(columns: Columns, band: str) -> Int64[np.ndarray, " star"]:
@@ -127,14 +206,6 @@ def _integers_or_none(columns: Columns, name: str, present: StarMask, skips: Ski
     read = integers(columns.cells[name])
     skips.add_unreadable(name, read, among=present)
     return read
-
-
-def _most_common(values: np.ndarray) -> int | None:
-    """The value that most rows have, the smallest of equals; None where there is no row."""
-    if not len(values):
-        return None
-    found, counts = np.unique(values, return_counts=True)
-    return int(found[counts.argmax()])
 
 
 def _width(read: Arrays) -> int:

@@ -22,6 +22,7 @@ from scattervae.gaia.facts import (
 )
 from scattervae.gaia.files.cells import floats
 from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease
+from scattervae.spectra.spectra import Basis
 
 _BAND_COLUMNS = (
     "coefficients",
@@ -46,10 +47,12 @@ class SkippedRow:
         row: In text files the line as an editor counts it; elsewhere the row counted from 1, through all
             groups or tables of the file in their order.
         reason: Why the row could not be used, without the row number.
+        basis: The basis of a row that could be used alone, but not with the file's other rows; None for others.
     """
 
     row: int
     reason: str
+    basis: Basis | None = None
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,10 @@ from scattervae.gaia.files.parquet import read_feather, read_parquet
 from scattervae.gaia.files.sampling import companion_grid
 from scattervae.gaia.files.text import read_text
 from scattervae.opening import open_file, unpacked
+from scattervae.spectra.bases import BasisIds, SeveralBasesError, warn_if_unnamed
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
+from scattervae.spectra.spectra import Basis, Spectra
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +84,20 @@ _LIBRARY_ERRORS = (
 )
 
 
-def read_file(path: str | Path, *, correlations: bool = False, release: DataRelease = DR3) -> FileContents:
-    """All stars of a file of any kind, told from its content.
+def read_file(
+    path: str | Path,
+    *,
+    correlations: bool = False,
+    release: DataRelease = DR3,
+    basis: Basis | BasisIds | None = None,
+) -> FileContents:
+    """All stars of a file of any kind, told from its content; of one basis.
 
     Args:
         path: bulk or archive csv, ecsv, FITS, VOTable, DPAC avro, HDF5 or parquet, gzipped or not.
         correlations: Also read the correlations of the coefficients, where the file has them.
         release: Whose identifiers and magnitudes the file has; designations of another are refused.
+        basis: The basis to take, also for stars that name none; where None, that of most stars.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no spectra that can be used.
@@ -98,24 +107,27 @@ def read_file(path: str | Path, *, correlations: bool = False, release: DataRele
         columns = replace(_read_columns(path, wanted_columns(correlations=correlations)), release=release)
         if columns.grid_nm is None and columns.holds_flux and not columns.holds_coeffs:
             columns = replace(columns, grid_nm=companion_grid(path))
-        contents = assemble(with_id_of_name(columns, path.name))
-    return _with_warning(str(path), contents)
+        contents = assemble(with_id_of_name(columns, path.name), basis)
+    return _with_warning(str(path), contents, basis)
 
 
-def read_table(table: TableLike, *, correlations: bool = False) -> FileContents:
+def read_table(
+    table: TableLike, *, correlations: bool = False, basis: Basis | BasisIds | None = None
+) -> FileContents:
     """All stars of a table in memory with the archive's column names; units that it states are converted.
 
     Args:
         table: A table or several, of any library; array cells may be arrays, lists or archive text.
         correlations: Also read the correlations of the coefficients, where the table has them.
+        basis: As for `read_file`.
 
     Raises:
         DataError: The table holds no spectra that can be used.
     """
     columns = columns_in_memory(table, wanted_columns(correlations=correlations))
     with _located(columns.form):
-        contents = assemble(columns)
-    return _with_warning(columns.form, contents)
+        contents = assemble(columns, basis)
+    return _with_warning(columns.form, contents, basis)
 
 
 def read_labels_file(path: str | Path) -> StellarLabels:
@@ -178,14 +190,18 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
 def _located(where: str) -> Iterator[None]:
     try:
         yield
+    except SeveralBasesError as error:
+        raise error.located(where) from None
     except DataError as error:
         raise DataError(f"{where}: {error}") from error.__cause__
 
 
-def _with_warning(where: str, contents: FileContents) -> FileContents:
+def _with_warning(where: str, contents: FileContents, basis: Basis | BasisIds | None) -> FileContents:
     if contents.skipped:
         first, count = contents.skipped[0], len(contents.skipped)
         logger.warning("%s: %s skipped; row %d: %s", where, counted(count, "row"), first.row, first.reason)
+    if basis is not None and isinstance(contents.stars, Spectra):
+        warn_if_unnamed(where, contents.stars.basis, is_named=contents.is_named)
     return contents
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from scattervae.arrays import StarMask
 from scattervae.gaia.files.cells import Arrays, Integers, shown
 from scattervae.gaia.files.columns import Columns, SkippedRow
+from scattervae.spectra.spectra import Basis
 
 
 class Skips:
@@ -12,12 +13,16 @@ class Skips:
 
     def __init__(self, n: int) -> None:
         self._reasons: dict[int, str] = {}
+        self._bases: dict[int, Basis | None] = {}
         self._kept = np.ones(n, dtype=bool)
 
-    def add(self, rows: StarMask, reason: str, values: np.ndarray | None = None) -> None:
-        """Skip these rows; a ``{}`` in the reason stands for the row's own value."""
+    def add(
+        self, rows: StarMask, reason: str, values: np.ndarray | None = None, *, basis: Basis | None = None
+    ) -> None:
+        """Skip these rows; a ``{}`` in the reason stands for the row's own value, `basis` is that of them all."""
         for row in np.flatnonzero(rows & self._kept):
             self._reasons[int(row)] = reason if values is None else reason.format(shown(values[row]))
+            self._bases[int(row)] = basis
             self._kept[row] = False
 
     def add_unreadable(self, name: str, read: Arrays | Integers, *, among: StarMask | None = None) -> None:
@@ -34,5 +39,8 @@ class Skips:
 
     def named(self, columns: Columns) -> tuple[SkippedRow, ...]:
         """All skipped rows of the file in order, those that its reader skipped included."""
-        here = (SkippedRow(int(columns.row_numbers[row]), why) for row, why in self._reasons.items())
+        here = (
+            SkippedRow(int(columns.row_numbers[row]), why, self._bases.get(row))
+            for row, why in self._reasons.items()
+        )
         return tuple(sorted((*columns.skipped, *here), key=lambda skipped: skipped.row))
