@@ -1,3 +1,4 @@
+import threading
 from itertools import repeat
 
 import pytest
@@ -60,8 +61,8 @@ def test_dr3_is_as_its_file_says(server):
         "fetch": "single stars and cones; bulk files of xp_continuous_mean_spectrum and gaia_source",
         "ingest": "its spectra, 55 BP (basis 56) + 55 RP (basis 57) coefficients; positions from the source table; "
         "G flux from the source table, else the coefficients",
-        "encode": "its spectra with models of 55 BP (basis 56) + 55 RP (basis 57) coefficients; "
-        "`scattervae info MODEL` says of which a model is",
+        "encode": "its spectra with models of 55 BP (basis 56) + 55 RP (basis 57) coefficients "
+        "(see `scattervae info MODEL`); with --transport those of another basis",
     }
 
 
@@ -233,6 +234,21 @@ def test_services_that_are_busy_are_named_and_cost_the_others_nothing(server):
     examination = examined(server)
     assert differing(examination) == ["TAP", "DataLink"]
     assert examination.uses()["fetch"] == f"no single stars; bulk files of {SPECTRA} and {SOURCES}"
+
+
+def test_a_service_that_hangs_is_not_waited_for_as_a_batch_would_be(server, monkeypatch):
+    released = threading.Event()
+    answer = server.answer
+    monkeypatch.setattr(
+        server,
+        "answer",
+        lambda request, body: released.wait(60) and None if request.path == JOBS else answer(request, body),
+    )
+    monkeypatch.setattr("scattervae.gaia.archive.doctor._TIMEOUT", 0.05)
+    examination = examined(server)
+    released.set()
+    assert differing(examination) == ["TAP", "DataLink"]
+    assert "timed out; tried 2 times" in by_name(examination)["TAP"].found
 
 
 def test_no_network():

@@ -26,6 +26,7 @@ from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_C
 from scattervae.spectra.spectra import Basis
 
 _TRIES = 2
+_TIMEOUT = 60.0  # each question is about one star, or a list of names [s]
 _MARK = "has_xp_continuous"  # Gaia DR3 documentation, gaia_source: true where the archive has the star's coefficients
 _BRIGHT = (10, 15)  # magnitudes of stars of which most should have a spectrum
 _N_BRIGHT = 20
@@ -112,7 +113,7 @@ class Examination:
         self.release = release
         self.findings: list[Finding] = []
         self._patience = patience or Patience(tries=_TRIES)
-        self._services = Services(release, patience=self._patience)
+        self._services = Services(release, patience=self._patience, timeout=_TIMEOUT)
         self._bases: list[Basis] = []
         self._lacking: set[str] | None = (
             None  # of the columns of spectra in all forms; None where no header was seen
@@ -306,9 +307,8 @@ class Examination:
     def _encode(self) -> str:
         if not self._bases or self._lacking:
             return "not known: no spectrum of this release could be looked at"
-        return (
-            f"its spectra with models of {self._bases[0]}; `scattervae info MODEL` says of which a model is"
-        )
+        others = "; with --transport those of another basis" if is_known(self._bases[0]) else ""
+        return f"its spectra with models of {self._bases[0]} (see `scattervae info MODEL`){others}"
 
 
 def _same_unit(stated: str, wanted: str) -> bool | None:

@@ -46,9 +46,22 @@ class Services:
 
     astroquery's ``Gaia`` object asks the archive for messages when it is imported, and prints them; the clients
     that it is made of do not, so those are used.
+
+    Args:
+        release: Its words, tables and server.
+        url: Another server than the release's.
+        patience: How often to ask again.
+        timeout: How long an answer may keep us waiting for its next byte [s].
     """
 
-    def __init__(self, release: Release, *, url: str | None = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        release: Release,
+        *,
+        url: str | None = None,
+        patience: Patience | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> None:
         from astroquery.utils.tap import TapPlus
         from astroquery.utils.tap.conn.tapconn import TapConn
 
@@ -62,7 +75,7 @@ class Services:
         self._patience = patience or Patience()
         self._structures = list(release.datalink.data_structures)
         self._columns: dict[str, dict[str, str]] = {}
-        self._connections = _Connections(address.hostname, address.port or (443 if https else 80))
+        self._connections = _Connections(address.hostname, address.port or (443 if https else 80), timeout)
 
         def client(context: str) -> Any:
             connection = TapConn(
@@ -290,8 +303,8 @@ class _UnknownWordError(FetchError):
 class _Connections:
     """Connections as astroquery asks for them, with a limit to its patience, closed after each use."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
+    def __init__(self, host: str, port: int, timeout: float) -> None:
+        self._address, self._timeout = (host, port), timeout
         self._open: list[HTTPConnection] = []
         self._answers: list[HTTPResponse] = []
 
@@ -308,7 +321,7 @@ class _Connections:
             connection.connect()
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-        connection.sock.settimeout(_TIMEOUT)
+        connection.sock.settimeout(self._timeout)
         answer = connection.getresponse
 
         def kept() -> HTTPResponse:
