@@ -259,3 +259,15 @@ def test_file_whose_stars_all_lack_a_band(tmp_path):
     stars = read_file(write(tmp_path, csv_of(rows))).stars
     assert stars.basis == Basis(n_bp=55, n_rp=55, bp_id=56, rp_id=57)  # the known basis with that RP
     assert stars.flags.tolist() == [Flag.MISSING_BP | Flag.NO_G_FLUX]
+
+
+def test_a_joined_array_is_divided_as_the_known_basis_of_its_length(other_basis):
+    """51 + 55 where GaiaXPy knows such a basis; a length that no known basis has is refused."""
+    coeffs = np.random.default_rng(0).normal(size=(3, 106))
+    frame = pd.DataFrame({"source_id": [1, 2, 3], "coeff": list(coeffs), "coeff_error": list(np.abs(coeffs))})
+    stars = read_table(frame, basis=other_basis).stars
+    assert stars.basis == other_basis
+    np.testing.assert_array_equal(stars.coeffs, coeffs)
+    frame["coeff"] = frame["coeff_error"] = [np.ones(107)] * 3
+    with pytest.raises(DataError, match=r"coeff holds arrays of 107 numbers; expected 110 or 106"):
+        read_table(frame)

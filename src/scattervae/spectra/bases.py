@@ -120,7 +120,9 @@ def check_taken(
         counts = {taken.ids: n_taken, **counts}
         found = " and ".join(f"{n:,} stars of basis {ids}" for ids, n in counts.items())
         options = " or ".join(f"--basis {ids}" for ids in counts if "?" not in ids)
-        raise SeveralBasesError(f"holds {found}, and none has most of them; choose with {options}", counts)
+        raise SeveralBasesError(
+            f"holds {found}, and none has most of them; choose with {options} of `ingest`", counts
+        )
 
 
 def is_of(basis: Basis, wanted: Basis | BasisIds) -> bool:

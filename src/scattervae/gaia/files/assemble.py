@@ -257,28 +257,37 @@ def _check_rows(
 
 
 def _with_bands_apart(columns: Columns) -> Columns:
-    """The same columns where BP and RP share an array, with the archive's names and DR3's sizes."""
+    """The same columns where BP and RP share an array, with the archive's names and the sizes of a known basis."""
     if all(name in columns for name in CONTINUOUS_COLUMNS):
         return columns
     for coeffs, errors in JOINED_COLUMNS.items():
         if coeffs in columns and errors in columns:
             cells = dict(columns.cells)
-            for name, joined in (("coefficients", coeffs), ("coefficient_errors", errors)):
-                cells |= _apart(columns.cells[joined], joined, name)
+            read = arrays(columns.cells[coeffs]), arrays(columns.cells[errors])
+            basis = _joined_basis(read[0].lengths, coeffs)
+            for name, joined in zip(("coefficients", "coefficient_errors"), read, strict=True):
+                matrix = joined.matrix(basis.n_coeffs)
+                cells |= {f"bp_{name}": matrix[:, basis.bp], f"rp_{name}": matrix[:, basis.rp]}
             return replace(columns, cells=cells)
     return columns
 
 
-def _apart(cells: np.ndarray, joined: str, name: str) -> dict[str, np.ndarray]:
-    read = arrays(cells)
-    present = read.lengths[read.lengths > 0]
-    if len(present) and not (present == DR3_BASIS.n_coeffs).any():
+def _joined_basis(lengths: Int64[np.ndarray, " star"], name: str) -> Basis:
+    """The known basis with as many coefficients as such an array: DR3's, or the only one that GaiaXPy has."""
+    present = lengths[lengths > 0]
+    if not len(present) or (present == DR3_BASIS.n_coeffs).any():
+        return DR3_BASIS
+    from scattervae.gaia.basis import known_bases
+
+    known = [one.basis for one in known_bases()]
+    fitting = [basis for basis in known if (present == basis.n_coeffs).any()]
+    if len(fitting) != 1:
+        sizes = " or ".join(str(basis.n_coeffs) for basis in known)
         raise DataError(
-            f"column {joined} holds arrays of {present[0]} numbers; expected {DR3_BASIS.n_coeffs}, "
-            f"since only DR3's {DR3_BASIS} can be told apart"
+            f"column {name} holds arrays of {present[0]} numbers; expected {sizes}, since only the bands of "
+            f"{' or '.join(map(str, known))} can be told apart"
         )
-    matrix = read.matrix(DR3_BASIS.n_coeffs)
-    return {f"bp_{name}": matrix[:, DR3_BASIS.bp], f"rp_{name}": matrix[:, DR3_BASIS.rp]}
+    return fitting[0]
 
 
 def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
