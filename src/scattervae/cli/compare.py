@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from scattervae.cli.console import (
@@ -18,6 +17,8 @@ from scattervae.cli.console import (
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from scattervae.science.relative import Comparison, Contrast
 
 
@@ -147,7 +148,9 @@ def _lines(found: "Comparison") -> list[str]:
     return lines
 
 
-def _flux_line(grid_nm: np.ndarray, relative: np.ndarray, is_found: np.ndarray) -> str:
+def _flux_line(grid_nm: "np.ndarray", relative: "np.ndarray", is_found: "np.ndarray") -> str:
+    import numpy as np
+
     line = f"flux over G flux: {is_found.sum()} of {len(grid_nm)} wavelengths are findings"
     if is_found.any():
         largest = np.flatnonzero(is_found)[np.abs(relative[is_found]).argmax()]

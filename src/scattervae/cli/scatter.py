@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from scattervae.cli.console import (
@@ -19,6 +18,8 @@ from scattervae.cli.evaluate import Fold, check_format, stars_of_fold
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from scattervae.science.scatter.parts import ScatterParts
 
 
@@ -73,8 +74,10 @@ def scatter(
     Summary(values, tuple(lines)).show(as_json=as_json)
 
 
-def _filled(parts: "ScatterParts") -> np.ndarray:
+def _filled(parts: "ScatterParts") -> "np.ndarray":
     """The bins of G that have stars."""
+    import numpy as np
+
     return np.flatnonzero(parts.n_stars > 0)
 
 
