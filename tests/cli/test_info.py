@@ -67,7 +67,7 @@ def test_store_names_the_files_that_were_not_read(cli, folder, tmp_path):
     lines = cli("info", tmp_path / "store").out.splitlines()
     assert lines[-2:] == [
         "files: 2, 1 of them not read; 0 rows that could not be used",
-        "not read: nothing.csv: no such file",
+        "not read: nothing.csv: does not exist; check the path",
     ]
 
 

@@ -24,15 +24,11 @@ from scattervae.arrays import Latents, StarMask
 from scattervae.errors import CheckpointError
 from scattervae.files import (
     DIGESTS,
-    StoredTensors,
     problems,
     read_json,
-    read_tensors,
     restored,
-    tensors_digest,
     verified_folder,
     write_json,
-    write_tensors,
     written_folder,
 )
 from scattervae.model.network import Reconstruction, ScatterVAE
@@ -43,6 +39,7 @@ from scattervae.settings import Settings
 from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.tensors import StoredTensors, read_tensors, tensors_digest, write_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"

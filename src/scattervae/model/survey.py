@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from scattervae.arrays import StarMask
 from scattervae.errors import CheckpointError, TrainingError, counted
-from scattervae.files import read_tensors, write_tensors
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
 from scattervae.spectra.blocks import Block
@@ -20,6 +19,7 @@ from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.shuffled import read_ahead
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.store import SpectrumStore
+from scattervae.tensors import read_tensors, write_tensors
 
 
 def trained_on(

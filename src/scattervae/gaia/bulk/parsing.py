@@ -15,6 +15,7 @@ from scattervae.gaia.files.columns import FIT_COLUMNS
 from scattervae.spectra.spectra import Correlations, Spectra
 
 _ITEM_BYTES = np.dtype(np.float64).itemsize
+_ZEROS = (np.array(0.0).tobytes(), np.array(-0.0).tobytes())
 _LONGEST_ID = 19  # digits of the largest int64
 _SMALL_INTEGERS = {str(number).encode(): number for number in range(1000)}
 
@@ -96,7 +97,9 @@ class RegularRows:
             numbers: Any = self._parse(cell).as_buffer(of_type="d")  # type: ignore[union-attr]
         except (ValueError, TypeError, RuntimeError):
             return None
-        return numbers if numbers.size == size * _ITEM_BYTES else None
+        if numbers.size != size * _ITEM_BYTES or bytes(memoryview(numbers)[-_ITEM_BYTES:]) in _ZEROS:
+            return None  # an array that ends in zero may be padded
+        return numbers
 
     def read(self) -> ReadRows:
         """The stars in the order in which they were taken."""

@@ -57,7 +57,8 @@ def read_correlations(
         rows = np.flatnonzero(present & (read.lengths == length))
         if len(rows):
             pairs[rows] = form(_taken(read, rows), errors[rows])
-    unclear = present & np.isin(read.lengths, list(forms)) & np.isnan(pairs).all(axis=1)
+    written = present & (read.lengths > 0) & np.isin(read.lengths, list(forms))
+    unclear = written & np.isnan(pairs).all(axis=1)
     skips.add(unclear, f"{name} is no matrix of correlations or covariances of these errors")
     with np.errstate(over="ignore"):
         return pairs.astype(np.float32)

@@ -16,15 +16,7 @@ from pydantic import Field, NonNegativeInt, TypeAdapter, field_validator
 
 from scattervae.arrays import LabelArray, StarMask
 from scattervae.errors import CheckpointError
-from scattervae.files import (
-    DIGESTS,
-    read_json,
-    read_tensors,
-    verified_folder,
-    write_json,
-    write_tensors,
-    written_folder,
-)
+from scattervae.files import DIGESTS, read_json, verified_folder, write_json, written_folder
 from scattervae.model.checkpoint import BasisIds, software_versions
 from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import data_digest
@@ -35,6 +27,7 @@ from scattervae.settings import Settings
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,7 @@ from pathlib import Path
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.errors import CheckpointError
-from scattervae.files import (
-    DIGESTS,
-    StoredTensors,
-    read_json,
-    read_tensors,
-    verified_folder,
-    write_json,
-    write_tensors,
-    written_folder,
-)
+from scattervae.files import DIGESTS, read_json, verified_folder, write_json, written_folder
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, software_versions, with_weights
 from scattervae.science.labels.conformal import Cells, Conformal
 from scattervae.science.labels.model import LabelModel
@@ -26,6 +17,7 @@ from scattervae.science.labels.scales import LabelScales
 from scattervae.science.labels.settings import LabelSettings
 from scattervae.science.labels.volume import LabelledVolume
 from scattervae.settings import Settings
+from scattervae.tensors import StoredTensors, read_tensors, write_tensors
 
 CONFIG = "labels.json"
 NETWORKS = "networks.safetensors"
