@@ -54,7 +54,7 @@ def read_correlations(
     skips.add(unknown, f"{name} is no list of numbers")
     pairs = np.full((len(errors), n * (n - 1) // 2), np.nan)
     for length, form in forms.items():
-        rows = np.flatnonzero(present & (read.lengths == length))
+        rows = np.flatnonzero(present & (read.lengths == length) & (read.lengths > 0))
         if len(rows):
             pairs[rows] = form(_taken(read, rows), errors[rows])
     written = present & (read.lengths > 0) & np.isin(read.lengths, list(forms))
