@@ -17,6 +17,7 @@ _SAME = 1e-3
 are published in float32."""
 _LIFT = 1e-6  # added to a diagonal before it is asked whether a matrix is positive definite; float32 again
 _SAMPLE = 8
+_FEWEST_TO_TELL = 10  # coefficients: of fewer, the wrong triangle can make a correlation matrix by chance
 
 
 def read_correlations(
@@ -92,7 +93,7 @@ def _strict(values: Elements, errors: CoeffArray) -> Pairs:
     n = errors.shape[1]
     row, column = np.triu_indices(n, 1)
     order = np.argsort(column * n + row)  # from the upper one, row by row, to the lower one
-    sample = values[np.isfinite(values).all(axis=1)][:_SAMPLE]
+    sample = values[np.isfinite(values).all(axis=1)][:_SAMPLE] if n >= _FEWEST_TO_TELL else []
     if len(sample) and not _are_definite(sample, n).any() and _are_definite(sample[:, order], n).all():
         return values[:, order]
     return values
