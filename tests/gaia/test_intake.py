@@ -201,3 +201,9 @@ def test_source_columns_that_a_file_has_itself(tmp_path):
     np.testing.assert_array_equal(sources.values["ruwe"], [1.5] * 4)
     assert sources.located.tolist() == [True, True, False, False]
     assert len(load(frame.drop(columns="Dec")).sources) == 0
+
+
+def test_correlations_of_a_store_when_asked_for(formats, tmp_path):
+    store = ingest(formats / "XP_CONTINUOUS_RAW.ecsv", tmp_path / "store", correlations=True)
+    assert load(store.path).spectra.correlations is None
+    assert load(store.path, correlations=True).spectra.correlations is not None

@@ -225,3 +225,51 @@ def test_tables_are_described_for_other_readers(tmp_path):
         b"description": b"mean flux in the G band",
     }
     assert pa.types.is_float32(schema.field("bp_coefficients").type.value_type)
+
+
+def test_a_flipped_bit_in_any_page_is_noticed(tmp_path):
+    sky = toy_sky(400)
+    write_store(tmp_path / "store", sky.spectra)
+    store = SpectrumStore(tmp_path / "store")
+    truth, file = (
+        store.read(),
+        max((piece.path for piece in store.pieces), key=lambda path: path.stat().st_size),
+    )
+    content, footer = file.read_bytes(), pq.read_metadata(file).row_group(0)
+    noticed = {}
+    for column in map(footer.column, range(footer.num_columns)):
+        broken = bytearray(content)
+        broken[column.data_page_offset + column.total_compressed_size - 2] ^= 1  # in what its page holds
+        file.write_bytes(broken)
+        found, error = None, None
+        try:
+            found = SpectrumStore(tmp_path / "store").read()
+        except StoreError as refusal:
+            error = str(refusal)
+        noticed[column.path_in_schema.split(".")[0]] = error is not None
+        assert found is None or np.array_equal(found.coeffs, truth.coeffs, equal_nan=True)
+        assert error is None or str(file) in error
+    assert all(noticed[name] for name in ("source_id", "bp_coefficients", "rp_coefficient_errors"))
+
+
+def test_files_that_were_swapped_or_copied_over_are_noticed(tmp_path):
+    stars = toy_sky(300).spectra
+    write_store(tmp_path / "store", stars, sources=scattered(stars.source_id), rows_a_partition=60)
+    first, second, *_ = (piece.path for piece in SpectrumStore(tmp_path / "store").pieces)
+    contents = first.read_bytes(), second.read_bytes()
+    second.write_bytes(contents[0])
+    with pytest.raises(StoreError, match=f"{second}: holds stars of another pixel than its name says"):
+        SpectrumStore(tmp_path / "store").read()
+    first.write_bytes(contents[1])
+    with pytest.raises(StoreError, match="another pixel"):
+        SpectrumStore(tmp_path / "store").read()
+
+
+def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
+    write_store(tmp_path / "store", toy_sky(50).spectra)
+    file = SpectrumStore(tmp_path / "store").pieces[0].path
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(
+        StoreError, match=r"\d+ rows; the catalogue's metadata say \d+: it was replaced or changed"
+    ):
+        SpectrumStore(tmp_path / "store").read()

@@ -103,7 +103,7 @@ def generate(
     )
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
     with sole_writer(out), table_written(out) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     values = {
         "out": str(out),
         "n": n,

@@ -78,7 +78,7 @@ def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds 
     if isinstance(source, str | Path):
         if os.path.isdir(source):
             store = SpectrumStore(source)
-            return Stars(store.read(), store.labels(), kind="store")
+            return Stars(store.read(correlations=correlations), store.labels(), kind="store")
         stars = _joined(list(read_stars(source, correlations=correlations, basis=basis)))
         where = str(source)
     else:

@@ -105,7 +105,7 @@ def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArr
         raise _NothingError
     table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
     with table_written(out) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     return table[ROW]
 
 

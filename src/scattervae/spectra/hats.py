@@ -210,6 +210,24 @@ class HatsFolder:
         return _files(self.path, partition, self.properties.get("hats_npix_suffix", ".parquet"))
 
 
+def require_in_pixel(file: Path, footer: pq.FileMetaData, partition: Partition) -> None:
+    """Refuse a file whose own statistics say that it is of another pixel, as one that was swapped or copied over is.
+
+    Raises:
+        StoreError: It is.
+    """
+    if SPATIAL_INDEX not in footer.schema.names:
+        return
+    column = footer.schema.names.index(SPATIAL_INDEX)
+    first, beyond = partition.index_range
+    for group in range(footer.num_row_groups):
+        seen = footer.row_group(group).column(column).statistics
+        if seen is not None and seen.has_min_max and not first <= seen.min <= seen.max < beyond:
+            raise StoreError(
+                f"{file}: holds stars of another pixel than its name says; put its own file back"
+            )
+
+
 def _main_table(folder: Path) -> Path:
     collection = folder / "collection.properties"
     if not collection.is_file():

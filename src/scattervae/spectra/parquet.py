@@ -41,6 +41,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         column_encoding=encoding,
         use_dictionary=dictionary or False,
         write_statistics=statistics or False,
+        write_page_checksum=True,
     )
 
 

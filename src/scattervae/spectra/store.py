@@ -28,7 +28,7 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.flags import flag_counts
 from scattervae.spectra.foreign import ForeignColumns
-from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_footer
+from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_footer, require_in_pixel
 from scattervae.spectra.journal import Journal
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
@@ -115,11 +115,25 @@ class SpectrumStore:
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        """Every row group of every file, in order; for reading in an order of one's own."""
+        """Every row group of every file, in order; for reading in an order of one's own.
+
+        Raises:
+            StoreError: A file cannot be read, or holds other stars than its name and the catalogue's metadata say.
+        """
         found: list[Piece] = []
-        for file in self._files:
-            footer = read_footer(file)
-            found += [Piece(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
+        for partition in self.partitions:
+            own: list[Piece] = []
+            for file in self._hats.files_of(partition):
+                footer = read_footer(file)
+                require_in_pixel(file, footer, partition)
+                own += [Piece(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
+            if sum(piece.n_rows for piece in own) != partition.n_rows:
+                n_rows = sum(piece.n_rows for piece in own)
+                raise StoreError(
+                    f"{own[0].path if own else self.path}: {n_rows} rows; the catalogue's metadata say "
+                    f"{partition.n_rows}: it was replaced or changed; ingest again"
+                )
+            found += own
         return tuple(found)
 
     def path_of(self, partition: Partition) -> Path:

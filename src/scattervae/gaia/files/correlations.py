@@ -93,8 +93,13 @@ def _strict(values: Elements, errors: CoeffArray) -> Pairs:
     n = errors.shape[1]
     row, column = np.triu_indices(n, 1)
     order = np.argsort(column * n + row)  # from the upper one, row by row, to the lower one
-    sample = values[np.isfinite(values).all(axis=1)][:_SAMPLE] if n >= _FEWEST_TO_TELL else []
-    if len(sample) and not _are_definite(sample, n).any() and _are_definite(sample[:, order], n).all():
+    sample = values[np.isfinite(values).all(axis=1)][:_SAMPLE]
+    if (
+        n >= _FEWEST_TO_TELL
+        and len(sample)
+        and not _are_definite(sample, n).any()
+        and _are_definite(sample[:, order], n).all()
+    ):
         return values[:, order]
     return values
 
