@@ -18,7 +18,7 @@ from scattervae.arrays import CoeffVector, StarMask
 from scattervae.gaia import intake
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train_once
-from scattervae.science.calibration.calibrated import CALIBRATION, load_model, save_calibration
+from scattervae.science.calibration.calibrated import CALIBRATION, save_calibration
 from scattervae.science.calibration.fit import calibrate
 from scattervae.science.calibration.latents import (
     LatentCoverage,
@@ -31,6 +31,7 @@ from scattervae.science.calibration.latents import (
 )
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.variants import variant_of
+from scattervae.science.trained import load_model
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra

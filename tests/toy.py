@@ -4,13 +4,14 @@ Any test may ``from toy import toy_sky``. Nothing here is drawn from global stat
 same stars. Coefficients fall off with their order as real ones do, and errors grow as stars get fainter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from scattervae.files import DIGESTS, file_digest, write_json
+from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import DegradationSettings
 from scattervae.model.network import NetworkShape
@@ -219,3 +220,13 @@ def signed_again(folder: Path) -> None:
     """A folder as a stranger would hand it on: with digests of whatever its files now hold."""
     files = [path for path in folder.iterdir() if path.is_file() and path.name != DIGESTS]
     write_json(folder / DIGESTS, {path.name: file_digest(path) for path in files})
+
+
+def with_own_g(spectra: Spectra) -> Spectra:
+    """Stars of DR3's basis whose coefficients give the G flux that they have, as real ones do."""
+    ones = np.ones((111, 110)) + np.eye(111, 110)  # a band of zeros would be a missing one
+    flux = g_flux_from_coeffs(Spectra.of(np.arange(1, 112), ones, np.ones((111, 110)), basis=DR3))
+    weights = flux[:110] - flux[110]
+    missing = spectra.g_flux - spectra.coeffs @ weights
+    coeffs = spectra.coeffs + np.outer(missing / (weights @ weights), weights)
+    return replace(spectra, coeffs=coeffs)

@@ -50,8 +50,8 @@ def sole_writer(output: Path) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            lock.unlink(missing_ok=True)
-            file.close()
+            with file:
+                lock.unlink(missing_ok=True)
 
 
 def _locked(lock: Path, output: Path) -> IO[str] | None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from threading import Thread, current_thread, main_thread
@@ -159,7 +159,8 @@ def _begin(task: Callable[[Any], Any], ears: Connection, begin: Connection, leve
     """What a process does first: take the task, leave interrupts to its parent, and listen for its end."""
     global _task  # noqa: PLW0603
     _task = task
-    begin.send_bytes(b"1")
+    with suppress(OSError):  # the parent has gone; the thread below sees to the end
+        begin.send_bytes(b"1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # for libraries that are loaded later
     logger = logging.getLogger(_PACKAGE)

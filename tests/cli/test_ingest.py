@@ -77,7 +77,7 @@ def test_broken_files_are_warned_of_on_stderr_and_cost_nothing_else(cli, tmp_pat
 def test_strict_stops_at_a_broken_file(cli, tmp_path, sky):
     good = write_csv(tmp_path / "good.csv", sky.spectra)
     run = cli("ingest", "nothing.csv", good, "--out", tmp_path / "store", "--strict")
-    assert (run.code, run.error) == (1, "nothing.csv: no such file")
+    assert (run.code, run.error) == (1, "nothing.csv: does not exist; check the path")
 
 
 def test_no_star_at_all(cli, tmp_path):
@@ -193,7 +193,10 @@ def test_gaia_source_files(cli, tmp_path, survey, form):
 def test_gaia_source_files_that_are_not_there(cli, tmp_path, survey):
     files, folder = survey
     (tmp_path / "empty").mkdir()
-    for name, words in (("empty", "no GaiaSource_* file in this folder"), ("none_*", "no such file")):
+    for name, words in (
+        ("empty", "no GaiaSource_* file in this folder"),
+        ("none_*", "no such file"),
+    ):
         run = cli("ingest", *files, "--sources", tmp_path / name, "--out", tmp_path / "store")
         assert run.code == 1
         assert f"--sources {tmp_path / name}: {words}" in run.error

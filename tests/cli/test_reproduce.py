@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cli.toys import write_parquet
-from toy import DR3, toy_sky
+from toy import DR3, toy_sky, with_own_g
 
 PROMISED = {
     "normalised_error_ratio_bp10",
@@ -29,7 +29,7 @@ def stars(tmp_path_factory):
         ("labelled", toy_sky(1000, basis=DR3, n_latent=3)),
         ("others", toy_sky(200, basis=DR3, n_latent=3, seed=7)),
     ):
-        write_parquet(folder / f"{name}.parquet", sky.spectra, sky.labels)
+        write_parquet(folder / f"{name}.parquet", with_own_g(sky.spectra), sky.labels)
     return folder
 
 

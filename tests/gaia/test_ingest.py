@@ -45,8 +45,8 @@ def broken_files(folder):
         write(folder, packed[: len(packed) // 2], "cut.csv.gz"): "download it again",
         write(folder, "<!DOCTYPE html><html>503</html>", "page.csv"): "web page",
         write(folder, b"", "empty.csv"): "is empty",
-        folder: "is a folder",
-        folder / "missing.csv": "no such file",
+        folder: "is a directory",
+        folder / "missing.csv": "does not exist; check the path",
     }
 
 
@@ -171,7 +171,7 @@ def test_strict_stops_at_the_first_broken_file_and_without_it_the_run_goes_on(tm
     good = write(tmp_path, sky_stars(3).csv(), "good.csv")
     bad = tmp_path / "missing.csv"
     files = [good, bad, write(tmp_path, sky_stars(3, pixel=2).csv(), "later.csv")]
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="does not exist; check the path"):
         ingest(files, tmp_path / "store", strict=True, workers=workers)
     assert len(ingest(files, tmp_path / "store")) == 6
 

@@ -14,9 +14,10 @@ from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import Correlations
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import scattered, write_store
-from toy import DR3, spoiled, toy_sky
+from toy import DR3, spoiled, toy_sky, with_own_g
 
 SKY = toy_sky(30, basis=DR3)
+SKY = replace(SKY, spectra=with_own_g(SKY.spectra))
 SOURCES = scattered(SKY.spectra.source_id, ruwe=np.linspace(0.5, 2.0, 30))
 
 

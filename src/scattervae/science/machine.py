@@ -139,8 +139,6 @@ def self_test() -> Finding:
 
 def _whole_way(folder: Path) -> str:
     """What does not hold; empty where all does."""
-    import pyarrow.parquet as pq
-
     from scattervae.gaia.ingest import ingest
     from scattervae.gaia.intake import load
     from scattervae.model.network import NetworkShape
@@ -148,6 +146,7 @@ def _whole_way(folder: Path) -> str:
     from scattervae.model.run import train
     from scattervae.science.catalogue import catalogue
     from scattervae.science.catalogue_files import write_catalogue
+    from scattervae.spectra.parquet import read_table
 
     stars, file = simulated_stars(), folder / "stars.csv"
     _write_csv(file, stars)
@@ -162,7 +161,7 @@ def _whole_way(folder: Path) -> str:
         return "the coefficients that were read are not those that were written"
     written, own = (
         table.sort_by("source_id")
-        for table in (pq.read_table(folder / "catalogue.parquet"), catalogue(model, spectra))
+        for table in (read_table(folder / "catalogue.parquet"), catalogue(model, spectra))
     )
     if not np.isfinite(own["latent_1_mean"].to_numpy()).all():
         return "latents are not finite"

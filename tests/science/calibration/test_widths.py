@@ -76,7 +76,8 @@ def test_widths_that_are_wrong_only_where_a_band_is_missing_are_found_there():
         assert abs(found.jointly - 0.6827) < 0.03
         np.testing.assert_allclose(found.per_latent, 0.6827, atol=0.03)
     complete = (m.network.encode(stars.x, stars.errors).log_variance for m in (model, right))
-    torch.testing.assert_close(*complete, atol=0.06, rtol=0.0)
+    # three standard errors of a log variance found from 2,500 stars
+    torch.testing.assert_close(*complete, atol=0.085, rtol=0.0)
 
 
 def _with_law(model, law):

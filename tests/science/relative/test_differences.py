@@ -228,6 +228,6 @@ def test_a_basis_without_flux_is_an_error_of_one_line():
 def test_stars_that_cannot_be_encoded_are_an_error_of_one_line(model):
     spectra = spoiled(SKY.spectra)
     groups = Groups(np.arange(20), np.arange(20, 40), paired=True)
-    with pytest.raises(DataError, match="stars of the two groups have a value that is no number") as error:
+    with pytest.raises(DataError, match="stars of the two groups with a value that is no number") as error:
         latent_difference(model.encode(spectra), groups)
     assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ import simdjson
 
 from scattervae.gaia.bulk.blocks import Lines
 from scattervae.gaia.bulk.cutting import getter
-from scattervae.gaia.bulk.table import CORRELATIONS, N_RELEVANT, STATED, BulkTable
+from scattervae.gaia.bulk.table import ARRAYS, CORRELATIONS, N_RELEVANT, STATED, BulkTable
 from scattervae.gaia.facts import BANDS
 from scattervae.gaia.files.assemble import ReadRows
 from scattervae.gaia.files.bands import fit_disagrees
@@ -80,7 +80,7 @@ class RegularRows:
         if not all(_agrees([plain[place] for place in fit]) for fit in self._fits):
             return False
         numbers = [self._read(quoted[place], size) for place, size in self._arrays]
-        if None in numbers:
+        if None in numbers or any(map(_may_be_padded, numbers[: len(ARRAYS)])):
             return False
         for matrix in reversed(self._pairs.values()):
             matrix[len(self._source_ids)] = np.frombuffer(numbers.pop())
@@ -97,9 +97,7 @@ class RegularRows:
             numbers: Any = self._parse(cell).as_buffer(of_type="d")  # type: ignore[union-attr]
         except (ValueError, TypeError, RuntimeError):
             return None
-        if numbers.size != size * _ITEM_BYTES or bytes(memoryview(numbers)[-_ITEM_BYTES:]) in _ZEROS:
-            return None  # an array that ends in zero may be padded
-        return numbers
+        return numbers if numbers.size == size * _ITEM_BYTES else None
 
     def read(self) -> ReadRows:
         """The stars in the order in which they were taken."""
@@ -125,6 +123,11 @@ class RegularRows:
             absent = np.full((n, size * (size - 1) // 2), np.nan, dtype=np.float32)
             read.append(self._pairs[name][:n] if name in self._pairs else absent)
         return Correlations(bp=read[0], rp=read[1])
+
+
+def _may_be_padded(numbers: Any) -> bool:
+    """True where an array ends in zero, as one does that fills a column of fixed width."""
+    return bytes(memoryview(numbers)[-_ITEM_BYTES:]) in _ZEROS
 
 
 def _agrees(cells: list[bytes]) -> bool:
