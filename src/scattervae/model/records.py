@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from scattervae.errors import CheckpointError
 from scattervae.files import problems
@@ -63,6 +71,7 @@ class _Open(BaseModel):
     """Facts of which some are known by name; others may stand beside them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Any] = Field(init=False)
 
 
 class TrainingFacts(_Open):
