@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/scattervae demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 # Hostile files at full size and mutations of real ones: about half an hour on two quiet cores.
 torture: .venv/installed

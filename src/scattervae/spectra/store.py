@@ -125,7 +125,8 @@ class SpectrumStore:
             own: list[Piece] = []
             for file in self._hats.files_of(partition):
                 footer = read_footer(file)
-                require_in_pixel(file, footer, partition)
+                if self._foreign is None:
+                    require_in_pixel(file, footer, partition)
                 own += [Piece(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
             if sum(piece.n_rows for piece in own) != partition.n_rows:
                 n_rows = sum(piece.n_rows for piece in own)
