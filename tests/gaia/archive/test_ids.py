@@ -219,3 +219,12 @@ def test_the_case_and_the_quotes_of_a_header_do_not_matter(server, tmp_path, quo
     truth = run(server, tmp_path / "a.csv").path.read_bytes()
     server.header = ",".join(f"{quote}{name.upper()}{quote}" for name in server.header.split(","))
     assert run(server, tmp_path / "b.csv").path.read_bytes() == truth
+
+
+def test_words_that_the_archive_does_not_know_are_not_asked_for_again_by_later_batches(server, tmp_path):
+    server.words = set()
+    with pytest.raises(
+        FetchError, match=r"4 of 4 batches did not come .*asked for Gaia DR3, XP_CONTINUOUS as RAW"
+    ):
+        run(server, tmp_path / "a.csv", batch_size=2)
+    assert len(asked_batches(server)) == 2

@@ -74,6 +74,7 @@ class Services:
         self.release, self._url = release, url
         self._patience = patience or Patience()
         self._structures = list(release.datalink.data_structures)
+        self._refusal = ""  # of the last word that the archive did not know
         self._columns: dict[str, dict[str, str]] = {}
         self._connections = _Connections(address.hostname, address.port or (443 if https else 80), timeout)
 
@@ -205,22 +206,22 @@ class Services:
         Source:
             astroquery 0.4.11, gaia/core.py, ``load_data`` (parameters); its docs, gaia.rst (the limit).
         """
-        while True:
+        while self._structures:
             structure = self._structures[0]
             try:
                 return self._load(source_id, structure, scratch)
             except _UnknownWordError as refusal:
+                self._refusal = str(refusal)
                 self._structures.pop(0)
-                if not self._structures:
-                    words = self.release.datalink
-                    raise FetchError(
-                        f"{refusal}; asked for {words.release}, {words.retrieval_type} as "
-                        f"{' and as '.join(words.data_structures)}; correct the words in a release file "
-                        "(--release FILE.toml)"
-                    ) from refusal
-                logger.warning("%s; asking for %s instead of %s", refusal, self._structures[0], structure)
+                if self._structures:
+                    logger.warning("%s; asking for %s instead of %s", refusal, self._structures[0], structure)
             finally:
                 scratch.unlink(missing_ok=True)
+        words = self.release.datalink
+        raise FetchError(
+            f"{self._refusal}; asked for {words.release}, {words.retrieval_type} as "
+            f"{' and as '.join(words.data_structures)}; correct the words in a release file (--release FILE.toml)"
+        )
 
     def _load(self, source_id: SourceIds, structure: str, scratch: Path) -> list[str]:
         parameters = {
