@@ -101,6 +101,8 @@ def encode(
         raise RecipeError(f"--device {device}: the workers of --engine dask compute on their CPUs")
     if out.suffix and engine is EngineName.DASK:
         raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
+    if other_basis and not out.suffix:
+        raise DataError(f"--transport writes one file; name a file instead of {out}, such as {out}.parquet")
     _check_out(out)
     from scattervae.gaia.intake import RowTally
     from scattervae.science.trained import load_model
@@ -108,8 +110,6 @@ def encode(
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
     checkpoint = load_model(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
-    if other_basis and not out.suffix:
-        raise DataError(f"--transport writes one file; name a file instead of {out}, such as {out}.parquet")
     if out.suffix:
         portions = (
             _transported(checkpoint, inputs, tally) if other_basis else _portions(checkpoint, inputs, tally)
