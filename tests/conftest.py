@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def formats(shared_data: Path) -> Path:
 def faults(shared_data: Path) -> Path:
     """Small files as people have them, with units, grids, separators and sentinels that are not the archive's."""
     return shared_data.parent / "faults"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_imported() -> None:
+    """Undo what commands of earlier tests set up: a package that is only imported writes nothing on stderr."""
+    logger = logging.getLogger("scattervae")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
