@@ -25,11 +25,10 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 import scattervae as sv
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.science.labels.folder import save_label_model
-from scattervae.science.labels.known import KnownLabels
-from scattervae.science.labels.model import fit_labels, label_stars
+from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.settings import LabelSettings
+from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.training import LabelSettings
 from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies.label_scores import LabelScores, compare, coverage, selections

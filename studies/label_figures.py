@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scattervae.science.labels.known import UNITS
+from scattervae.science.labels.targets import UNITS
 from scattervae.show.style import PAGE_WIDTH, house_style
 from studies import arguments
 from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_told

@@ -8,8 +8,8 @@ from jaxtyping import Float64
 
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.science.labels.conformal import ERROR_TIMES
-from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.targets import KnownLabels
 from scattervae.seeds import numpy_stream
 
 GIANT_BELOW = 3.5

@@ -9,9 +9,8 @@ import pytest
 from cli.toys import write_parquet
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.catalogue import catalogue
-from scattervae.science.labels.folder import save_label_model
-from scattervae.science.labels.known import KnownLabels
-from scattervae.science.labels.model import fit_labels, label_stars
+from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
+from scattervae.science.labels.targets import KnownLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
 from toy import toy_model, toy_recipe, toy_sky
 

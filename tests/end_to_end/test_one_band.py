@@ -8,9 +8,9 @@ import scattervae as sv
 from cli.toys import write_csv
 from scattervae.errors import DataError
 from scattervae.science.evaluation import evaluate
-from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import fit_labels, label_stars
-from scattervae.science.labels.settings import LabelSettings
+from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.training import LabelSettings
 from scattervae.show.data import FigureData
 from scattervae.show.star import star_figure
 from scattervae.spectra.flags import Flag

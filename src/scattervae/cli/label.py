@@ -47,9 +47,8 @@ def label(
         scattervae encode model store --out catalogue.parquet
     """
     from scattervae.gaia import intake
-    from scattervae.science.labels.folder import save_label_model
-    from scattervae.science.labels.known import KnownLabels
-    from scattervae.science.labels.model import fit_labels
+    from scattervae.science.labels.model import fit_labels, save_label_model
+    from scattervae.science.labels.targets import KnownLabels
     from scattervae.science.trained import LABELS, load_model
 
     settle_machine("cpu", threads)

@@ -114,7 +114,7 @@ def _values(parts: "ScatterParts") -> dict[str, Any]:
 
 
 def _draw(parts: "ScatterParts", path: Path) -> None:
+    from scattervae.show.calibration import scatter_parts_figure
     from scattervae.show.registry import save_figure
-    from scattervae.show.scatter_parts import scatter_parts_figure
 
     save_figure(scatter_parts_figure(parts), path)

@@ -22,9 +22,9 @@ from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_vers
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import telling_of
-from scattervae.science.labels.known import UNITS
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.targets import UNITS
 from scattervae.science.threads import in_order
 from scattervae.science.trained import labels_of
 from scattervae.spectra.blocks import Block

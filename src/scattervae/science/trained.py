@@ -8,8 +8,7 @@ from scattervae.files import restored
 from scattervae.model.checkpoint import Checkpoint, read_checkpoint
 from scattervae.model.flow import FLOW, LatentFlow
 from scattervae.science.calibration.calibrated import CALIBRATION, CalibratedModel, with_saved_calibration
-from scattervae.science.labels.folder import load_label_model
-from scattervae.science.labels.model import LabelModel
+from scattervae.science.labels.model import LabelModel, load_label_model
 from scattervae.tensors import tensors_digest
 
 LABELS = "labels"

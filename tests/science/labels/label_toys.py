@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.labels.known import KnownLabels
 from scattervae.science.labels.model import LabelModel, fit_labels
-from scattervae.science.labels.settings import LabelSettings
+from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.training import LabelSettings
 from science.toys import trained
 from toy import ToySky
 

@@ -5,9 +5,8 @@ from torch.distributions import StudentT
 
 from scattervae.model.network import NetworkShape, ScatterVAE
 from scattervae.science.labels.network import ScaledLabels, say
-from scattervae.science.labels.scales import Targets
-from scattervae.science.labels.settings import LabelSettings
-from scattervae.science.labels.training import Lesson, Pace, student_t_nll, train_member
+from scattervae.science.labels.targets import Targets
+from scattervae.science.labels.training import LabelSettings, Lesson, Pace, student_t_nll, train_member
 from scattervae.spectra.normalization import Inputs
 
 SHAPE = NetworkShape(n_latent=3, hidden=(16, 16), layers="residual", encoder_sees="errors")

@@ -9,7 +9,7 @@ from torch import nn
 from scattervae.arrays import Coeffs
 from scattervae.model.layers import ResidualBlock, with_errors
 from scattervae.model.network import ScatterVAE
-from scattervae.science.labels.scales import LabelTensor
+from scattervae.science.labels.targets import LabelTensor
 
 _LOG_VARIANCE_LIMITS = (-12.0, 8.0)
 
