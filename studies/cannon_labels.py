@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, LabelArray, PerStar, StarArray, StarMask
+from scattervae.science.cannon.fit import ScaledLabels, Theta, feature_gradients, features
 from scattervae.science.cannon.model import Cannon
-from scattervae.science.cannon.polynomial import ScaledLabels, Theta, feature_gradients, features
 from scattervae.spectra.normalization import Inputs
 
 _ROWS = 4096

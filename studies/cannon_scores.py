@@ -10,7 +10,7 @@ from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.cannon.model import Cannon, labelled
-from scattervae.science.paper.compare import first_ten
+from scattervae.science.paper.comparison import first_ten
 from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.spectra import Spectra
 

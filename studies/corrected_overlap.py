@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from scattervae.science.latent_volume.cells import JointCounts
-from scattervae.science.latent_volume.richness import Estimate, Frequencies, around, drawn_chance
+from scattervae.science.latent_volume.richness import Estimate, Frequencies, JointCounts, around, drawn_chance
 
 
 @dataclass(frozen=True)

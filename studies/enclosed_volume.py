@@ -12,8 +12,7 @@ from jaxtyping import Float64
 from scipy.spatial import cKDTree
 from scipy.special import gammaln, stdtrit
 
-from scattervae.science.latent_volume.cells import LatentArray
-from scattervae.science.latent_volume.richness import Estimate
+from scattervae.science.latent_volume.richness import Estimate, LatentArray
 from scattervae.seeds import numpy_stream
 
 N_NEIGHBOURS = 20

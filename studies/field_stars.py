@@ -24,9 +24,8 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.train import fit_network
 from scattervae.science.evaluation import N_DRAWS, evaluate
-from scattervae.science.scatter.left_out import leave_one_out
+from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.parts import order_groups
-from scattervae.science.scatter.residuals import Residuals
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra

@@ -25,7 +25,7 @@ from scattervae.model.covariance import covariances, full_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train
-from scattervae.science.paper.simulation import Simulation, simulate
+from scattervae.science.paper.sensitivity import Simulation, simulate
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from scattervae.spectra.flags import GFluxSource

@@ -9,7 +9,7 @@ from scattervae.errors import CheckpointError
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.refinement import refine
-from scattervae.science.scatter.residuals import Residuals
+from scattervae.science.scatter.leave_one_out import Residuals
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 

@@ -10,10 +10,9 @@ from itertools import combinations
 import numpy as np
 
 import scattervae
-from scattervae.science.latent_volume.cells import count_cells_of_both
 from scattervae.science.latent_volume.comparison import active_latents, compare_volumes, stated_selections
-from scattervae.science.latent_volume.extrapolation import extrapolate
-from scattervae.science.latent_volume.overlap import Overlap, overlap_at
+from scattervae.science.latent_volume.overlap import Overlap, extrapolate, overlap_at
+from scattervae.science.latent_volume.richness import count_cells_of_both
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies import arguments

@@ -15,7 +15,7 @@ from scattervae.gaia import intake
 from scattervae.model.recipe import RECIPES
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.variants import variant_of
+from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
 from scattervae.show.style import MODEL_MARKERS, PAGE_WIDTH, house_style, model_colour
 from studies import arguments

@@ -30,7 +30,7 @@ from scattervae.science.calibration.latents import (
     without_band,
 )
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.variants import variant_of
+from scattervae.science.paper.sensitivity import variant_of
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization

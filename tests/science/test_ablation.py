@@ -10,7 +10,7 @@ from scattervae.model.recipe import RECIPES
 from scattervae.science import ablation as module
 from scattervae.science.ablation import CHANGES, HEADER, Run, ablate, ablations
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.variants import variant_of
+from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
 from toy import toy_best, toy_sky
 

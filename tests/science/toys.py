@@ -10,8 +10,7 @@ import torch
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.paper.claim import Claim
-from scattervae.science.paper.compare import Told
-from scattervae.science.paper.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
+from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, Contest, Told
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels
 from scattervae.spectra.labels import StellarLabels

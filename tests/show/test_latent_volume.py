@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
-from scattervae.science.latent_volume.cells import count_cells
+from scattervae.science.latent_volume.richness import count_cells
 from scattervae.show.latent_volume import (
     Projected,
     enclosing_levels,

@@ -3,8 +3,8 @@
 import numpy as np
 from studies.corrected_overlap import corrected_overlap
 
-from scattervae.science.latent_volume.cells import count_cells_of_both
 from scattervae.science.latent_volume.overlap import overlap_at
+from scattervae.science.latent_volume.richness import count_cells_of_both
 
 
 def boxes(rng, n_small, n_large, *, ratio=1.5):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chi2
 from studies.enclosed_volume import compare_enclosed, enclosed_volume
 
-from scattervae.science.latent_volume.cells import occupied_volume
+from scattervae.science.latent_volume.richness import occupied_volume
 
 
 def ball(d: int) -> float:

@@ -14,7 +14,7 @@ from scattervae.model.records import Progress
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.claim import Table
-from scattervae.science.paper.variants import KeptRows, Variant, stars_digest, variant_of
+from scattervae.science.paper.sensitivity import KeptRows, Variant, stars_digest, variant_of
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Spectra
 

@@ -9,7 +9,7 @@ from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
-from scattervae.science.paper.compare import first_ten
+from scattervae.science.paper.comparison import first_ten
 from scattervae.seeds import folds, stream
 from scattervae.spectra.spectra import Spectra
 

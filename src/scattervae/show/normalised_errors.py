@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
-from scattervae.science.paper.compare import Told, coefficient, tell, told_by_network
+from scattervae.science.paper.comparison import Told, coefficient, tell, told_by_network
 from scattervae.show.data import SHOWN_LABELS, FigureData
 from scattervae.show.latents import LABEL_TITLES, Limits
 from scattervae.show.star import RESIDUAL_LABEL

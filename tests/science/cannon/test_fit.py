@@ -10,8 +10,42 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import PolynomialFeatures
 
 from scattervae.errors import DataError
-from scattervae.science.cannon.fit import fit_polynomial
+from scattervae.science.cannon.fit import (
+    feature_gradients,
+    features,
+    fit_polynomial,
+    n_features,
+    propagated_variance,
+)
 from science.cannon_toys import MEAN, STD, cannon_sky, tensors, terms
+
+LABELS = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_features_are_those_of_scikit_learn(k):
+    expected = PolynomialFeatures(2).fit_transform(LABELS[:, :k].numpy())
+    assert n_features(k) == expected.shape[1]
+    np.testing.assert_allclose(features(LABELS[:, :k]).numpy(), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("k", [1, 3, 4])
+def test_gradients_are_those_of_automatic_differentiation(k):
+    def one(star: torch.Tensor) -> torch.Tensor:
+        return features(star[None])[0]
+
+    expected = torch.stack([torch.autograd.functional.jacobian(one, star) for star in LABELS[:, :k]])
+    torch.testing.assert_close(feature_gradients(LABELS[:, :k]), expected)
+
+
+def test_propagated_variance_is_that_of_many_draws_of_the_labels():
+    rng = np.random.default_rng(1)
+    theta = torch.from_numpy(rng.normal(size=(10, 6)))
+    label, errors = LABELS[:1, :3], torch.tensor([[1e-3, 2e-3, 5e-4]], dtype=torch.float64)
+    drawn = features(label + errors * torch.from_numpy(rng.normal(size=(200_000, 3)))) @ theta
+    told = propagated_variance(label, errors, theta)[0]
+    torch.testing.assert_close(drawn.var(dim=0), told, rtol=0.02, atol=0.0)  # 6 sigma of 200,000 draws
+
 
 SKY = cannon_sky(500)
 X, ERRORS, LABELS = tensors(SKY)

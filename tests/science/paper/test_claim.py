@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table, as_json
-from scattervae.science.paper.contest import CANNON, NETWORK
+from scattervae.science.paper.comparison import CANNON, NETWORK
 from science.toys import FIRST_TEN, N, claims_of, contest_of, labels_of, permuted, told_of
 
 IDS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.contest import CANNON, DRAWN, NETWORK, ROBUST
+from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST
 from scattervae.science.paper.errors import (
     PAPER_RATIO,
     normalised_error_ratio,

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from scattervae.gaia.basis import design
 from scattervae.gaia.instrument import archive_design
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.contest import CANNON, NETWORK, fit_cannons, hold_contest
+from scattervae.science.paper.comparison import CANNON, NETWORK, fit_cannons, hold_contest
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.seeds import folds
 from scattervae.spectra.labels import StellarLabels

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from scattervae.science.scatter.residuals import Residuals
+from scattervae.science.scatter.leave_one_out import Residuals
 from scattervae.science.scatter.separation import separate
 
 K, A = np.array([3.0, 2.0, 1.5, 1.0]), np.array([0.7, 1.3])

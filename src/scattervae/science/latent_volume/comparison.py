@@ -17,10 +17,14 @@ from pydantic import PositiveFloat, PositiveInt
 from scattervae.arrays import StarMask
 from scattervae.errors import DataError
 from scattervae.model.posterior import ACTIVE_ABOVE_NATS, Posterior
-from scattervae.science.latent_volume.cells import JointCounts, count_cells_of_both
-from scattervae.science.latent_volume.extrapolation import Extrapolation, extrapolate
-from scattervae.science.latent_volume.overlap import Overlap, overlap_at
-from scattervae.science.latent_volume.richness import Estimate, richness_at, sample_coverage
+from scattervae.science.latent_volume.overlap import Extrapolation, Overlap, extrapolate, overlap_at
+from scattervae.science.latent_volume.richness import (
+    Estimate,
+    JointCounts,
+    count_cells_of_both,
+    richness_at,
+    sample_coverage,
+)
 from scattervae.settings import Settings
 from scattervae.spectra.labels import StellarLabels
 

@@ -9,7 +9,12 @@ import numpy as np
 
 from scattervae.arrays import StarArray, StarMask
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
-from scattervae.science.paper.compare import (
+from scattervae.science.paper.comparison import (
+    CANNON,
+    DRAWN,
+    NETWORK,
+    ROBUST,
+    Contest,
     Interval,
     Told,
     bootstrap,
@@ -17,7 +22,6 @@ from scattervae.science.paper.compare import (
     bootstrap_ratio,
     coefficient,
 )
-from scattervae.science.paper.contest import CANNON, DRAWN, NETWORK, ROBUST, Contest
 
 PAPER_RATIO = {"bp": 1.02, "rp": 1.09}
 COOL_BELOW_K = 4000.0

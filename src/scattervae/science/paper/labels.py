@@ -9,8 +9,7 @@ from scattervae.arrays import StarArray, StarMask
 from scattervae.gaia.basis import Design, design
 from scattervae.gaia.instrument import archive_design
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
-from scattervae.science.paper.compare import bootstrap
-from scattervae.science.paper.contest import CANNON, CANNON_LABELS, NETWORK, Contest
+from scattervae.science.paper.comparison import CANNON, CANNON_LABELS, NETWORK, Contest, bootstrap
 
 _WORST = 0.05
 _FEWEST_WORST = 5

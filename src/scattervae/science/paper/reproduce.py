@@ -10,11 +10,10 @@ from scattervae.model.records import EpochRecord
 from scattervae.model.run import train_once
 from scattervae.science.latent_volume.comparison import VolumeComparison
 from scattervae.science.paper.claim import Claim
-from scattervae.science.paper.contest import Cannons, Contest, fit_cannons, hold_contest
+from scattervae.science.paper.comparison import Cannons, Contest, fit_cannons, hold_contest
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
-from scattervae.science.paper.latent_volume import volume_claims
-from scattervae.science.paper.relative import relative_inference
+from scattervae.science.paper.latents import relative_inference, volume_claims
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
 

@@ -3,23 +3,165 @@
 One model a row, kept as it is finished.
 """
 
+import hashlib
+import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from scattervae.errors import TrainingError
+import numpy as np
+
+from scattervae.arrays import Latents
+from scattervae.errors import DataError, TrainingError, counted
+from scattervae.files import write_json
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.recipe import RECIPES
+from scattervae.model.correlated_noise import draw_correlated
+from scattervae.model.preparation import data_digest
+from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.records import EpochRecord
 from scattervae.model.run import train, train_once
 from scattervae.science.evaluation import evaluate
+from scattervae.science.generation import generate
 from scattervae.science.paper.claim import HOLDS, Claim, Table
-from scattervae.science.paper.contest import fit_cannons, hold_contest
+from scattervae.science.paper.comparison import fit_cannons, hold_contest
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
-from scattervae.science.paper.simulation import PAPER_N_STARS, simulate
-from scattervae.science.paper.variants import KeptRows, Variant, stars_digest, variant_of
+from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Correlations, Spectra
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training, differing from the default in what its name says."""
+
+    name: str
+    recipe: Recipe
+
+
+def variant_of(base: Recipe | str, name: str, **changes: Any) -> Variant:
+    """A named recipe with changes: a value, or for a group of settings only those that differ.
+
+    Raises:
+        RecipeError: A setting is unknown or out of range.
+    """
+    settings = (RECIPES[base] if isinstance(base, str) else base).model_dump()
+    settings["name"] = name
+    for group, change in changes.items():
+        settings[group] = settings[group] | change if isinstance(change, dict) else change
+    return Variant(name, parse_recipe(settings, where=name))
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The finished rows of a table, a file each; one made of another recipe or other stars does not count.
+
+    Attributes:
+        folder: Where they are.
+        stars: What identifies the stars, from `stars_digest`.
+    """
+
+    folder: Path
+    stars: str
+
+    def find(self, variant: Variant) -> Any:
+        """The finished row; None where there is none."""
+        file = self._file(variant)
+        if not file.is_file():
+            return None
+        row = json.loads(file.read_text(encoding="utf-8"))
+        made_of = self._made_of(variant)
+        return row["cells"] if isinstance(row, dict) and row.get("made_of") == made_of else None
+
+    def keep(self, variant: Variant, cells: Any) -> None:
+        """Write a finished row: JSON values."""
+        write_json(self._file(variant), {"made_of": self._made_of(variant), "cells": cells})
+
+    def _made_of(self, variant: Variant) -> dict[str, Any]:
+        return {"stars": self.stars, "recipe": variant.recipe.model_dump(mode="json")}
+
+    def _file(self, variant: Variant) -> Path:
+        return self.folder / f"{re.sub(r'[^a-zA-Z0-9.]+', '_', variant.name)}.json"
+
+
+def stars_digest(spectra: Spectra, labels: StellarLabels | None = None) -> str:
+    """What identifies stars and their labels."""
+    digest = hashlib.sha256(data_digest(spectra).encode())
+    for array in () if labels is None else (labels.source_id, labels.values, labels.errors):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+PAPER_N_STARS = 500_000
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated stars.
+
+    Attributes:
+        spectra: Source_ids are 1, 2, 3 and so on.
+        labels: Each star's model's labels and label errors.
+        latents: What the model made each star from.
+    """
+
+    spectra: Spectra
+    labels: StellarLabels
+    latents: Latents
+
+
+def simulate(
+    model: Checkpoint, spectra: Spectra, labels: StellarLabels, n: int, *, seed: int = 0
+) -> Simulation:
+    """`n` stars that the network could have seen, each like a real star drawn at random.
+
+    Its latents are drawn from that star's posterior; coefficients get a draw of the scatter and one of the
+    errors, as correlated as the star's where its correlations are known; G flux, errors, correlations and labels
+    are the star's. Coefficients that the model does not use are noise.
+
+    Args:
+        model: Makes coefficients and scatter.
+        spectra: Real stars.
+        labels: Labels of any of them, joined by source_id.
+        n: How many.
+        seed: Of every random number.
+
+    Raises:
+        DataError: No star is usable.
+    """
+    stars = spectra.take(spectra.usable)
+    if len(stars) == 0:
+        raise DataError(
+            f"none of {counted(len(spectra), 'star')} is usable: there is nothing to simulate from"
+        )
+    rng = numpy_stream(seed, "simulate")
+    like = rng.integers(len(stars), size=n)
+    posterior = model.encode(stars)
+    z = posterior.each(lambda values: values[like]).sample(stream(seed, "simulate"))
+    made = generate(model, z, stars.g_flux[like], noise_seed=seed)
+    errors = stars.errors[like]
+    source_id = np.arange(1, n + 1, dtype=np.int64)
+    noise = rng.standard_normal(errors.shape)
+    correlations = stars.correlations
+    if correlations is not None:
+        correlations = Correlations(bp=correlations.bp[like], rp=correlations.rp[like])
+        noise = draw_correlated(correlations, noise)
+    star_labels = labels.aligned_to(stars.source_id).take(like)
+    return Simulation(
+        spectra=Spectra.of(
+            source_id,
+            made.coeffs + errors * noise,
+            errors,
+            basis=stars.basis,
+            g_flux=stars.g_flux[like],
+            correlations=correlations,
+        ),
+        labels=StellarLabels(source_id, star_labels.values, star_labels.errors),
+        latents=z,
+    )
+
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from scattervae.arrays import Coeffs, StarArray
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.scatter.left_out import leave_one_out
-from scattervae.science.scatter.residuals import Residuals
+from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.separation import Factors, Groups, Separation, StarCells, separate
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.optimize import nnls
 
-from scattervae.science.scatter.residuals import Residuals
+from scattervae.science.scatter.leave_one_out import Residuals
 
 StarCells = Int64[np.ndarray, " star"]
 Groups = Int64[np.ndarray, " coeff"]

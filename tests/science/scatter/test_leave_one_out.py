@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from scattervae.science.scatter.left_out import leave_one_out
+from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.spectra.normalization import Inputs
 from science.scatter.models import N, conditional, inputs_of, linear_model
+
+
+def test_variances_add_up_and_stars_are_taken_together():
+    parts = [np.array([[value], [2.0 * value]]) for value in (10.0, 3.0, 4.0, 75.0)]
+    seen = Residuals(*parts)
+    np.testing.assert_allclose(seen.variance, [[9 + 16 + 75], [36 + 64 + 150]])
+    np.testing.assert_allclose(seen.normalised, [[1.0], [20 / np.sqrt(250)]])
+    second = seen.take(np.array([False, True]))
+    assert [getattr(second, name).item() for name in vars(seen)] == [20.0, 6.0, 8.0, 150.0]
+
 
 MODEL = linear_model()
 

@@ -8,7 +8,7 @@ import pytest
 
 from scattervae.science.latent_volume.comparison import VolumeSettings, compare_volumes
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.latent_volume import volume_claims, volumes
+from scattervae.science.paper.latents import volume_claims, volumes
 from scattervae.spectra.labels import StellarLabels
 from science.toys import known_latents, labels_of, stars_at
 
@@ -83,7 +83,7 @@ def test_near_the_sample_and_where_the_papers_line_stays_below_65_the_claim_is_r
         (400_000, "depends on the extrapolation"),
     ):
         near = partial(compare_volumes, settings=VolumeSettings(n_target=n_target))
-        monkeypatch.setattr("scattervae.science.paper.latent_volume.compare_volumes", near)
+        monkeypatch.setattr("scattervae.science.paper.latents.compare_volumes", near)
         _, extrapolation, coverage = claims_of_boxes(400, WIDER)
         assert coverage.pairs[0].extrapolation.reliable == (n_target == 800)
         assert extrapolation.verdict == verdict

@@ -6,18 +6,53 @@ latents the decoder is close to linear, and leaving one coefficient out has a cl
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scattervae.arrays import Coeffs, Latents
+from scattervae.arrays import CoeffArray, Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.science.refinement import refine_means
-from scattervae.science.scatter.residuals import Residuals
 from scattervae.spectra.normalization import Inputs
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Coefficients less what a model expected, in training standard deviations; NaN where it was not asked.
+
+    Attributes:
+        residuals: Observed less expected at the mean of the latents given the other coefficients.
+        errors: Published errors of the coefficients.
+        scatter: The model's scatter, root mean square over the latents' posterior.
+        latent_variance: What the latents' posterior adds to the squared residual.
+    """
+
+    residuals: CoeffArray
+    errors: CoeffArray
+    scatter: CoeffArray
+    latent_variance: CoeffArray
+
+    @property
+    def variance(self) -> CoeffArray:
+        """Of the residuals, as the model has it: errors as published, its own scatter, and the latents."""
+        variance: CoeffArray = self.errors**2 + self.scatter**2 + self.latent_variance
+        return variance
+
+    @property
+    def normalised(self) -> CoeffArray:
+        """Residuals over their expected standard deviation; standard normal where model and errors are right."""
+        values: CoeffArray = self.residuals / np.sqrt(self.variance)
+        return values
+
+    def take(self, stars: np.ndarray | slice) -> "Residuals":
+        """The same of these stars: a mask, indices or a slice."""
+        return Residuals(*(getattr(self, field.name)[stars] for field in fields(self)))
+
 
 N_STEPS = 8
 _LARGEST_CHANGE = 1.0  # of the logarithm of a scatter, when a coefficient is left out
