@@ -96,7 +96,8 @@ def _infer(cannon: Cannon, inputs: Inputs, rows: slice) -> InferredLabels:
     scale = torch.from_numpy(cannon.label_range.std)
     covariance = inverse * scale[:, None] * scale
     lost = (~known | (singular > 0))[:, None]
-    values = cannon.label_range.unscaled(labels.masked_fill(~known[:, None], torch.nan))
+    scaled = labels.masked_fill(~known[:, None], torch.nan).numpy()
+    values = scaled * cannon.label_range.std + cannon.label_range.mean
     return InferredLabels(
         names=cannon.settings.labels,
         values=values,

@@ -19,14 +19,14 @@ from scattervae.science.cannon.fit import (
 )
 from science.cannon_toys import MEAN, STD, cannon_sky, tensors, terms
 
-LABELS = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)))
+SCALED = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_features_are_those_of_scikit_learn(k):
-    expected = PolynomialFeatures(2).fit_transform(LABELS[:, :k].numpy())
+    expected = PolynomialFeatures(2).fit_transform(SCALED[:, :k].numpy())
     assert n_features(k) == expected.shape[1]
-    np.testing.assert_allclose(features(LABELS[:, :k]).numpy(), expected, rtol=1e-14)
+    np.testing.assert_allclose(features(SCALED[:, :k]).numpy(), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("k", [1, 3, 4])
@@ -34,14 +34,14 @@ def test_gradients_are_those_of_automatic_differentiation(k):
     def one(star: torch.Tensor) -> torch.Tensor:
         return features(star[None])[0]
 
-    expected = torch.stack([torch.autograd.functional.jacobian(one, star) for star in LABELS[:, :k]])
-    torch.testing.assert_close(feature_gradients(LABELS[:, :k]), expected)
+    expected = torch.stack([torch.autograd.functional.jacobian(one, star) for star in SCALED[:, :k]])
+    torch.testing.assert_close(feature_gradients(SCALED[:, :k]), expected)
 
 
 def test_propagated_variance_is_that_of_many_draws_of_the_labels():
     rng = np.random.default_rng(1)
     theta = torch.from_numpy(rng.normal(size=(10, 6)))
-    label, errors = LABELS[:1, :3], torch.tensor([[1e-3, 2e-3, 5e-4]], dtype=torch.float64)
+    label, errors = SCALED[:1, :3], torch.tensor([[1e-3, 2e-3, 5e-4]], dtype=torch.float64)
     drawn = features(label + errors * torch.from_numpy(rng.normal(size=(200_000, 3)))) @ theta
     told = propagated_variance(label, errors, theta)[0]
     torch.testing.assert_close(drawn.var(dim=0), told, rtol=0.02, atol=0.0)  # 6 sigma of 200,000 draws
@@ -152,7 +152,7 @@ def test_label_errors_are_not_taken_for_scatter():
     noise = torch.full_like(labels, 0.05)
     propagated = fit_polynomial(x, errors, labels, label_errors=noise)
     truth = torch.from_numpy(sky.scatter)
-    assert propagated.settled
+    assert propagated.converged
     assert propagated.n_rounds > 1
     assert ((propagated.scatter - truth).abs() < (plain.scatter - truth).abs())[:6].all()
     torch.testing.assert_close(propagated.scatter[3:], truth[3:], rtol=0.15, atol=0.003)
@@ -173,7 +173,7 @@ def test_clipping_leaves_far_values_out_and_finds_the_scatter_beneath():
     x = torch.where(far, x + 20.0 * torch.from_numpy(rng.normal(size=x.shape)), x)
     plain, robust = fit_polynomial(x, errors, labels), fit_polynomial(x, errors, labels, clip_sigma=5.0)
     truth = torch.from_numpy(sky.scatter)
-    assert robust.settled
+    assert robust.converged
     assert 0.9 * far.sum() < robust.n_clipped < 1.05 * far.sum()
     assert (plain.scatter > 1.0).all()
     torch.testing.assert_close(robust.scatter, truth, rtol=0.1, atol=0.005)

@@ -1,4 +1,4 @@
-"""The Cannon's fit: weighted least squares and one intrinsic scatter a coefficient, by maximum likelihood.
+"""The Cannon's fit: a quadratic in labels and one intrinsic scatter a coefficient, by maximum likelihood.
 
 Every coefficient of the spectrum is a fit of its own; all are solved at once.
 """
@@ -18,6 +18,17 @@ from scattervae.errors import DataError
 ScaledLabels: TypeAlias = Float[Tensor, "star label"]
 Features: TypeAlias = Float[Tensor, "star feature"]
 Theta: TypeAlias = Float[Tensor, "feature coeff"]
+PerCoeff: TypeAlias = Float[Tensor, " coeff"]
+
+_ROWS_A_SUM = 4096
+_GRID = 12  # from no scatter to all the variance there is, in equal steps of ln(u + smallest variance)
+_BEYOND = 16.0  # how far above the grid, in the same logarithm, a climb may go
+_NEWTON_STEPS = 100
+_STEP_LEFT = 1e-8  # Newton's steps shrink quadratically: after one this small there is nothing left to gain
+_ROUNDS = 60
+_CHANGE_LEFT = 1e-5  # of a training standard deviation, in the prediction of any training star
+_SINGULAR = 1e-9
+_MEDIAN_CHI2 = 0.4549364  # of one degree of freedom
 
 
 def n_features(n_labels: int) -> int:
@@ -52,13 +63,7 @@ def propagated_variance(labels: ScaledLabels, label_errors: ScaledLabels, theta:
 
     .. math:: \sum_k (\partial f_j / \partial \ell_k)^2 \, \sigma_{\ell_k}^2
 
-    Args:
-        labels: Scaled labels.
-        label_errors: Their errors in the same scale, taken as independent of each other.
-        theta: The polynomial's coefficients.
-
-    Source:
-        Linear propagation of errors, :math:`J C J^T` with a diagonal C.
+    Errors of different labels are taken as independent.
     """
     variance = torch.zeros(len(labels), theta.shape[1], dtype=theta.dtype)
     gradients = feature_gradients(labels)
@@ -67,35 +72,22 @@ def propagated_variance(labels: ScaledLabels, label_errors: ScaledLabels, theta:
     return variance
 
 
-PerCoeff: TypeAlias = Float[Tensor, " coeff"]
-
-_ROWS_A_SUM = 4096
-_GRID = 12  # from no scatter to all the variance there is, in equal steps of ln(u + smallest variance)
-_BEYOND = 16.0  # how far above the grid, in the same logarithm, a climb may go
-_NEWTON_STEPS = 100
-_STEP_LEFT = 1e-8  # Newton's steps shrink quadratically: after one this small there is nothing left to gain
-_ROUNDS = 60
-_CHANGE_LEFT = 1e-5  # of a training standard deviation, in the prediction of any training star
-_SINGULAR = 1e-9
-_MEDIAN_CHI2 = 0.4549364  # of one degree of freedom
-
-
 class Fit(NamedTuple):
-    """What maximum likelihood gives.
+    """The polynomial and scatter of largest likelihood.
 
     Attributes:
         theta: The polynomial's coefficients.
         scatter: Intrinsic scatter of each coefficient of the spectrum; 0 where errors explain it all.
         n_clipped: Values (one coefficient of one star) that were left out of the last round.
         n_rounds: Rounds of propagation and clipping; 1 where neither was asked for.
-        settled: Whether the last round changed nothing more.
+        converged: Whether the last round changed nothing more.
     """
 
     theta: Theta
     scatter: PerCoeff
     n_clipped: int
     n_rounds: int
-    settled: bool
+    converged: bool
 
 
 def fit_polynomial(
@@ -112,16 +104,14 @@ def fit_polynomial(
         \right], \qquad v_i = \sigma_i^2 + s^2 + \tau_i^2
 
     For a given s the best theta is weighted least squares, and what is left is a function of s alone. A grid
-    that starts at s = 0 names its highest hill; Newton's method, with the exact second derivative and inside
-    a bracket, finds the top. The grid decides nothing else.
+    that starts at s = 0 names its highest hill; Newton's method inside a bracket finds the top.
 
     With `label_errors`, :math:`\tau_i^2` is `propagated_variance` at the theta of the round before. With
     `clip_sigma`, values further than that from the round before are left out of the next, and may come back;
     rounds go on until the same values are left out and no prediction moves.
 
     Args:
-        x: Coefficients in training standard deviations, float64.
-        errors: Their errors.
+        x: Coefficients in training standard deviations, float64; `errors` are theirs.
         labels: Scaled labels, about zero mean and unit variance, none missing.
         label_errors: Their errors in the same scale, where they are to be propagated.
         clip_sigma: The largest normalised error of a value that counts; all count where None.
@@ -138,8 +128,8 @@ def fit_polynomial(
     problem = _Problem(f @ orthonormal, x, measured)
     u = problem.highest()
     theta, n_rounds = orthonormal @ problem.sums(u).theta(), 1
-    settled = label_errors is None and clip_sigma is None
-    while not settled and n_rounds < _ROUNDS:
+    converged = label_errors is None and clip_sigma is None
+    while not converged and n_rounds < _ROUNDS:
         theta_before, kept_before, variance = theta, problem.keep, measured
         if label_errors is not None:
             variance = measured + propagated_variance(labels, label_errors, theta)
@@ -153,15 +143,15 @@ def fit_polynomial(
         u = problem.climb(u)
         theta = orthonormal @ problem.sums(u).theta()
         n_rounds += 1
-        settled = _same(keep, kept_before) and bool((f @ (theta - theta_before)).abs().max() < _CHANGE_LEFT)
+        converged = _equal(keep, kept_before) and bool(
+            (f @ (theta - theta_before)).abs().max() < _CHANGE_LEFT
+        )
     n_clipped = 0 if problem.keep is None else int((~problem.keep).sum())
-    return Fit(theta, u.sqrt(), n_clipped, n_rounds, settled)
+    return Fit(theta, u.sqrt(), n_clipped, n_rounds, converged)
 
 
-def _same(keep: Tensor | None, before: Tensor | None) -> bool:
-    if keep is None or before is None:
-        return keep is before
-    return torch.equal(keep, before)
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _orthonormal(f: Features) -> Float[Tensor, "feature feature"]:
@@ -178,7 +168,7 @@ def _orthonormal(f: Features) -> Float[Tensor, "feature feature"]:
 
 
 class _Sums(NamedTuple):
-    """The weighted normal equations of every coefficient, and what the likelihood needs beside them."""
+    """The weighted normal equations of every coefficient, and the likelihood at their solution."""
 
     matrix: Float[Tensor, "coeff feature feature"]
     right: Float[Tensor, "coeff feature"]
@@ -186,12 +176,11 @@ class _Sums(NamedTuple):
     log_weights: PerCoeff
 
     def theta(self) -> Theta:
-        """The solution: weighted least squares."""
         theta: Tensor = torch.linalg.solve(self.matrix, self.right)
         return theta.T
 
     def log_likelihood(self) -> PerCoeff:
-        """At the solution; the sum of squared residuals is what the solution leaves of the sum of squares."""
+        # The sum of squared residuals is what the solution leaves of the sum of squares
         chi2 = self.squares - (self.theta().T * self.right).sum(dim=1)
         return 0.5 * (self.log_weights - chi2)
 
@@ -212,7 +201,7 @@ class _Problem:
     variance: Coeffs
     keep: Bool[Tensor, "star coeff"] | None = None
 
-    def _chunks(self) -> Iterator[slice]:
+    def _slices(self) -> Iterator[slice]:
         for start in range(0, len(self.x), _ROWS_A_SUM):
             yield slice(start, start + _ROWS_A_SUM)
 
@@ -222,12 +211,12 @@ class _Problem:
         return weights if self.keep is None else weights.mul_(self.keep[rows])
 
     def sums(self, u: PerCoeff) -> _Sums:
-        """All sums over stars at this scatter; w f f^T as one product with all pairs of features."""
+        """All sums over stars at this squared scatter."""
         n = self.f.shape[1]
         first, second = torch.triu_indices(n, n)
         pairs, right = (torch.zeros(len(u), m, dtype=self.x.dtype) for m in (len(first), n))
         squares, log_weights = torch.zeros(2, len(u), dtype=self.x.dtype)
-        for rows in self._chunks():
+        for rows in self._slices():
             f, x, w = self.f[rows], self.x[rows], self._weights(rows, u)
             wx = w * x
             pairs += w.T @ (f[:, first] * f[:, second])
@@ -252,7 +241,7 @@ class _Problem:
         theta = sums.theta()
         slope, curvature = torch.zeros(2, len(u), dtype=self.x.dtype)
         cross = torch.zeros_like(sums.right)
-        for rows in self._chunks():
+        for rows in self._slices():
             w = self._weights(rows, u)
             r = self.x[rows] - self.f[rows] @ theta
             wr = w * r
@@ -276,7 +265,7 @@ class _Problem:
     def climb(self, u: PerCoeff) -> PerCoeff:
         """The top of the hill on whose slope each u lies, by Newton's method on t = ln(1 + u / smallest).
 
-        t ends at 0, where the scatter vanishes; a bracket that the slope's sign narrows holds every step.
+        t ends at 0, where the scatter vanishes; the slope's sign narrows a bracket that holds every step.
         """
         smallest = self.variance.min(dim=0).values
         t = torch.log1p(u / smallest)

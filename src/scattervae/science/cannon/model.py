@@ -41,6 +41,15 @@ _N_CORNERS = 64
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 _ON_A_FACE = 1e-9  # in standard deviations: rounding puts a corner of the hull on either side
 _ROWS = 4096
+_RANGE = ("mean", "std", "faces", "corners")
+_NORMALIZATION = ("columns", "mean", "std")
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+ARRAYS = "cannon.safetensors"
+PROVENANCE = "provenance.json"
+_FORMAT = 2  # 1 had no digests
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class LabelRange:
         """The range of these training labels, none missing.
 
         Raises:
-            DataError: Too few stars for a quadratic, or a label that is the same in all.
+            DataError: Too few stars for a quadratic, or a label that is the same in all or follows from others.
         """
         n_stars, n_terms = len(values), n_features(len(names))
         if n_stars < 2 * n_terms:
@@ -87,11 +96,6 @@ class LabelRange:
         """Label errors in the training stars' standard deviations."""
         return torch.from_numpy(errors / self.std)
 
-    def unscaled(self, scaled: ScaledLabels) -> LabelArray:
-        """Labels in their units; the inverse of `scaled`."""
-        values: LabelArray = scaled.numpy() * self.std + self.mean
-        return values
-
     def outside(self, values: LabelArray) -> StarMask:
         """True for labels outside the convex hull of the training labels: the polynomial extrapolates there.
 
@@ -105,36 +109,6 @@ class LabelRange:
             heights = scaled[rows] @ self.faces[:, :-1].T + self.faces[:, -1]
             outside[rows] = (heights > _ON_A_FACE).any(axis=1)
         return outside
-
-
-def _faces(scaled: LabelArray) -> Float64[np.ndarray, "face side"]:
-    if scaled.shape[1] == 1:  # Qhull needs a plane at least; a line has two ends
-        return np.array([[1.0, -scaled.max()], [-1.0, scaled.min()]])
-    try:
-        faces: Float64[np.ndarray, "face side"] = ConvexHull(scaled).equations
-    except RuntimeError as error:  # Qhull's own error is one
-        reason = " ".join(str(error).split())[:80]
-        raise DataError(f"the training labels have no hull, one follows from the others: {reason}") from error
-    return np.unique(faces, axis=0)  # Qhull cuts a flat face into triangles
-
-
-def _corners(scaled: LabelArray) -> Float64[np.ndarray, "corner label"]:
-    """The star furthest from the mean, then each time the one furthest from all taken (Gonzalez 1985)."""
-    taken = [int(np.square(scaled).sum(axis=1).argmax())]
-    distance = np.full(len(scaled), np.inf)
-    while len(taken) < min(_N_CORNERS, len(scaled)):
-        distance = np.minimum(distance, np.square(scaled - scaled[taken[-1]]).sum(axis=1))
-        taken.append(int(distance.argmax()))
-    corners: Float64[np.ndarray, "corner label"] = scaled[taken]
-    return corners
-
-
-logger = logging.getLogger(__name__)
-
-CONFIG = "config.json"
-ARRAYS = "cannon.safetensors"
-PROVENANCE = "provenance.json"
-_FORMAT = 2  # 1 had no digests
 
 
 class CannonSettings(Settings):
@@ -159,15 +133,20 @@ class CannonSettings(Settings):
             raise ValueError(f"labels are some of {', '.join(LABEL_NAMES)}, each once")
         return labels
 
+    @property
+    def columns(self) -> list[int]:
+        """Of `labels`, in a table of labels."""
+        return [LABEL_NAMES.index(name) for name in self.labels]
+
 
 @dataclass(frozen=True)
 class CannonCounts:
-    """What became of the stars that a Cannon was given.
+    """How many of the stars that a Cannon was given it was trained on.
 
     Attributes:
         given: All of them.
-        unusable: Left out: a band, an error or the G flux is missing or bad, or a better twin is there.
-        unlabelled: Left out: usable, but one of the labels (or its error, where it counts) is missing.
+        unusable: Dropped: a band, an error or the G flux is missing or bad, or a better twin is there.
+        unlabelled: Dropped: usable, but one of the labels (or its error, where it counts) is missing.
         trained_on: All others.
         clipped_values: Values (one coefficient of one star) that the robust fit left out.
         rounds: Rounds of propagation and clipping; 1 where neither was asked for.
@@ -217,7 +196,7 @@ class Cannon:
             spectra: Training stars; take the test fold out first (`scattervae.seeds.folds`).
             labels: Labels of any stars, joined by source_id.
             normalization: The one of the model it is to be compared with.
-            settings: Which labels, and whether errors are propagated and values clipped.
+            settings: The default is the plain model of three labels.
 
         Raises:
             DataError: Too few stars with all labels, labels that determine no quadratic, or another basis.
@@ -226,8 +205,8 @@ class Cannon:
         settings = settings or CannonSettings()
         labels = labels.aligned_to(spectra.source_id)
         taken = labelled(spectra, labels, settings)
-        stars, columns = spectra.take(taken), [LABEL_NAMES.index(name) for name in settings.labels]
-        values, errors = labels.values[taken][:, columns], labels.errors[taken][:, columns]
+        stars = spectra.take(taken)
+        values, errors = (of_all[taken][:, settings.columns] for of_all in (labels.values, labels.errors))
         label_range = LabelRange.of(values, settings.labels)
         inputs = normalization.apply(stars, dtype=torch.float64)
         fit = fit_polynomial(
@@ -237,7 +216,7 @@ class Cannon:
             label_errors=label_range.scaled_errors(errors) if settings.propagate_label_errors else None,
             clip_sigma=settings.clip_sigma,
         )
-        if not fit.settled:
+        if not fit.converged:
             logger.warning("the Cannon still changes after %d rounds", fit.n_rounds)
         n_usable = int(spectra.usable.sum())
         counts = CannonCounts(
@@ -262,7 +241,7 @@ class Cannon:
 
         Args:
             values: Labels in their units, in the order of `settings.labels`.
-            errors: Their errors, to be added to the scatter; only the intrinsic scatter where None.
+            errors: Their errors, to be added to the scatter.
         """
         scaled = self.label_range.scaled(values)
         mean = features(scaled) @ self.theta
@@ -274,7 +253,7 @@ class Cannon:
         return Reconstruction(mean, variance.sqrt())
 
     def save(self, folder: Path) -> None:
-        """Write the files; the folder appears whole or not at all.
+        """Write the folder, whole or not at all.
 
         Raises:
             CheckpointError: The folder is there and is no Cannon.
@@ -302,7 +281,7 @@ class Cannon:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Cannon":
-        """Read a saved Cannon; nothing else is needed.
+        """Read a saved Cannon.
 
         Raises:
             CheckpointError: A file is missing, unreadable, or does not fit the others.
@@ -328,14 +307,14 @@ class Cannon:
             n_stars=config.n_stars,
             n_g_flux_from_table=config.n_g_flux_from_table,
         )
-        n_labels, n_coeffs = len(settings.labels), normalization.n_coeffs
+        of_label, of_coeff = (len(settings.labels),), (normalization.n_coeffs,)
         expected = {
-            "theta": (n_features(n_labels), n_coeffs),
-            "scatter": (n_coeffs,),
-            "labels.mean": (n_labels,),
-            "labels.std": (n_labels,),
-            "normalization.mean": (n_coeffs,),
-            "normalization.std": (n_coeffs,),
+            "theta": (n_features(*of_label), *of_coeff),
+            "scatter": of_coeff,
+            "labels.mean": of_label,
+            "labels.std": of_label,
+            "normalization.mean": of_coeff,
+            "normalization.std": of_coeff,
         }
         for name, shape in expected.items():
             if arrays[name].shape != shape:
@@ -362,20 +341,34 @@ class _Config(Settings):
     counts: CannonCounts
 
 
-_RANGE = ("mean", "std", "faces", "corners")
-_NORMALIZATION = ("columns", "mean", "std")
-
-
 def labelled(spectra: Spectra, labels: StellarLabels, settings: CannonSettings) -> StarMask:
     """The stars that a Cannon of these settings can be fitted to or scored on: usable, with every label.
 
-    Args:
-        spectra: Stars.
-        labels: Labels of the same stars in the same order.
-        settings: Which labels; where their errors count, those must be there too.
+    Labels are of the same stars in the same order. Where label errors count, those must be there too.
     """
-    columns = [LABEL_NAMES.index(name) for name in settings.labels]
-    complete: StarMask = spectra.usable & np.isfinite(labels.values[:, columns]).all(axis=1)
+    complete: StarMask = spectra.usable & np.isfinite(labels.values[:, settings.columns]).all(axis=1)
     if settings.propagate_label_errors:
-        complete &= np.isfinite(labels.errors[:, columns]).all(axis=1)
+        complete &= np.isfinite(labels.errors[:, settings.columns]).all(axis=1)
     return complete
+
+
+def _faces(scaled: LabelArray) -> Float64[np.ndarray, "face side"]:
+    if scaled.shape[1] == 1:  # Qhull needs a plane at least; a line has two ends
+        return np.array([[1.0, -scaled.max()], [-1.0, scaled.min()]])
+    try:
+        faces: Float64[np.ndarray, "face side"] = ConvexHull(scaled).equations
+    except RuntimeError as error:  # Qhull's own error is one
+        reason = " ".join(str(error).split())[:80]
+        raise DataError(f"the training labels have no hull, one follows from the others: {reason}") from error
+    return np.unique(faces, axis=0)  # Qhull cuts a flat face into triangles
+
+
+def _corners(scaled: LabelArray) -> Float64[np.ndarray, "corner label"]:
+    """The star furthest from the mean, then each time the one furthest from all taken (Gonzalez 1985)."""
+    taken = [int(np.square(scaled).sum(axis=1).argmax())]
+    distance = np.full(len(scaled), np.inf)
+    while len(taken) < min(_N_CORNERS, len(scaled)):
+        distance = np.minimum(distance, np.square(scaled - scaled[taken[-1]]).sum(axis=1))
+        taken.append(int(distance.argmax()))
+    corners: Float64[np.ndarray, "corner label"] = scaled[taken]
+    return corners
