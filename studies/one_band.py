@@ -19,16 +19,9 @@ from scattervae.gaia import intake
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train_once
 from scattervae.science.calibration.calibrated import CALIBRATION, save_calibration
-from scattervae.science.calibration.fit import calibrate
-from scattervae.science.calibration.latents import (
-    LatentCoverage,
-    encode,
-    latent_coverage,
-    made_from,
-    one_band_coverage,
-    posterior_draws,
-    without_band,
-)
+from scattervae.science.calibration.draws import posterior_draws
+from scattervae.science.calibration.fit import calibrate, made_from
+from scattervae.science.calibration.widths import encode, without_band
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.sensitivity import variant_of
 from scattervae.science.trained import load_model
@@ -36,6 +29,7 @@ from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
+from studies.latent_intervals import LatentCoverage, latent_coverage, one_band_coverage
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from scattervae.errors import DataError
 from scattervae.model.recipe import RECIPES
 from scattervae.show.architecture import architecture_figure, plot_network
+from scattervae.show.star import shown_star
 from toy import DR3
 
 from .toys import complete, data_of, draw, texts, without_labels
@@ -26,7 +27,7 @@ def test_error_bars_are_scatter_and_measurement_error_in_quadrature():
     figure = architecture_figure(data)
     draw(figure)
     bp = next(axes for axes in figure.axes if len(axes.containers) == 3)
-    row = data.star
+    row = shown_star(data)
     star = data.spectra.take([row])
     g_flux = star.g_flux[0]
     observed, vae, cannon = bp.containers
@@ -46,7 +47,7 @@ def test_error_bars_are_scatter_and_measurement_error_in_quadrature():
 
 def test_the_star_has_the_labels_that_the_cannon_needs():
     data = complete(data_of())
-    first = data.star
+    first = shown_star(data)
     poorer = without_labels(data, [first], "fe_h")
     assert str(data.spectra.source_id[first]) in texts(architecture_figure(data))
     assert str(data.spectra.source_id[first]) not in texts(architecture_figure(poorer))

@@ -10,8 +10,10 @@ from scattervae.show.latent_volume import (
     Projected,
     enclosing_levels,
     latent_volume_figure,
+    measured_volumes,
     plot_cells,
     plot_volumes,
+    unlabelled_stars,
 )
 from scattervae.show.latents import Limits
 from scattervae.spectra.spectra import Spectra
@@ -32,7 +34,7 @@ def test_both_sets_are_counted_and_every_pair_of_active_latents_is_shown():
 
 def test_volumes_are_those_of_the_coverage_given():
     data = complete(data_of())
-    compared = data.measured_volumes()
+    compared = measured_volumes(data)
     figure = latent_volume_figure(replace(data, volumes=compared))
     draw(figure)
     volumes = figure.axes[-1]
@@ -48,7 +50,7 @@ def test_volumes_are_those_of_the_coverage_given():
 @pytest.mark.parametrize("active", [2, 3])
 def test_there_is_a_place_for_the_volumes_whatever_the_number_of_pairs(active):
     data = complete(data_of(active=(active,)))
-    figure = latent_volume_figure(replace(data, volumes=data.measured_volumes()))
+    figure = latent_volume_figure(replace(data, volumes=measured_volumes(data)))
     draw(figure)
     assert len(figure.axes) == active * (active - 1) // 2 + 1
 
@@ -56,7 +58,7 @@ def test_there_is_a_place_for_the_volumes_whatever_the_number_of_pairs(active):
 def test_stars_of_both_files_are_labelled_only():
     data = complete(data_of())
     mixed = Spectra.concatenate([data.unlabelled, data.spectra.take(slice(0, 50))])
-    assert len(replace(data, unlabelled=mixed).outside) == 200
+    assert len(unlabelled_stars(replace(data, unlabelled=mixed))) == 200
     with pytest.raises(DataError, match="none of 50 unlabelled stars"):
         latent_volume_figure(replace(data, unlabelled=data.spectra.take(slice(0, 50))))
 
@@ -97,7 +99,7 @@ def test_too_few_stars_for_a_contour_are_points():
 
 
 def test_volumes_of_one_size_are_drawn():
-    compared = complete(data_of()).measured_volumes()
+    compared = measured_volumes(complete(data_of()))
     axes = Figure().add_subplot()
     plot_volumes(axes, [compared.pairs[0].over_n[:1]], compared.full.over_n[:1], "all")
     assert axes.get_xscale() == "log"

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
 from scattervae.science.cannon.model import CannonSettings
-from scattervae.show.data import SHOWN_LABELS
 from scattervae.show.latents import Limits
 from scattervae.show.normalised_errors import Highlighted, mode_line, normalised_errors_figure, plot_density
+from scattervae.show.registry import SHOWN_LABELS
 from scattervae.spectra.labels import LABEL_NAMES
 from toy import SMALL, toy_recipe, untrained_model
 

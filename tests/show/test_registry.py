@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from scattervae.errors import ScatterVaeError
-from scattervae.show.data import FigureData
-from scattervae.show.registry import FIGURES, draw_figure, save_figure, save_figures
+from scattervae.show.latent_volume import measured_volumes
+from scattervae.show.registry import FIGURES, FigureData, draw_figure, save_figure, save_figures
 from toy import DR3, SMALL, spoiled, toy_sky
 
 from .toys import complete, data_of, draw, model_of
@@ -24,7 +24,7 @@ def coarse(monkeypatch):
 def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
     basis = DR3 if name == "star" else SMALL
     data = complete(data_of(basis, active=(3, 1)[:n_models]))
-    figure = draw_figure(replace(data, volumes=data.measured_volumes()), name)
+    figure = draw_figure(replace(data, volumes=measured_volumes(data)), name)
     assert isinstance(figure, Figure)
     draw(figure)
     labels = [text for a in figure.axes for text in (a.get_xlabel(), a.get_ylabel()) if text]
@@ -112,3 +112,11 @@ def test_a_figure_is_saved_as_its_suffix_says(tmp_path):
     with pytest.raises(ScatterVaeError, match=r"'jpg': no such format; choose among png, pdf, svg"):
         save_figure(figure, tmp_path / "a.jpg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.PDF", "a.svg"]
+
+
+def test_figures_of_nothing_or_with_labels_of_other_stars_are_a_slip():
+    data = data_of()
+    with pytest.raises(ValueError, match="no model"):
+        replace(data, models={})
+    with pytest.raises(ValueError, match="labels of other stars"):
+        replace(data, labels=data.labels.aligned_to(data.spectra.source_id[::-1].copy()))

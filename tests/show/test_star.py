@@ -1,21 +1,26 @@
 """One star's figure shows what the data and the models say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from scattervae.errors import DataError
 from scattervae.gaia.basis import sample_flux
-from scattervae.show.data import FigureData
-from scattervae.show.star import star_figure
+from scattervae.seeds import folds
+from scattervae.show.registry import FigureData
+from scattervae.show.star import shown_star, star_figure
+from scattervae.spectra.flags import Flag
 from scattervae.spectra.spectra import Basis
-from toy import DR3, SMALL, toy_recipe, toy_sky, untrained_model
+from toy import DR3, SMALL, spoiled, toy_recipe, toy_sky, untrained_model
 
-from .toys import data_of, draw, texts
+from .toys import data_of, draw, model_of, texts
 
 
 def test_the_star_figure_shows_the_coefficients_of_the_star_in_units_of_its_g_flux():
     data = data_of(DR3)
     figure = star_figure(data)
-    row, spectra = data.star, data.spectra
+    row, spectra = shown_star(data), data.spectra
     bp_axes, rp_axes = figure.axes[0], figure.axes[3]
     for axes, band in ((bp_axes, DR3.bp), (rp_axes, DR3.rp)):
         points, _, (bars,) = axes.containers[0]
@@ -29,7 +34,7 @@ def test_the_star_figure_shows_the_coefficients_of_the_star_in_units_of_its_g_fl
 def test_the_star_figure_shows_the_models_reconstruction_scatter_and_normalised_residuals():
     data = data_of(DR3)
     figure = star_figure(data)
-    star = data.spectra.take([data.star])
+    star = data.spectra.take([shown_star(data)])
     (encoded,) = data.models["model 0"].encode_batches([star])
     normalization = data.models["model 0"].normalization
     told = normalization.invert(encoded.reconstruction.mean, star.g_flux)[0] / star.g_flux[0]
@@ -44,7 +49,7 @@ def test_the_star_figure_shows_the_models_reconstruction_scatter_and_normalised_
 def test_the_star_figure_shows_flux_on_the_wavelength_grid():
     data = data_of(DR3)
     figure = star_figure(data)
-    sampled = sample_flux(data.spectra.take([data.star]))
+    sampled = sample_flux(data.spectra.take([shown_star(data)]))
     flux, residual = figure.axes[-2:]
     observed = flux.lines[-1]
     np.testing.assert_allclose(observed.get_xdata(), sampled.grid_nm)
@@ -74,3 +79,26 @@ def test_a_model_of_some_of_the_coefficients_is_shown_for_those_only():
     draw(figure)
     assert np.isfinite(figure.axes[0].containers[1][0].get_ydata()).sum() == 10
     assert np.isfinite(figure.axes[3].containers[1][0].get_ydata()).sum() == 8
+
+
+def test_the_default_star_is_the_usable_test_star_of_median_g_flux():
+    data = data_of()
+    usable = data.spectra.usable & folds(data.spectra.source_id).test
+    below = (data.spectra.g_flux[usable] < data.spectra.g_flux[shown_star(data)]).sum()
+    assert usable[shown_star(data)]
+    assert below == (usable.sum() - 1) // 2
+
+
+def test_a_star_can_be_chosen_and_one_that_cannot_be_shown_is_refused():
+    sky = toy_sky(300)
+    bad = spoiled(sky.spectra)
+    data = FigureData({"m": model_of(sky)}, bad, sky.labels.aligned_to(bad.source_id))
+    assert shown_star(replace(data, source_id=int(bad.source_id[50]))) == 50
+    assert str(bad.source_id[50]) in texts(star_figure(replace(data, source_id=int(bad.source_id[50]))))
+    with pytest.raises(DataError, match=Flag.MISSING_BP.meaning):
+        star_figure(replace(data, source_id=int(bad.source_id[0])))
+    with pytest.raises(DataError, match="not among these 300 stars"):
+        star_figure(replace(data, source_id=1))
+    only_bad = bad.take([0, 1, 2])
+    with pytest.raises(DataError, match="none of 3 stars"):
+        star_figure(FigureData(data.models, only_bad, sky.labels.aligned_to(only_bad.source_id)))

@@ -51,8 +51,7 @@ def demo(
     from scattervae.gaia.apogee import demo_file
     from scattervae.gaia.ingest import ingest
     from scattervae.science.catalogue_files import write_catalogue
-    from scattervae.show.data import FigureData
-    from scattervae.show.registry import save_figures
+    from scattervae.show.registry import FigureData, save_figures
 
     settle_machine("cpu", threads)
     seconds: dict[str, float] = {}

@@ -13,7 +13,7 @@ from scattervae.show.registry import FIGURES, Need
 
 if TYPE_CHECKING:
     from scattervae.science.cannon.model import Cannon
-    from scattervae.show.data import FigureData
+    from scattervae.show.registry import FigureData
     from scattervae.spectra.spectra import Spectra
 
 NAMES = "\n\n".join(
@@ -68,8 +68,7 @@ def figure(
     _check(name, out)
     from scattervae.gaia import intake
     from scattervae.science.trained import load_model
-    from scattervae.show.data import FigureData
-    from scattervae.show.registry import draw_figure, save_figure
+    from scattervae.show.registry import FigureData, draw_figure, save_figure
 
     settle_machine("cpu", threads)
     checkpoints = {title: load_model(path) for title, path in zip(model_names(models), models, strict=True)}
@@ -109,11 +108,12 @@ def _check(name: str, out: Path) -> None:
 def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
     """The data with what the figure wants and the given can make: a Cannon, volumes, held-out scores."""
     from scattervae.science.evaluation import evaluate
+    from scattervae.show.latent_volume import measured_volumes
 
     if Need.CANNON in wanted:
         data = replace(data, cannon=_fitted(data))
     if Need.VOLUMES in wanted and data.unlabelled is not None and data.labelled.any():
-        data = replace(data, volumes=data.measured_volumes())
+        data = replace(data, volumes=measured_volumes(data))
     test = data.spectra.take(data.test & data.spectra.usable)
     if Need.HELD_OUT in wanted and len(test):
         scores = {name: evaluate(model, test).negative_elbo for name, model in data.models.items()}

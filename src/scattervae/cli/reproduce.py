@@ -103,8 +103,7 @@ def reproduce(
 
 
 def _draw(sky: "Stars", done: "Reproduction", out: Path, unlabelled: "Spectra | None") -> list[Path]:
-    from scattervae.show.data import FigureData
-    from scattervae.show.registry import save_figures
+    from scattervae.show.registry import FigureData, save_figures
 
     data = FigureData(
         {"scatter VAE": done.model},

@@ -15,8 +15,8 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.layers import FEATURES_A_COEFF
 from scattervae.model.network import NetworkShape, Reconstruction
 from scattervae.science.cannon.model import Cannon
-from scattervae.show.data import FigureData, median_star
-from scattervae.show.star import Curve, draw_coefficients, star_title
+from scattervae.show.registry import FigureData
+from scattervae.show.star import Curve, draw_coefficients, median_star, shown_star, star_title
 from scattervae.show.style import FAINT, OBSERVED, PAGE_WIDTH, QUIET, house_style
 from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
@@ -229,9 +229,10 @@ def _row(data: FigureData, cannon: Cannon) -> int:
         if not (known & data.spectra.usable).any():
             raise DataError(f"no usable star has all of {names}, which the Cannon needs; give labelled stars")
         return median_star(data.spectra, known)
-    if not known[data.star]:
+    row = shown_star(data)
+    if not known[row]:
         raise DataError(f"source_id {data.source_id}: lacks one of {names}, which the Cannon needs")
-    return data.star
+    return row
 
 
 def _of_cannon(cannon: Cannon, data: FigureData, row: int) -> Reconstruction:

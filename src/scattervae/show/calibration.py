@@ -20,7 +20,7 @@ from scattervae.science.calibration.coverage import (
 )
 from scattervae.science.scatter.parts import ScatterParts
 from scattervae.seeds import numpy_stream
-from scattervae.show.data import FigureData
+from scattervae.show.registry import FigureData
 from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marker
 
 _TOLERATED = 0.02

@@ -17,12 +17,18 @@ from scipy.ndimage import gaussian_filter
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
-from scattervae.science.latent_volume.comparison import Projection, VolumeComparison, VolumeSettings
+from scattervae.science.latent_volume.comparison import (
+    Projection,
+    VolumeComparison,
+    VolumeSettings,
+    compare_volumes,
+)
 from scattervae.science.latent_volume.overlap import Overlap
 from scattervae.seeds import numpy_stream
-from scattervae.show.data import FigureData
 from scattervae.show.latents import Limits, active_latents, axis_limits
+from scattervae.show.registry import HOW_TO_GIVE, FigureData, Need
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note
+from scattervae.spectra.spectra import Spectra
 
 LABELLED_COLOUR = "#D55E00"
 UNLABELLED_COLOUR = "#0072B2"
@@ -197,7 +203,7 @@ def latent_volume_figure(data: FigureData) -> Figure:
         raise DataError(
             f"{name}: {len(active)} active latents, and a pair is needed; was the model collapsed?"
         )
-    outside = model.encode(data.outside).mean.double().numpy()
+    outside = model.encode(unlabelled_stars(data)).mean.double().numpy()
     sets = _equalised(posterior.mean.double().numpy(), outside)
     shown = sorted(active[:MOST_LATENTS])
     side = (data.volumes.settings if data.volumes else VolumeSettings()).pair_cell
@@ -223,6 +229,34 @@ def latent_volume_figure(data: FigureData) -> Figure:
 
 
 _TIGHT = {"columnspacing": 1.0, "handlelength": 1.6, "handletextpad": 0.5, "fontsize": 7.0}
+
+
+def unlabelled_stars(data: FigureData) -> Spectra:
+    """The usable unlabelled stars that are not among the labelled ones.
+
+    Raises:
+        DataError: There is none.
+    """
+    if data.unlabelled is None:
+        raise DataError(HOW_TO_GIVE[Need.UNLABELLED])
+    also = np.isin(data.unlabelled.source_id, data.spectra.source_id[data.labelled])
+    found = data.unlabelled.take(data.unlabelled.usable & ~also)
+    if len(found) == 0:
+        raise DataError(f"none of {len(data.unlabelled)} unlabelled stars is usable and not labelled as well")
+    return found
+
+
+def measured_volumes(data: FigureData) -> VolumeComparison:
+    """Volumes that labelled and unlabelled stars occupy in the active latents of the first model.
+
+    Raises:
+        DataError: There are no unlabelled stars, or the model has fewer than two active latents.
+    """
+    _, model = data.first_model
+    posterior = model.encode(data.spectra.take(data.labelled))
+    unlabelled = model.encode(unlabelled_stars(data)).mean.double().numpy()
+    active = tuple(sorted(active_latents(posterior.kl_per_latent())))
+    return compare_volumes(posterior.mean.double().numpy(), unlabelled, active)
 
 
 def _labelled_rows(data: FigureData) -> np.ndarray:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scattervae.arrays import StarArray
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import ACTIVE_ABOVE_NATS
-from scattervae.show.data import FigureData
+from scattervae.show.registry import FigureData
 from scattervae.show.style import FAINT, PAGE_WIDTH, house_style
 from scattervae.spectra.spectra import Spectra
 

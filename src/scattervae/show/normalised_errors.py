@@ -14,8 +14,8 @@ from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.comparison import Told, coefficient, tell, told_by_network
-from scattervae.show.data import SHOWN_LABELS, FigureData
 from scattervae.show.latents import LABEL_TITLES, Limits
+from scattervae.show.registry import SHOWN_LABELS, FigureData
 from scattervae.show.star import RESIDUAL_LABEL
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note, signed
 from scattervae.spectra.labels import LABEL_NAMES

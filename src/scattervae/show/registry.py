@@ -1,23 +1,28 @@
-"""The figures by name: each with its title, the paper's figure it answers, its caption, its needs, what draws it.
+"""The figures by name: title, the paper's figure it answers, caption and needs of each, and what all are drawn from.
 
 What draws is loaded when it is asked for, so that a command lists the figures at once.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scattervae.errors import ScatterVaeError
+from scattervae.errors import DataError, ScatterVaeError
 from scattervae.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scattervae.show.data import FigureData
+    from scattervae.arrays import StarMask
+    from scattervae.model.checkpoint import Checkpoint
+    from scattervae.science.cannon.model import Cannon
+    from scattervae.science.latent_volume.comparison import VolumeComparison
+    from scattervae.spectra.labels import StellarLabels
+    from scattervae.spectra.spectra import Spectra
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,81 @@ class Need(StrEnum):
     UNLABELLED = "unlabelled"
     VOLUMES = "volumes"
     HELD_OUT = "held_out"
+
+
+SHOWN_LABELS = ("teff", "logg", "fe_h")
+HOW_TO_GIVE = {
+    Need.CANNON: "no Cannon to compare with; give one fitted on stars with labels (FigureData.cannon)",
+    Need.UNLABELLED: "no unlabelled stars; give some (--unlabelled STORE, FigureData.unlabelled)",
+}
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Everything that a figure may ask for.
+
+    Attributes:
+        models: Trained models by the name that legends give them, in the order of their colours.
+        spectra: The stars.
+        labels: Labels of the same stars in the same order, NaN where missing.
+        held_out: Negative ELBO of models on stars they have not seen [nats per star], by the models' names.
+        source_id: The star to show alone; a test star of median G flux where None.
+        cannon: A Cannon fitted on stars outside the test fold, in the units of the first model.
+        unlabelled: Stars without labels; those that are among the labelled ones are not counted twice.
+        volumes: `latent_volume.measured_volumes` of the first model.
+    """
+
+    models: "Mapping[str, Checkpoint]"
+    spectra: "Spectra"
+    labels: "StellarLabels"
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    source_id: int | None = None
+    cannon: "Cannon | None" = None
+    unlabelled: "Spectra | None" = None
+    volumes: "VolumeComparison | None" = None
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("figures of no model")
+        if self.labels.source_id.tolist() != self.spectra.source_id.tolist():
+            raise ValueError(
+                "labels of other stars than the spectra, or in another order; use labels.aligned_to"
+            )
+
+    @property
+    def first_model(self) -> "tuple[str, Checkpoint]":
+        """The model of figures that show one, with its name."""
+        return next(iter(self.models.items()))
+
+    @property
+    def labelled(self) -> "StarMask":
+        """Usable stars with Teff, log g and [Fe/H]."""
+        import numpy as np
+
+        known = np.isfinite(np.stack([self.labels[name] for name in SHOWN_LABELS], axis=1))
+        labelled: StarMask = self.spectra.usable & known.all(axis=1)
+        return labelled
+
+    @property
+    def test(self) -> "StarMask":
+        """Stars of the test fold."""
+        from scattervae.seeds import folds
+
+        return folds(self.spectra.source_id).test
+
+    def missing(self, needs: Iterable[Need]) -> list[str]:
+        """What is to be given before something with these needs can be drawn; empty where nothing is."""
+        return [HOW_TO_GIVE[need] for need in sorted(needs) if getattr(self, need) is None]
+
+    def require_cannon(self) -> "Cannon":
+        """The Cannon.
+
+        Raises:
+            DataError: There is none.
+        """
+        if self.cannon is None:
+            raise DataError(HOW_TO_GIVE[Need.CANNON])
+        return self.cannon
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 
-from scattervae.arrays import Wavelengths
+from scattervae.arrays import StarMask, Wavelengths
+from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import is_known, sample_flux
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import GeneratedSpectra, flux_of, generate
-from scattervae.show.data import FigureData
+from scattervae.seeds import folds
+from scattervae.show.registry import FigureData
 from scattervae.show.style import (
     FAINT,
     OBSERVED,
@@ -235,7 +237,7 @@ def star_figure(data: FigureData) -> Figure:
     Raises:
         DataError: The star is absent or cannot be encoded, or a model is of another basis.
     """
-    row = data.star
+    row = shown_star(data)
     star = data.spectra.take(slice(row, row + 1))
     told = {
         name: generate(model, model.encode(star).mean, star.g_flux) for name, model in data.models.items()
@@ -255,6 +257,49 @@ def star_figure(data: FigureData) -> Figure:
             )
         figure.suptitle(star_title(data, row))
     return figure
+
+
+def shown_star(data: FigureData) -> int:
+    """The row of the star to show alone.
+
+    Raises:
+        DataError: It is not among the stars, or cannot be encoded; or no star can.
+    """
+    spectra, wanted = data.spectra, data.source_id
+    if wanted is None:
+        return median_star(spectra, np.ones(len(spectra), dtype=bool))
+    rows = np.flatnonzero(spectra.source_id == wanted)
+    if len(rows) == 0:
+        raise DataError(f"source_id {wanted}: not among these {counted(len(spectra), 'star')}")
+    readable = [model.usable(spectra.take(rows)) for model in data.models.values()]
+    usable = rows[np.all(readable, axis=0)]
+    if len(usable) == 0:
+        flags = Flag(int(spectra.flags[rows[0]]))
+        raise DataError(
+            f"source_id {wanted}: cannot be shown, "
+            + "; ".join(flag.meaning for flag in Flag if flag in flags)
+            + (", and a model reads only stars with both" if np.any(readable) else "")
+        )
+    return int(usable[0])
+
+
+def median_star(spectra: Spectra, among: StarMask) -> int:
+    """The row of the usable test star of median G flux, of all usable stars where none is in the test fold.
+
+    Args:
+        spectra: Stars.
+        among: Which of them may be chosen.
+
+    Raises:
+        DataError: No star is usable.
+    """
+    rows = np.flatnonzero(among & spectra.usable & folds(spectra.source_id).test)
+    if len(rows) == 0:
+        rows = np.flatnonzero(among & spectra.usable)
+    if len(rows) == 0:
+        raise DataError(f"none of {counted(len(spectra), 'star')} is usable: no star to show")
+    order = np.lexsort((spectra.source_id[rows], spectra.g_flux[rows]))
+    return int(rows[order[(len(rows) - 1) // 2]])
 
 
 def star_title(data: FigureData, row: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from scattervae.model.records import EpochRecord
-from scattervae.show.data import FigureData
+from scattervae.show.registry import FigureData
 from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marker, note, signed
 
 Records = Mapping[str, Sequence[EpochRecord]]

@@ -9,6 +9,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
+from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis
 
@@ -67,3 +68,11 @@ def stars_of(model, n, seed=0):
     told = model.decode(torch.randn(n, 2, generator=generator))
     width = (like.errors.square() + told.scatter.square()).sqrt()
     return Inputs(told.mean + width * torch.randn(n, N, generator=generator), like.errors)
+
+
+def correlated(n, seed=0):
+    """Posteriors of three correlated latents."""
+    generator = stream(seed, "test")
+    mean = torch.randn(n, 3, generator=generator)
+    coupling = torch.randn(n, 3, 3, generator=generator).tril(-1)
+    return Posterior(mean, torch.randn(n, 3, generator=generator), coupling)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+from studies.latent_intervals import latent_coverage
 
 from scattervae.science.calibration.draws import posterior_draws
-from scattervae.science.calibration.latents import latent_coverage
 from scattervae.seeds import stream
 from science.calibration.linear import linear_model, stars_of, with_widths
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
+from studies.latent_intervals import latent_coverage
 
 from scattervae.errors import CheckpointError, DataError
 from scattervae.model.checkpoint import read_checkpoint
@@ -19,9 +20,15 @@ from scattervae.science.calibration.calibrated import (
     with_scatter_factor,
 )
 from scattervae.science.calibration.draws import posterior_draws
-from scattervae.science.calibration.fit import CalibrationSettings, calibrate, fit_scatter, tune_encoder
-from scattervae.science.calibration.latents import encode, latent_coverage, made_from
+from scattervae.science.calibration.fit import (
+    CalibrationSettings,
+    calibrate,
+    fit_scatter,
+    made_from,
+    tune_encoder,
+)
 from scattervae.science.calibration.score import telling
+from scattervae.science.calibration.widths import encode
 from scattervae.science.catalogue import catalogue, catalogue_schema
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import torch
+from studies.latent_intervals import one_band_coverage, renoised_coverage
+from torch.distributions import MultivariateNormal
 
-from scattervae.science.calibration.latents import one_band_coverage, renoised_coverage
-from scattervae.science.calibration.widths import WidthLaw, fit_widths, kinds_of
-from science.calibration.linear import linear_model, stars_of
-from science.calibration.test_latents import correlated
+from scattervae.science.calibration.widths import WidthLaw, distances, fit_widths, kinds_of, renoised
+from scattervae.seeds import stream
+from scattervae.spectra.normalization import Inputs
+from science.calibration.linear import correlated, linear_model, stars_of
 
 BP, RP = slice(0, 6), slice(6, 11)
 
@@ -45,6 +47,27 @@ def test_the_kind_of_a_star_is_the_band_it_lacks():
     )  # the last has one BP coefficient less
     errors[5] = torch.nan
     assert kinds_of(errors, 6).tolist() == [0, 1, 2, 0, 2, 0]
+
+
+def test_distances_are_those_of_torch_distributions():
+    posterior = correlated(50)
+    z = torch.randn(50, 3, generator=stream(1, "z"))
+    gaussian = MultivariateNormal(posterior.mean.double(), posterior.covariance.double())
+    precision = gaussian.precision_matrix
+    away = (z - posterior.mean).double()
+    expected = torch.einsum("si,sij,sj->s", away, precision, away)
+    torch.testing.assert_close(
+        distances(posterior, z), expected, rtol=1e-3, atol=1e-4
+    )  # covariance in float32
+
+
+def test_renoised_stars_have_the_noise_of_their_errors_and_missing_stays_missing():
+    errors = torch.full((20_000, 3), 0.5)
+    errors[:, 2] = torch.inf
+    made = renoised(Inputs(torch.zeros(20_000, 3), errors), 3.0, stream(0, "n"))
+    np.testing.assert_allclose(made.x[:, :2].std(dim=0), 0.5 * math.sqrt(8.0), rtol=0.02)
+    assert (made.x[:, 2] == 0).all()
+    assert made.errors[0].tolist() == [1.5, 1.5, math.inf]
 
 
 def test_right_widths_are_left_and_wrong_ones_of_faint_stars_found():

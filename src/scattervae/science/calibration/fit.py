@@ -20,9 +20,8 @@ from scattervae.model.degradation import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
 from scattervae.science.calibration.draws import WeightedDraws, posterior_draws
-from scattervae.science.calibration.latents import encode, made_from
 from scattervae.science.calibration.score import Telling, fit_score, telling
-from scattervae.science.calibration.widths import fit_widths
+from scattervae.science.calibration.widths import encode, fit_widths
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs
@@ -203,6 +202,15 @@ def _two_sets(inputs: Inputs, settings: CalibrationSettings) -> tuple[Inputs, In
     rows = torch.randperm(len(inputs), generator=stream(settings.seed, "some"))
     n = min(settings.n_like, 2 * len(inputs) // 3)
     return inputs.take(rows[:n]), inputs.take(rows[n : n + n // 2])
+
+
+def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:
+    """Stars that the model makes at these latents: scatter, and noise of the errors of `like`."""
+    told = checkpoint.decode(z)
+    noise = torch.randn(told.mean.shape, generator=generator)
+    missing = like.errors.isinf()
+    width = (like.errors.square() + told.scatter.square()).sqrt().masked_fill(missing, 0.0)
+    return Inputs(x=(told.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
 
 
 def _worse(

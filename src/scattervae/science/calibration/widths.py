@@ -1,17 +1,18 @@
 """Widths of posteriors, corrected where stars made fainter show them to be wrong."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
+from scipy.stats import chi2
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.calibration.draws import posterior_draws
-from scattervae.science.calibration.latents import chi2_quantile, distances, encode, renoised, without_band
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
@@ -95,7 +96,7 @@ def _line(faint: Posterior, z: Latents) -> Float[Tensor, "2 latent"]:
     kinds = torch.zeros(len(z), dtype=torch.int64)
     away, log_width = (z - faint.mean).abs().clamp(min=_SMALLEST).log(), faint.sd.log()
     n = z.shape[1]
-    edge = chi2_quantile(INSIDE_1_SIGMA, n)
+    edge = float(chi2.ppf(INSIDE_1_SIGMA, n))
     centre = log_width.mean(dim=0)
     line = torch.zeros(2, n, requires_grad=True)
     optimizer = torch.optim.Adam([line], lr=_LEARNING_RATE)
@@ -116,3 +117,34 @@ def _line(faint: Posterior, z: Latents) -> Float[Tensor, "2 latent"]:
 def _loss(above: Float[Tensor, "draw kind"]) -> Float[Tensor, " kind"]:
     """Least where 68.27 % of the values lie below 0."""
     return torch.maximum(INSIDE_1_SIGMA * above, (INSIDE_1_SIGMA - 1.0) * above).mean(dim=0)
+
+
+def distances(posterior: Posterior, z: Latents) -> Float[Tensor, " star"]:
+    """Squared Mahalanobis distance of one latent vector a star from its posterior, in float64."""
+    away = (z - posterior.mean).double()[:, :, None]
+    scaled: Tensor = torch.linalg.solve_triangular(posterior.root.double(), away, upper=False)
+    return scaled[:, :, 0].square().sum(dim=1)
+
+
+def without_band(inputs: Inputs, lost: slice) -> Inputs:
+    """The same stars without these coefficients."""
+    x, errors = inputs.x.clone(), inputs.errors.clone()
+    x[:, lost], errors[:, lost] = 0.0, math.inf
+    return Inputs(x, errors)
+
+
+def renoised(inputs: Inputs, factor: float, generator: torch.Generator) -> Inputs:
+    """The same stars with all errors so many times as large, and noise to match."""
+    noise = torch.randn(inputs.x.shape, generator=generator) * math.sqrt(factor**2 - 1.0)
+    missing = inputs.errors.isinf()
+    added = (inputs.errors.masked_fill(missing, 0.0)) * noise
+    return Inputs(x=inputs.x + added, errors=inputs.errors * factor)
+
+
+def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
+    """Posteriors of any number of stars, in memory."""
+    parts = [
+        checkpoint.answer(inputs[start : start + BATCH]).posterior.each(lambda values: values.cpu())
+        for start in range(0, len(inputs), BATCH)
+    ]
+    return Posterior.concatenate(parts)

@@ -4,18 +4,20 @@ Simulated stars have known latents. A real star's are not known, but those of a 
 same star made fainter must be given a posterior that agrees.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
+from scipy.stats import chi2
 from torch import Tensor
 
 from scattervae.arrays import Latents
-from scattervae.model.checkpoint import BATCH, Checkpoint
+from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.calibration.draws import posterior_draws
+from scattervae.science.calibration.fit import made_from
+from scattervae.science.calibration.widths import distances, encode, renoised, without_band
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
@@ -70,31 +72,13 @@ def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
     away = (z - posterior.mean).double()
     squares = distances(posterior, z)
     inside = (away.abs() <= posterior.sd.double()).double().mean(dim=0)
-    edge = chi2_quantile(INSIDE_1_SIGMA, z.shape[1])
+    edge = chi2.ppf(INSIDE_1_SIGMA, z.shape[1])
     return LatentCoverage(
         per_latent=inside.tolist(),
         jointly=(squares <= edge).double().mean().item(),
         mean_square=squares.mean().item(),
         n=len(z),
     )
-
-
-def distances(posterior: Posterior, z: Latents) -> Float[Tensor, " star"]:
-    """Squared Mahalanobis distance of one latent vector a star from its posterior, in float64."""
-    away = (z - posterior.mean).double()[:, :, None]
-    scaled: Tensor = torch.linalg.solve_triangular(posterior.root.double(), away, upper=False)
-    return scaled[:, :, 0].square().sum(dim=1)
-
-
-def chi2_quantile(share: float, degrees: int) -> float:
-    """Where the chi-squared distribution reaches `share`, by bisection of the incomplete gamma function."""
-    low, high = 0.0, 10.0 * degrees + 50.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        half = torch.tensor([degrees / 2, middle / 2], dtype=torch.float64)
-        below = torch.special.gammainc(half[0], half[1]).item() < share
-        low, high = (middle, high) if below else (low, middle)
-    return (low + high) / 2
 
 
 @torch.no_grad()
@@ -195,36 +179,3 @@ def one_band_coverage(
     else:
         z = posterior.sample(generator)
     return latent_coverage(encode(checkpoint, without_band(complete, lost)), z)
-
-
-def without_band(inputs: Inputs, lost: slice) -> Inputs:
-    """The same stars without these coefficients."""
-    x, errors = inputs.x.clone(), inputs.errors.clone()
-    x[:, lost], errors[:, lost] = 0.0, math.inf
-    return Inputs(x, errors)
-
-
-def renoised(inputs: Inputs, factor: float, generator: torch.Generator) -> Inputs:
-    """The same stars with all errors so many times as large, and noise to match."""
-    noise = torch.randn(inputs.x.shape, generator=generator) * math.sqrt(factor**2 - 1.0)
-    missing = inputs.errors.isinf()
-    added = (inputs.errors.masked_fill(missing, 0.0)) * noise
-    return Inputs(x=inputs.x + added, errors=inputs.errors * factor)
-
-
-def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:
-    """Stars that the model makes at these latents: scatter, and noise of the errors of `like`."""
-    told = checkpoint.decode(z)
-    noise = torch.randn(told.mean.shape, generator=generator)
-    missing = like.errors.isinf()
-    width = (like.errors.square() + told.scatter.square()).sqrt().masked_fill(missing, 0.0)
-    return Inputs(x=(told.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
-
-
-def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
-    """Posteriors of any number of stars, in memory."""
-    parts = [
-        checkpoint.answer(inputs[start : start + BATCH]).posterior.each(lambda values: values.cpu())
-        for start in range(0, len(inputs), BATCH)
-    ]
-    return Posterior.concatenate(parts)

@@ -2,52 +2,14 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
-from torch.distributions import MultivariateNormal
+from studies.latent_intervals import latent_coverage, renoised_coverage, simulated_ranks, uniformity
 
-from scattervae.model.posterior import Posterior
-from scattervae.science.calibration.latents import (
-    chi2_quantile,
-    distances,
-    latent_coverage,
-    renoised,
-    renoised_coverage,
-    simulated_ranks,
-    uniformity,
-)
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
-from science.calibration.linear import errors_of, linear_model, with_widths
-
-
-def correlated(n, seed=0):
-    generator = stream(seed, "test")
-    mean = torch.randn(n, 3, generator=generator)
-    coupling = torch.randn(n, 3, 3, generator=generator).tril(-1)
-    return Posterior(mean, torch.randn(n, 3, generator=generator), coupling)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.floats(0.01, 0.99), st.integers(1, 20))
-def test_chi2_quantile_is_scipys(share, degrees):
-    assert chi2_quantile(share, degrees) == pytest.approx(chi2.ppf(share, degrees), rel=1e-6)
-
-
-def test_distances_are_those_of_torch_distributions():
-    posterior = correlated(50)
-    z = torch.randn(50, 3, generator=stream(1, "z"))
-    gaussian = MultivariateNormal(posterior.mean.double(), posterior.covariance.double())
-    precision = gaussian.precision_matrix
-    away = (z - posterior.mean).double()
-    expected = torch.einsum("si,sij,sj->s", away, precision, away)
-    torch.testing.assert_close(
-        distances(posterior, z), expected, rtol=1e-3, atol=1e-4
-    )  # covariance in float32
+from science.calibration.linear import correlated, errors_of, linear_model, with_widths
 
 
 def test_draws_from_a_posterior_are_covered_as_they_should():
@@ -101,12 +63,3 @@ def test_draws_from_an_exact_bright_posterior_lie_in_the_exact_faint_one(factor)
     found = renoised_coverage(model, bright, factor)
     assert found.jointly == pytest.approx(0.6827, abs=0.02)
     assert found.per_latent == pytest.approx([0.6827] * 2, abs=0.02)
-
-
-def test_renoised_stars_have_the_noise_of_their_errors_and_missing_stays_missing():
-    errors = torch.full((20_000, 3), 0.5)
-    errors[:, 2] = torch.inf
-    made = renoised(Inputs(torch.zeros(20_000, 3), errors), 3.0, stream(0, "n"))
-    np.testing.assert_allclose(made.x[:, :2].std(dim=0), 0.5 * math.sqrt(8.0), rtol=0.02)
-    assert (made.x[:, 2] == 0).all()
-    assert made.errors[0].tolist() == [1.5, 1.5, math.inf]
