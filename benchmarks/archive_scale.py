@@ -74,10 +74,10 @@ class Way:
         """The model that makes the stars, and the real stars that they are like."""
         from simulated_archive.stars import StarMaker
 
-        from scattervae.gaia import apogee, intake
+        from scattervae.gaia import reading
         from scattervae.science.trained import load_model
 
-        like = self.given.like or apogee.demo_file()
+        like = self.given.like or reading.demo_file()
         if not like.is_dir():
             like, file = self.work / "real_stars", like
             if not like.exists():
@@ -88,7 +88,7 @@ class Way:
             say("training the model that makes the stars")
             command("train", like, "--recipe", RECIPE, "--out", model, "--epochs", MODEL_EPOCHS)
         saved = self.work / "real_stars.npz"
-        StarMaker.like(load_model(model), intake.load(like).spectra).save(saved)
+        StarMaker.like(load_model(model), reading.load(like).spectra).save(saved)
         return model, saved
 
     def _wave(self, workers: Workers, wave: Sequence[FileJob]) -> None:

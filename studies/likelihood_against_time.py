@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 from scattervae.model.recipe import RECIPES
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
@@ -26,7 +26,7 @@ LABELS = {"best": "best", "elbo": "elbo (the paper's network)"}
 
 def main() -> None:
     stars, picture = map(Path, arguments(__doc__, 2))
-    spectra = intake.load(stars).spectra
+    spectra = reading.load(stars).spectra
     held_out = spectra.take(folds(spectra.source_id).validation & spectra.usable)
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in BUDGETS}
     for name, budgets in BUDGETS.items():

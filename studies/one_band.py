@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from scattervae.arrays import CoeffVector, StarMask
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train_once
 from scattervae.science.calibration.calibrated import CALIBRATION, save_calibration
@@ -36,7 +36,7 @@ def main() -> None:
     given = arguments(__doc__, 2)
     stars, folder = map(Path, given[:2])
     fold, epochs, seeds = (*given[2:], *("validation", "40", "3")[len(given) - 2 :])
-    spectra = intake.load(stars).spectra
+    spectra = reading.load(stars).spectra
     spectra = spectra.take(spectra.usable)
     held_out = spectra.take(getattr(folds(spectra.source_id), fold))
     unit = Normalization.fit(lambda: [spectra.take(folds(spectra.source_id).train)]).std

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 def read_one(path: str) -> None:
     """Read a file, and print how that ended."""
     from scattervae.errors import ScatterVaeError
-    from scattervae.gaia.intake import load
+    from scattervae.gaia.reading import load
 
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
     before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if TYPE_CHECKING:
     from scattervae.gaia.facts import g_flux_of as g_flux_of
     from scattervae.gaia.ingest import ingest as ingest
-    from scattervae.gaia.intake import Stars as Stars
-    from scattervae.gaia.intake import load as load
+    from scattervae.gaia.reading import Stars as Stars
+    from scattervae.gaia.reading import load as load
     from scattervae.gaia.transport import transport as transport
     from scattervae.model.checkpoint import Checkpoint as Checkpoint
     from scattervae.model.recipe import Recipe as Recipe
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "gaia.facts": ("g_flux_of",),
     "gaia.ingest": ("ingest",),
-    "gaia.intake": ("Stars", "load"),
+    "gaia.reading": ("Stars", "load"),
     "gaia.transport": ("transport",),
     "model.checkpoint": ("Checkpoint",),
     "model.recipe": ("Recipe", "load_recipe"),

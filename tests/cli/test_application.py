@@ -9,7 +9,7 @@ import pytest
 
 import scattervae
 from scattervae.cli import application
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 
 COMMANDS = ("demo", "ingest", "train", "encode", "evaluate", "generate", "info", "doctor")
 
@@ -127,7 +127,7 @@ def test_a_stop_by_the_user(cli, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(intake, "load", stop)
+    monkeypatch.setattr(reading, "load", stop)
     run = cli("train", "store", "--out", "model")
     assert run.code == 130
     assert run.error.startswith("stopped; what was finished is kept")
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_line(cli, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model/weights")
 
-    monkeypatch.setattr(intake, "load", fail)
+    monkeypatch.setattr(reading, "load", fail)
     assert cli("train", "store", "--out", "model").error == "model/weights: No space left on device"
 
 
@@ -145,7 +145,7 @@ def test_messages_of_several_lines_come_out_as_one(cli, monkeypatch):
     def fail(*_, **__):
         raise scattervae.errors.DataError("first\n  second")
 
-    monkeypatch.setattr(intake, "load", fail)
+    monkeypatch.setattr(reading, "load", fail)
     assert cli("train", "store", "--out", "model").error == "first second"
 
 

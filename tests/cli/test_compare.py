@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cli.toys import write_parquet
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 from scattervae.science.relative import compare_sets
 from science.toys import trained
 
@@ -25,7 +25,7 @@ def test_the_command_gives_what_the_library_gives(cli, sets):
     folder, model = sets
     run = cli("compare", folder / "model", folder / "hot.parquet", folder / "cool.parquet", "--json")
     assert run.code == 0, run.err
-    a, b = (intake.load(folder / f"{name}.parquet") for name in ("hot", "cool"))
+    a, b = (reading.load(folder / f"{name}.parquet") for name in ("hot", "cool"))
     found = compare_sets(model, (a.spectra, b.spectra), (a.labels, b.labels))
     assert run.json["latents"]["difference"] == found.latents.means.difference.tolist()
     assert run.json["latents"]["q_value"] == found.latents.means.q_value.tolist()

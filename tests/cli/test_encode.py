@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from basis_toys import expressed, without_last_four
 from cli.toys import with_ids, write_csv, write_parquet
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.gaia.transport import transport
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science import catalogue_files, partitions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cli.toys import write_parquet
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
 from science.toys import trained
 
@@ -22,7 +22,7 @@ def test_the_command_gives_what_the_library_gives(cli, folder):
     files = (folder / "model", folder / "stars.parquet")
     run = cli("scatter", *files, "--fold", "all", "--figure", folder / "scatter.png", "--json")
     assert run.code == 0, run.err
-    spectra = intake.load(folder / "stars.parquet").spectra
+    spectra = reading.load(folder / "stars.parquet").spectra
     parts = separate_scatter(trained()[1], spectra, settings=ScatterSettings(n_types=1))
     bins = np.flatnonzero(parts.n_stars > 0)
     assert run.json["error_factor"] == parts.separation.calibration.value[:, bins].tolist()

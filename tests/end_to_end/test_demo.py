@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from astropy.io import fits
 
-from scattervae.gaia import apogee
+from scattervae.gaia import reading
 from scattervae.model import recipe
 
 SCORES = {
@@ -43,8 +43,8 @@ def left_behind(out, run):
 
 @needs_the_stars
 def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
-    few = _first_rows(apogee.demo_file(), tmp_path / "few.fits", 1200)
-    monkeypatch.setattr(apogee, "demo_file", lambda: few)
+    few = _first_rows(reading.demo_file(), tmp_path / "few.fits", 1200)
+    monkeypatch.setattr(reading, "demo_file", lambda: few)
     for name, full in list(recipe.RECIPES.items()):
         short = full.model_copy(update={"training": full.training.model_copy(update={"epochs": 3})})
         monkeypatch.setitem(recipe.RECIPES, name, short)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import mapped_fits, read_labels_file
+from scattervae.gaia.files import fits_and_votable, read_labels_file
 
 STAR_BAD, STAR_WARN, M_H_BAD, NO_RESULT, BRIGHT_NEIGHBOR = 2**23, 2**7, 2**19, 2**31, 2**2
 A, B, C = 5853498713190525697, 5853498713190525699, 7
@@ -145,7 +145,7 @@ def test_any_table_in_chunks_of_any_size(tmp_path_factory, monkeypatch, rows, ch
         bad = each["ASPCAPFLAG"] & (STAR_BAD | M_H_BAD) or each["STARFLAG"] or each["GAIAEDR3_SOURCE_ID"] <= 0
         if not bad and each["SNR"] > best.get(each["GAIAEDR3_SOURCE_ID"], {"SNR": 0})["SNR"]:
             best[each["GAIAEDR3_SOURCE_ID"]] = each
-    monkeypatch.setattr(mapped_fits, "_ROWS", chunk)
+    monkeypatch.setattr(fits_and_votable, "_ROWS", chunk)
     labels = labels_of(all_star(tmp_path_factory.mktemp("a") / "a.fits", rows))
     assert set(labels) == set(best)
     for star, each in best.items():

@@ -17,7 +17,7 @@ from scattervae.errors import DataError
 from scattervae.gaia.archive import release_of
 from scattervae.gaia.files import read_file, read_ids_file, read_labels_file, read_table
 from scattervae.gaia.files.cells import arrays
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 
 EXACT = [
     *(

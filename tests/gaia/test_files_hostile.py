@@ -18,7 +18,7 @@ from torture.readers import Outcome, table
 from scattervae.errors import DataError, ScatterVaeError
 from scattervae.gaia.bulk import read_bulk, read_sources
 from scattervae.gaia.files import read_file, read_ids_file
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.opening import LARGEST_RATIO, LIMIT_VARIABLE, Budget
 from scattervae.science.lists import read_list
 from scattervae.spectra.flags import Flag

@@ -5,8 +5,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from scattervae.gaia.files import mapped_fits
-from scattervae.gaia.files.mapped_fits import read_mapped_fits
+from scattervae.gaia.files import fits_and_votable
+from scattervae.gaia.files.fits_and_votable import read_mapped_fits
 
 N = 25
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("rows", [1, 7, 25, 1000])
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_numbers_are_those_that_astropy_reads(path, monkeypatch, rows, unpacked):
-    monkeypatch.setattr(mapped_fits, "_ROWS", rows)
+    monkeypatch.setattr(fits_and_votable, "_ROWS", rows)
     table = Table.read(path, hdu=2)
     wanted = frozenset("abcdefgh") | {"wide", "ragged"}
     with BytesIO(path.read_bytes()) if unpacked else path.open("rb") as stream:

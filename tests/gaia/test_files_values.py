@@ -16,7 +16,7 @@ from files_toys import ToyStars, write
 from scattervae.errors import DataError
 from scattervae.gaia.files import read_file, read_table
 from scattervae.gaia.files.reading import read_labels_file, read_sources_file
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.spectra.flags import Flag
 
 G_OF = "phot_g_mean_mag"

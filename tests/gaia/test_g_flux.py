@@ -9,9 +9,8 @@ import pytest
 from scattervae.errors import DataError
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.facts import g_flux_of
-from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import GFluxes, load
 from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.spectra import Basis, Spectra
 from toy import DR3

@@ -25,7 +25,7 @@ from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.gaia import ingest_file
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.hats import Positions, pixel_centres
 from scattervae.spectra.labels import StellarLabels

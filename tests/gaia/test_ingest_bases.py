@@ -15,7 +15,7 @@ from ingest_toys import contents
 from scattervae.errors import DataError, StoreError
 from scattervae.gaia.bulk import read_bulk
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.store import SpectrumStore
 from toy import DR3, toy_sky

@@ -11,11 +11,11 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from ingest_toys import bulk_rows, sky_stars, write_bulk
 from scattervae.errors import DataError, StoreError
-from scattervae.gaia import intake
+from scattervae.gaia import reading
 from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs
 from scattervae.gaia.files import read_file
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.intake import load, load_chunks
+from scattervae.gaia.reading import load, load_chunks
 from scattervae.spectra.flags import Flag, GFluxSource
 
 
@@ -176,7 +176,7 @@ def test_a_bulk_file_comes_in_chunks_and_is_the_same_stars(tmp_path, monkeypatch
     path = write_bulk(tmp_path, toy, rows=rows)
     plain = load(write(tmp_path, "\n".join([HEADER, *rows]) + "\n"))
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "read_bulk", partial(intake.read_bulk, rows=16))
+        patch.setattr(reading, "read_bulk", partial(reading.read_bulk, rows=16))
         chunks = list(load_chunks(path))
         stars = load(path)
     assert [len(chunk) for chunk in chunks] == [15, 16, 8]

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scattervae.errors import StoreError
-from scattervae.gaia.intake import load
+from scattervae.gaia.reading import load
 from scattervae.spectra.columns import table_of
 from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.partition_file import is_partition_file, read_partition_file

@@ -44,13 +44,13 @@ def ablate(
         scattervae ablate demo/store --out ablation_short --epochs 40
     """
     from scattervae.files import write_json
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.model.recipe import RECIPES
     from scattervae.science.ablation import BASE, Run
     from scattervae.science.ablation import ablate as compare
 
     settle_machine("cpu", threads)
-    spectra = intake.load(stars).spectra
+    spectra = reading.load(stars).spectra
     run = Run(epochs=epochs, n_seeds=seeds)
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
         table = compare(spectra, out, run, stage=say_what_is_done, progress=progress)

@@ -42,7 +42,7 @@ def calibrate(
 
         scattervae calibrate model store
     """
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.calibration.calibrated import save_calibration
     from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
@@ -50,7 +50,7 @@ def calibrate(
 
     checkpoint = load_model(model, calibrated=False, labels=False).to(settle_machine(device, threads))
     fitted = fit(
-        checkpoint, intake.load(store).spectra, CalibrationSettings(epochs=epochs), progress=say_what_is_done
+        checkpoint, reading.load(store).spectra, CalibrationSettings(epochs=epochs), progress=say_what_is_done
     )
     path = save_calibration(fitted, model)
     factors = fitted.scatter_factor.cpu()

@@ -62,13 +62,13 @@ def compare(
 
         scattervae compare model halo.parquet disk.parquet --level 0.01 --json
     """
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.relative import Significance, compare_sets
     from scattervae.science.trained import load_model
 
     settle_machine("cpu", threads)
     checkpoint = load_model(model)
-    a, b = intake.load(first), intake.load(second)
+    a, b = reading.load(first), reading.load(second)
     found = compare_sets(
         checkpoint,
         (a.spectra, b.spectra),

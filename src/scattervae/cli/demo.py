@@ -48,8 +48,8 @@ def demo(
         scattervae demo --out demo_full --full
     """
     from scattervae.files import write_json
-    from scattervae.gaia.apogee import demo_file
     from scattervae.gaia.ingest import ingest
+    from scattervae.gaia.reading import demo_file
     from scattervae.science.catalogue_files import write_catalogue
     from scattervae.show.registry import FigureData, save_figures
 

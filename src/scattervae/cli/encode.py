@@ -32,7 +32,7 @@ from scattervae.cli.console import (
 from scattervae.errors import DataError, RecipeError, counted
 
 if TYPE_CHECKING:
-    from scattervae.gaia.intake import RowTally
+    from scattervae.gaia.reading import RowTally
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.catalogue import CatalogueSummary, Portion
     from scattervae.science.partitions import Engine
@@ -104,7 +104,7 @@ def encode(
     if other_basis and not out.suffix:
         raise DataError(f"--transport writes one file; name a file instead of {out}, such as {out}.parquet")
     _check_out(out)
-    from scattervae.gaia.intake import RowTally
+    from scattervae.gaia.reading import RowTally
     from scattervae.science.trained import load_model
 
     machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
@@ -163,7 +163,7 @@ def _to_file(
 
 def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally") -> "Iterator[Portion]":
     """The stars of all inputs in order; small files that follow each other share batches."""
-    from scattervae.gaia.intake import load_chunks
+    from scattervae.gaia.reading import load_chunks
     from scattervae.science.catalogue import portions_of
     from scattervae.spectra.store import SpectrumStore
 
@@ -178,7 +178,7 @@ def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally
 
 def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Portion]":
     """The stars of all inputs in the model's basis; what is lost is said once for each basis."""
-    from scattervae.gaia.intake import load_chunks
+    from scattervae.gaia.reading import load_chunks
     from scattervae.gaia.transport import transport
     from scattervae.science.catalogue import portions_of
 

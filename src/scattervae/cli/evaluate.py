@@ -86,12 +86,12 @@ def evaluate(
     """
     if figure is not None:
         check_figure(figure, wanted=coverage)
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
 
     checkpoints = loaded(models, settle_machine(device, threads))
-    spectra = intake.load(store).spectra
+    spectra = reading.load(store).spectra
     stars = stars_of_fold(spectra, fold, where=store)
     scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
     tables = {

@@ -66,14 +66,14 @@ def figure(
         scattervae figure latent_volume --model model --stars store --unlabelled field.parquet --out volumes.png
     """
     _check(name, out)
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.trained import load_model
     from scattervae.show.registry import FigureData, draw_figure, save_figure
 
     settle_machine("cpu", threads)
     checkpoints = {title: load_model(path) for title, path in zip(model_names(models), models, strict=True)}
-    sky = intake.load(stars)
-    others = None if unlabelled is None else intake.load(unlabelled).spectra
+    sky = reading.load(stars)
+    others = None if unlabelled is None else reading.load(unlabelled).spectra
     data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)
     data = _completed(data, FIGURES[name].needs | FIGURES[name].shows)
     save_figure(draw_figure(data, name), out)

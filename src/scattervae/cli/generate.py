@@ -178,7 +178,7 @@ class _Place:
         Raises:
             DataError: The latents are not those of the model, or a star is not there or cannot be encoded.
         """
-        from scattervae.gaia import intake
+        from scattervae.gaia import reading
         from scattervae.science import generation
 
         if self.latent is not None:
@@ -189,7 +189,7 @@ class _Place:
             return generation.from_prior(checkpoint, n, seed=seed)
         if self.between is not None and n == 1:
             raise DataError("--between steps from one star to the other; give --number 2 or more")
-        spectra = intake.load(self.stars).spectra
+        spectra = reading.load(self.stars).spectra
         if self.source_ids:
             spectra = spectra.take(
                 [_row(checkpoint, spectra, wanted, self.stars) for wanted in self.source_ids]
@@ -201,7 +201,7 @@ class _Place:
 
     def _survey_flow(self, checkpoint: "Checkpoint") -> "LatentFlow":
         """The flow kept with the model, fitted to the stars first where some are named."""
-        from scattervae.gaia import intake
+        from scattervae.gaia import reading
         from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
 
         if self.stars is None:
@@ -213,7 +213,7 @@ class _Place:
             def show(record: "FlowEpoch") -> None:
                 bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")
 
-            flow = fit_flow(checkpoint, intake.load(self.stars).spectra, settings, progress=show)
+            flow = fit_flow(checkpoint, reading.load(self.stars).spectra, settings, progress=show)
         flow.save(self.model)
         return flow
 

@@ -46,13 +46,13 @@ def label(
 
         scattervae encode model store --out catalogue.parquet
     """
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.labels.model import fit_labels, save_label_model
     from scattervae.science.labels.targets import KnownLabels
     from scattervae.science.trained import LABELS, load_model
 
     settle_machine("cpu", threads)
-    checkpoint, stars = load_model(model, labels=False), intake.load(store)
+    checkpoint, stars = load_model(model, labels=False), reading.load(store)
     with progress_bar("networks") as bar:
         task = bar.add_task("learning labels", total=None)
         fitted = fit_labels(

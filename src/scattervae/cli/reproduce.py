@@ -18,7 +18,7 @@ from scattervae.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from scattervae.gaia.intake import Stars
+    from scattervae.gaia.reading import Stars
     from scattervae.science.paper.claim import Table
     from scattervae.science.paper.reproduce import Reproduction
     from scattervae.spectra.spectra import Spectra
@@ -60,7 +60,7 @@ def reproduce(
         scattervae reproduce store --unlabelled other_store --out reproduction --sensitivity
     """
     from scattervae.files import write_json
-    from scattervae.gaia import apogee, intake
+    from scattervae.gaia import reading
     from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import RECIPES
     from scattervae.science.paper.claim import as_json as claims_as_json
@@ -71,9 +71,9 @@ def reproduce(
     started = time.perf_counter()
     if stars is None:
         say_what_is_done("reading the demo's stars")
-        ingest([apogee.demo_file()], out / "store", strict=True)
-    sky = intake.load(out / "store" if stars is None else stars)
-    others = None if unlabelled is None else intake.load(unlabelled).spectra
+        ingest([reading.demo_file()], out / "store", strict=True)
+    sky = reading.load(out / "store" if stars is None else stars)
+    others = None if unlabelled is None else reading.load(unlabelled).spectra
     with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
         done = test_claims(
             sky.spectra, sky.labels, out, unlabelled=others, stage=say_what_is_done, progress=progress

@@ -54,12 +54,12 @@ def scatter(
     """
     if figure is not None:
         check_format(figure)
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
     from scattervae.science.trained import load_model
 
     settle_machine("cpu", threads)
-    checkpoint, spectra = load_model(model), intake.load(stars).spectra
+    checkpoint, spectra = load_model(model), reading.load(stars).spectra
     chosen = stars_of_fold(spectra, fold, where=stars)
     parts = separate_scatter(checkpoint, chosen, settings=ScatterSettings(n_types=types))
     lines = [

@@ -157,10 +157,10 @@ def _opened(path: Path, recipe: "Recipe") -> _Opened:
         from scattervae.spectra.store import SpectrumStore
 
         return _Opened(SpectrumStore(path), None)
-    from scattervae.gaia import intake
+    from scattervae.gaia import reading
     from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
 
-    stars = intake.load(path, correlations=recipe.likelihood == "full")
+    stars = reading.load(path, correlations=recipe.likelihood == "full")
     known = stars.sources.aligned_to(stars.spectra.source_id).values
     return _Opened(stars.spectra, known.get(G_FLUX_ERROR_COLUMN))
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from scattervae.errors import DataError, StoreError, counted
 from scattervae.files import sole_writer
-from scattervae.gaia.archive.releases import Release, release_of
+from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.basis import known_basis
-from scattervae.gaia.ingest_file import FileJob, StagedFile, StageFile
-from scattervae.gaia.ingest_log import FileTimes, IngestLog, utc_now
+from scattervae.gaia.ingest_file import FileJob, FileTimes, IngestLog, StagedFile, StageFile, utc_now
 from scattervae.gaia.source_join import SourceFiles
 from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.hats import Positions

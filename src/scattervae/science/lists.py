@@ -15,8 +15,8 @@ import pyarrow.csv
 
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.astropy_tables import first_table
-from scattervae.gaia.files.kinds import Kind, recognise
+from scattervae.gaia.files.fits_and_votable import first_table
+from scattervae.gaia.files.reading import Kind, recognise
 from scattervae.gaia.files.text import as_plain_csv
 from scattervae.opening import open_file, unpacked
 from scattervae.spectra.columns import described
@@ -211,7 +211,9 @@ def _from_astropy(path: Path, stream: BufferedIOBase, kind: Kind) -> SkyList:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)  # units and standards that a file bends
-        table = Table.read(stream, format="ascii.ecsv") if kind is Kind.TEXT else first_table(stream, kind)
+        table = (
+            Table.read(stream, format="ascii.ecsv") if kind is Kind.TEXT else first_table(stream, kind.value)
+        )
     left_out = [name for name in table.colnames if table[name].ndim > 1 or _holds_objects(table, name)]
     columns, fields = [], []
     for name in table.colnames:

@@ -140,7 +140,7 @@ def self_test() -> Finding:
 def _whole_way(folder: Path) -> str:
     """What does not hold; empty where all does."""
     from scattervae.gaia.ingest import ingest
-    from scattervae.gaia.intake import load
+    from scattervae.gaia.reading import load
     from scattervae.model.network import NetworkShape
     from scattervae.model.recipe import RECIPES
     from scattervae.model.run import train

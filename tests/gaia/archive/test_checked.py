@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from scattervae.gaia.archive.checked import NAME, CheckedFiles, md5_of
+from scattervae.gaia.archive.transfer import NAME, CheckedFiles, md5_of
 from scattervae.gaia.archive.transport import StoppedError
 
 BODY = b"some bytes" * 1000

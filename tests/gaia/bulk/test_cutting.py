@@ -5,7 +5,7 @@ import csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.gaia.bulk.cutting import Layout
+from scattervae.gaia.bulk.blocks import Layout
 
 LAYOUT = Layout(n_columns=5, quoted=(1, 2, 4), wanted=(1, 4))
 CUT = LAYOUT.cutter()

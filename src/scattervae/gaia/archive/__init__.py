@@ -6,8 +6,7 @@ what becomes of the files.
 """
 
 from scattervae.gaia.archive.bulk import Moved, Plan, Report, fetch, plan
-from scattervae.gaia.archive.listing import BulkFile, overlapping, read_listing
-from scattervae.gaia.archive.releases import Release, built_in, release_of
+from scattervae.gaia.archive.listing import BulkFile, Release, built_in, overlapping, read_listing, release_of
 from scattervae.gaia.archive.transport import Patience, new_session
 
 __all__ = [

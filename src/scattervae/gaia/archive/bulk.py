@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from scattervae.errors import FetchError
 from scattervae.files import sole_writer
-from scattervae.gaia.archive.checked import CheckedFiles, md5_of
 from scattervae.gaia.archive.listing import BulkFile
-from scattervae.gaia.archive.transfer import partial_path, transfer
+from scattervae.gaia.archive.transfer import CheckedFiles, md5_of, partial_path, transfer
 from scattervae.gaia.archive.transport import Patience, StoppedError, answered, new_session
 
 logger = logging.getLogger(__name__)

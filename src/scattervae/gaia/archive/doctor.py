@@ -15,13 +15,11 @@ from urllib.parse import urlsplit
 import requests
 
 from scattervae.errors import DataError, FetchError, counted
-from scattervae.gaia.archive.listing import BulkFile, read_listing
-from scattervae.gaia.archive.releases import N_PIXELS, Product, Release
+from scattervae.gaia.archive.listing import N_PIXELS, BulkFile, Product, Release, read_listing
 from scattervae.gaia.archive.services import Services
 from scattervae.gaia.archive.transport import CONNECT_TIMEOUT, Patience, answered, new_session, reason_of
 from scattervae.gaia.basis import is_known
-from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS
-from scattervae.gaia.files.units import parse_unit
+from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, parse_unit
 from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS
 from scattervae.spectra.spectra import Basis
 

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import FetchError, counted
 from scattervae.files import written_aside
-from scattervae.gaia.archive.releases import Release
+from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
 

@@ -20,7 +20,7 @@ from astropy.table import Table
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import FetchError
-from scattervae.gaia.archive.releases import Release
+from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.transport import (
     CONNECT_TIMEOUT,
     PASSING_STATUSES,

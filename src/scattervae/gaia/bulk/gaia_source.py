@@ -17,7 +17,7 @@ from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import assemble_sources
 from scattervae.gaia.files.cells import floats
 from scattervae.gaia.files.columns import Columns, pick
-from scattervae.gaia.files.identifiers import identifiers
+from scattervae.gaia.files.rows import identifiers
 from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)

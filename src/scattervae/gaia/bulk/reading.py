@@ -10,9 +10,8 @@ import numpy as np
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk.blocks import BrokenFileError, Lines
-from scattervae.gaia.bulk.parsing import RegularRows
-from scattervae.gaia.bulk.row_wise import read_rows
-from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header
+from scattervae.gaia.bulk.regular_lines import RegularRows
+from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header, read_rows
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import ReadRows, bases_of, flag_duplicates
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from scattervae.errors import DataError
-from scattervae.gaia.bulk.blocks import BrokenFileError, Lines, read_lines, read_texts
-from scattervae.gaia.bulk.cutting import Layout
-from scattervae.gaia.bulk.row_wise import read_rows
+from scattervae.gaia.bulk.blocks import BrokenFileError, Layout, Lines, read_lines, read_texts
 from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
+from scattervae.gaia.files.assemble import ReadRows, assemble_rows
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, pick
-from scattervae.gaia.files.kinds import Kind, recognise
+from scattervae.gaia.files.reading import Kind, recognise
 from scattervae.gaia.files.text import read_text
 from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis
@@ -192,3 +193,36 @@ def _rows(lines: Iterable[Lines]) -> Iterator[bytes]:
         for block in lines:
             for start, end in block.spans:
                 yield block.text[start:end]
+
+
+_COMMENTS = b"# %ECSV 1.0\n# delimiter: ','\n"
+_LINES_AHEAD = _COMMENTS.count(b"\n") + 1
+
+
+def read_rows(
+    header: bytes,
+    lines: list[bytes],
+    numbers: list[int],
+    *,
+    wanted: frozenset[str],
+    basis: Basis | BasisIds | None,
+) -> ReadRows:
+    """The stars of some lines of a file, and why the others cannot be used.
+
+    Args:
+        header: The line that names the columns.
+        lines: The lines, without their line ends.
+        numbers: The number of each in the file.
+        wanted: Columns to read, by their names in lower case.
+        basis: The basis to take; None where that is yet to be found, which these lines then vote on.
+    """
+    text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))
+    read = assemble_rows(read_text(text, wanted), basis)
+    line_of = np.concatenate([np.zeros(_LINES_AHEAD + 1, dtype=np.int64), np.array(numbers, dtype=np.int64)])
+    return ReadRows(
+        spectra=read.spectra,
+        row_numbers=line_of[read.row_numbers],
+        skipped=tuple(replace(skipped, row=int(line_of[skipped.row])) for skipped in read.skipped),
+        told=read.told,
+        is_named=read.is_named,
+    )

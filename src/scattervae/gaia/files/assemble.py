@@ -1,6 +1,5 @@
 """From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
+from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import (
     ANY_SOURCE_ID,
@@ -18,28 +17,24 @@ from scattervae.gaia.facts import (
     JOINED_COLUMNS,
     LABEL_COLUMNS,
     SNR_NAME,
-    SOURCE_ID_NAMES,
 )
-from scattervae.gaia.files.allstar import allstar_of
 from scattervae.gaia.files.bands import Band, Bands, read_bands
-from scattervae.gaia.files.by_wavelength import one_row_per_star
 from scattervae.gaia.files.cells import arrays, floats
-from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SAMPLED_COLUMNS, Columns, SkippedRow
-from scattervae.gaia.files.companions import read_g_flux, read_labels, read_source_columns
-from scattervae.gaia.files.identifiers import identifiers
-from scattervae.gaia.files.sampled import read_sampled
-from scattervae.gaia.files.skips import Skips
-from scattervae.gaia.files.units import in_archive_units
+from scattervae.gaia.files.columns import (
+    CONTINUOUS_COLUMNS,
+    SAMPLED_COLUMNS,
+    Columns,
+    SkippedRow,
+    in_archive_units,
+)
+from scattervae.gaia.files.rows import Skips, duplicates, flag_duplicates, read_source_ids
+from scattervae.gaia.files.sampled import one_row_per_star, read_sampled
+from scattervae.gaia.files.star_columns import allstar_of, read_g_flux, read_labels, read_source_columns
 from scattervae.spectra.bases import BasisIds, check_taken
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
 from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
-
-_ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
-logger = logging.getLogger(__name__)
-
-_BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileCon
     _check_columns(columns)
     columns = one_row_per_star(in_archive_units(_with_bands_apart(columns)))
     skips = Skips(len(columns))
-    source_id = _source_ids(columns, skips)
+    source_id = read_source_ids(columns, skips)
     stars: Spectra | SampledSpectra
     if columns.holds_coeffs:
         bands = read_bands(columns, skips, basis)
@@ -108,8 +103,8 @@ def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileCon
     _check_rows(stars, skipped, basis)
     flags = flag_duplicates(stars.source_id, stars.flags, _snr(columns)[skips.kept])
     stars = replace(stars, flags=flags)
-    duplicates = (flags & np.uint16(Flag.DUPLICATE)) > 0
-    rows = np.flatnonzero(skips.kept)[~duplicates]
+    repeated = (flags & np.uint16(Flag.DUPLICATE)) > 0
+    rows = np.flatnonzero(skips.kept)[~repeated]
     return FileContents(
         kind=columns.form
         if isinstance(stars, Spectra)
@@ -135,7 +130,7 @@ def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
         basis: The basis to take; where None, that of most rows.
     """
     skips = Skips(len(columns))
-    source_id = _source_ids(columns, skips)
+    source_id = read_source_ids(columns, skips)
     bands = read_bands(columns, skips, basis)
     return ReadRows(
         spectra=_continuous(columns, source_id, skips, bands),
@@ -146,19 +141,10 @@ def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
     )
 
 
-def flag_duplicates(source_id: SourceIds, flags: StarFlags, snr: StarArray) -> StarFlags:
-    """The flags with `Flag.DUPLICATE` for all rows of a star but its best.
-
-    That is, of rows that are not broken, the one with the highest signal to noise, among equals the first.
-    """
-    worth = np.where((flags & _BROKEN) > 0, -np.inf, snr)
-    return _marked(flags, _duplicates(source_id, worth))
-
-
 def assemble_labels(columns: Columns) -> StellarLabels:
     """The labels of a table that need not hold spectra, one row a star, the best where it has several.
 
-    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.allstar`).
+    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.star_columns`).
 
     Raises:
         DataError: The table has no identifier or no column of labels.
@@ -171,14 +157,14 @@ def assemble_labels(columns: Columns) -> StellarLabels:
         )
     columns = in_archive_units(columns)
     skips = Skips(len(columns))
-    source_id = _source_ids(columns, skips)
+    source_id = read_source_ids(columns, skips)
     kept, worth = skips.kept, _snr(columns)
     allstar = allstar_of(columns.names)
     if allstar is not None:
         kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
     rows = np.flatnonzero(kept)
-    duplicates = _duplicates(source_id[rows], worth[rows])
-    return read_labels(columns, source_id, rows=rows[~duplicates])
+    repeated = duplicates(source_id[rows], worth[rows])
+    return read_labels(columns, source_id, rows=rows[~repeated])
 
 
 def assemble_ids(columns: Columns) -> SourceIds:
@@ -192,7 +178,7 @@ def assemble_ids(columns: Columns) -> SourceIds:
             f"holds no identifiers: columns {_shortened(columns.names)}; expected {ANY_SOURCE_ID}{_hint(columns)}"
         )
     skips = Skips(len(columns))
-    source_id: SourceIds = _source_ids(columns, skips)[skips.kept]
+    source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
     return source_id
 
 
@@ -209,9 +195,9 @@ def assemble_sources(columns: Columns) -> SourceColumns:
         )
     columns = in_archive_units(columns)
     skips = Skips(len(columns))
-    source_id = _source_ids(columns, skips)
+    source_id = read_source_ids(columns, skips)
     rows = np.flatnonzero(skips.kept)
-    first = rows[~_duplicates(source_id[rows], np.zeros(len(rows)))]
+    first = rows[~duplicates(source_id[rows], np.zeros(len(rows)))]
     return read_source_columns(columns, source_id, rows=first)
 
 
@@ -290,66 +276,6 @@ def _joined_basis(lengths: Int64[np.ndarray, " star"], name: str) -> Basis:
     return fitting[0]
 
 
-def _source_ids(columns: Columns, skips: Skips) -> SourceIds:
-    name = columns.source_id_name
-    assert name is not None, "checked before"
-    cells = columns.cells[name]
-    if cells.dtype.kind == "f" and len(cells):
-        raise DataError(
-            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers; read it as int64"
-        )
-    if cells.dtype.kind in "iu" and cells.dtype.itemsize < 8 and len(cells):
-        raise DataError(
-            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers (they begin above 2**32): they "
-            "were cut to 32 bits; read it as int64"
-        )
-    read = identifiers(cells, release=columns.release.name)
-    _require_whole(name, read.values[read.known])
-    _check_join(columns, name, read.values)
-    skips.add_unreadable(name, read)
-    if read.why and not (columns.holds_coeffs or columns.holds_flux):  # of spectra every skipped row is named
-        row, why = next(iter(read.why.items()))
-        where = f"{columns.form}: {len(read.why)} of {len(columns)} rows left out"
-        logger.warning("%s; row %d: %s %s", where, columns.row_numbers[row], name, why)
-    skips.add(~read.known, f"no {name}")
-    skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
-    return read.values
-
-
-def _require_whole(name: str, ids: SourceIds) -> None:
-    """Refuse identifiers that were cut to 32 bits, or went through a float64, before they became integers again.
-
-    Source:
-        Gaia DR3 documentation, sect. 20.1.1, source_id: bits 36 to 63 a HEALPix pixel, 33 to 35 a code from 1, 8 to 32
-        a number that counts, 1 to 7 zero but for a few. Above 2**60 a float64 holds every second multiple of 128,
-        above 2**61 every fourth, above 2**62 every eighth: so are not all of many identifiers by chance.
-    """
-    if len(ids) and (np.abs(ids) < 2**32).all() and np.abs(ids).max() >= 2**24:
-        raise DataError(
-            f"{name} is below 2**32 in all rows, where Gaia has no identifiers: they were cut to 32 bits; "
-            "read it as int64"
-        )
-    large = ids[ids >= 2**60]
-    halvings = np.floor(np.log2(large.astype(np.float64))) - 59
-    if halvings.sum() >= _ROUNDED_BITS and (large.astype(np.float64).astype(np.int64) == large).all():
-        raise DataError(
-            f"{name} was rounded: all {len(large)} identifiers above 2**60 are numbers that a float64 holds; read "
-            "it as int64 from the start"
-        )
-
-
-def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
-    """Refuse a join whose two tables name different stars: nothing says which of them a spectrum is of."""
-    stem, _, side = name.rpartition("_")
-    for other in (f"{stem}_{end}" for end in "12xy" if stem == SOURCE_ID_NAMES[0] and end != side):
-        if other in columns and (
-            n := int((identifiers(columns.cells[other], release=columns.release.name).values != ids).sum())
-        ):
-            raise DataError(
-                f"{name} and {other} differ in {n} rows; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
-            )
-
-
 def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Bands) -> Spectra:
     bp, rp = bands.bp, bands.rp
     kept = skips.kept
@@ -383,16 +309,3 @@ def _snr(columns: Columns) -> StarArray:
     if SNR_NAME not in columns:
         return np.zeros(len(columns))
     return np.asarray(np.nan_to_num(floats(columns.cells[SNR_NAME]), nan=-1.0))
-
-
-def _duplicates(source_id: SourceIds, worth: StarArray) -> StarMask:
-    """True for rows of a star that has a better one: of higher worth, among equals the first."""
-    best_first = np.lexsort((-worth, source_id))
-    duplicate = np.zeros(len(source_id), dtype=bool)
-    duplicate[best_first[1:]] = source_id[best_first[1:]] == source_id[best_first[:-1]]
-    return duplicate
-
-
-def _marked(flags: StarFlags, duplicates: StarMask) -> StarFlags:
-    bit = np.uint16(Flag.DUPLICATE)
-    return np.where(duplicates, flags | bit, flags & ~bit).astype(np.uint16)

@@ -1,15 +1,20 @@
-"""DPAC's avro: one nested record a star, with covariances instead of errors and correlations."""
+"""DPAC's avro: one nested record a star, with covariances in place of errors and correlations."""
 
-from io import BufferedIOBase
-from typing import Any, NamedTuple
+import bz2
+import lzma
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase, BytesIO
+from typing import IO, Any, NamedTuple, cast
 
+import fastavro
 import numpy as np
 from jaxtyping import Float
 
 from scattervae.errors import DataError
 from scattervae.gaia.facts import BANDS
-from scattervae.gaia.files.avro_blocks import AvroFile
 from scattervae.gaia.files.columns import Columns, object_array
+from scattervae.opening import Budget, budget_of
 
 _FIELDS = ("sourceId", "bpSpec", "rpSpec")
 
@@ -106,3 +111,154 @@ def errors_and_correlations(
         formal = np.sqrt(triangle[row == column])
         pairs = (triangle / (formal[row] * formal[column]))[row != column] if correlations else None
         return Published(standard_deviation * formal, pairs)
+
+
+_SYNC_BYTES = 16
+_RECORD_BYTES = 2000  # what reading one more record takes, however small it is
+_DICTIONARY, _ENTRY, _POINTER = 184, 100, 8
+_MOST_BYTES = 10  # of a number of variable length
+
+
+class _Cost(NamedTuple):
+    """Bytes of a value: the least in the file, the most in memory."""
+
+    least: int
+    memory: int
+
+
+_PRIMITIVES = {
+    "null": _Cost(0, 0),
+    "boolean": _Cost(1, 0),
+    "int": _Cost(2, 28),  # those of one byte are shared
+    "long": _Cost(2, 28),
+    "float": _Cost(4, 24),
+    "double": _Cost(8, 24),
+    "bytes": _Cost(1, 40),
+    "string": _Cost(1, 56),
+}
+
+
+class AvroFile:
+    """A file's schema and its records."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        """Read the header.
+
+        Raises:
+            DataError: Its schema has values without end, or its codec is not known.
+        """
+        reader = fastavro.reader(cast(IO[bytes], stream))
+        self.schema = reader.writer_schema
+        self._stream, self._budget = stream, budget_of(stream)
+        self._codec = str(reader.codec)
+        if self._codec not in ("null", "deflate", "bzip2", "xz"):
+            raise DataError(f"is avro packed as {self._codec[:20]}; expected null, deflate, bzip2 or xz")
+        costs = _Costs()
+        self._least = costs.of(self.schema)[0].least
+        self._growth = costs.growth
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while (count := self._long()) is not None:
+            size = self._long() or 0
+            content = self._read(size)
+            self._read(_SYNC_BYTES)
+            block = _unpacked(self._codec, content, self._budget)
+            if not 0 <= count <= len(block) // max(self._least, 1):
+                raise DataError(f"has a block of {count} records in {len(block)} bytes; download it again")
+            self._budget.spend(_RECORD_BYTES * count + self._growth * len(block))
+            records = BytesIO(block)
+            for _ in range(count):
+                yield cast(dict[str, Any], fastavro.schemaless_reader(records, self.schema, None))
+
+    def _read(self, size: int) -> bytes:
+        content = self._stream.read(size) if size >= 0 else b""
+        if len(content) != size:
+            raise EOFError
+        return content
+
+    def _long(self) -> int | None:
+        """A number of variable length, None at the end of the file.
+
+        Source:
+            Avro 1.12 specification, binary encoding: zig-zag, seven bits a byte, the lowest first.
+        """
+        value = 0
+        for place in range(_MOST_BYTES):
+            byte = self._stream.read(1)
+            if not byte:
+                if place == 0:
+                    return None
+                raise EOFError
+            value |= (byte[0] & 127) << (7 * place)
+            if byte[0] < 128:
+                return (value >> 1) ^ -(value & 1)
+        raise DataError("is avro with a number that does not end; download it again")
+
+
+def _unpacked(codec: str, content: bytes, budget: Budget) -> bytes:
+    if codec == "null":
+        return content
+    try:
+        most = budget.left + 1
+        if codec == "deflate":
+            block = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, most)
+        else:
+            unpacker = bz2.BZ2Decompressor() if codec == "bzip2" else lzma.LZMADecompressor()
+            block = unpacker.decompress(content, most)
+    except lzma.LZMAError as error:
+        raise DataError("is damaged; download it again") from error
+    budget.spend(len(block))
+    return block
+
+
+class _Costs:
+    """Walks through a schema; `growth` is by how much its lists are larger in memory than in the file."""
+
+    def __init__(self) -> None:
+        self.growth = 1
+        self._named: dict[str, Any] = {}
+
+    def of(self, schema: Any, within: tuple[str, ...] = ()) -> list[_Cost]:
+        """What a value of this schema costs, one entry for each of its alternatives.
+
+        Raises:
+            DataError: It may take no byte in a list, or hold itself: it has no largest size.
+        """
+        if isinstance(schema, list):
+            options = [cost for option in schema for cost in self.of(option, within)]
+            return [_Cost(1 + cost.least, cost.memory) for cost in options] or [_Cost(0, 0)]
+        if isinstance(schema, str):
+            return [_PRIMITIVES[schema]] if schema in _PRIMITIVES else self._record(schema, within)
+        kind = schema["type"]
+        if kind in ("array", "map"):
+            self._add_list(self.of(schema["items" if kind == "array" else "values"], within), kind)
+            return [_Cost(1, _ENTRY)]
+        if kind in ("record", "error"):
+            self._named[schema["name"]] = schema
+            return self._record(schema["name"], within)
+        if kind in ("enum", "fixed"):
+            size = 1 if kind == "enum" else int(schema["size"])
+            self._named[schema["name"]] = {"type": "string"}
+            return [_Cost(size, 40 + size)]
+        return self.of(kind, within)
+
+    def _add_list(self, items: list[_Cost], kind: str) -> None:
+        extra = _Cost(0, _POINTER) if kind == "array" else _Cost(1, _ENTRY)
+        for item in items:
+            least, memory = item.least + extra.least, item.memory + extra.memory
+            if least == 0:
+                raise DataError(
+                    "is avro with lists of values that take no byte, so that a few bytes have no end"
+                )
+            self.growth = max(self.growth, -(-memory // least))
+
+    def _record(self, name: str, within: tuple[str, ...]) -> list[_Cost]:
+        if name in within:
+            raise DataError(f"is avro with records {name[:60]} in themselves; expected spectra")
+        schema = self._named[name]
+        if schema["type"] not in ("record", "error"):
+            return self.of(schema, within)
+        fields = [self.of(field["type"], (*within, name)) for field in schema["fields"]]
+        least = sum(min(cost.least for cost in field) for field in fields)
+        memory = sum(max(cost.memory for cost in field) for field in fields)
+        return [_Cost(least, _DICTIONARY + _ENTRY * len(fields) + memory)]

@@ -1,17 +1,157 @@
-"""Sampled spectra: flux on the archive's wavelengths, or on those that the file states."""
+"""Sampled spectra: flux on the wavelengths that a file states, else the archive's; a row a star or a wavelength."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from scattervae.arrays import FluxArray, SourceIds, Wavelengths
+from scattervae.arrays import FluxArray, SourceIds, StarArray, Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
 from scattervae.gaia.files.cells import arrays, floats
-from scattervae.gaia.files.columns import Columns
-from scattervae.gaia.files.companions import read_g_flux
-from scattervae.gaia.files.sampling import column_grid
-from scattervae.gaia.files.skips import Skips
+from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
+from scattervae.gaia.files.rows import Skips, identifiers
+from scattervae.gaia.files.star_columns import read_g_flux
 from scattervae.spectra.flags import Flag
 from scattervae.spectra.spectra import SampledSpectra
+
+_NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its companion file, and people name it
+
+
+def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:
+    """The wavelengths [nm] in a table's metadata, None where there are none.
+
+    Source:
+        GaiaXPy, ``output.sampled_spectra_data``: ``sampling`` in ECSV and VOTable, ``SAMPLING`` in FITS.
+    """
+    by_name = {str(key).strip().lower(): value for key, value in metadata.items()}
+    for name in _NAMES:
+        if name in by_name:
+            return grid_of(by_name[name])
+    return None
+
+
+def companion_grid(path: Path) -> Wavelengths | None:
+    """The wavelengths in ``NAME_sampling.csv`` beside a file, as GaiaXPy writes it; None where there is none.
+
+    Raises:
+        DataError: It holds no list of wavelengths.
+    """
+    companion = path.with_name(f"{path.name.split('.')[0]}_sampling.csv")
+    if not companion.is_file() or companion == path:
+        return None
+    lines = companion.read_text(encoding="utf-8", errors="replace").splitlines()
+    grid = grid_of(lines[1].strip().strip('"')) if len(lines) == 2 else None
+    if grid is None and len(lines) > 2:  # a wavelength a line, below a name
+        grid = grid_of(f"[{','.join(line.strip() for line in lines[1:])}]")
+    if grid is None:
+        raise DataError(
+            f"{companion.name} beside it holds no list of wavelengths [nm]; mend it or take it away"
+        )
+    return grid
+
+
+def column_grid(columns: Columns) -> Wavelengths | None:
+    """The wavelengths in a column of arrays, the same in all rows; None where there is no such column.
+
+    Raises:
+        DataError: Rows differ, or hold no rising wavelengths.
+    """
+    if "wavelength" not in columns:
+        return None
+    read = arrays(columns.cells["wavelength"])
+    present = np.flatnonzero(read.lengths > 0)
+    if len(present) == 0:
+        return None
+    first = np.asarray(read.rows[int(present[0])])
+    for row in present[1:].tolist():
+        if not np.array_equal(first, np.asarray(read.rows[row])):
+            raise DataError(
+                f"rows {int(columns.row_numbers[present[0]])} and {int(columns.row_numbers[row])} have other "
+                "wavelengths; pass stars of different sampling as files of their own"
+            )
+    grid = grid_of(first)
+    if grid is None:
+        raise DataError("column wavelength holds no rising list of wavelengths [nm]")
+    return grid
+
+
+def grid_of(value: object) -> Wavelengths | None:
+    """Rising, finite wavelengths from an array, a list or its text; None from anything else."""
+    cell = value if isinstance(value, str) else np.asarray(value)
+    grid = arrays(object_array([cell])).rows[0]
+    if grid is None or grid.ndim != 1 or len(grid) < 2:
+        return None
+    if not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
+        return None
+    return np.asarray(grid, dtype=np.float64)
+
+
+WAVELENGTH = "wavelength"
+_NAMED = re.compile(r"Gaia E?DR3 (\d{1,19})")
+
+
+def with_id_of_name(columns: Columns, name: str) -> Columns:
+    """The same rows with the source_id in the name of a single download, where no column has it.
+
+    Source:
+        Gaia archive, DataLink with ``DATA_STRUCTURE=INDIVIDUAL``: ``XP_SAMPLED-Gaia DR3 5853498713190525696.csv``.
+    """
+    found = _NAMED.search(name)
+    if columns.source_id_name or WAVELENGTH not in columns or found is None:
+        return columns
+    ids = np.full(len(columns), int(found[1]), dtype=np.int64)
+    return replace(columns, cells={"source_id": ids, **columns.cells})
+
+
+def one_row_per_star(columns: Columns) -> Columns:
+    """The same spectra with arrays of wavelengths, flux and errors; unchanged where rows have arrays already.
+
+    Stars keep their order, and of their other columns the first value. A row without identifier or wavelength is
+    skipped, and all rows of a star that has other wavelengths than most.
+    """
+    name = columns.source_id_name
+    if WAVELENGTH not in columns or not columns.holds_flux or columns.holds_coeffs or name is None:
+        return columns
+    if (arrays(columns.cells[WAVELENGTH][:1]).lengths > 0).any():
+        return columns
+    read, wavelength = identifiers(columns.cells[name]), floats(columns.cells[WAVELENGTH])
+    skips = Skips(len(columns))
+    skips.add_unreadable(name, read)
+    skips.add(~read.known, f"no {name}")
+    skips.add(~np.isfinite(wavelength), "wavelength is no number: {}", columns.cells[WAVELENGTH])
+    stars = _alike(_stars(read.values, wavelength, skips), wavelength, skips)
+    first = np.array([rows.min() for rows in stars], dtype=np.int64)
+    cells = {other: column[first] for other, column in columns.cells.items()}
+    for other in (WAVELENGTH, *SAMPLED_COLUMNS):
+        values = floats(columns.cells[other])
+        cells[other] = object_array([values[rows] for rows in stars])
+    return replace(columns, cells=cells, row_numbers=columns.row_numbers[first], skipped=skips.named(columns))
+
+
+def _stars(source_id: SourceIds, wavelength: StarArray, skips: Skips) -> list[np.ndarray]:
+    """The rows of each star by rising wavelength; of a star that is there twice, those of each copy."""
+    frame = pd.DataFrame({"star": source_id, "nm": wavelength})[skips.kept]
+    frame["copy"] = frame.groupby(["star", "nm"]).cumcount()
+    groups = frame.sort_values("nm", kind="stable").groupby(["star", "copy"], sort=False).groups
+    return sorted((rows.to_numpy() for rows in groups.values()), key=np.min)
+
+
+def _alike(stars: list[np.ndarray], wavelength: StarArray, skips: Skips) -> list[np.ndarray]:
+    """Those with the wavelengths that most stars have; the others are skipped, each by its first row."""
+    grids = [tuple(wavelength[rows].tolist()) for rows in stars]
+    usual, _ = next(iter(Counter(grids).most_common(1)), ((), 0))
+    for rows, grid in zip(stars, grids, strict=True):
+        if grid != usual:
+            skips.add(
+                np.arange(len(wavelength)) == rows.min(),
+                f"a star of {len(grid)} wavelengths; most have {len(usual)}, or others",
+            )
+    return [rows for rows, grid in zip(stars, grids, strict=True) if grid == usual]
 
 
 def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> SampledSpectra:

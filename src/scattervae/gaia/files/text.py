@@ -1,5 +1,6 @@
 """csv, ECSV and their like: one star a line, arrays as quoted text; separator, encoding and line ends as found."""
 
+import codecs
 import csv
 import re
 from collections import deque
@@ -15,8 +16,7 @@ from astropy.table.meta import YamlParseError, get_header_from_yaml
 from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
-from scattervae.gaia.files.kinds import encoding_of
-from scattervae.gaia.files.sampling import stated_grid
+from scattervae.gaia.files.sampled import stated_grid
 from scattervae.opening import BROKEN_LINE_BYTES, CELL_BYTES, LINE_BYTES, LONGEST_LINE, budget_of
 
 _LONGEST_NAMES = 2**18  # characters
@@ -25,6 +25,19 @@ _HEAD_BYTES = 2**16  # of which the line ends are learnt
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _MOST_LINES = 2000  # of one row: its arrays as numpy prints them, four numbers a line
 _ARRAY_TEXT = re.compile(r"[\w\s.,+=<>()\[\]{}-]*")
+
+_ENCODINGS = {  # by the mark that text may begin with, the longer first
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text by its first bytes."""
+    return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
 
 
 @dataclass

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from scattervae.gaia.bulk.blocks import Lines
-from scattervae.gaia.bulk.cutting import getter
+from scattervae.gaia.bulk.blocks import Lines, getter
 from scattervae.gaia.bulk.table import ARRAYS, CORRELATIONS, N_RELEVANT, STATED, BulkTable
 from scattervae.gaia.facts import BANDS
 from scattervae.gaia.files.assemble import ReadRows
