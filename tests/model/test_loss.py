@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from scattervae.model.loss import LossTerms, loss_terms, objective
+from scattervae.model.loss import LossTerms, gaussian_terms, loss_terms, objective
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import stream
@@ -129,3 +129,35 @@ def test_a_star_does_not_change_anothers_loss():
     together = loss_terms(x, errors, posterior, reconstruction)
     for one, all_of_them in zip(alone, together, strict=True):
         torch.testing.assert_close(one, all_of_them[2:3])
+
+
+def test_gaussian_terms_are_those_of_torch_distributions_over_the_coefficients_that_are_not_missing():
+    x, errors, _, reconstruction = a_batch(n_coeffs=7)
+    missing = torch.zeros(x.shape, dtype=torch.bool)
+    missing[0, 2:5] = missing[3, 6] = True
+    variance = (errors.square() + reconstruction.scatter.square()).masked_fill(missing, math.inf)
+    terms = gaussian_terms(x.masked_fill(missing, 1e30), reconstruction.mean, variance)
+    log_prob = Normal(reconstruction.mean, variance.masked_fill(missing, 1.0).sqrt()).log_prob(x)
+    expected = -log_prob.masked_fill(missing, 0.0).sum(dim=1) - 0.5 * terms.n_known.double() * math.log(
+        2 * math.pi
+    )
+    torch.testing.assert_close(terms.nll, expected)
+    assert terms.n_known.tolist() == [4, 7, 7, 6, 7, 7]
+    assert (terms.log_variance[missing] == 0.0).all()
+
+
+def test_a_star_without_numbers_has_no_likelihood():
+    x, errors, _, reconstruction = a_batch()
+    x[1] = errors[1] = math.nan
+    terms = gaussian_terms(x, reconstruction.mean, errors.square())
+    assert terms.nll.isnan().tolist() == [False, True, False, False, False, False]
+
+
+def test_sums_in_float64_lose_less():
+    x, errors, _, reconstruction = a_batch(n=50, n_coeffs=110)
+    exact = gaussian_terms(x.float().double(), reconstruction.mean.float().double(), errors.float().double())
+    single = (x.float(), reconstruction.mean.float(), errors.float())
+    assert gaussian_terms(*single, dtype=torch.float64).nll.dtype == torch.float64
+    torch.testing.assert_close(
+        gaussian_terms(*single, dtype=torch.float64).nll, exact.nll, rtol=1e-6, atol=1e-4
+    )

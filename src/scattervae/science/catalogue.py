@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import telling_of
@@ -270,35 +271,24 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     """What the catalogue says of these stars, by column.
 
     Each line passes over all coefficients, in place where it can: new memory costs as much as the arithmetic.
-    The likelihood is that of `scattervae.model.loss.loss_terms`.
     """
     posterior, reconstruction = answer
-    squares = (inputs.x - reconstruction.mean).square_()
     variance = inputs.errors.square()
-    n_known: Tensor | int = variance.shape[1]
-    gaps = variance.isinf()
-    if has_gaps := bool(gaps.any()):
-        n_known = n_known - gaps.sum(dim=1)
-    chi2_without_scatter = (squares / variance).sum(dim=1) / n_known
+    without_scatter = (inputs.x - reconstruction.mean).square_().div_(variance).sum(dim=1)
     variance.addcmul_(reconstruction.scatter, reconstruction.scatter)
-    chi2 = squares.div_(variance).sum(dim=1)
-    log_scatter, log_variance = reconstruction.scatter.log10(), variance.log_()
-    if has_gaps:
-        log_variance.masked_fill_(gaps, 0.0)
-    bands = checkpoint.normalization
+    terms = gaussian_terms(inputs.x, reconstruction.mean, variance)
+    log_scatter, bands = reconstruction.scatter.log10(), checkpoint.normalization
     values = {
-        "log_likelihood": -0.5 * (chi2 + log_variance.sum(dim=1)),
-        "reduced_chi2": chi2 / n_known,
-        "reduced_chi2_without_scatter": chi2_without_scatter,
+        "log_likelihood": -terms.nll,
+        "reduced_chi2": terms.chi2 / terms.n_known,
+        "reduced_chi2_without_scatter": without_scatter / terms.n_known,
         "kl": posterior.kl().sum(dim=1),
         "mean_log10_scatter_bp": log_scatter[:, bands.bp].mean(dim=1),
         "mean_log10_scatter_rp": log_scatter[:, bands.rp].mean(dim=1),
     }
     score = score_of(checkpoint)
     if score is not None:
-        summaries = [values["mean_log10_scatter_bp"], values["mean_log10_scatter_rp"]]
-        summaries += [log_variance[:, band].mean(dim=1) for band in (bands.bp, bands.rp)]
-        values["spectrum_score"] = score(telling_of(chi2 / n_known, summaries, posterior))
+        values["spectrum_score"] = score(telling_of(terms, log_scatter, posterior, bands))
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
     return values | _correlations(posterior)

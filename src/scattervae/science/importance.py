@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, PerStar
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
 from scattervae.science.refinement import refine
@@ -128,8 +129,7 @@ def importance_weighted(
 def log_likelihood(x: Coeffs, errors: Coeffs, told: Reconstruction) -> PerStar:
     r"""ln p(x | z) of each star in float64, :math:`\tfrac12 N \ln 2\pi` left out; missing coefficients add nothing."""
     variance = errors.double().square() + told.scatter.double().square()
-    chi2 = (x.double() - told.mean.double()).square() / variance
-    return -0.5 * (chi2 + variance.log().masked_fill(variance.isinf(), 0.0)).sum(dim=1)
+    return -gaussian_terms(x.double(), told.mean.double(), variance).nll
 
 
 def standard_normal(z: Latents) -> PerStar:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, PerStar
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Coupling, Posterior
 from scattervae.spectra.normalization import Inputs
@@ -151,11 +152,11 @@ class _Place(NamedTuple):
 def _look(decode: Decode, x: Coeffs, errors: Coeffs, z: Latents) -> _Place:
     told, slopes = _with_slopes(decode, z)
     residual = x - told.mean
-    weight = 1.0 / (errors.square() + told.scatter.square())  # 0 where missing
-    chi2 = residual.square() * weight
-    logs = torch.where(weight > 0, -weight.log(), 0.0)
-    loss = 0.5 * ((chi2 + logs).sum(dim=1, dtype=torch.float64) + z.double().square().sum(dim=1))
-    pull = torch.cat([-residual * weight, told.scatter * weight * (1.0 - chi2)], dim=1)
+    variance = errors.square() + told.scatter.square()
+    weight = 1.0 / variance  # 0 where missing
+    terms = gaussian_terms(x, told.mean, variance, dtype=torch.float64)
+    loss = terms.nll + 0.5 * z.double().square().sum(dim=1)
+    pull = torch.cat([-residual * weight, told.scatter * weight * (1.0 - residual.square() * weight)], dim=1)
     gradient = torch.bmm(slopes, pull[:, :, None])[:, :, 0] + z
     scaled = slopes * torch.cat([weight.sqrt(), math.sqrt(2.0) * told.scatter * weight], dim=1)[:, None]
     fisher = torch.bmm(scaled, scaled.mT).double()

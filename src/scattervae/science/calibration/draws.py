@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scattervae.arrays import Latents
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.refinement import refine
 from scattervae.spectra.normalization import Inputs
@@ -75,9 +76,8 @@ def posterior_draws(
         z = wide.sample(generator)
         told = checkpoint.decode(z)
         variance = inputs.errors.square() + told.scatter.square()
-        chi2 = ((inputs.x - told.mean).square() / variance).double().sum(dim=1)
-        logs = variance.log().masked_fill(variance.isinf(), 0.0).double().sum(dim=1)
+        terms = gaussian_terms(inputs.x, told.mean, variance, dtype=torch.float64)
         prior = -0.5 * z.double().square().sum(dim=1) - _HALF_LN_2_PI * z.shape[1]
-        log_weights.append(-0.5 * (chi2 + logs) + prior - wide.log_density(z).double())
+        log_weights.append(-terms.nll + prior - wide.log_density(z).double())
         drawn.append(z)
     return WeightedDraws(torch.stack(drawn), torch.softmax(torch.stack(log_weights), dim=0))

@@ -5,14 +5,14 @@ better the latents are known. What it would be if the model were true is learnt 
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scattervae.arrays import PerStar
+from scattervae.arrays import Coeffs, PerStar
+from scattervae.model.loss import GaussianTerms, gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import stream
@@ -108,26 +108,18 @@ def telling(
 ) -> Telling:
     """What the score of these stars is computed from; missing coefficients have infinite errors."""
     variance = inputs.errors.square().addcmul_(reconstruction.scatter, reconstruction.scatter)
-    known = variance.isfinite()
-    chi2 = ((inputs.x - reconstruction.mean).square_() / variance).sum(dim=1) / known.sum(dim=1)
-    log_variance = torch.where(known, variance.log_(), 0.0)
-    log_scatter = reconstruction.scatter.log10()
+    terms = gaussian_terms(inputs.x, reconstruction.mean, variance)
+    return telling_of(terms, reconstruction.scatter.log10(), posterior, normalization)
+
+
+def telling_of(
+    terms: GaussianTerms, log_scatter: Coeffs, posterior: Posterior, normalization: Normalization
+) -> Telling:
+    """The same from the likelihood and the decimal logarithm of the scatter, both already computed."""
     bands = normalization.bp, normalization.rp
-    summaries = [values[:, band].mean(dim=1) for values in (log_scatter, log_variance) for band in bands]
-    return telling_of(chi2, summaries, posterior)
-
-
-def telling_of(reduced_chi2: PerStar, summaries: Sequence[PerStar], posterior: Posterior) -> Telling:
-    """The same from what is already known of the stars.
-
-    Args:
-        reduced_chi2: Mean over the coefficients that are not missing.
-        summaries: Mean decimal logarithm of the scatter of BP and of RP, then mean logarithm of the variance
-            (0 where missing) of both.
-        posterior: Of the stars.
-    """
-    features = torch.cat([posterior.mean, posterior.log_variance, torch.stack(list(summaries), dim=1)], dim=1)
-    return Telling(reduced_chi2.pow(1.0 / 3.0), features)
+    means = [values[:, band].mean(dim=1) for values in (log_scatter, terms.log_variance) for band in bands]
+    features = torch.cat([posterior.mean, posterior.log_variance, torch.stack(means, dim=1)], dim=1)
+    return Telling((terms.chi2 / terms.n_known).pow(1.0 / 3.0), features)
 
 
 def fit_score(told: Telling, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMap:

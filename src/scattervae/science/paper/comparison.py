@@ -17,6 +17,7 @@ from torch.special import ndtr
 from scattervae.arrays import StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
@@ -88,11 +89,12 @@ def tell(inputs: Inputs, reconstruction: Reconstruction) -> Told:
     """
     x, errors = inputs.x.double(), inputs.errors.double()
     mean, scatter = reconstruction.mean.double(), reconstruction.scatter.double()
-    sigma = (errors.square() + scatter.square()).sqrt()
+    variance = errors.square() + scatter.square()
+    sigma = variance.sqrt()
     z = (x - mean) / sigma
     density = (-0.5 * z.square()).exp() / (2.0 * torch.pi) ** 0.5
     crps = sigma * (z * (2.0 * ndtr(z) - 1.0) + 2.0 * density - torch.pi**-0.5)
-    nll = (0.5 * z.square() + sigma.log()).sum(dim=1)
+    nll = gaussian_terms(x, mean, variance).nll
     return Told(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy())
 
 
