@@ -27,9 +27,9 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import RECIPES
 from scattervae.model.training_state import initial_network
+from scattervae.parallel import in_threads
 from scattervae.science.catalogue import catalogue, portions_of, rows_of
 from scattervae.science.partitions import encode_store
-from scattervae.science.threads import in_order
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.store import SpectrumStore
@@ -52,13 +52,13 @@ def plain(network: ScatterVAE, x: torch.Tensor) -> None:
 
 def read_all(store: SpectrumStore, threads: int) -> Block:
     """Every piece of the store, as encoding reads it; the stars in one block."""
-    blocks = [block for _, block in in_order(store.read_piece, store.pieces, threads=threads)]
+    blocks = [block for _, block in in_threads(store.read_piece, store.pieces, threads=threads)]
     columns = {name: [getattr(block, name) for block in blocks] for name in vars(blocks[0])}
     return Block(**{name: np.concatenate(values) for name, values in columns.items()})
 
 
 def read_only(store: SpectrumStore, threads: int) -> None:
-    for _ in in_order(store.read_piece, store.pieces, threads=threads):
+    for _ in in_threads(store.read_piece, store.pieces, threads=threads):
         pass
 
 

@@ -21,15 +21,16 @@ import torch
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.train import fit_network
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.parallel import in_threads
+from scattervae.spectra.blocks import Block
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.shuffled import ChosenStars, read_ahead
-from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
+from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
+from scattervae.spectra.windows import ChosenStars
 
 DR3 = Basis(55, 55, bp_id=56, rp_id=57)
 ROWS = 65_536
@@ -79,12 +80,8 @@ def exhaust(items: Iterator[object]) -> None:
 
 def read_each_way(store: SpectrumStore, stars: ChosenStars, threads: int) -> StarsInMemory:
     n, settings = len(stars), RECIPES["elbo"].training
-    exhaust(
-        read_ahead(store.read_piece, store.pieces, threads=threads)
-    )  # the disk's cache is warm from here on
-    in_order = timed(
-        "parquet in order", n, lambda: exhaust(read_ahead(store.read_piece, store.pieces, threads=threads))
-    )
+    exhaust(read_blocks(store, threads))  # the disk's cache is warm from here on
+    in_order = timed("parquet in order", n, lambda: exhaust(read_blocks(store, threads)))
     timed("statistics for normalization", n, lambda: fit(store, threads), in_order)
     streamed = StarsOnDisk(stars, store.digest, torch.device("cpu"))
     timed("shuffled in batches, first epoch", n, lambda: exhaust(streamed.batches(settings, 1)), in_order)
@@ -101,9 +98,11 @@ def read_each_way(store: SpectrumStore, stars: ChosenStars, threads: int) -> Sta
 
 
 def fit(store: SpectrumStore, threads: int) -> Normalization:
-    return Normalization.fit(
-        lambda: read_ahead(store.read_piece, store.pieces, threads=threads), basis=store.basis
-    )
+    return Normalization.fit(lambda: read_blocks(store, threads), basis=store.basis)
+
+
+def read_blocks(store: SpectrumStore, threads: int) -> Iterator[Block]:
+    return (block for _, block in in_threads(store.read_piece, store.pieces, threads=threads))
 
 
 def train_each_way(stars: ChosenStars, in_memory: StarsInMemory, store: SpectrumStore, epochs: int) -> None:

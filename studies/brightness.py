@@ -24,9 +24,9 @@ from scattervae.science.calibration.widths import encode
 from scattervae.science.refinement import refine
 from scattervae.science.relative.matching import covariates_of
 from scattervae.seeds import numpy_stream, stream
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 Features = Float64[np.ndarray, "star feature"]
 _Products = Float64[np.ndarray, "star product"]

@@ -15,8 +15,8 @@ import torch
 import scattervae as sv
 from scattervae.science.cannon.model import Cannon, CannonSettings
 from scattervae.seeds import folds
-from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.star_tables import LABEL_NAMES
 from studies import arguments
 from studies.cannon_labels import infer_labels
 from studies.cannon_scores import score

@@ -11,8 +11,8 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.comparison import first_ten
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 
 @dataclass(frozen=True)

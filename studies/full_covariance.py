@@ -28,10 +28,9 @@ from scattervae.model.run import train
 from scattervae.science.paper.sensitivity import Simulation, simulate
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
-from scattervae.spectra.flags import GFluxSource
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import GFluxSource, Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from studies import arguments
 from studies.covariance_gain import (
     LatentCoverage,

@@ -22,8 +22,8 @@ from scattervae.model.run import train
 from scattervae.science.scatter.parts import ScatterParts, ScatterSettings, order_groups, separate_scatter
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import StellarLabels
 from studies.brightness import brightness_explained, shift_of_latents
 
 G_EDGES = (5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0)

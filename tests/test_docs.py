@@ -16,7 +16,7 @@ from astropy.table import Table
 import scattervae
 from cli.toys import archive_columns, write_csv
 from scattervae.cli.application import app
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from toy import DR3, toy_sky
 
 ROOT = Path(__file__).parents[1]

@@ -16,10 +16,10 @@ WORKER_SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_init import load_torch
-from scattervae.workers import results_in_order
+from scattervae.parallel import in_processes
 
 if __name__ == "__main__":
-    assert list(results_in_order(load_torch, [1], workers=2)) == [(1, 1)]
+    assert list(in_processes(load_torch, [1], workers=2)) == [(1, 1)]
     assert "torch" not in sys.modules
 """
 

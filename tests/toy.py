@@ -18,10 +18,9 @@ from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe, TrainingSettings
 from scattervae.model.run import train
 from scattervae.model.training_state import initial_network
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 SMALL = Basis(6, 5)
 DR3 = Basis(55, 55, bp_id=56, rp_id=57)

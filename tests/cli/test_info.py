@@ -5,7 +5,7 @@ import pytest
 
 from cli.toys import write_csv
 from scattervae.model.recipe import RECIPES
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from toy import spoiled, toy_sky
 

@@ -12,7 +12,7 @@ import pytest
 
 from cli.toys import with_ids, write_csv, write_parquet
 from ingest_toys import contents, sky_stars, write_bulk, write_sources
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from toy import Basis, spoiled, toy_sky
 
@@ -222,7 +222,7 @@ def test_small_files_take_no_further_process(tmp_path, survey, monkeypatch):
     from scattervae.cli import ingest
 
     files, _ = survey
-    monkeypatch.setattr("scattervae.workers.n_cpus", lambda: 16)
+    monkeypatch.setattr("scattervae.parallel.n_cpus", lambda: 16)
     assert ingest._workers_for(files) == 1
     monkeypatch.setattr(ingest, "_SMALL_BYTES", 1)
     assert ingest._workers_for([*files, tmp_path / "missing"]) == 3

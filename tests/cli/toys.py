@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 RECIPE = """
 base = "elbo"

@@ -13,7 +13,7 @@ from scattervae.science.labels.targets import KnownLabels
 from scattervae.science.labels.training import LabelSettings
 from scattervae.show.registry import FigureData
 from scattervae.show.star import star_figure
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from toy import DR3, toy_best, toy_sky, untrained_model, without_bands
 
 RECIPE = """

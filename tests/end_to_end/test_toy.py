@@ -11,7 +11,7 @@ import scattervae as sv
 from cli.toys import RECIPE, write_csv, write_parquet
 from scattervae.model import train as training
 from scattervae.show.registry import FigureData, save_figures
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from toy import DR3, Basis, spoiled, toy_sky
 
 DR4 = Basis(51, 55, bp_id=64, rp_id=65)

@@ -14,7 +14,7 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
 from scattervae.gaia.files import read_file, read_table
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 
 
 def failure(path) -> str:

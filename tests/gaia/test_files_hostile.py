@@ -21,7 +21,7 @@ from scattervae.gaia.files import read_file, read_ids_file
 from scattervae.gaia.reading import load
 from scattervae.opening import LARGEST_RATIO, LIMIT_VARIABLE, Budget
 from scattervae.science.lists import read_list
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 
 _PART = 0.02  # of the size that the files have in earnest, and of the memory that they may take
 _SPARE = 150 * 2**20  # what libraries take when they are first used

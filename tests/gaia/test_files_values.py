@@ -17,7 +17,7 @@ from scattervae.errors import DataError
 from scattervae.gaia.files import read_file, read_table
 from scattervae.gaia.files.reading import read_labels_file, read_sources_file
 from scattervae.gaia.reading import load
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 
 G_OF = "phot_g_mean_mag"
 

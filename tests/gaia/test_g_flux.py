@@ -11,8 +11,7 @@ from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.facts import g_flux_of
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import GFluxes, load
-from scattervae.spectra.flags import Flag, GFluxSource
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from toy import DR3
 
 

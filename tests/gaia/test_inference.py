@@ -14,8 +14,7 @@ from scattervae.gaia.flux_errors import coeff_errors
 from scattervae.gaia.inference import Prior, _learn, _Whitened, infer_coeffs
 from scattervae.gaia.instrument import archive_design, design_at
 from scattervae.gaia.reading import load
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import SampledSpectra
+from scattervae.spectra.spectra import Flag, SampledSpectra
 
 
 def sampled_of(flux, errors, *, flags=None, grid_nm=None) -> SampledSpectra:

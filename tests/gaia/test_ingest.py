@@ -26,9 +26,9 @@ from scattervae.gaia import ingest_file
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load
-from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.hats import Positions, pixel_centres
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.spectra import Flag, GFluxSource
+from scattervae.spectra.star_tables import StellarLabels
 from scattervae.spectra.store import SpectrumStore
 
 

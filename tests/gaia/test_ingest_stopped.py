@@ -9,9 +9,9 @@ import pytest
 
 from ingest_toys import IngestedSky, contents
 from scattervae.errors import StoreError
-from scattervae.spectra import journal, manifest, seal, staging
+from scattervae.parallel import WorkerDied
+from scattervae.spectra import finish, journal, manifest, staging
 from scattervae.spectra.store import SpectrumStore
-from scattervae.workers import WorkerDied
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def sky(tmp_path_factory):
     [
         (staging, "parquet_writer", 2, 1),
         (journal.Journal, "note", 3, 2),
-        (seal, "write_sorted", 1, 5),
+        (finish, "write_sorted", 1, 5),
         (manifest, "write_json", 1, 5),
     ],
     ids=["staging", "noting", "sealing", "finishing"],
@@ -83,10 +83,10 @@ def test_a_process_that_was_killed_stops_the_run_clearly_and_it_goes_on(sky, tmp
     def killed(task, jobs, *, workers):
         job = next(jobs)
         yield job, task(job)
-        raise WorkerDied("a process was killed at its work")
+        raise WorkerDied("a process was killed at its work, mostly for lack of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("scattervae.gaia.ingest.results_in_order", killed)
+        patch.setattr("scattervae.gaia.ingest.in_processes", killed)
         with pytest.raises(StoreError) as caught:
             sky.ingest(store, workers=2)
     assert str(caught.value) == (

@@ -16,7 +16,7 @@ from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs
 from scattervae.gaia.files import read_file
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load, load_chunks
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.spectra import Flag, GFluxSource
 
 
 def bright(n=3, n_bp=55, seed=0):

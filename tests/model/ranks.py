@@ -21,7 +21,7 @@ from scattervae.model import train as training
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import AlreadyToldError, World
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.shuffled import ChosenStars
+from scattervae.spectra.windows import ChosenStars
 from spectra.piece_toys import Pieces
 from toy import toy_best, toy_recipe, toy_sky
 

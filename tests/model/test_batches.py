@@ -12,7 +12,7 @@ from scattervae.model.distributed import ALONE, World
 from scattervae.seeds import stream
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.shuffled import ChosenStars
+from scattervae.spectra.windows import ChosenStars
 from spectra.piece_toys import Pieces, in_float32, rows_of
 from toy import toy_recipe, toy_sky
 

@@ -16,16 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.files import DIGESTS
+from scattervae.files import DIGESTS, read_tensors, write_tensors
 from scattervae.model.checkpoint import Checkpoint, Encoded, read_checkpoint, software_versions
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe
 from scattervae.model.run import train
-from scattervae.spectra.chunks import rechunk
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.normalization import Inputs, NormalizationSettings
-from scattervae.spectra.spectra import Basis, Spectra
-from scattervae.tensors import read_tensors, write_tensors
+from scattervae.spectra.spectra import Basis, Flag, Spectra, rechunk
 from toy import DR3, SMALL, SPOILED, signed_again, spoiled, toy_recipe, toy_sky, untrained_model
 
 SKY = toy_sky(60)

@@ -7,9 +7,8 @@ import torch
 from model.noise_toys import N_BP, N, a_noise, correlated, covariance_by_hand
 from scattervae.model.correlated_noise import CorrelatedNoise, draw_correlated, square
 from scattervae.seeds import numpy_stream, stream
-from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.normalization import Normalization, NormalizationSettings
-from scattervae.spectra.spectra import Correlations, Spectra
+from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra
 from toy import SMALL, spoiled, toy_sky
 
 SKY = toy_sky(60)

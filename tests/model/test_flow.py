@@ -10,10 +10,10 @@ from studies.two_sample import energy_test
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scattervae.errors import CheckpointError, TrainingError
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.flow import FLOW, FlowSettings, LatentFlow, fit_flow, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream
-from scattervae.tensors import read_tensors, write_tensors
 from toy import spoiled, toy_sky, untrained_model
 
 SKY = toy_sky(300)

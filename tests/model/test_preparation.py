@@ -17,9 +17,8 @@ from scattervae.model.preparation import (
 )
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import folds
-from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.normalization import NormalizationSettings
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import rows_of, toy_store
 from spectra.stores import scattered, write_store

@@ -7,7 +7,7 @@ import torch
 from scattervae.model import provenance
 from scattervae.model.preparation import data_digest, training_stars
 from scattervae.model.run import train
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.spectra import Flag, GFluxSource
 from toy import spoiled, toy_recipe, toy_sky
 
 SKY = toy_sky(200)

@@ -19,7 +19,7 @@ from scattervae.model.run import (
     train_once,
 )
 from scattervae.seeds import folds
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.piece_toys import toy_store
 from toy import signed_again, toy_best, toy_recipe, toy_sky

@@ -7,8 +7,8 @@ from model.test_preparation import QUICK, SKY, mixed_stars, with_training
 from scattervae.model.preparation import training_stars
 from scattervae.model.survey import Survey, trained_on
 from scattervae.seeds import folds
-from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.spectra import Flag, GFluxSource
 from spectra.piece_toys import toy_store
 from toy import spoiled
 

@@ -20,8 +20,8 @@ from scattervae.model.training_state import SavedState, TrainingState, initial_n
 from scattervae.seeds import stream
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.shuffled import ChosenStars
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.windows import ChosenStars
 from spectra.piece_toys import Pieces, toy_store
 from toy import toy_best, toy_recipe, toy_sky
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from scattervae.science.cannon.model import Cannon, CannonSettings
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 BASIS = Basis(7, 5)
 MEAN = np.array([5000.0, 3.0, -0.3, 0.1])

@@ -15,9 +15,8 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
 from scattervae.science.catalogue import catalogue, catalogue_schema, portions_of, rows_of
 from scattervae.spectra.columns import block_of
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.normalization import NormalizationSettings
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import write_store
 from toy import DR3, SPOILED, spoiled, toy_best, toy_recipe, toy_sky, untrained_model

@@ -15,7 +15,7 @@ from scattervae.science import catalogue, catalogue_files
 from scattervae.science.catalogue import Portion
 from scattervae.science.catalogue_files import write_catalogue, write_portions
 from scattervae.spectra.columns import block_of
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import write_store
 from toy import SPOILED, spoiled, toy_sky, untrained_model

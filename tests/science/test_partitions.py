@@ -10,9 +10,8 @@ from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.science import partitions
 from scattervae.science.catalogue import catalogue
 from scattervae.science.partitions import Encoding, SkyColumns, encode_store, write_partition
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.hats import HatsFolder, Partition, Positions, partition_path
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Flag
 from scattervae.spectra.store import SpectrumStore
 from science.catalogues import bytes_of, check_same, elsewhere, rows_of, stop_after
 from spectra.stores import all_bytes, scattered, write_store

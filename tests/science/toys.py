@@ -13,9 +13,9 @@ from scattervae.science.paper.claim import Claim
 from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, Contest, Told
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.star_tables import StellarLabels
 from toy import ToySky, toy_model, toy_recipe, toy_sky, untrained_model
 
 BASIS = Basis(13, 12)

@@ -9,7 +9,7 @@ from scattervae.science.cannon.model import CannonSettings
 from scattervae.show.latents import Limits
 from scattervae.show.normalised_errors import Highlighted, mode_line, normalised_errors_figure, plot_density
 from scattervae.show.registry import SHOWN_LABELS
-from scattervae.spectra.labels import LABEL_NAMES
+from scattervae.spectra.star_tables import LABEL_NAMES
 from toy import SMALL, toy_recipe, untrained_model
 
 from .toys import complete, data_of, draw, texts, unusable, without_labels

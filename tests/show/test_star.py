@@ -10,8 +10,7 @@ from scattervae.gaia.basis import sample_flux
 from scattervae.seeds import folds
 from scattervae.show.registry import FigureData
 from scattervae.show.star import shown_star, star_figure
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Flag
 from toy import DR3, SMALL, spoiled, toy_recipe, toy_sky, untrained_model
 
 from .toys import data_of, draw, model_of, texts

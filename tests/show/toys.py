@@ -10,7 +10,7 @@ import torch
 from scattervae.model.records import EpochRecord
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
-from scattervae.spectra.flags import Flag
+from scattervae.spectra.spectra import Flag
 from toy import SMALL, toy_sky, untrained_model
 
 RECORDS = tuple(

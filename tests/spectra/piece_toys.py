@@ -10,11 +10,10 @@ import torch
 
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.columns import block_of
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.manifest import FileEntry
-from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
+from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
 from toy import SMALL

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import FileEntry
-from scattervae.spectra.sources import SourceColumns
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.staging import stage
+from scattervae.spectra.star_tables import SourceColumns, StellarLabels
 from scattervae.spectra.store_writer import StoreWriter
 
 NO_LABELS = StellarLabels(

@@ -16,10 +16,12 @@ from scattervae.spectra.columns import (
     block_of,
     conformed,
     flag_legend,
+    flattened,
     in_sky_order,
     joint_schema,
     label_columns,
     labels_from,
+    leaves,
     list_array,
     list_matrix,
     spectra_columns,
@@ -27,9 +29,9 @@ from scattervae.spectra.columns import (
     store_schema,
     table_of,
 )
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.sources import SourceColumns
+from scattervae.spectra.spectra import Flag
+from scattervae.spectra.star_tables import SourceColumns
 from spectra.stores import scattered
 from toy import DR3, SMALL, spoiled, toy_sky
 
@@ -193,3 +195,14 @@ def test_sliced_tables_give_their_own_rows():
     back = spectra_from(table.slice(2, 2), SMALL)
     np.testing.assert_array_equal(back.source_id, SKY.spectra.source_id[2:4])
     np.testing.assert_array_equal(back.coeffs, SKY.spectra.coeffs[2:4].astype(np.float32))
+
+
+def test_structs_are_taken_apart_however_deep():
+    inner = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([[0.5], None])], ["n", "values"])
+    table = pa.table(
+        {"source_id": [7, 8], "bp": pa.StructArray.from_arrays([inner, pa.array([3, 4])], ["spec", "m"])}
+    )
+    flat = flattened(table)
+    assert leaves(table.schema) == flat.column_names == ["source_id", "bp.spec.n", "bp.spec.values", "bp.m"]
+    assert flat["bp.spec.values"].to_pylist() == [[0.5], None]
+    assert flattened(flat).equals(flat)

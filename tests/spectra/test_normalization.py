@@ -13,9 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from scattervae.errors import DataError
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import Flag, GFluxSource
 from scattervae.spectra.normalization import Inputs, Normalization, NormalizationSettings
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky, without_bands
 
 STARS = toy_sky(300, basis=DR3).spectra

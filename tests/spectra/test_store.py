@@ -6,10 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from scattervae.errors import StoreError
-from scattervae.spectra import parquet
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra import hats
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.spectra import Correlations, Spectra
+from scattervae.spectra.spectra import Correlations, Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
 from spectra.stores import add, entry, scattered, write_store
@@ -85,7 +84,7 @@ def test_the_stores_order_is_the_skys(tmp_path, rows_a_partition):
 
 @pytest.mark.parametrize("rows", [1, 7, 40, 1000])
 def test_chunks_are_the_stars_in_the_stores_order(tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(parquet, "ROWS_A_GROUP", 6)
+    monkeypatch.setattr(hats, "ROWS_A_GROUP", 6)
     write_store(
         tmp_path, *(SKY.spectra.take(slice(*cut)) for cut in ((0, 25), (25, 40))), rows_a_partition=15
     )
@@ -99,7 +98,7 @@ def test_chunks_are_the_stars_in_the_stores_order(tmp_path, monkeypatch, rows):
 
 
 def test_pieces_are_the_stars_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "ROWS_A_GROUP", 4)
+    monkeypatch.setattr(hats, "ROWS_A_GROUP", 4)
     write_store(tmp_path, rich_stars(), rows_a_partition=15)
     store = SpectrumStore(tmp_path)
     whole = store.read()

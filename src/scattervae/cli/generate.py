@@ -236,7 +236,7 @@ def _parsed(latent: str, n_latent: int) -> "Latents":
 
 def _row(checkpoint: "Checkpoint", spectra: "Spectra", wanted: int, stars: Path) -> int:
     """The row of this star that the model can encode."""
-    from scattervae.spectra.flags import flag_counts
+    from scattervae.spectra.spectra import flag_counts
 
     rows = (spectra.source_id == wanted).nonzero()[0]
     if len(rows) == 0:

@@ -126,8 +126,8 @@ class _StarTally:
         """The tally of all stars, piece by piece, without their coefficients where the store is our own."""
         import numpy as np
 
-        from scattervae.spectra.flags import GFluxSource, usable_stars
-        from scattervae.spectra.labels import LABEL_NAMES
+        from scattervae.spectra.spectra import GFluxSource, usable_stars
+        from scattervae.spectra.star_tables import LABEL_NAMES
 
         n_usable = n_one_band = 0
         labelled, sources = dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
@@ -146,8 +146,8 @@ class _StarTally:
 
 
 def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
-    from scattervae.spectra.labels import LABEL_NAMES
-    from scattervae.spectra.parquet import open_parquet, read_groups
+    from scattervae.spectra.hats import open_parquet, read_groups
+    from scattervae.spectra.star_tables import LABEL_NAMES
 
     names = ["flags", "phot_g_mean_flux_source", *LABEL_NAMES]
     for path, pieces in groupby(store.pieces, lambda piece: piece.path):
@@ -256,8 +256,7 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
 
 def _file(path: Path) -> Summary:
     from scattervae.gaia.files import read_file
-    from scattervae.spectra.flags import flag_counts
-    from scattervae.spectra.spectra import SampledSpectra
+    from scattervae.spectra.spectra import SampledSpectra, flag_counts
 
     contents = read_file(path)
     stars = contents.stars

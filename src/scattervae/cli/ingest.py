@@ -135,7 +135,7 @@ def _rows_read(done: "Sequence[IngestedFile]") -> int:
 
 def _workers_for(files: "Sequence[Path]") -> int:
     """A process for each CPU, as far as there are files for them and these are large enough to be worth it."""
-    from scattervae.workers import n_cpus
+    from scattervae.parallel import n_cpus
 
     n_bytes = sum(file.stat().st_size for file in files if file.is_file())
     return 1 if n_bytes < _SMALL_BYTES else max(1, min(len(files), n_cpus()))

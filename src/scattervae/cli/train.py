@@ -158,7 +158,7 @@ def _opened(path: Path, recipe: "Recipe") -> _Opened:
 
         return _Opened(SpectrumStore(path), None)
     from scattervae.gaia import reading
-    from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN
+    from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN
 
     stars = reading.load(path, correlations=recipe.likelihood == "full")
     known = stars.sources.aligned_to(stars.spectra.source_id).values

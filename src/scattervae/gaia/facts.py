@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from scattervae.spectra.labels import LABEL_NAMES
-from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease
 
 # Size and identifiers of the mean spectra of Gaia DR3.
 # Source: bp_n_parameters and bp_basis_function_id (and of rp) in the archive's files; Gaia DR3 data model,

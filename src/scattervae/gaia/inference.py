@@ -18,8 +18,7 @@ from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.flux_errors import coeff_errors
 from scattervae.gaia.instrument import archive_design, design_at
-from scattervae.spectra.flags import UNUSABLE, Flag
-from scattervae.spectra.spectra import SampledSpectra, Spectra
+from scattervae.spectra.spectra import UNUSABLE, Flag, SampledSpectra, Spectra
 
 CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
 PixelVector = Float64[np.ndarray, " wavelength"]

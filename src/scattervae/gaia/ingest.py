@@ -19,14 +19,14 @@ from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.basis import known_basis
 from scattervae.gaia.ingest_file import FileJob, FileTimes, IngestLog, StagedFile, StageFile, utc_now
 from scattervae.gaia.source_join import SourceFiles
+from scattervae.parallel import WorkerDied, in_processes, leave_unguarded_main
 from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import StellarLabels
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
-from scattervae.workers import WorkerDied, leave_unguarded_main, results_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
                 )
                 new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
                 _warn_of_space(writer.path, new, correlations=correlations)
-                for job, staged in results_in_order(task, run.jobs(files), workers=workers):
+                for job, staged in in_processes(task, run.jobs(files), workers=workers):
                     done = run.take_in(job, run.in_its_basis(job, staged, task))
                     if progress is not None:
                         progress(done)
@@ -199,7 +199,7 @@ def _clear_stops(run: _Run, n_files: int) -> Iterator[None]:
         yield
     except WorkerDied as error:
         raise StoreError(
-            f"{run.writer.path}: {error}, {error.why}; "
+            f"{run.writer.path}: {error}; "
             f"{run.n_done} of {counted(n_files, 'file')} are in it; {error.way_out}"
         ) from error
     except OSError as error:

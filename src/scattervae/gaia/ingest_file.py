@@ -21,13 +21,11 @@ from scattervae.gaia.reading import GFluxes, Stars, logger, read_stars
 from scattervae.gaia.source_join import SourceFiles
 from scattervae.opening import require_file
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, by_ids
-from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import FileEntry
-from scattervae.spectra.sources import G_FLUX_COLUMN, SourceColumns
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, GFluxSource, Spectra
 from scattervae.spectra.staging import StagedPart, stage
+from scattervae.spectra.star_tables import G_FLUX_COLUMN, SourceColumns, StellarLabels
 
 LOG_NAME = "ingest.log.jsonl"
 

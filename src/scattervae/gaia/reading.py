@@ -20,11 +20,9 @@ from scattervae.gaia.files import FileContents, SkippedRow, read_file, read_tabl
 from scattervae.gaia.files.tables import TableLike
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, is_of
-from scattervae.spectra.flags import GFluxSource
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
-from scattervae.spectra.partition_file import is_partition_file, read_partition_file
-from scattervae.spectra.sources import DataRelease, SourceColumns
-from scattervae.spectra.spectra import Basis, SampledSpectra, Spectra
+from scattervae.spectra.foreign import is_partition_file, read_partition_file
+from scattervae.spectra.spectra import Basis, GFluxSource, SampledSpectra, Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)

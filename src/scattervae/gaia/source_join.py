@@ -13,7 +13,7 @@ from scattervae.errors import DataError
 from scattervae.gaia.bulk import is_bulk_sources, read_sources
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files import read_sources_file
-from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns
 
 _LEVEL8 = 2**43
 """Source_ids a HEALPix pixel of level 8: the level-12 pixel is source_id // 2**35, and holds 4**4 times less sky.

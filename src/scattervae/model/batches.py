@@ -20,7 +20,7 @@ from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import TrainingSettings
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.shuffled import ChosenStars, Share
+from scattervae.spectra.windows import ChosenStars, Share
 
 STREAMED = "streamed"
 

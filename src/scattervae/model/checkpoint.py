@@ -24,11 +24,15 @@ from scattervae.arrays import Latents, StarMask
 from scattervae.errors import CheckpointError
 from scattervae.files import (
     DIGESTS,
+    StoredTensors,
     problems,
     read_json,
+    read_tensors,
     restored,
+    tensors_digest,
     verified_folder,
     write_json,
+    write_tensors,
     written_folder,
 )
 from scattervae.model.network import Reconstruction, ScatterVAE
@@ -36,10 +40,8 @@ from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.model.records import EpochRecord, Facts, read_records, write_records
 from scattervae.settings import Settings
-from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.spectra import Basis, Spectra
-from scattervae.tensors import StoredTensors, read_tensors, tensors_digest, write_tensors
+from scattervae.spectra.spectra import Basis, Spectra, rechunk
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"

@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Coeffs, PerStar, StarArray
-from scattervae.spectra.flags import GFluxSource
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Correlations, Spectra
+from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra
 
 logger = logging.getLogger(__name__)
 

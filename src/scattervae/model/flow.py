@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Latents, PerStar
 from scattervae.errors import CheckpointError, TrainingError
-from scattervae.files import problems
+from scattervae.files import problems, read_tensors, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
 from scattervae.spectra.spectra import Spectra
-from scattervae.tensors import read_tensors, write_tensors
 
 FLOW = "flow.safetensors"
 _FORMAT = 1

@@ -14,11 +14,12 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
 from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import Recipe
-from scattervae.model.survey import Survey, counts_of, reading_threads, require_stars, trained_on
+from scattervae.model.survey import Survey, counts_of, require_stars, trained_on
+from scattervae.parallel import reading_threads
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.shuffled import ChosenStars
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
+from scattervae.spectra.windows import ChosenStars
 
 logger = logging.getLogger(__name__)
 

@@ -6,20 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from scattervae.arrays import StarMask
 from scattervae.errors import CheckpointError, TrainingError, counted
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.recipe import Recipe
+from scattervae.parallel import in_threads, reading_threads
 from scattervae.seeds import folds
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import ONE_BAND, Flag
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.shuffled import read_ahead
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import ONE_BAND, Basis, Flag, Spectra
 from scattervae.spectra.store import SpectrumStore
-from scattervae.tensors import read_tensors, write_tensors
 
 
 def trained_on(
@@ -74,7 +72,8 @@ class Survey:
             return kept
 
         def blocks() -> Iterator[Block]:
-            yield from read_ahead(chosen, range(len(store.pieces)), threads=reading_threads())
+            pieces = range(len(store.pieces))
+            yield from (block for _, block in in_threads(chosen, pieces, threads=reading_threads()))
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
         normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
@@ -150,8 +149,3 @@ def counts_of(trained: Spectra | Block) -> dict[str, int]:
         int(((trained.flags & np.uint16(bits)) > 0).sum()) for bits in (ONE_BAND, Flag.INFERRED)
     )
     return {"n_trained_on": len(trained), "n_one_band": one_band, "n_inferred_coefficients": inferred}
-
-
-def reading_threads() -> int:
-    """How many pieces of a store to read at a time: as many as compute, and two at least."""
-    return max(2, torch.get_num_threads())

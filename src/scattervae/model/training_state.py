@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError
+from scattervae.files import read_tensors, write_tensors
 from scattervae.model.batches import STREAMED, TrainingStars
 from scattervae.model.correlated_noise import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
@@ -21,7 +22,6 @@ from scattervae.model.recipe import Recipe
 from scattervae.model.records import EpochRecord
 from scattervae.model.steps import Steps
 from scattervae.seeds import stream
-from scattervae.tensors import read_tensors, write_tensors
 
 
 class SavedState(NamedTuple):

@@ -21,20 +21,18 @@ from scattervae.arrays import StarArray
 from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
+from scattervae.parallel import in_threads
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import telling_of
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
-from scattervae.science.threads import in_order
 from scattervae.science.trained import labels_of
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import block_of, described, flag_legend
-from scattervae.spectra.flags import Flag, flag_counts
-from scattervae.spectra.known import KnownStars
 from scattervae.spectra.normalization import NOT_ENCODABLE, Inputs
-from scattervae.spectra.spectra import Spectra, repeats
+from scattervae.spectra.spectra import Flag, Spectra, flag_counts, rechunk, repeats
+from scattervae.spectra.staging import KnownStars
 from scattervae.spectra.store import SpectrumStore
 
 NOTE = "scattervae.catalogue"
@@ -221,7 +219,7 @@ def rows_of(
 ) -> Iterator[tuple[Portion, pa.RecordBatch]]:
     """The catalogue's rows of each portion, in order; reading and computing are shared out to threads."""
     schema = catalogue_schema(checkpoint)
-    return in_order(
+    return in_threads(
         lambda portion: encode_block(checkpoint, portion.read(), schema), portions, threads=threads
     )
 

@@ -17,6 +17,7 @@ from jaxtyping import Int64
 from scattervae.errors import DataError, StoreError
 from scattervae.files import sole_writer, write_json, written_aside
 from scattervae.model.checkpoint import BATCH, Checkpoint
+from scattervae.parallel import reading_threads
 from scattervae.science.catalogue import (
     CatalogueSummary,
     Portion,
@@ -25,9 +26,8 @@ from scattervae.science.catalogue import (
     portions_of,
     rows_of,
 )
-from scattervae.science.threads import reading_threads
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.parquet import parquet_writer, read_table
+from scattervae.spectra.hats import parquet_writer, read_table
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.tables import require_form, table_written

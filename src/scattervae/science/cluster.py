@@ -14,16 +14,15 @@ import pyarrow as pa
 
 from scattervae.errors import DataError, RecipeError, StoreError
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.parallel import keep_memory
 from scattervae.science.catalogue import catalogue_schema, encode_block
 from scattervae.science.partitions import Encoding, SkyColumns, write_partition
-from scattervae.science.threads import keep_memory
 from scattervae.spectra.blocks import Block
 from scattervae.spectra.columns import block_columns, block_from, block_of, store_schema
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition
-from scattervae.spectra.sources import POSITION_COLUMNS
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Flag, Spectra
+from scattervae.spectra.star_tables import POSITION_COLUMNS
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from scattervae.science.crossmatch_table import (
 )
 from scattervae.science.lists import SEPARATION, SkyList, read_list
 from scattervae.spectra.hats import HatsFolder, Positions, pixel_centres
-from scattervae.spectra.sources import ids_hold_pixels
+from scattervae.spectra.star_tables import ids_hold_pixels
 from scattervae.spectra.tables import require_form
 
 if TYPE_CHECKING:

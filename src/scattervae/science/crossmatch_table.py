@@ -15,8 +15,7 @@ from scattervae.errors import DataError
 from scattervae.files import written_aside
 from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
-from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
-from scattervae.spectra.parquet import read_table
+from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
 from scattervae.spectra.tables import table_written
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from scattervae.gaia.files.reading import Kind, recognise
 from scattervae.gaia.files.text import as_plain_csv
 from scattervae.opening import open_file, unpacked
 from scattervae.spectra.columns import described
-from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder
-from scattervae.spectra.parquet import read_table
+from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -146,7 +146,7 @@ def _whole_way(folder: Path) -> str:
     from scattervae.model.run import train
     from scattervae.science.catalogue import catalogue
     from scattervae.science.catalogue_files import write_catalogue
-    from scattervae.spectra.parquet import read_table
+    from scattervae.spectra.hats import read_table
 
     stars, file = simulated_stars(), folder / "stars.csv"
     _write_csv(file, stars)

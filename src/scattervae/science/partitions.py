@@ -20,6 +20,7 @@ import pyarrow as pa
 from scattervae.errors import StoreError
 from scattervae.files import replace_folder, restored, sole_writer, write_json
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.parallel import in_threads, reading_threads
 from scattervae.science.catalogue import (
     COUNTED,
     CatalogueSummary,
@@ -27,10 +28,8 @@ from scattervae.science.catalogue import (
     encode_block,
 )
 from scattervae.science.catalogue_files import clear_of_full_disks, kept_if_begun, parts_identity, write_rows
-from scattervae.science.threads import in_order, reading_threads
 from scattervae.spectra.blocks import Piece
 from scattervae.spectra.columns import store_schema
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
     SPATIAL_ORDER,
@@ -39,11 +38,11 @@ from scattervae.spectra.hats import (
     Positions,
     finish_catalogue,
     partition_path,
+    read_table,
     spatial_index,
 )
-from scattervae.spectra.parquet import read_table
-from scattervae.spectra.sources import POSITION_COLUMNS
-from scattervae.spectra.spectra import repeats
+from scattervae.spectra.spectra import Flag, repeats
+from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore
 
 logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
     def encode(step: tuple[Partition, Piece]) -> pa.RecordBatch:
         return encode_block(checkpoint, store.read_piece(step[1]), schema)
 
-    encoded = in_order(encode, steps, threads=reading_threads())
+    encoded = in_threads(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):
         rows = pa.Table.from_batches([rows for _, rows in done], schema)
         places = [read_table(f, sky.names) for f in hats.files_of(partition)]

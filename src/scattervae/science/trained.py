@@ -4,12 +4,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from scattervae.files import restored
+from scattervae.files import restored, tensors_digest
 from scattervae.model.checkpoint import Checkpoint, read_checkpoint
 from scattervae.model.flow import FLOW, LatentFlow
 from scattervae.science.calibration.calibrated import CALIBRATION, CalibratedModel, with_saved_calibration
 from scattervae.science.labels.model import LabelModel, load_label_model
-from scattervae.tensors import tensors_digest
 
 LABELS = "labels"
 

@@ -18,9 +18,9 @@ from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
 from scattervae.show.star import Curve, draw_coefficients, median_star, shown_star, star_title
 from scattervae.show.style import FAINT, OBSERVED, PAGE_WIDTH, QUIET, house_style
-from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES
 
 ENCODER, DECODER, SCATTER = "#E69F00", "#7B2D8B", "#009E73"
 _BAR = 0.34

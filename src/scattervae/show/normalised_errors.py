@@ -18,8 +18,8 @@ from scattervae.show.latents import LABEL_TITLES, Limits
 from scattervae.show.registry import SHOWN_LABELS, FigureData
 from scattervae.show.star import RESIDUAL_LABEL
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note, signed
-from scattervae.spectra.labels import LABEL_NAMES
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.star_tables import LABEL_NAMES
 
 COOL_BELOW_K = 4000.0
 LOW_GRAVITY_BELOW = 1.0

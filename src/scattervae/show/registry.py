@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.cannon.model import Cannon
     from scattervae.science.latent_volume.comparison import VolumeComparison
-    from scattervae.spectra.labels import StellarLabels
     from scattervae.spectra.spectra import Spectra
+    from scattervae.spectra.star_tables import StellarLabels
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,7 @@ from scattervae.show.style import (
     note,
     signed,
 )
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Flag, Spectra
 
 AMPLITUDE_LABEL = "coefficient / $G$ flux\n[archive units]"
 SIGMA_LABEL = "$1\\sigma$ / $G$ flux\n[archive units]"

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from scattervae.arrays import CoeffArray32, SourceIds, StarArray, StarFlags, StarMask
-from scattervae.spectra.flags import usable_stars
+from scattervae.spectra.spectra import usable_stars
 
 
 class Piece(NamedTuple):
@@ -28,8 +28,8 @@ class Block:
         coeffs: Coefficients as published, BP then RP, NaN where missing [electron/s in the store's basis].
         errors: One standard deviation of each, same units.
         g_flux: Mean flux in the G band [electron/s], NaN where unknown.
-        g_flux_source: `scattervae.spectra.flags.GFluxSource` of each star.
-        flags: Bits of `scattervae.spectra.flags.Flag`.
+        g_flux_source: `scattervae.spectra.spectra.GFluxSource` of each star.
+        flags: Bits of `scattervae.spectra.spectra.Flag`.
     """
 
     source_id: SourceIds

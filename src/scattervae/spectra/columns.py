@@ -9,11 +9,17 @@ from jaxtyping import Float32
 
 from scattervae.arrays import CoeffArray32
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
-from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
-from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
-from scattervae.spectra.spectra import Basis, Correlations, Spectra
+from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
+from scattervae.spectra.star_tables import (
+    G_FLUX_COLUMN,
+    LABEL_NAMES,
+    LABEL_UNITS,
+    POSITION_COLUMNS,
+    SOURCE_COLUMNS,
+    SourceColumns,
+    StellarLabels,
+)
 
 _COEFFICIENT_UNIT = "electron/s in the basis"
 BANDS = ("bp", "rp")
@@ -293,3 +299,23 @@ def _both_bands(table: pa.Table, name: str, basis: Basis) -> CoeffArray32:
     values[:, basis.bp] = list_matrix(table[f"bp_{name}"], basis.n_bp)
     values[:, basis.rp] = list_matrix(table[f"rp_{name}"], basis.n_rp)
     return values
+
+
+def leaves(schema: pa.Schema) -> list[str]:
+    """Dotted names of all columns below structs, in the schema's order."""
+    names: list[str] = []
+    pending = [(field.name, field.type) for field in reversed(schema)]
+    while pending:
+        name, kind = pending.pop()
+        if pa.types.is_struct(kind):
+            pending += [(f"{name}.{field.name}", field.type) for field in reversed(list(kind))]
+        else:
+            names.append(name)
+    return names
+
+
+def flattened(table: pa.Table) -> pa.Table:
+    """The same table with every struct's fields as columns of their own, by their dotted names."""
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    return table

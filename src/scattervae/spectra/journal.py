@@ -10,9 +10,9 @@ from scattervae.errors import StoreError
 from scattervae.files import file_digest, written_aside
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import MANIFEST, FileEntry
-from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.staging import StagedPart
+from scattervae.spectra.star_tables import DataRelease
 
 INTAKE = "intake"
 _JOURNAL = "journal.jsonl"

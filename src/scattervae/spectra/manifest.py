@@ -9,8 +9,8 @@ from typing import Any
 from scattervae.errors import StoreError
 from scattervae.files import write_json
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import DataRelease
 
 MANIFEST = "manifest.json"
 _FORMAT = 2

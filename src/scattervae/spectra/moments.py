@@ -10,8 +10,7 @@ from jaxtyping import Float64, Int64
 from scattervae.arrays import CoeffVector, SourceIds, StarArray
 from scattervae.errors import DataError
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import GFluxSource
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, GFluxSource, Spectra
 
 _ROWS_A_SUM = 8192
 FARTHEST = 1e5

@@ -20,9 +20,8 @@ from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
 from scattervae.spectra.blocks import Block
-from scattervae.spectra.flags import Flag
 from scattervae.spectra.moments import Seen, clipped_moments, moments_and_outliers, quotients
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, Spectra
 
 logger = logging.getLogger(__name__)
 

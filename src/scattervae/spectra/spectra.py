@@ -1,7 +1,8 @@
 """Stars in memory: coefficients and errors in archive units, with what is known against each star."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,61 @@ from scattervae.arrays import (
     Wavelengths,
 )
 from scattervae.errors import DataError
-from scattervae.spectra.flags import Flag, GFluxSource, usable_stars
+
+
+class Flag(IntFlag):
+    """What is known against a star, as bits of its ``flags`` column; 0 means nothing."""
+
+    MISSING_BP = 1
+    MISSING_RP = 2
+    BAD_COEFFS = 4
+    BAD_ERRORS = 8
+    NO_G_FLUX = 16
+    DUPLICATE = 32
+    INFERRED = 64
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for tables, logs and documentation."""
+        return _FLAG_MEANINGS[self]
+
+
+_FLAG_MEANINGS = {
+    Flag.MISSING_BP: "the star has no BP coefficients",
+    Flag.MISSING_RP: "the star has no RP coefficients",
+    Flag.BAD_COEFFS: (
+        "a coefficient is not finite, a band has the wrong number of them or contradicts its fit, "
+        "or a sampled spectrum is not one of Gaia's"
+    ),
+    Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
+    Flag.NO_G_FLUX: "no positive and plausible G flux in the table, nor a positive one from the coefficients",
+    Flag.DUPLICATE: "another row of the same source_id is used instead",
+    Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
+}
+ONE_BAND = Flag.MISSING_BP | Flag.MISSING_RP
+UNUSABLE = ONE_BAND | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
+
+
+def usable_stars(flags: StarFlags, *, one_band: bool = False) -> StarMask:
+    """Stars with both bands (or one, with `one_band`), finite coefficients, good errors, a G flux, no better twin."""
+    bands = flags & np.uint16(ONE_BAND)
+    if not one_band:
+        return np.asarray((flags & np.uint16(UNUSABLE)) == 0)
+    return np.asarray(((flags & np.uint16(UNUSABLE)) == bands) & (bands != np.uint16(ONE_BAND)))
+
+
+class GFluxSource(IntEnum):
+    """Where a star's G flux comes from."""
+
+    NONE = 0
+    TABLE = 1
+    COEFFICIENTS = 2
+
+
+def flag_counts(flags: StarFlags) -> dict[str, int]:
+    """How many stars carry each flag, by the flag's name; flags that no star carries are left out."""
+    counts = {str(flag.name): int(((flags & np.uint16(flag)) > 0).sum()) for flag in Flag}
+    return {name: n for name, n in counts.items() if n}
 
 
 @dataclass(frozen=True)
@@ -147,13 +202,9 @@ class Spectra:
         """Stars from plain arrays, each row checked and flagged.
 
         Args:
-            source_id: Gaia's identifier.
+            source_id: As in `Spectra`; so are the arguments that are not named here.
             coeffs: Coefficients as published, BP then RP; a band that is all NaN, or all zero, is missing.
-            errors: Their errors.
-            basis: Sizes and ids of the coefficients.
             g_flux: Mean G flux from a table [electron/s]; where absent or not positive it stays unknown.
-            n_relevant_bases: Recommended truncation of BP and RP.
-            correlations: Correlations of the coefficients.
 
         Raises:
             DataError: The arrays do not fit each other or the basis.
@@ -193,12 +244,10 @@ class Spectra:
 
     @property
     def usable(self) -> StarMask:
-        """Stars with both bands, finite coefficients, positive errors, a G flux, and no better twin."""
         return usable_stars(self.flags)
 
     @property
     def usable_with_one_band(self) -> StarMask:
-        """The usable stars, and those that are usable but for a missing band."""
         return usable_stars(self.flags, one_band=True)
 
     def take(self, rows: np.ndarray | slice | list[int]) -> "Spectra":
@@ -264,9 +313,9 @@ def _without_empty_bands(
 ) -> tuple[CoeffArray, CoeffArray]:
     """The same arrays with NaN in bands of zeros, as columns of fixed width have them where a band is missing."""
     for band in (basis.bp, basis.rp):
-        rows = (
-            np.flatnonzero(coeffs[:, band.start] == 0) if band.stop > band.start else np.empty(0, dtype=int)
-        )
+        if band.stop == band.start:
+            continue
+        rows = np.flatnonzero(coeffs[:, band.start] == 0)
         rows = rows[~coeffs[rows, band].any(axis=1)]
         if len(rows):
             coeffs, errors = coeffs.copy(), errors.copy()
@@ -322,11 +371,29 @@ class SampledSpectra:
 
     def take(self, rows: np.ndarray | slice) -> "SampledSpectra":
         """The stars of these rows: a mask, indices or a slice."""
-        return replace(
-            self,
-            source_id=self.source_id[rows],
-            flux=self.flux[rows],
-            errors=self.errors[rows],
-            g_flux=self.g_flux[rows],
-            flags=self.flags[rows],
-        )
+        per_star = ("source_id", "flux", "errors", "g_flux", "flags")
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in per_star}
+        return replace(self, **columns)
+
+
+def rechunk(chunks: Iterable[Spectra], rows: int) -> Iterator[Spectra]:
+    """The same stars in the same order, `rows` at a time; the last piece holds what is left.
+
+    Sums and matrix products over these pieces do not depend on how the stars arrived.
+    """
+    if rows < 1:
+        raise ValueError(f"rows = {rows}; a piece holds at least one star")
+    waiting: list[Spectra] = []
+    n_waiting = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        n_waiting += len(chunk)
+        if n_waiting >= rows:
+            joined = Spectra.concatenate(waiting)
+            for start in range(0, n_waiting - rows + 1, rows):
+                yield joined.take(slice(start, start + rows))
+            n_left = n_waiting % rows
+            waiting = [joined.take(slice(n_waiting - n_left, n_waiting))] if n_left else []
+            n_waiting = n_left
+    if n_waiting:
+        yield Spectra.concatenate(waiting)

@@ -15,7 +15,6 @@ from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
 from scattervae.files import file_digest
 from scattervae.spectra.blocks import Block, Piece
-from scattervae.spectra.chunks import rechunk
 from scattervae.spectra.columns import (
     block_columns,
     block_from,
@@ -26,15 +25,20 @@ from scattervae.spectra.columns import (
     spectra_columns,
     spectra_from,
 )
-from scattervae.spectra.flags import flag_counts
 from scattervae.spectra.foreign import ForeignColumns
-from scattervae.spectra.hats import HatsFolder, Partition, Positions, read_footer, require_in_pixel
+from scattervae.spectra.hats import (
+    HatsFolder,
+    Partition,
+    Positions,
+    open_parquet,
+    read_footer,
+    read_groups,
+    require_in_pixel,
+)
 from scattervae.spectra.journal import Journal
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
-from scattervae.spectra.parquet import open_parquet, read_groups
-from scattervae.spectra.sources import G_FLUX_ERROR_COLUMN, DataRelease
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Spectra, flag_counts, rechunk
+from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels
 
 DEFAULT_CHUNK = 65536
 

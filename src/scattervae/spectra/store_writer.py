@@ -1,23 +1,23 @@
 """A store being written: staged parts one file after another, then sealed into a HATS catalogue."""
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from scattervae.errors import StoreError
+from scattervae.files import write_json
 from scattervae.spectra.columns import joint_schema
-from scattervae.spectra.dataset import DatasetFolder
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.hats import Partition, Positions, finish_catalogue
+from scattervae.spectra.finish import choose_partitions, write_partitions
+from scattervae.spectra.hats import Partition, Positions, finish_catalogue, read_footer
 from scattervae.spectra.journal import INTAKE, Journal, Line
-from scattervae.spectra.known import KnownStars
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
-from scattervae.spectra.seal import choose_partitions, write_partitions
-from scattervae.spectra.sources import DataRelease
-from scattervae.spectra.spectra import Basis
-from scattervae.spectra.staging import StagedPart, without
+from scattervae.spectra.spectra import Basis, Flag
+from scattervae.spectra.staging import KnownStars, StagedPart, without
+from scattervae.spectra.star_tables import DataRelease
 
 ROWS_A_PARTITION = 2**18  # some 250 MB in memory
 ROWS_A_PARTITION_WITH_CORRELATIONS = 2**15  # some 420 MB in memory
@@ -211,3 +211,55 @@ def _said(positions: Positions | None) -> str:
 def _holds_something(path: Path) -> bool:
     """True for a file, or a folder with more in it than an ingest stopped at its very start leaves."""
     return path.exists() and (not path.is_dir() or any(item.name != INTAKE for item in path.iterdir()))
+
+
+_PLAN = "_plan.json"  # readers of parquet pass over files that begin with an underscore
+
+
+class DatasetFolder:
+    """The folder ``dataset`` of a store, and the places where it is built and kept.
+
+    Args:
+        store: The store's folder.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.path = store / "dataset"
+        self._building = store / "dataset.partial"
+        self._aside = store / "dataset.old"
+
+    def partitions(self) -> dict[Partition, Path]:
+        """Every partition that is there, with its file."""
+        found: dict[Partition, Path] = {}
+        for file in self.path.glob("Norder=*/Dir=*/Npix=*.parquet"):
+            order, pixel = (int(name.partition("=")[2]) for name in (file.parts[-3], file.stem))
+            found[Partition(order, pixel, read_footer(file).num_rows)] = file
+        return dict(sorted(found.items(), key=lambda item: item[0].index_range))
+
+    def build(self, plan: Mapping[str, object]) -> Path:
+        """A folder for new partitions; it holds what an earlier run of the same plan had written to it."""
+        file = self._building / _PLAN
+        if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != plan:
+            shutil.rmtree(self._building, ignore_errors=True)
+            write_json(file, plan)
+        return self._building
+
+    def replace(self) -> None:
+        """Put the new partitions in their place, the old ones aside."""
+        if self.path.is_dir():
+            self.path.rename(self._aside)
+        self._building.rename(self.path)
+
+    def go_back(self) -> None:
+        """Undo `replace`, wherever it was stopped; the new partitions are kept for the next `build`."""
+        if (self.path / _PLAN).is_file():
+            self.path.rename(self._building)
+        if self._aside.is_dir() and not self.path.is_dir():
+            self._aside.rename(self.path)
+
+    def settle(self) -> None:
+        """Make `replace` final: what was needed to go back is removed."""
+        (self.path / _PLAN).unlink(missing_ok=True)
+        for folder in (self._aside, self._building):
+            if folder.exists():
+                shutil.rmtree(folder)

@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from scattervae.errors import DataError
 from scattervae.files import written_aside
-from scattervae.spectra.parquet import open_parquet, read_groups, read_table
+from scattervae.spectra.hats import open_parquet, read_groups, read_table
 
 if TYPE_CHECKING:
     from astropy.table import Table

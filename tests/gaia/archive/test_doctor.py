@@ -10,8 +10,8 @@ from gaia.archive.stars import add_bulk, server_of, source_table, toy_stars
 from gaia.archive.toys import patience
 from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.doctor import Examination, Finding, Status, no_network
-from scattervae.spectra.sources import SOURCE_COLUMNS
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import SOURCE_COLUMNS
 from toy import toy_sky
 
 STARS = toy_stars()

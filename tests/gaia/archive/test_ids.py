@@ -13,7 +13,7 @@ from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.ids import fetch_ids
 from scattervae.gaia.archive.services import Services
 from scattervae.gaia.files import read_file, read_ids_file
-from scattervae.spectra.flags import Flag, GFluxSource
+from scattervae.spectra.spectra import Flag, GFluxSource
 
 STARS = toy_stars()
 IDS = STARS.source_id

@@ -14,8 +14,8 @@ from scattervae.errors import FetchError
 from scattervae.gaia import facts
 from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.services import Services
-from scattervae.spectra.sources import SOURCE_COLUMNS
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import SOURCE_COLUMNS
 
 STARS = toy_stars()
 IDS = STARS.source_id

@@ -13,7 +13,7 @@ from bulk.toys import write
 from scattervae.errors import DataError
 from scattervae.gaia.bulk import BrokenFileError, is_bulk, is_bulk_sources, read_sources
 from scattervae.gaia.files import read_sources_file
-from scattervae.spectra.sources import SOURCE_COLUMNS
+from scattervae.spectra.star_tables import SOURCE_COLUMNS
 
 # Some of the 152 columns of gaia_source, with their types, in the order of the archive's bulk files.
 TYPES = {

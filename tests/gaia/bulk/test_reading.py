@@ -13,8 +13,7 @@ from bulk.toys import ARRAYS, COLUMNS, BulkToy, as_text, assert_same, read_whole
 from scattervae.errors import DataError
 from scattervae.gaia.bulk import is_bulk, read_bulk
 from scattervae.gaia.files import read_file
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Flag
 
 REAL = "XpContinuousMeanSpectrum_000000-003111.csv.gz"
 

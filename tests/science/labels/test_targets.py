@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from scattervae.errors import DataError
 from scattervae.science.labels.targets import KnownLabels, LabelScales
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 from science.labels.label_toys import labels_like
 
 VALUES = np.array([[5000.0, 3.0, -0.1, 0.1], [np.nan, 2.0, np.nan, 0.0], [-9999.0, 4.0, 0.0, 0.0]])

@@ -31,8 +31,8 @@ from scattervae.science.paper.comparison import (
     told_by_network,
 )
 from scattervae.seeds import folds
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.star_tables import StellarLabels
 from science.toys import BASIS, MODELS, contest_of, told_of, trained
 from toy import spoiled
 

@@ -12,7 +12,7 @@ from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.paper.comparison import CANNON, NETWORK, fit_cannons, hold_contest
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.seeds import folds
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 from science.toys import FIRST_TEN, N, contest_of, labels_of, told_of, trained
 
 BOTH = np.concatenate(list(FIRST_TEN.values()))

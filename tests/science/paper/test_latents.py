@@ -9,7 +9,7 @@ import pytest
 from scattervae.science.latent_volume.comparison import VolumeSettings, compare_volumes
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.paper.latents import volume_claims, volumes
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 from science.toys import known_latents, labels_of, stars_at
 
 IDS = ["coverage_delta_v", "coverage_extrapolation"]

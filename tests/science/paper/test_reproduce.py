@@ -12,7 +12,7 @@ from scattervae.science.cannon.model import Cannon
 from scattervae.science.paper.claim import NOT_TESTABLE, as_json
 from scattervae.science.paper.reproduce import reproduce
 from scattervae.seeds import folds
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 from toy import DR3, toy_recipe, toy_sky
 
 SKY = toy_sky(1000, basis=DR3, n_latent=3)

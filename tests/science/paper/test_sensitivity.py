@@ -32,8 +32,8 @@ from scattervae.science.paper.sensitivity import (
     variants,
 )
 from scattervae.seeds import folds
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from science.toys import KnownLatents, claims_of, known_latents, trained
 from toy import spoiled, toy_recipe, toy_sky, untrained_model
 

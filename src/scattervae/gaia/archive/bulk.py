@@ -3,9 +3,8 @@
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -16,6 +15,7 @@ from scattervae.files import sole_writer
 from scattervae.gaia.archive.listing import BulkFile
 from scattervae.gaia.archive.transfer import CheckedFiles, md5_of, partial_path, transfer
 from scattervae.gaia.archive.transport import Patience, StoppedError, answered, new_session
+from scattervae.parallel import thread_pool
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def plan(
         return Task(file, _size(file, patience), here)
 
     tasks = []
-    with _workers(_SIZE_WORKERS, patience) as pool:
+    with thread_pool(_SIZE_WORKERS, on_error=patience.stop.set) as pool:
         for task in pool.map(look, files):
             tasks.append(task)
             progress()
@@ -188,7 +188,7 @@ def fetch(
     with sole_writer(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)
         checked = CheckedFiles(plan.out)
-        with _workers(workers, patience) as pool:
+        with thread_pool(workers, on_error=patience.stop.set) as pool:
             futures = {
                 pool.submit(_fetch_one, task, plan.out, checked=checked, patience=patience, told=told): task
                 for task in plan.tasks
@@ -247,18 +247,6 @@ def _size(file: BulkFile, patience: Patience) -> int | None:
     except FetchError as error:
         logger.info("%s", error)
         return None
-
-
-@contextmanager
-def _workers(n: int, patience: Patience) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end soon when the block fails, as it does at Ctrl-C."""
-    with ThreadPoolExecutor(n) as pool:
-        try:
-            yield pool
-        except BaseException:
-            patience.stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _nearest_folder(path: Path) -> Path:

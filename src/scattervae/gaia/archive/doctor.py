@@ -5,7 +5,6 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -20,8 +19,9 @@ from scattervae.gaia.archive.services import Services
 from scattervae.gaia.archive.transport import CONNECT_TIMEOUT, Patience, answered, new_session, reason_of
 from scattervae.gaia.basis import is_known
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, parse_unit
-from scattervae.spectra.sources import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS
+from scattervae.parallel import thread_pool
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import G_FLUX_COLUMN, POSITION_COLUMNS, SOURCE_COLUMNS
 
 _TRIES = 2
 _TIMEOUT = 60.0  # each question is about one star, or a list of names [s]
@@ -79,7 +79,7 @@ def no_network(release: Release) -> str | None:
     urls = [(release.archive_url, False)]  # astroquery knows no proxies
     if release.bulk is not None:
         urls.append((release.bulk.url, True))
-    with ThreadPoolExecutor(len(urls)) as pool:
+    with thread_pool(len(urls)) as pool:
         reasons = list(pool.map(lambda pair: _absence(*pair), urls))
     return None if None in reasons else "; ".join(filter(None, reasons))
 

@@ -19,7 +19,7 @@ from scattervae.errors import FetchError, counted
 from scattervae.files import written_aside
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
-from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from scattervae.errors import DataError, FetchError
 from scattervae.gaia.archive.transport import PageError, PassingError, Patience, read_text
 from scattervae.settings import Settings
-from scattervae.spectra.sources import DataRelease
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import DataRelease
 
 logger = logging.getLogger(__name__)
 

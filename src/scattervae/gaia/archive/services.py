@@ -28,7 +28,7 @@ from scattervae.gaia.archive.transport import (
     Patience,
     reason_of,
 )
-from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
 

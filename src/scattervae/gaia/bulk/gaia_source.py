@@ -18,7 +18,7 @@ from scattervae.gaia.files.assemble import assemble_sources
 from scattervae.gaia.files.cells import floats
 from scattervae.gaia.files.columns import Columns, pick
 from scattervae.gaia.files.rows import identifiers
-from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.star_tables import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
 

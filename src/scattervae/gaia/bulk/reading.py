@@ -16,8 +16,7 @@ from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import ReadRows, bases_of, flag_duplicates
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, warn_if_unnamed
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, Spectra
 
 CHUNK_ROWS = 8192
 

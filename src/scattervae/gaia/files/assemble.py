@@ -31,10 +31,8 @@ from scattervae.gaia.files.rows import Skips, duplicates, flag_duplicates, read_
 from scattervae.gaia.files.sampled import one_row_per_star, read_sampled
 from scattervae.gaia.files.star_columns import allstar_of, read_g_flux, read_labels, read_source_columns
 from scattervae.spectra.bases import BasisIds, check_taken
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.sources import POSITION_COLUMNS, SourceColumns
-from scattervae.spectra.spectra import Basis, Correlations, SampledSpectra, Spectra
+from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra
+from scattervae.spectra.star_tables import POSITION_COLUMNS, SourceColumns, StellarLabels
 
 
 @dataclass(frozen=True)

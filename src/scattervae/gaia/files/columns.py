@@ -24,9 +24,8 @@ from scattervae.gaia.facts import (
     SOURCE_ID_NAMES,
 )
 from scattervae.gaia.files.cells import arrays, floats
-from scattervae.spectra.labels import LABEL_UNITS
-from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import LABEL_UNITS, SOURCE_COLUMNS, DataRelease
 
 _BAND_COLUMNS = (
     "coefficients",

@@ -48,9 +48,8 @@ from scattervae.gaia.files.tables import (
 from scattervae.gaia.files.text import encoding_of, read_text, text_lines
 from scattervae.opening import open_file, unpacked
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, warn_if_unnamed
-from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.sources import SOURCE_COLUMNS, DataRelease, SourceColumns
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns, StellarLabels
 
 logger = logging.getLogger(__name__)
 

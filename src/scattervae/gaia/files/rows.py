@@ -10,8 +10,7 @@ from scattervae.errors import DataError
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.cells import Arrays, Integers, is_missing, shown, text_of, unmasked
 from scattervae.gaia.files.columns import Columns, SkippedRow
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Flag
 
 
 class Skips:

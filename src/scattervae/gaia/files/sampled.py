@@ -16,8 +16,7 @@ from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
 from scattervae.gaia.files.rows import Skips, identifiers
 from scattervae.gaia.files.star_columns import read_g_flux
-from scattervae.spectra.flags import Flag
-from scattervae.spectra.spectra import SampledSpectra
+from scattervae.spectra.spectra import Flag, SampledSpectra
 
 _NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its companion file, and people name it
 

@@ -11,8 +11,7 @@ from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.gaia.facts import G_FLUX_NAME, G_MAG_NAMES, LABEL_COLUMNS, NO_LABEL, g_flux_of
 from scattervae.gaia.files.cells import floats, integers
 from scattervae.gaia.files.columns import Columns
-from scattervae.spectra.labels import StellarLabels
-from scattervae.spectra.sources import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.star_tables import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns, StellarLabels
 
 _POSITION_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
 
@@ -64,7 +63,7 @@ def read_source_columns(
     """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec.
 
     Source:
-        `scattervae.spectra.sources.SOURCE_COLUMNS`.
+        `scattervae.spectra.star_tables.SOURCE_COLUMNS`.
     """
     if not all(name in columns for name in POSITION_COLUMNS):
         return SourceColumns.empty()

@@ -17,10 +17,9 @@ from scattervae.gaia.files.fits_and_votable import columns_of_table
 from scattervae.gaia.files.sampled import WAVELENGTH, with_id_of_name
 from scattervae.gaia.files.text import text_lines
 from scattervae.opening import budget_of
-from scattervae.spectra.columns import is_approximate
-from scattervae.spectra.nested import flattened, leaves
-from scattervae.spectra.parquet import open_parquet, read_groups, spend_on
-from scattervae.spectra.sources import POSITION_COLUMNS
+from scattervae.spectra.columns import flattened, is_approximate, leaves
+from scattervae.spectra.hats import open_parquet, read_groups, spend_on
+from scattervae.spectra.star_tables import POSITION_COLUMNS
 
 
 def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:

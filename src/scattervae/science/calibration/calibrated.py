@@ -14,13 +14,13 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
+from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.score import ScoreMap, telling
 from scattervae.science.calibration.widths import WidthLaw, kinds_of
 from scattervae.spectra.normalization import Inputs
-from scattervae.tensors import read_tensors, tensors_digest, write_tensors
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."

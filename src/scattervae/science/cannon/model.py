@@ -18,7 +18,15 @@ from scipy.spatial import ConvexHull
 
 from scattervae.arrays import LabelArray, StarMask
 from scattervae.errors import CheckpointError, DataError
-from scattervae.files import DIGESTS, read_json, verified_folder, write_json, written_folder
+from scattervae.files import (
+    DIGESTS,
+    read_json,
+    read_tensors,
+    verified_folder,
+    write_json,
+    write_tensors,
+    written_folder,
+)
 from scattervae.model.checkpoint import BasisIds, software_versions
 from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import data_digest
@@ -32,10 +40,9 @@ from scattervae.science.cannon.fit import (
     propagated_variance,
 )
 from scattervae.settings import Settings
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
-from scattervae.tensors import read_tensors, write_tensors
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 _N_CORNERS = 64
 _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers

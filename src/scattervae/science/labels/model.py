@@ -13,7 +13,16 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.arrays import LabelArray, StarArray
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.files import DIGESTS, read_json, verified_folder, write_json, written_folder
+from scattervae.files import (
+    DIGESTS,
+    StoredTensors,
+    read_json,
+    read_tensors,
+    verified_folder,
+    write_json,
+    write_tensors,
+    written_folder,
+)
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, software_versions, with_weights
 from scattervae.model.posterior import Posterior
@@ -29,7 +38,6 @@ from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
-from scattervae.tensors import StoredTensors, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

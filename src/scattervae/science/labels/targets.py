@@ -11,8 +11,7 @@ from torch import Tensor
 
 from scattervae.arrays import LabelArray, SourceIds, StarArray, StarMask
 from scattervae.errors import DataError
-from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
-from scattervae.spectra.matching import rows_of
+from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels, rows_of
 
 A_K = "a_k"
 UNITS = LABEL_UNITS | {A_K: "mag"}

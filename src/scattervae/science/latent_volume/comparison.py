@@ -26,7 +26,7 @@ from scattervae.science.latent_volume.richness import (
     sample_coverage,
 )
 from scattervae.settings import Settings
-from scattervae.spectra.labels import StellarLabels
+from scattervae.spectra.star_tables import StellarLabels
 
 GIANT_BELOW_LOGG = 3.5
 NOT_TESTABLE = "not testable here"

@@ -22,9 +22,9 @@ from scattervae.model.network import Reconstruction
 from scattervae.model.preparation import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
 from scattervae.seeds import folds, numpy_stream, stream
-from scattervae.spectra.labels import LABEL_NAMES, StellarLabels
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 CoeffsOf: TypeAlias = Float64[np.ndarray, "star coeff"]
 

@@ -25,8 +25,8 @@ from scattervae.science.relative.differences import (
     observed_shapes,
 )
 from scattervae.science.relative.matching import Matched, covariates_of, match
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 PAPER_DELTA_V = 0.30
 PAPER_FACTOR = 65.0

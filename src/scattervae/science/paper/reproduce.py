@@ -14,8 +14,8 @@ from scattervae.science.paper.comparison import Cannons, Contest, fit_cannons, h
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.science.paper.latents import relative_inference, volume_claims
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 Stage = Callable[[str], None]
 

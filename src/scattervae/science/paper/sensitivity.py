@@ -29,8 +29,8 @@ from scattervae.science.paper.claim import HOLDS, Claim, Table
 from scattervae.science.paper.comparison import fit_cannons, hold_contest
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.seeds import numpy_stream, stream
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Correlations, Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 
 @dataclass(frozen=True)

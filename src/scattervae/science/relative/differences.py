@@ -22,8 +22,8 @@ from scattervae.science.generation import generate
 from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
 from scattervae.science.relative.matching import CALIPER, Groups, Matched, covariates_of, groups_of, match
 from scattervae.seeds import numpy_stream
-from scattervae.spectra.labels import StellarLabels
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.star_tables import StellarLabels
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from scipy.spatial import KDTree
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
-from scattervae.spectra.labels import LABEL_NAMES, LABEL_UNITS, StellarLabels
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels
 
 FEWEST = 10  # stars a group: with fewer, sign flips cannot tell p = 0.05 over several quantities
 G_MAG = "g_mag"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.spectra.sources import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns, rows_of
 
 THREE = SourceColumns(
     np.array([30, 10, 20]), {"ra": np.array([3.0, 1.0, 2.0]), "dec": np.array([-3.0, np.nan, -2.0])}
@@ -43,3 +43,14 @@ def test_rows_are_taken_together(rows):
 def test_units_are_those_of_the_archive():
     units = {name: unit for name, (_, unit, _) in SOURCE_COLUMNS.items()}
     assert (units["ra"], units["parallax"], units["phot_g_mean_flux"]) == ("deg", "mas", "electron/s")
+
+
+IDS = st.lists(st.integers(-5, 5), max_size=12)
+
+
+@given(IDS, IDS.filter(len), st.booleans())
+def test_each_star_is_found_where_it_first_stands(wanted, among, in_order):
+    among = sorted(among) if in_order else among
+    row, known = rows_of(np.array(wanted, dtype=np.int64), among=np.array(among, dtype=np.int64))
+    assert known.tolist() == [star in among for star in wanted]
+    assert row[known].tolist() == [among.index(star) for star in wanted if star in among]

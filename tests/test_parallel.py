@@ -1,17 +1,21 @@
-"""Work in several processes: in order, on one thread each, and none that outlives its parent."""
+"""Work in several processes or threads: in order, on one core each, and none that outlives its caller."""
 
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scattervae.workers import WorkerDied, n_cpus, results_in_order
+from scattervae.parallel import WorkerDied, in_processes, in_threads, n_cpus
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def threads(job):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_the_jobs(workers):
     jobs = [0.3, 1, 2, 0.1, *range(5, 30)]
-    got = list(results_in_order(Shift(by=10), jobs, workers=workers))
+    got = list(in_processes(Shift(by=10), jobs, workers=workers))
     assert [job for job, _ in got] == jobs
     assert [value for _, (value, _) in got] == [40, 11, 12, 20, *range(15, 40)]
     processes = {pid for _, (_, pid) in got}
@@ -66,7 +70,7 @@ def test_results_come_in_the_order_of_the_jobs(workers):
 
 def test_jobs_are_taken_only_a_few_ahead():
     taken = []
-    results = results_in_order(Shift(by=0), (taken.append(job) or job for job in range(1000)), workers=2)
+    results = in_processes(Shift(by=0), (taken.append(job) or job for job in range(1000)), workers=2)
     next(results)
     assert len(taken) <= 10
     results.close()
@@ -75,7 +79,7 @@ def test_jobs_are_taken_only_a_few_ahead():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_logged_is_logged_here_in_order(workers, caplog):
     with caplog.at_level(logging.WARNING):
-        assert [job for job, _ in results_in_order(say, range(6), workers=workers)] == list(range(6))
+        assert [job for job, _ in in_processes(say, range(6), workers=workers)] == list(range(6))
     assert [record.getMessage() for record in caplog.records] == [f"job {job}" for job in range(6)]
     assert {record.name for record in caplog.records} == {"scattervae.toy"}
 
@@ -84,21 +88,21 @@ def test_what_is_logged_is_logged_here_in_order(workers, caplog):
 def test_an_error_keeps_what_it_says(workers):
     got = []
     with pytest.raises(OSError, match="No space left") as caught:
-        got.extend(job for job, _ in results_in_order(fail, range(30), workers=workers))
+        got.extend(job for job, _ in in_processes(fail, range(30), workers=workers))
     assert (caught.value.errno, caught.value.filename) == (28, "/a/disk")
 
 
 def test_a_killed_process_is_told_of():
     got = []
     with pytest.raises(WorkerDied):
-        got.extend(job for job, _ in results_in_order(die, range(30), workers=2))
+        got.extend(job for job, _ in in_processes(die, range(30), workers=2))
     assert got == list(range(len(got)))
     assert len(got) <= 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_task_computes_with_one_thread(workers):
-    ((_, found),) = results_in_order(threads, [0], workers=workers)
+    ((_, found),) = in_processes(threads, [0], workers=workers)
     assert found
     assert set(found) == {1}
 
@@ -110,12 +114,12 @@ def test_cpus_are_those_of_this_process():
 SCRIPT = """
 import signal, sys, time
 sys.path.insert(0, {tests!r})
-from test_workers import Shift
-from scattervae.workers import results_in_order
+from test_parallel import Shift
+from scattervae.parallel import in_processes
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background ignores
-    for job, (value, pid) in results_in_order(Shift(by=0), [0.01, 0.01, 60.0, 60.0], workers=2):
+    for job, (value, pid) in in_processes(Shift(by=0), [0.01, 0.01, 60.0, 60.0], workers=2):
         print(pid, flush=True)
 """
 
@@ -159,3 +163,60 @@ def test_no_process_outlives_its_parent(tmp_path, how):
         assert not any(map(is_running, family))
         said = parent.stderr.read()
     assert said.count("Traceback") == (how is signal.SIGINT)  # the parent's own; its processes say nothing
+
+
+@given(st.lists(st.integers()), st.integers(1, 4))
+def test_each_item_comes_with_its_result_in_order(items, threads):
+    assert list(in_threads(lambda n: n * n, items, threads=threads)) == [(n, n * n) for n in items]
+
+
+def test_slow_items_hold_back_no_work_and_change_no_order():
+    def wait(seconds: float) -> int:
+        time.sleep(seconds)
+        return threading.get_ident()
+
+    done = list(in_threads(wait, [0.2, 0.0, 0.0, 0.0], threads=2))
+    assert [item for item, _ in done] == [0.2, 0.0, 0.0, 0.0]
+    slow, *others = [ident for _, ident in done]
+    assert slow not in others
+
+
+def test_items_are_taken_only_a_few_ahead():
+    taken = []
+
+    def items():
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    results = in_threads(lambda n: n, items(), threads=2)
+    next(results)
+    assert len(taken) < 10
+    results.close()
+    assert len(taken) < 10
+
+
+def test_an_error_in_a_thread_is_the_callers():
+    def fail(n: int) -> int:
+        raise RuntimeError(f"item {n}")
+
+    with pytest.raises(RuntimeError, match="item 3"):
+        list(in_threads(fail, [3, 4], threads=2))
+
+
+def test_each_thread_computes_with_one_core_and_the_process_keeps_its_own():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert [n for _, n in in_threads(lambda _: torch.get_num_threads(), range(8), threads=2)] == [1] * 8
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_thread_outlives_its_caller():
+    before = threading.active_count()
+    results = in_threads(lambda n: n, range(100), threads=3)
+    next(results)
+    results.close()
+    assert threading.active_count() == before

@@ -14,8 +14,17 @@ from jaxtyping import Int64
 
 from scattervae.files import written_aside
 from scattervae.spectra.columns import conformed, in_sky_order
-from scattervae.spectra.hats import SPATIAL_INDEX, SPATIAL_ORDER, Partition, partition_name, read_footer
-from scattervae.spectra.parquet import open_parquet, read_groups, read_table, write_sorted
+from scattervae.spectra.hats import (
+    SPATIAL_INDEX,
+    SPATIAL_ORDER,
+    Partition,
+    open_parquet,
+    partition_name,
+    read_footer,
+    read_groups,
+    read_table,
+    write_sorted,
+)
 
 _FINEST_ORDER = 10  # pixels of 3.4 arcmin; the densest of the sky hold some thousand stars
 _CELLS_TO_MERGE = 2**22  # counts of pixels in memory, before those of one pixel are added up

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scattervae.errors import StoreError
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.shuffled import ChosenStars, Share, Window, read_ahead
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.windows import ChosenStars, Share, Window
 from spectra.piece_toys import Pieces, in_float32, rows_of, toy_store
 from toy import spoiled, toy_sky
 
@@ -180,20 +180,6 @@ def test_an_error_of_a_thread_reaches_the_reader():
     for read in (stars.read, lambda: list(stars.windows(0, 1))):
         with pytest.raises(StoreError, match="torn"):
             read()
-
-
-@given(st.lists(st.integers()), st.integers(1, 5))
-def test_reading_ahead_keeps_the_order(items, threads):
-    assert list(read_ahead(lambda item: item * 2, items, threads=threads)) == [item * 2 for item in items]
-
-
-def test_reading_ahead_goes_only_a_little_ahead():
-    begun: list[int] = []
-    results = read_ahead(lambda item: begun.append(item) or item, range(100), threads=2)
-    assert next(results) == 0
-    assert len(begun) <= 5
-    results.close()
-    assert len(begun) < 100
 
 
 def test_a_real_store_gives_the_numbers_of_its_spectra(tmp_path):

@@ -6,9 +6,8 @@ on how many processes share the reading.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarMask
 from scattervae.errors import StoreError
+from scattervae.parallel import in_threads, keep_memory, thread_pool
 from scattervae.seeds import stream
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Inputs, Normalization
@@ -110,7 +110,7 @@ class ChosenStars:
         def fill(index: int) -> None:
             self._fill(inputs[ends[index] - self.n_kept[index] : ends[index]], index)
 
-        for _ in read_ahead(fill, range(len(self.n_kept)), threads=self.threads):
+        for _ in in_threads(fill, range(len(self.n_kept)), threads=self.threads):
             pass
         return inputs
 
@@ -126,9 +126,9 @@ class ChosenStars:
         plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
         buffers = [self._space() for _ in plans[:2]]  # one is read while the other is used
         coming: deque[tuple[Window, list[Future[None]]]] = deque()
-        _keep_memory()
+        keep_memory()
         try:
-            with _stopping(ThreadPoolExecutor(self.threads, thread_name_prefix="window")) as pool:
+            with thread_pool(self.threads, thread_name_prefix="window") as pool:
                 for plan, buffer in zip(plans, cycle(buffers), strict=False):
                     coming.append(self._begin(pool, plan, share, buffer))
                     if len(coming) == len(buffers):
@@ -202,37 +202,3 @@ def _finished(window: Window, work: list[Future[None]]) -> Window:
     for done in work:
         done.result()
     return window
-
-
-def read_ahead(read: Callable[[T], R], items: Iterable[T], *, threads: int = _THREADS) -> Iterator[R]:
-    """``read(item)`` of every item in order, computed by threads a few items ahead of whoever asks."""
-    _keep_memory()
-    coming: deque[Future[R]] = deque()
-    with _stopping(ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")) as pool:
-        for item in items:
-            coming.append(pool.submit(read, item))
-            if len(coming) > 2 * threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
-
-
-@contextmanager
-def _stopping(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
-    """The pool, whose threads finish what they are at and begin nothing new when the block ends."""
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _keep_memory() -> None:
-    """Let the arrays of a piece, when freed, stay with the process, which needs as many for the next piece.
-
-    glibc gives pieces of this size back to the system, and fetching them again costs a quarter of the reading,
-    until it sees a larger one freed.
-
-    Source:
-        mallopt(3), ``M_MMAP_THRESHOLD``: the dynamic threshold, of at most 32 MiB.
-    """
-    np.empty(31 * 2**20, dtype=np.uint8)

@@ -5,9 +5,9 @@ from hats.pixel_math import generate_alignment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.spectra import seal
+from scattervae.spectra import finish
+from scattervae.spectra.finish import choose_partitions, partitions_of, write_partitions
 from scattervae.spectra.hats import Partition
-from scattervae.spectra.seal import choose_partitions, partitions_of, write_partitions
 
 SCHEMA = pa.schema([("_healpix_29", pa.int64()), ("source_id", pa.int64()), ("note", pa.int64())])
 ORDER = 3
@@ -52,7 +52,7 @@ def test_rows_are_sorted_into_partitions_however_they_came(
     tmp_path_factory, files, rows_a_partition, shuffler
 ):
     rows = list(dict.fromkeys(row for one in files for row in one))
-    folder = tmp_path_factory.mktemp("seal")
+    folder = tmp_path_factory.mktemp("finish")
     written = []
     for attempt in ("a", "b"):
         shuffler.shuffle(rows)
@@ -64,7 +64,7 @@ def test_rows_are_sorted_into_partitions_however_they_came(
         written.append({p.name: p.read_bytes() for p in out.rglob("*.parquet")})
         found = []
         for partition in partitions:
-            path = out / seal.partition_name(partition.order, partition.pixel)
+            path = out / finish.partition_name(partition.order, partition.pixel)
             table = pq.ParquetFile(path).read()
             assert len(table) == partition.n_rows
             low, beyond = partition.index_range
@@ -79,7 +79,7 @@ def test_counts_may_be_added_up_early(tmp_path, monkeypatch):
     rows = [(pixel * 4**29 // 2, pixel) for pixel in range(24)]
     paths = runs(tmp_path, [rows[i::5] for i in range(5)])
     late = choose_partitions(paths, rows_a_partition=3)
-    monkeypatch.setattr(seal, "_CELLS_TO_MERGE", 2)
+    monkeypatch.setattr(finish, "_CELLS_TO_MERGE", 2)
     assert choose_partitions(paths, rows_a_partition=3) == late
     assert [partition.n_rows for partition in late] == [2] * 12
 
@@ -106,7 +106,7 @@ def test_where_there_are_no_links_files_are_copied(tmp_path, monkeypatch):
     paths = runs(tmp_path, [[(1, 1)]])
     partitions = choose_partitions(paths, rows_a_partition=1)
     (tmp_path / "old.parquet").write_bytes(b"the same rows")
-    monkeypatch.setattr(seal.os, "link", refuse)
+    monkeypatch.setattr(finish.os, "link", refuse)
     unchanged = {partitions[0]: tmp_path / "old.parquet"}
     write_partitions(tmp_path / "out", paths, partitions, schema=SCHEMA, unchanged=unchanged)
     copied = tmp_path / "out" / "Norder=0" / "Dir=0" / "Npix=0.parquet"
@@ -118,9 +118,9 @@ def test_only_row_groups_that_reach_into_a_partition_are_read(tmp_path, monkeypa
     rows = [(pixel * 4**29 + i, 100 * pixel + i) for pixel in range(12) for i in range(3)]
     paths = runs(tmp_path, [rows[:18], rows[18:]])
     read = []
-    plain = seal.read_groups
+    plain = finish.read_groups
     monkeypatch.setattr(
-        seal, "read_groups", lambda file, groups: read.extend(groups) or plain(file, groups=groups)
+        finish, "read_groups", lambda file, groups: read.extend(groups) or plain(file, groups=groups)
     )
     write_partitions(tmp_path / "out", paths, [Partition(0, 7, 3)], schema=SCHEMA, unchanged={})
     assert read == [1]
