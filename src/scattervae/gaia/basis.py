@@ -59,15 +59,10 @@ class SampledFlux:
 
 @dataclass(frozen=True)
 class KnownBasis:
-    """A basis whose functions the installed GaiaXPy ships.
+    """A basis whose functions the installed GaiaXPy ships."""
 
-    Attributes:
-        basis: Sizes and ids.
-        model: GaiaXPy's name of the instrument model that its sampled functions were made with.
-    """
-
-    basis: Basis
-    model: str
+    basis: Basis  # sizes and ids
+    model: str  # GaiaXPy's name of the instrument model that its sampled functions were made with
 
 
 # The model that GaiaXPy takes by default, of two that it ships for these ids.
@@ -140,9 +135,6 @@ def _fitting(basis: Basis) -> list[KnownBasis]:
 def design(basis: Basis = DR3_BASIS) -> Design:
     """The merged design matrix of GaiaXPy's ``calibrate`` at its default sampling.
 
-    Args:
-        basis: Of the coefficients that it is for.
-
     Raises:
         DataError: GaiaXPy does not know the basis.
 
@@ -191,7 +183,6 @@ def flux_from_coeffs(coeffs: CoeffArray, errors: CoeffArray, basis: Basis = DR3_
     Args:
         coeffs: BP then RP, in archive units; a band that is all NaN is missing.
         errors: One sigma of each, measurement or intrinsic scatter; their signs do not matter.
-        basis: Sizes and ids of the coefficients.
 
     Raises:
         DataError: Other numbers of coefficients than the basis has, or GaiaXPy does not know it.

@@ -81,10 +81,6 @@ def g_flux_of(
 
     .. math:: F = 10^{0.4 (25.6873668671 - G)}
 
-    Args:
-        g_mag: G [mag].
-        zero_point: That of the release [mag], DR3's unless given.
-
     Source:
         `G_ZERO_POINT`.
     """

@@ -38,8 +38,6 @@ def coeff_errors(
 
     Args:
         flux_errors: One sigma on the grid of `matrix`; a row with a value that is not positive gives NaN.
-        matrix: Turns coefficients of the DR3 basis into flux.
-        progress: Called with the number of stars done so far.
     """
     errors = np.full((len(flux_errors), matrix.shape[1]), np.nan)
     good = np.flatnonzero((flux_errors > 0).all(axis=1) & np.isfinite(flux_errors).all(axis=1))

@@ -110,7 +110,6 @@ def infer_coeffs(sampled: SampledSpectra, *, progress: Callable[[int], None] | N
     Args:
         sampled: Spectra on any wavelengths, more than Gaia's basis functions can follow one by one; only stars without
             a flag teach the prior.
-        progress: Called with the number of stars done so far.
 
     Raises:
         DataError: Too few wavelengths, or no complete spectrum that Gaia's basis functions can make.

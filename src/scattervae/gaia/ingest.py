@@ -39,15 +39,10 @@ _SHARES_WITH_CORRELATIONS = {".gz": 0.66, ".csv": 0.27, ".ecsv": 0.27}
 
 @dataclass(frozen=True)
 class IngestedFile:
-    """A file that an ingest is done with.
+    """A file that an ingest is done with."""
 
-    Attributes:
-        entry: What became of it, as the manifest has it.
-        times: What reading it took; None where the store had it already.
-    """
-
-    entry: FileEntry
-    times: FileTimes | None
+    entry: FileEntry  # what became of it, as the manifest has it
+    times: FileTimes | None  # what reading it took; None where the store had it already
 
 
 def ingest(  # noqa: PLR0913 - the options of one act, each by its name
@@ -76,16 +71,13 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         labels: Labels of any stars, joined by source_id; where None, those in the files are taken.
         sources: Files of ``gaia_source``, joined by source_id: positions, G flux and quality columns. A star
             that is not in them is left out and named.
-        correlations: Also store the correlations of the coefficients.
         release: The data release of the files: DR3, DR4, or the path of a .toml file that describes one. Where its
             source_ids are not documented to hold a pixel of the sky, stars without a position are left out and named.
         basis: Ids of the BP and RP basis to take, also for stars whose file names none. Where None, the basis of
             most stars of the first file; stars of others, and files without ids beside files with them, are
             left out, counted in the manifest and named.
-        strict: Stop at the first file that cannot be read.
         workers: Processes that read files; a program that asks for more than one must be importable, that is
             guard its main part by ``if __name__ == "__main__":``.
-        progress: Called with what became of each file.
 
     Raises:
         StoreError: `out` is something else or cannot be written to, or no file gave a star.

@@ -32,39 +32,24 @@ LOG_NAME = "ingest.log.jsonl"
 
 @dataclass(frozen=True)
 class FileTimes:
-    """What reading one file took.
+    """What reading one file took."""
 
-    Attributes:
-        name: The file, as the user named it.
-        path: The file from the root of the file system.
-        size: Its bytes.
-        modified_ns: When it was changed last [ns].
-        digest: SHA-256 of its bytes, empty where it could not be read.
-        started: When reading began, in universal time.
-        seconds: How long it took until its stars were staged.
-        rows_per_second: Rows read over seconds.
-        peak_memory_mb: The most memory that the process had used by then [10^6 bytes]; None where unknown.
-        error: Why it was left out.
-    """
-
-    name: str
-    path: str
+    name: str  # the file, as the user named it
+    path: str  # the file from the root of the file system
     size: int
-    modified_ns: int
-    digest: str
-    started: str
-    seconds: float
-    rows_per_second: float
-    peak_memory_mb: float | None
-    error: str | None = None
+    modified_ns: int  # when it was changed last [ns]
+    digest: str  # SHA-256 of its bytes, empty where it could not be read
+    started: str  # when reading began, in universal time
+    seconds: float  # how long it took until its stars were staged
+    rows_per_second: float  # rows read over seconds
+    peak_memory_mb: (
+        float | None
+    )  # the most memory that the process had used by then [10^6 bytes]; None where unknown
+    error: str | None = None  # why it was left out
 
 
 class IngestLog:
-    """The log in a store's folder, of this run and those before it.
-
-    Args:
-        folder: The store's folder.
-    """
+    """The log in a store's folder, of this run and those before it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOG_NAME
@@ -119,34 +104,21 @@ def peak_memory_mb() -> float | None:
 
 
 class FileJob(NamedTuple):
-    """A file to stage.
+    """A file to stage."""
 
-    Attributes:
-        name: The file, as the user named it.
-        staged: Where its part goes.
-        digest: The digest of its bytes, None where that is yet to be found.
-    """
-
-    name: str
-    staged: Path
-    digest: str | None = None
+    name: str  # the file, as the user named it
+    staged: Path  # where its part goes
+    digest: str | None = None  # the digest of its bytes, None where that is yet to be found
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """What became of a file in the process that read it.
+    """What became of a file in the process that read it."""
 
-    Attributes:
-        entry: What the manifest is to say, as far as it is known before the stars of other files are.
-        part: Its stars; None where they were not read.
-        times: What that took; None where the store has the file already.
-        error: Why it could not be read.
-    """
-
-    entry: FileEntry
-    part: StagedPart | None = None
-    times: FileTimes | None = None
-    error: ScatterVaeError | None = None
+    entry: FileEntry  # what the manifest is to say, as far as it is known before the stars of other files are
+    part: StagedPart | None = None  # its stars; None where they were not read
+    times: FileTimes | None = None  # what that took; None where the store has the file already
+    error: ScatterVaeError | None = None  # why it could not be read
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,6 @@ def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds 
     Args:
         source: A store's folder, a file, or a table in memory: of astropy, pandas, polars or arrow, astroquery's
             dictionary of lists of tables, or what GaiaXPy's ``calibrate`` returns.
-        correlations: Also read the correlations of the coefficients, where there are any.
         basis: The basis to take from a file or table, also for stars that name none; where None, that of most
             stars. Stars of others are among the skipped rows.
 
@@ -107,18 +106,7 @@ def load_chunks(
     correlations: bool = False,
     basis: Basis | BasisIds | None = None,
 ) -> Iterator[Spectra]:
-    """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk.
-
-    Args:
-        source: A store's folder or a file.
-        tally: Counts the rows of files.
-        correlations: Also read the correlations of the coefficients, where there are any.
-        basis: As for `load`.
-
-    Raises:
-        DataError: As `load`.
-        StoreError: As `load`.
-    """
+    """The same stars, chunk by chunk: a store or a bulk file is streamed, any other file is one chunk."""
     if os.path.isdir(source):
         yield from SpectrumStore(source).chunks(correlations=correlations)
     else:
@@ -140,8 +128,6 @@ def read_stars(
     """The stars of a file with the G fluxes that it gives: in chunks where it is a bulk file, else all at once.
 
     Args:
-        path: The file.
-        correlations: Also read the correlations of the coefficients, where there are any.
         release: Whose identifiers and magnitudes the file has.
 
     Raises:
@@ -209,19 +195,12 @@ N_SIGMA = 5.0
 
 @dataclass
 class GFluxes:
-    """Settles the G flux of all chunks of a file, and counts what was refused.
+    """Settles the G flux of all chunks of a file, and counts what was refused."""
 
-    Attributes:
-        where: Name of the file, for messages.
-        n_stars: Stars so far.
-        n_refused: How many of them had a G flux in a table that was not believed.
-        n_unknown: How many of those have none now, since their coefficients give none.
-    """
-
-    where: str
-    n_stars: int = 0
-    n_refused: int = 0
-    n_unknown: int = 0
+    where: str  # name of the file, for messages
+    n_stars: int = 0  # stars so far
+    n_refused: int = 0  # how many of them had a G flux in a table that was not believed
+    n_unknown: int = 0  # how many of those have none now, since their coefficients give none
 
     def of(self, spectra: Spectra) -> Spectra:
         """The same stars, with the G flux of their coefficients where the table has none or a wrong one.

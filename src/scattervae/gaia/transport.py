@@ -88,8 +88,6 @@ def transport(
     Flags for a missing band stay. Correlations are carried along where the spectra have them.
 
     Args:
-        spectra: Stars of any basis.
-        to: The basis wanted.
         source: Functions of the spectra's own basis, where GaiaXPy does not know it.
         target: Functions of the basis wanted, on the same grid.
 
@@ -123,7 +121,6 @@ def functions_of(basis: Basis, grid_nm: Wavelengths | None = None) -> Functions:
     """The functions of a basis that GaiaXPy knows.
 
     Args:
-        basis: Sizes and ids.
         grid_nm: Wavelengths, for DR3's basis only; the grid of sampled spectra where None.
 
     Raises:

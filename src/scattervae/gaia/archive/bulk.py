@@ -27,17 +27,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Moved(NamedTuple):
-    """News of a run.
+    """News of a run."""
 
-    Attributes:
-        path: The file, below the folder for all.
-        n_bytes: Bytes of it more on the disk; negative where some had to be thrown away.
-        finished: True where nothing more will be heard of it.
-    """
-
-    path: str
-    n_bytes: int
-    finished: bool = False
+    path: str  # the file, below the folder for all
+    n_bytes: int  # bytes of it more on the disk; negative where some had to be thrown away
+    finished: bool = False  # true where nothing more will be heard of it
 
 
 Progress = Callable[[Moved], None]
@@ -45,32 +39,20 @@ Progress = Callable[[Moved], None]
 
 @dataclass(frozen=True)
 class Task:
-    """One file and what of it is here.
-
-    Attributes:
-        file: The file.
-        n_bytes: Its size by the server, None where the server does not say.
-        n_present: Bytes that are here.
-        done: True where it is here and known to be whole.
-    """
+    """One file and what of it is here."""
 
     file: BulkFile
-    n_bytes: int | None
-    n_present: int = 0
-    done: bool = False
+    n_bytes: int | None  # its size by the server, None where the server does not say
+    n_present: int = 0  # bytes that are here
+    done: bool = False  # true where it is here and known to be whole
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do.
+    """What there is to do."""
 
-    Attributes:
-        out: The folder for all.
-        tasks: One for each file.
-    """
-
-    out: Path
-    tasks: tuple[Task, ...]
+    out: Path  # the folder for all
+    tasks: tuple[Task, ...]  # one for each file
 
     @property
     def n_bytes(self) -> int:
@@ -111,17 +93,13 @@ class Plan:
 
 @dataclass
 class Report:
-    """What became of a run.
+    """What became of a run."""
 
-    Attributes:
-        fetched: Files that came, by their path below the folder for all.
-        kept: Files that were here and whole.
-        failed: Files that did not come, each with the reason.
-    """
-
-    fetched: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    fetched: list[str] = field(
+        default_factory=list
+    )  # files that came, by their path below the folder for all
+    kept: list[str] = field(default_factory=list)  # files that were here and whole
+    failed: dict[str, str] = field(default_factory=dict)  # files that did not come, each with the reason
 
 
 def plan(
@@ -135,11 +113,7 @@ def plan(
     """What of these files is here, and how large the others are; nothing is fetched or written.
 
     Args:
-        files: The files wanted.
-        out: The folder for all, which may be new.
         verify: Trust no checksum of an earlier run: read every file again.
-        patience: How often to ask a busy server again.
-        progress: Called after each file.
     """
     out, patience = Path(out), patience or Patience()
     checked = CheckedFiles(out)
@@ -167,12 +141,6 @@ def fetch(
     """Fetch what is missing, several files at a time; a file that does not come is named and costs no other.
 
     Run again, it goes on where it was, to the byte.
-
-    Args:
-        plan: What there is to do.
-        workers: Files at a time.
-        patience: How often to ask again for each file.
-        progress: Called with news, by one thread at a time.
 
     Raises:
         FetchError: The disk has no space or cannot be written.

@@ -51,21 +51,13 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        what: What it is.
-        expected: How it should be; empty where nothing says.
-        found: How it is.
-        status: Whether these agree; unknown where nothing is expected or nothing can be seen.
-        advice: What to change where they differ.
-    """
+    """One thing that was looked at."""
 
     what: str
-    expected: str
-    found: str
-    status: Status
-    advice: str = ""
+    expected: str  # how it should be; empty where nothing says
+    found: str  # how it is
+    status: Status  # whether these agree; unknown where nothing is expected or nothing can be seen
+    advice: str = ""  # what to change where they differ
 
     @staticmethod
     def of(what: str, expected: str, found: str, *, same: bool | None, advice: str = "") -> "Finding":
@@ -98,10 +90,6 @@ def _absence(url: str, proxies: bool) -> str | None:  # noqa: FBT001 - mapped ov
 
 class Examination:
     """Asks the archive about one release; every answer is a finding, and so is every refusal.
-
-    Attributes:
-        release: What is expected, with the addresses of the servers.
-        findings: In the order in which the archive was asked.
 
     Raises:
         FetchError: The release's `archive_url` is no web address.

@@ -65,10 +65,6 @@ def fetch_ids(
 
     Args:
         source_id: The stars; one that is named twice is fetched once.
-        out: The file.
-        services: The archive.
-        batch_size: Stars asked for at once, at most as many as the release gives.
-        progress: Called after each batch with its number of stars.
 
     Raises:
         FetchError: The archive cannot be reached or refuses; a batch did not come; or no star has a spectrum.

@@ -29,29 +29,18 @@ _LARGEST_BYTES = 2**16  # of a release's file
 
 
 class Product(Settings):
-    """One kind of bulk file.
+    """One kind of bulk file."""
 
-    Attributes:
-        name: The archive's name of the table, which is also the folder we write to.
-        folder: Its folder below the release's bulk address.
-        prefix: What its file names begin with.
-    """
-
-    name: str
-    folder: str
-    prefix: str
+    name: str  # the archive's name of the table, which is also the folder we write to
+    folder: str  # its folder below the release's bulk address
+    prefix: str  # what its file names begin with
 
 
 class Bulk(Settings):
-    """Where a release's bulk files are.
+    """Where a release's bulk files are."""
 
-    Attributes:
-        url: The folder above all.
-        products: Its files, a kind each.
-    """
-
-    url: str
-    products: tuple[Product, ...] = ()
+    url: str  # the folder above all
+    products: tuple[Product, ...] = ()  # its files, a kind each
 
 
 class DataLink(Settings):
@@ -97,7 +86,6 @@ class Release(Settings):
     """One data release.
 
     Attributes:
-        name: As messages call it.
         preliminary: True where it was written before the release was published.
         epoch: Reference epoch of positions [Julian year].
         g_zero_point: VEGAMAG zero point of G, where it is known: flux [electron/s] = 10**(0.4 (zero point - G)).
@@ -218,21 +206,13 @@ _LINE = re.compile(r"([0-9a-fA-F]{32})\s+\*?(?:\./)?(\S+)")
 
 @dataclass(frozen=True)
 class BulkFile:
-    """One bulk file of the archive.
+    """One bulk file of the archive."""
 
-    Attributes:
-        product: The table it is a part of, which is also the folder it is kept in.
-        name: Its name.
-        url: Where it is.
-        md5: Its checksum by the archive's list.
-        pixels: The order-8 nested HEALPix pixels whose stars are in it.
-    """
-
-    product: str
+    product: str  # the table it is a part of, which is also the folder it is kept in
     name: str
-    url: str
-    md5: str
-    pixels: range
+    url: str  # where it is
+    md5: str  # its checksum by the archive's list
+    pixels: range  # the order-8 nested HEALPix pixels whose stars are in it
 
     @property
     def path(self) -> str:
@@ -247,12 +227,6 @@ def read_listing(
 
     The archive's own list of checksums is asked for. Where a web page comes in its place, or nothing, the links of
     the page are followed to the list, and the server is asked as an object store is (S3, ListObjectsV2).
-
-    Args:
-        session: Of this thread.
-        base_url: The folder above those of all products.
-        product: Its folder and names.
-        patience: How often to ask again.
 
     Raises:
         FetchError: The list cannot be had, or holds no such files.
@@ -349,11 +323,7 @@ def parse_listing(text: str, folder: str, product: Product) -> tuple[BulkFile, .
 
 
 def overlapping(files: Iterable[BulkFile], pixels: range) -> tuple[BulkFile, ...]:
-    """The files with stars of any of these order-8 pixels.
-
-    Raises:
-        FetchError: There are no such pixels.
-    """
+    """The files with stars of any of these order-8 pixels."""
     if not 0 <= pixels.start < pixels.stop <= N_PIXELS:
         raise FetchError(
             f"pixels {pixels.start}-{pixels.stop - 1}: expected a range of order-8 pixels within 0-{N_PIXELS - 1}"

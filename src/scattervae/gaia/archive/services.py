@@ -48,9 +48,7 @@ class Services:
     that it is made of do not, so those are used.
 
     Args:
-        release: Its words, tables and server.
         url: Another server than the release's.
-        patience: How often to ask again.
         timeout: How long an answer may keep us waiting for its next byte [s].
     """
 
@@ -106,11 +104,7 @@ class Services:
         return ids[np.sort(np.unique(ids, return_index=True)[1])]
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
-        """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch.
-
-        Raises:
-            FetchError: The archive cannot be reached, or refuses.
-        """
+        """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch."""
         name = {own: self.release.tap.columns.get(own, own) for own in ("source_id", "ra", "dec")}
         return self.ids_of(
             f"SELECT {name['source_id']} AS source_id FROM {self.release.tap.sources} WHERE 1 = CONTAINS("
@@ -122,9 +116,6 @@ class Services:
 
         Columns that the release lacks are null. Stars that the source table lacks are looked for in the release's
         other table of photometry, where there is one.
-
-        Raises:
-            FetchError: The archive cannot be reached, or refuses.
         """
         found = self._rows_of(self.release.tap.sources, source_id)
         other = self.release.tap.photometry
@@ -146,9 +137,6 @@ class Services:
 
     def columns_of(self, table: str) -> dict[str, str]:
         """Units of a table's columns by their names in lower case; empty where TAP_SCHEMA lists no such table.
-
-        Raises:
-            FetchError: The archive cannot be reached, or refuses.
 
         Source:
             IVOA, Table Access Protocol 1.1, sect. 4, ``TAP_SCHEMA.columns``; a unit that is null there is empty here.
@@ -197,11 +185,7 @@ class Services:
         Stars without a spectrum are not among them; where none has one, nothing is.
 
         Args:
-            source_id: The stars.
             scratch: A file to keep the archive's answer in meanwhile.
-
-        Raises:
-            FetchError: The archive cannot be reached, or refuses.
 
         Source:
             astroquery 0.4.11, gaia/core.py, ``load_data`` (parameters); its docs, gaia.rst (the limit).

@@ -43,8 +43,6 @@ class Partial:
     none that it had written.
 
     Attributes:
-        path: Where it lies.
-        size: Bytes so far.
         tag: What the server calls this version of the file, for asking for the rest of the same.
         reached: The most bytes that there ever were.
     """
@@ -115,7 +113,6 @@ def transfer(file: BulkFile, folder: Path, *, patience: Patience, received: Rece
 
     Raises:
         FetchError: The server does not give it, or gives something else; what came of it stays for another run.
-        StoppedError: `patience.stop` was set.
         OSError: The disk is full or cannot be written.
     """
     with Partial(folder, file) as partial, new_session() as session:
@@ -259,11 +256,7 @@ class CheckedFiles:
 
 
 def md5_of(path: Path, *, stopped: Callable[[], bool]) -> str:
-    """The MD5 of a file.
-
-    Raises:
-        StoppedError: `stopped` came true on the way.
-    """
+    """The MD5 of a file."""
     found = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_HASHED_BYTES):

@@ -48,11 +48,7 @@ class PassingError(Exception):
 
 
 class PageError(PassingError):
-    """A web page came in place of a file.
-
-    Attributes:
-        page: Its text.
-    """
+    """A web page came in place of a file."""
 
     def __init__(self, message: str, page: str) -> None:
         super().__init__(message)
@@ -69,18 +65,12 @@ class Patience:
 
     The n-th wait in a row is ``first_wait * 2**(n - 1)`` seconds, at most `longest_wait`, or what the server asks
     for if that is longer. Only failures without any gain between them are counted.
-
-    Attributes:
-        tries: Failures in a row after which to give up.
-        first_wait: The first wait [s].
-        longest_wait: Where our own waits stop growing [s].
-        stop: Set by whoever wants an end: waiting is over at once.
     """
 
-    tries: int = 7
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
-    stop: Event = field(default_factory=Event)
+    tries: int = 7  # failures in a row after which to give up
+    first_wait: float = 1.0  # the first wait [s]
+    longest_wait: float = 120.0  # where our own waits stop growing [s]
+    stop: Event = field(default_factory=Event)  # set by whoever wants an end: waiting is over at once
 
     def persist(self, action: Callable[[], _Result]) -> _Result:
         """What `action` returns, asked again as long as it raises `PassingError`.

@@ -22,7 +22,6 @@ class BrokenFileError(DataError):
     """A file ends before its end, or is damaged; what was read before that has been handed over.
 
     Attributes:
-        path: The file.
         what: What is wrong with it, and where.
         n_rows: Rows read before, those skipped included.
         trusted: True where these rows are as they were written: the file is cut off. False where it is damaged:
@@ -52,17 +51,11 @@ def _broken_file(path: Path, what: str, trusted: bool, n_rows: int) -> BrokenFil
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines that follow each other.
+    """Lines that follow each other."""
 
-    Attributes:
-        text: A text that holds them.
-        spans: Where each begins and ends in it, its line end left out.
-        first: Number of the first in the file, counted from 1.
-    """
-
-    text: bytes
-    spans: list[tuple[int, int]]
-    first: int
+    text: bytes  # a text that holds them
+    spans: list[tuple[int, int]]  # where each begins and ends in it, its line end left out
+    first: int  # number of the first in the file, counted from 1
 
     def __getitem__(self, rows: slice) -> "Lines":
         return Lines(self.text, self.spans[rows], self.first + (rows.start or 0))
@@ -124,7 +117,6 @@ def read_texts(path: Path, *, line_bytes: int = LINE_BYTES) -> Iterator[bytes]:
     """The content of a file, unpacked where it is gzipped, in pieces that end anywhere.
 
     Args:
-        path: The file.
         line_bytes: What reading a line takes in memory beside its characters.
 
     Raises:
@@ -203,30 +195,19 @@ _QUOTED = (
 
 
 class Cells(NamedTuple):
-    """The cells of a line.
+    """The cells of a line."""
 
-    Attributes:
-        plain: All cells in order, a mark in the place of those that are quoted.
-        quoted: Those of the quoted cells that are wanted, without their quotes.
-    """
-
-    plain: list[bytes]
-    quoted: list[bytes]
+    plain: list[bytes]  # all cells in order, a mark in the place of those that are quoted
+    quoted: list[bytes]  # those of the quoted cells that are wanted, without their quotes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a file are quoted in its regular lines, and which of them are wanted.
+    """Which columns of a file are quoted in its regular lines, and which of them are wanted."""
 
-    Attributes:
-        n_columns: Number of columns.
-        quoted: Indices of the quoted columns.
-        wanted: Indices of those of them that are wanted.
-    """
-
-    n_columns: int
-    quoted: tuple[int, ...]
-    wanted: tuple[int, ...]
+    n_columns: int  # number of columns
+    quoted: tuple[int, ...]  # indices of the quoted columns
+    wanted: tuple[int, ...]  # indices of those of them that are wanted
 
     @classmethod
     def learn(
@@ -235,10 +216,7 @@ class Layout:
         """The layout of the first of these lines in which all arrays are quoted.
 
         Args:
-            n_columns: Number of columns.
             arrays: Columns of arrays; where no line tells, these are taken to be all that are quoted.
-            wanted: Those of them that are wanted.
-            lines: Some lines of the file, without their line ends.
         """
         quoted = tuple(sorted(arrays))
         needed = set(quoted)

@@ -44,7 +44,6 @@ def read_sources(
     or fewer cells than the header; the log says how many.
 
     Args:
-        path: The file.
         columns: Some of `SOURCE_COLUMNS`; ra and dec are always read, and those that the file lacks are not.
         wanted: Keep these stars alone.
 

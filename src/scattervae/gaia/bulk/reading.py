@@ -23,15 +23,12 @@ CHUNK_ROWS = 8192
 
 @dataclass(frozen=True)
 class BulkChunk:
-    """Stars of lines that follow each other in a bulk file.
+    """Stars of lines that follow each other in a bulk file."""
 
-    Attributes:
-        spectra: The stars, in archive units, without G flux.
-        skipped: Rows among these lines that could not be used, each by its line in the file.
-    """
-
-    spectra: Spectra
-    skipped: tuple[SkippedRow, ...]
+    spectra: Spectra  # the stars, in archive units, without G flux
+    skipped: tuple[
+        SkippedRow, ...
+    ]  # rows among these lines that could not be used, each by its line in the file
 
 
 def is_bulk(path: str | Path) -> bool:
@@ -68,7 +65,6 @@ def read_bulk(
 
     Args:
         path: The file; its columns may stand in any order, and others between them.
-        correlations: Also read the correlations of the coefficients, where the file has them.
         rows: Lines of a chunk; the last has what is left.
         basis: The basis to take, also for stars that name none; where None, that of the first lines.
 
@@ -174,12 +170,7 @@ class _SoFar:
         return replace(chunk, spectra=chunk.spectra.with_flags(bits))
 
     def require_stars(self, path: Path, taken: Basis, wanted: Basis | BasisIds | None) -> None:
-        """Refuse a file that has been read to its end without a star, or with more stars of another basis.
-
-        Raises:
-            DataError: It had none.
-            SeveralBasesError: Its stars are of others.
-        """
+        """Refuse a file that has been read to its end without a star, or with more stars of another basis."""
         try:
             check_taken(taken, self._n_stars, self._others, wanted)
         except SeveralBasesError as error:

@@ -29,38 +29,23 @@ _VOTERS = 32
 
 
 class Header(NamedTuple):
-    """The line that names the columns, and what stands before it.
-
-    Attributes:
-        line: The line.
-        form: The kind of text file, as `scattervae.gaia.files` calls it.
-        names: The columns as the file calls them; none where they are not divided by commas.
-        n_before: Number of lines before it.
-    """
+    """The line that names the columns, and what stands before it."""
 
     line: bytes
-    form: str
-    names: tuple[str, ...]
-    n_before: int
+    form: str  # the kind of text file, as `scattervae.gaia.files` calls it
+    names: tuple[str, ...]  # the columns as the file calls them; none where they are not divided by commas
+    n_before: int  # number of lines before it
 
 
 @dataclass(frozen=True)
 class BulkTable:
-    """Columns, basis and layout of a file.
-
-    Attributes:
-        header: Its header.
-        columns: Columns to read: name in lower case to the file's own name.
-        basis: Sizes and ids of the coefficients.
-        layout: How its regular lines are cut.
-        is_named: False where the first lines do not name the ids of the basis.
-    """
+    """Columns, basis and layout of a file."""
 
     header: Header
-    columns: Mapping[str, str]
-    basis: Basis
-    layout: Layout
-    is_named: bool
+    columns: Mapping[str, str]  # columns to read: name in lower case to the file's own name
+    basis: Basis  # sizes and ids of the coefficients
+    layout: Layout  # how its regular lines are cut
+    is_named: bool  # false where the first lines do not name the ids of the basis
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -210,10 +195,6 @@ def read_rows(
     """The stars of some lines of a file, and why the others cannot be used.
 
     Args:
-        header: The line that names the columns.
-        lines: The lines, without their line ends.
-        numbers: The number of each in the file.
-        wanted: Columns to read, by their names in lower case.
         basis: The basis to take; None where that is yet to be found, which these lines then vote on.
     """
     text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))

@@ -59,29 +59,17 @@ class FileContents:
 
 @dataclass(frozen=True)
 class ReadRows:
-    """What some rows of a file hold; which of them repeat a star is left to whoever has them all.
+    """What some rows of a file hold; which of them repeat a star is left to whoever has them all."""
 
-    Attributes:
-        spectra: Their stars.
-        row_numbers: The row of each star, as `SkippedRow.row` has it.
-        skipped: Rows that could not be used.
-        told: Bands whose size and id some of these rows tell.
-        is_named: False where no star names the ids of its basis.
-    """
-
-    spectra: Spectra
-    row_numbers: Int64[np.ndarray, " star"]
+    spectra: Spectra  # their stars
+    row_numbers: Int64[np.ndarray, " star"]  # the row of each star, as `SkippedRow.row` has it
     skipped: tuple[SkippedRow, ...]
-    told: frozenset[str] = frozenset(BANDS)
-    is_named: bool = True
+    told: frozenset[str] = frozenset(BANDS)  # bands whose size and id some of these rows tell
+    is_named: bool = True  # false where no star names the ids of its basis
 
 
 def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileContents:
     """The stars of a file; of several rows of one star all but the best are flagged as duplicates.
-
-    Args:
-        columns: The rows.
-        basis: The basis to take; where None, that of most rows.
 
     Raises:
         DataError: The file has no columns of spectra, or none of its rows can be used.
@@ -121,12 +109,7 @@ def bases_of(skipped: Iterable[SkippedRow]) -> Counter[Basis]:
 
 
 def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
-    """The stars of some rows of a file with the archive's columns of coefficients.
-
-    Args:
-        columns: The rows.
-        basis: The basis to take; where None, that of most rows.
-    """
+    """The stars of some rows of a file with the archive's columns of coefficients."""
     skips = Skips(len(columns))
     source_id = read_source_ids(columns, skips)
     bands = read_bands(columns, skips, basis)

@@ -48,25 +48,17 @@ class Band:
 
 
 class Bands(NamedTuple):
-    """Both bands, of one basis.
-
-    Attributes:
-        bp: BP.
-        rp: RP.
-        is_named: True where some row names an id of its basis.
-    """
+    """Both bands, of one basis."""
 
     bp: Band
     rp: Band
-    is_named: bool
+    is_named: bool  # true where some row names an id of its basis
 
 
 def read_bands(columns: Columns, skips: Skips, wanted: Basis | BasisIds | None = None) -> Bands:
     """Both bands of a file; rows whose coefficients are unreadable or of another basis are skipped.
 
     Args:
-        columns: Rows of the file.
-        skips: Takes the rows that cannot be used.
         wanted: The basis to take; where None, that of most rows.
     """
     bands = [_Cells.of(columns, band, skips) for band in BANDS]
@@ -261,13 +253,6 @@ def read_correlations(
     Read are the strict triangle, lower or upper, that with the diagonal, and whole matrices or one half of them, each
     of correlations, or of covariances whose diagonal is a multiple of the squared errors. A row with the band and
     anything else is skipped.
-
-    Args:
-        columns: Rows of the file.
-        band: ``bp`` or ``rp``.
-        errors: Errors of the band's coefficients.
-        present: True where a row has the band.
-        skips: Takes the rows that cannot be used.
 
     Source:
         The archive's form: ``np.tril_indices(n, -1)``, Gaia DR3 data model, xp_continuous_mean_spectrum. Matrices:

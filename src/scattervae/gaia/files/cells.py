@@ -25,17 +25,13 @@ _DOTS = ("...", "\N{HORIZONTAL ELLIPSIS}")
 
 @dataclass(frozen=True)
 class Integers:
-    """A column of integers.
+    """A column of integers."""
 
-    Attributes:
-        values: The integers, 0 where there is none.
-        known: True where the cell holds an integer.
-        why: By row what is wrong with a cell that holds something else.
-    """
-
-    values: Int64[np.ndarray, " star"]
-    known: StarMask
-    why: Mapping[int, str] = field(default_factory=dict)
+    values: Int64[np.ndarray, " star"]  # the integers, 0 where there is none
+    known: StarMask  # true where the cell holds an integer
+    why: Mapping[int, str] = field(
+        default_factory=dict
+    )  # by row what is wrong with a cell that holds something else
 
     @classmethod
     def of(cls, read: Sequence[int | str | None]) -> "Integers":

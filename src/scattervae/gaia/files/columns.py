@@ -68,7 +68,6 @@ class Columns:
             not, or a row of a two-dimensional array.
         names: All columns of the file as the file calls them, wanted or not.
         row_numbers: What `SkippedRow.row` says of each row.
-        skipped: Rows that could not be split into cells.
         units: Units that the file states, by the columns' names in lower case.
         grid_nm: Wavelengths of sampled spectra [nm], where the file states them beside its columns.
         release: The data release that its identifiers and magnitudes are of.
@@ -96,11 +95,8 @@ class Columns:
         """Columns of a file as `pick` names them, arrays that have a column a number put together.
 
         Args:
-            form: Name of the kind of file.
             cells: Cells by the keys of `pick`.
-            names: All columns of the file.
             row_numbers: Where None, rows are simply counted from 1.
-            skipped: Rows that could not be split into cells.
         """
         if row_numbers is None:
             n = len(next(iter(cells.values()))) if cells else 0

@@ -186,7 +186,6 @@ def read_file(
 
     Args:
         path: bulk or archive csv, ecsv, FITS, VOTable, DPAC avro, HDF5 or parquet, gzipped or not.
-        correlations: Also read the correlations of the coefficients, where the file has them.
         release: Whose identifiers and magnitudes the file has; designations of another are refused.
         basis: The basis to take, also for stars that name none; where None, that of most stars.
 
@@ -209,8 +208,6 @@ def read_table(
 
     Args:
         table: A table or several, of any library; array cells may be arrays, lists or archive text.
-        correlations: Also read the correlations of the coefficients, where the table has them.
-        basis: As for `read_file`.
 
     Raises:
         DataError: The table holds no spectra that can be used.

@@ -69,7 +69,6 @@ def identifiers(cells: np.ndarray, *, release: str = "DR3") -> Integers:
     number that a float64 holds, which shows that none was printed.
 
     Args:
-        cells: The column.
         release: The data release that the source_ids are of (EDR3's are DR3's); another's designation is not read.
     """
     cells = unmasked(cells)

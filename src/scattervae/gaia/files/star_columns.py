@@ -80,19 +80,12 @@ _ANY_BIT = -1
 
 @dataclass(frozen=True)
 class Cut:
-    """A reason not to trust a row's labels: bits that are set, or an error that is too large or missing.
+    """A reason not to trust a row's labels: bits that are set, or an error that is too large or missing."""
 
-    Attributes:
-        name: What the log calls it.
-        column: The column it looks at, in lower case.
-        bits: Bits of which none may be set.
-        limit: What the value may not exceed; without one where `bits` are given.
-    """
-
-    name: str
-    column: str
-    bits: int = 0
-    limit: float | None = None
+    name: str  # what the log calls it
+    column: str  # the column it looks at, in lower case
+    bits: int = 0  # bits of which none may be set
+    limit: float | None = None  # what the value may not exceed; without one where `bits` are given
 
     def drops(self, columns: Columns) -> StarMask:
         """True for the rows that it drops; none where the table lacks the column."""

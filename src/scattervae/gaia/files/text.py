@@ -81,25 +81,15 @@ class _Comments:
 
 
 class TextTable(NamedTuple):
-    """How a text file is laid out.
+    """How a text file is laid out."""
 
-    Attributes:
-        form: Name of the kind of file, for people.
-        ecsv: True where it says so; such a row is one line.
-        separator: What stands between cells; a space stands for any number of spaces and tabs.
-        header: Names of the columns.
-        n_ahead: Lines before the first row.
-        units: Units of the columns that the file states.
-        grid_nm: Wavelengths of sampled spectra that it states [nm].
-    """
-
-    form: str
-    ecsv: bool
-    separator: str
-    header: tuple[str, ...]
-    n_ahead: int
-    units: Mapping[str, object]
-    grid_nm: Wavelengths | None
+    form: str  # name of the kind of file, for people
+    ecsv: bool  # true where it says so; such a row is one line
+    separator: str  # what stands between cells; a space stands for any number of spaces and tabs
+    header: tuple[str, ...]  # names of the columns
+    n_ahead: int  # lines before the first row
+    units: Mapping[str, object]  # units of the columns that the file states
+    grid_nm: Wavelengths | None  # wavelengths of sampled spectra that it states [nm]
 
 
 @dataclass
