@@ -99,13 +99,13 @@ def decompress_only(path: Path) -> int:
 
 
 def with_read_bulk(path: Path) -> int:
-    from scattervae.gaia.bulk import read_bulk
+    from scattervae.gaia.bulk.reading import read_bulk
 
     return sum(len(chunk.spectra) for chunk in read_bulk(path))
 
 
 def with_correlations(path: Path) -> int:
-    from scattervae.gaia.bulk import read_bulk
+    from scattervae.gaia.bulk.reading import read_bulk
 
     return sum(len(chunk.spectra) for chunk in read_bulk(path, correlations=True))
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gaia.archive.stars import add_bulk, server_of, toy_stars
-from scattervae.gaia.archive import release_of
+from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.basis import flux_from_coeffs
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.science import machine

@@ -11,7 +11,7 @@ from cli.toys import with_ids
 from gaia.archive.server import Break, Corrupt, Drip, FileServer, Page, Status
 from gaia.archive.stars import datalink_csv, server_of, source_table, toy_stars
 from gaia.archive.toys import SOURCES, XP, toy_archive
-from scattervae.gaia.archive import Patience
+from scattervae.gaia.archive.transport import Patience
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.store import SpectrumStore
 from toy import toy_sky

@@ -12,7 +12,7 @@ from astropy.table import MaskedColumn, QTable, Table
 from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_labels_file, read_table
+from scattervae.gaia.files.reading import read_file, read_labels_file, read_table
 from scattervae.spectra.spectra import Basis, Flag, SampledSpectra
 
 DR3 = Basis(n_bp=55, n_rp=55, bp_id=56, rp_id=57)

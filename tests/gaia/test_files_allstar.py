@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import fits_and_votable, read_labels_file
+from scattervae.gaia.files import fits_and_votable
+from scattervae.gaia.files.reading import read_labels_file
 
 STAR_BAD, STAR_WARN, M_H_BAD, NO_RESULT, BRIGHT_NEIGHBOR = 2**23, 2**7, 2**19, 2**31, 2**2
 A, B, C = 5853498713190525697, 5853498713190525699, 7

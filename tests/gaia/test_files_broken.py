@@ -13,7 +13,7 @@ from astropy.table import Table
 from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_table
+from scattervae.gaia.files.reading import read_file, read_table
 from scattervae.spectra.spectra import Flag
 
 

@@ -7,7 +7,7 @@ from astropy.table import Table
 from files_toys import write
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_table
+from scattervae.gaia.files.reading import read_file, read_table
 
 SINGLE = "XP_SAMPLED-Gaia DR3 5853498713190525696"
 

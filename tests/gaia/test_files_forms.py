@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from scattervae.errors import DataError
-from scattervae.gaia.archive import release_of
-from scattervae.gaia.files import read_file, read_ids_file, read_labels_file, read_table
+from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.files.cells import arrays
+from scattervae.gaia.files.reading import read_file, read_ids_file, read_labels_file, read_table
 from scattervae.gaia.reading import load
 
 EXACT = [

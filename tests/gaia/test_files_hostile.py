@@ -16,8 +16,9 @@ from hostile_files import MAKERS
 from torture.readers import Outcome, table
 
 from scattervae.errors import DataError, ScatterVaeError
-from scattervae.gaia.bulk import read_bulk, read_sources
-from scattervae.gaia.files import read_file, read_ids_file
+from scattervae.gaia.bulk.gaia_source import read_sources
+from scattervae.gaia.bulk.reading import read_bulk
+from scattervae.gaia.files.reading import read_file, read_ids_file
 from scattervae.gaia.reading import load
 from scattervae.opening import LARGEST_RATIO, LIMIT_VARIABLE, Budget
 from scattervae.science.lists import read_list

@@ -13,7 +13,7 @@ from astropy.table import Table
 from files_toys import ToyStars
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_table
+from scattervae.gaia.files.reading import read_file, read_table
 
 TOY = ToyStars(n=3)
 LISTS = {name: list(column) for name, column in TOY.columns().items()}

@@ -17,7 +17,7 @@ from astropy.table import Table
 from files_toys import ToyStars, csv_of, write
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_table
+from scattervae.gaia.files.reading import read_file, read_table
 from scattervae.spectra.spectra import Basis, Flag
 
 JOINED_BASIS = Basis(n_bp=55, n_rp=55)

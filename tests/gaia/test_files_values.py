@@ -14,8 +14,7 @@ from astropy.table import Table
 from files_toys import ToyStars, write
 
 from scattervae.errors import DataError
-from scattervae.gaia.files import read_file, read_table
-from scattervae.gaia.files.reading import read_labels_file, read_sources_file
+from scattervae.gaia.files.reading import read_file, read_labels_file, read_sources_file, read_table
 from scattervae.gaia.reading import load
 from scattervae.spectra.spectra import Flag
 

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from scattervae.errors import DataError
 from scattervae.gaia import flux_errors
 from scattervae.gaia.basis import design, flux_from_coeffs
-from scattervae.gaia.files import read_file
+from scattervae.gaia.files.reading import read_file
 from scattervae.gaia.flux_errors import coeff_errors
 from scattervae.gaia.inference import Prior, _learn, _Whitened, infer_coeffs
 from scattervae.gaia.instrument import archive_design, design_at

@@ -13,7 +13,7 @@ from basis_toys import OTHER, expressed, without_last_four
 from cli.toys import write_csv, write_parquet
 from ingest_toys import contents
 from scattervae.errors import DataError, StoreError
-from scattervae.gaia.bulk import read_bulk
+from scattervae.gaia.bulk.reading import read_bulk
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load
 from scattervae.spectra.spectra import Basis, Spectra

@@ -10,9 +10,9 @@ import pytest
 from cli.toys import archive_columns, with_ids
 from ingest_toys import sky_stars, source_columns, write_bulk, write_sources
 from scattervae.errors import DataError, FetchError, StoreError
-from scattervae.gaia.archive import release_of
+from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.facts import DR3
-from scattervae.gaia.files import read_file, read_ids_file
+from scattervae.gaia.files.reading import read_file, read_ids_file
 from scattervae.gaia.ingest import ingest
 from scattervae.science.crossmatch import ById, crossmatch
 from scattervae.spectra.hats import HatsFolder, Positions

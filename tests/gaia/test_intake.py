@@ -13,7 +13,7 @@ from ingest_toys import bulk_rows, sky_stars, write_bulk
 from scattervae.errors import DataError, StoreError
 from scattervae.gaia import reading
 from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs
-from scattervae.gaia.files import read_file
+from scattervae.gaia.files.reading import read_file
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load, load_chunks
 from scattervae.spectra.spectra import Flag, GFluxSource

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from studies.star_way import Way, module_of
 
 from scattervae.errors import counted
-from studies.star_way import Way, module_of
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from scattervae.errors import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scattervae.gaia.archive import Release
     from scattervae.gaia.archive.doctor import Finding
+    from scattervae.gaia.archive.listing import Release
 
 _WIDTHS = (30, 28, 40)  # of the columns; a longer text runs on
 
@@ -47,8 +47,8 @@ def doctor(
 
         scattervae doctor --release mine.toml --json
     """
-    from scattervae.gaia.archive import release_of
     from scattervae.gaia.archive.doctor import Examination, Status, no_network
+    from scattervae.gaia.archive.listing import release_of
     from scattervae.science.machine import examine_machine
 
     asked = _at(release_of(release), archive_url, base_url)

@@ -8,7 +8,7 @@ from scattervae.cli.console import Summary, stderr, table_lines
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
-    from scattervae.gaia.archive import Moved, Plan, Report
+    from scattervae.gaia.archive.bulk import Moved, Plan, Report
     from scattervae.gaia.archive.ids import FetchedIds
 
 import re
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from scattervae.arrays import SourceIds
     from scattervae.cli.console import Summary
-    from scattervae.gaia.archive import BulkFile
+    from scattervae.gaia.archive.listing import BulkFile
     from scattervae.gaia.archive.services import Services
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,20 +106,20 @@ def bulk(
 
         scattervae ingest gaia/xp_continuous_mean_spectrum/Xp*.csv.gz --out store
     """
-    from scattervae.gaia import archive
+    from scattervae.gaia.archive import bulk
 
     if healpix is not None and files is not None:
         raise FetchError("--healpix and --files exclude each other; give one of them")
     wanted = _wanted(product, release, base_url, pixels=_pixels(healpix), n=files)
     with progress_bar("files") as bar:
         task = bar.add_task("looking", total=len(wanted))
-        plan = archive.plan(wanted, out, verify=verify, progress=lambda: bar.advance(task))
+        plan = bulk.plan(wanted, out, verify=verify, progress=lambda: bar.advance(task))
     if list_only:
         listing(plan).show(as_json=as_json)
         return
     plan.check_space()
     with byte_bar(plan) as moved:
-        report = archive.fetch(plan, workers=workers, progress=moved)
+        report = bulk.fetch(plan, workers=workers, progress=moved)
     fetched_files(plan, report).show(as_json=as_json)
     if report.failed:
         raise typer.Exit(1)
@@ -154,7 +154,7 @@ def ids(
     """
     if (stars is None) == (query is None):
         raise FetchError("give either a file of source_ids or --query")
-    from scattervae.gaia.files import read_ids_file
+    from scattervae.gaia.files.reading import read_ids_file
 
     def wanted(services: "Services") -> "SourceIds":
         if query is not None:
@@ -194,8 +194,8 @@ def cone(
 def _fetch_stars(
     wanted: "Callable[[Services], SourceIds]", out: Path, release: str, archive_url: str | None, *, batch: int
 ) -> "Summary":
-    from scattervae.gaia.archive import release_of
     from scattervae.gaia.archive.ids import fetch_ids
+    from scattervae.gaia.archive.listing import release_of
     from scattervae.gaia.archive.services import Services
 
     if out.exists():
@@ -220,16 +220,16 @@ def _pixels(text: str | None) -> range | None:
 def _wanted(
     product: Products, release: str, base_url: str | None, *, pixels: range | None, n: int | None
 ) -> list["BulkFile"]:
-    from scattervae.gaia import archive
+    from scattervae.gaia.archive import listing, transport
 
-    names = archive.release_of(release)
+    names = listing.release_of(release)
     wanted: list[BulkFile] = []
-    with archive.new_session() as session:
+    with transport.new_session() as session:
         for table in product.tables:
             files = names.product(table)
             address = base_url or (names.bulk.url if names.bulk else "")
-            listed = archive.read_listing(session, address, files, archive.Patience())
-            wanted += (listed if pixels is None else archive.overlapping(listed, pixels))[:n]
+            listed = listing.read_listing(session, address, files, transport.Patience())
+            wanted += (listed if pixels is None else listing.overlapping(listed, pixels))[:n]
     return wanted
 
 

@@ -255,7 +255,7 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
 
 
 def _file(path: Path) -> Summary:
-    from scattervae.gaia.files import read_file
+    from scattervae.gaia.files.reading import read_file
     from scattervae.spectra.spectra import SampledSpectra, flag_counts
 
     contents = read_file(path)

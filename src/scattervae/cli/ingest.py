@@ -86,7 +86,7 @@ def ingest(
 
         scattervae ingest xp/Xp*.csv.gz --sources gaia_source/ --out store --workers 16
     """
-    from scattervae.gaia.files import read_labels_file
+    from scattervae.gaia.files.reading import read_labels_file
     from scattervae.gaia.ingest import IngestedFile
     from scattervae.gaia.ingest import ingest as ingest_files
     from scattervae.spectra.bases import parse_ids

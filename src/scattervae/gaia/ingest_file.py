@@ -16,7 +16,8 @@ from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError, counted
 from scattervae.files import file_digest
 from scattervae.gaia.archive.listing import Release, release_of
-from scattervae.gaia.files import SkippedRow, bases_of
+from scattervae.gaia.files.assemble import bases_of
+from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.reading import GFluxes, Stars, logger, read_stars
 from scattervae.gaia.source_join import SourceFiles
 from scattervae.opening import require_file

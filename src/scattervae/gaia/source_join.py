@@ -10,9 +10,9 @@ import numpy as np
 
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import DataError
-from scattervae.gaia.bulk import is_bulk_sources, read_sources
+from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.facts import DR3
-from scattervae.gaia.files import read_sources_file
+from scattervae.gaia.files.reading import read_sources_file
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns
 
 _LEVEL8 = 2**43

@@ -8,8 +8,10 @@ import pytest
 from gaia.archive.server import Break, Corrupt, Drip, FileServer, Page, Shorten, Status
 from gaia.archive.toys import SOURCES, XP, patience, toy_archive
 from scattervae.errors import FetchError
-from scattervae.gaia.archive import Moved, fetch, new_session, plan, read_listing
+from scattervae.gaia.archive.bulk import Moved, fetch, plan
+from scattervae.gaia.archive.listing import read_listing
 from scattervae.gaia.archive.transfer import Partial, partial_path
+from scattervae.gaia.archive.transport import new_session
 
 
 def listed(server, products=(XP, SOURCES)):

@@ -8,8 +8,8 @@ from gaia.archive.gaia_server import DATA, JOBS
 from gaia.archive.server import PAGE, Answer
 from gaia.archive.stars import add_bulk, server_of, source_table, toy_stars
 from gaia.archive.toys import patience
-from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.doctor import Examination, Finding, Status, no_network
+from scattervae.gaia.archive.listing import release_of
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import SOURCE_COLUMNS
 from toy import toy_sky

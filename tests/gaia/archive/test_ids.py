@@ -9,10 +9,10 @@ from gaia.archive.server import Answer
 from gaia.archive.stars import server_of, source_table, toy_stars
 from gaia.archive.toys import patience
 from scattervae.errors import DataError, FetchError
-from scattervae.gaia.archive import release_of
 from scattervae.gaia.archive.ids import fetch_ids
+from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.archive.services import Services
-from scattervae.gaia.files import read_file, read_ids_file
+from scattervae.gaia.files.reading import read_file, read_ids_file
 from scattervae.spectra.spectra import Flag, GFluxSource
 
 STARS = toy_stars()

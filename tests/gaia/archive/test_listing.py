@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gaia.archive.server import Answer, FileServer, Page, Status, checksums
 from gaia.archive.toys import SOURCES, XP, patience, toy_archive
 from scattervae.errors import FetchError
-from scattervae.gaia.archive import new_session, overlapping, read_listing
-from scattervae.gaia.archive.listing import parse_listing
+from scattervae.gaia.archive.listing import overlapping, parse_listing, read_listing
+from scattervae.gaia.archive.transport import new_session
 
 LIST = XP.folder + "_MD5SUM.txt"
 MD5 = "0123456789abcdef0123456789abcdef"

@@ -12,7 +12,7 @@ from gaia.archive.stars import server_of, source_table, toy_stars
 from gaia.archive.toys import patience
 from scattervae.errors import FetchError
 from scattervae.gaia import facts
-from scattervae.gaia.archive import release_of
+from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import SOURCE_COLUMNS

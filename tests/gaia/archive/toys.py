@@ -4,7 +4,8 @@ import gzip
 import random
 
 from gaia.archive.server import checksums
-from scattervae.gaia.archive import Patience, release_of
+from scattervae.gaia.archive.listing import release_of
+from scattervae.gaia.archive.transport import Patience
 
 XP, SOURCES = release_of("DR3").bulk.products
 QUICK = {"first_wait": 0.001, "longest_wait": 0.01}

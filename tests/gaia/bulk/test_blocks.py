@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bulk.toys import BulkToy, assert_same, read_whole, write
 from scattervae.errors import DataError
-from scattervae.gaia.bulk import BrokenFileError, read_bulk
-from scattervae.gaia.bulk.blocks import read_lines
+from scattervae.gaia.bulk.blocks import BrokenFileError, read_lines
+from scattervae.gaia.bulk.reading import read_bulk
 
 
 def lines_of(path: Path) -> list[bytes]:

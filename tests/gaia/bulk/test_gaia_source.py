@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from bulk.toys import write
 from scattervae.errors import DataError
-from scattervae.gaia.bulk import BrokenFileError, is_bulk, is_bulk_sources, read_sources
-from scattervae.gaia.files import read_sources_file
+from scattervae.gaia.bulk.blocks import BrokenFileError
+from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
+from scattervae.gaia.bulk.reading import is_bulk
+from scattervae.gaia.files.reading import read_sources_file
 from scattervae.spectra.star_tables import SOURCE_COLUMNS
 
 # Some of the 152 columns of gaia_source, with their types, in the order of the archive's bulk files.

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bulk.toys import ARRAYS, COLUMNS, BulkToy, as_text, assert_same, read_whole, text_of, write
 from scattervae.errors import DataError
-from scattervae.gaia.bulk import is_bulk, read_bulk
-from scattervae.gaia.files import read_file
+from scattervae.gaia.bulk.reading import is_bulk, read_bulk
+from scattervae.gaia.files.reading import read_file
 from scattervae.spectra.spectra import Basis, Flag
 
 REAL = "XpContinuousMeanSpectrum_000000-003111.csv.gz"

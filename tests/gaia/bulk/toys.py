@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scattervae.gaia.bulk import read_bulk
+from scattervae.gaia.bulk.reading import read_bulk
 from scattervae.spectra.spectra import Spectra
 
 _OF_BAND = (
