@@ -11,7 +11,7 @@ from bulk.toys import COLUMNS, BulkToy, text_of
 
 READ = """
 import resource, sys
-from scattervae.gaia.bulk import read_bulk
+from scattervae.gaia.bulk.reading import read_bulk
 path, correlations, rows = sys.argv[1:]
 chunks = read_bulk(path, correlations=correlations == "True", rows=int(rows))
 n = sum(len(chunk.spectra) for chunk in chunks)
