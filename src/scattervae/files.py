@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -73,7 +73,7 @@ def _locked(lock: Path, output: Path) -> IO[str] | None:
                     return file  # and no file that another run removed at its end, between these lines
     except BlockingIOError as error:
         raise BusyError(
-            f"{output}: another run is writing to it; wait for its end, or give another --out"
+            f"{output}: another run is writing to it; wait for its end, or write to another place"
         ) from error
     except (ImportError, OSError):
         return None
@@ -86,8 +86,48 @@ def written_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    write_json(partial / DIGESTS, {file.name: file_digest(file) for file in sorted(partial.iterdir())})
+    write_digests(partial, partial.iterdir())
     replace_folder(folder, partial)
+
+
+def write_digests(folder: Path, files: Iterable[Path], *, unchanged: Collection[Path] = ()) -> None:
+    """Note the digests of these files in their folder; the `unchanged` keep those that are noted, and are not read."""
+    noted = digests_in(folder)
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
+    digests = {n: noted[n] if n in noted and f in unchanged else file_digest(f) for n, f in names.items()}
+    write_json(folder / DIGESTS, digests)
+
+
+def digests_in(folder: Path) -> dict[str, str]:
+    """What `write_digests` noted, by the files' paths below the folder; nothing where there is no such note.
+
+    Raises:
+        CheckpointError: The note cannot be read.
+    """
+    if not (folder / DIGESTS).is_file():
+        return {}
+    return read_json(folder / DIGESTS, TypeAdapter(dict[str, str]).validate_python)
+
+
+def damaged_files(folder: Path, names: Collection[str] | None = None) -> Iterator[str]:
+    """A line for each file (of these names; of all where None) that is not the one whose digest was noted.
+
+    Raises:
+        CheckpointError: The note cannot be read, or names a file outside the folder.
+    """
+    for name, digest in digests_in(folder).items():
+        file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{folder / DIGESTS}: {_shown(name)} leads out of the folder")
+        if names is not None and name not in names:
+            continue
+        if not file.is_file():
+            yield f"{file}: is missing, but {DIGESTS} names it; copy the folder again"
+        elif (found := file_digest(file)) != digest:
+            yield (
+                f"{file}: not the file that was written here ({DIGESTS} has SHA-256 {digest[:12]}..., not "
+                f"{found[:12]}...): damaged, edited or of another folder; copy the folder again"
+            )
 
 
 def verified_folder(folder: str | Path, required: Collection[str], what: str) -> Path:
@@ -104,17 +144,9 @@ def verified_folder(folder: str | Path, required: Collection[str], what: str) ->
         raise CheckpointError(f"{folder}: no {', '.join(missing)}; not the folder of {what}")
     if not (folder / DIGESTS).is_file():
         return folder
-    digests = read_json(folder / DIGESTS, TypeAdapter(dict[str, str]).validate_python)
-    for name, digest in digests.items():
-        file = folder / Path(name).name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: is missing, but {DIGESTS} names it; copy the folder again")
-        if file_digest(file) != digest:
-            raise CheckpointError(
-                f"{file}: not the file that was written here ({DIGESTS} has SHA-256 {digest[:12]}..., not "
-                f"{file_digest(file)[:12]}...): damaged, edited or of another folder; copy the folder again"
-            )
-    unknown = sorted(set(required) - set(digests))
+    for line in damaged_files(folder):
+        raise CheckpointError(line)
+    unknown = sorted(set(required) - set(digests_in(folder)))
     if unknown:
         raise CheckpointError(f"{folder / DIGESTS}: no digest of {', '.join(unknown)}; copy the folder again")
     return folder

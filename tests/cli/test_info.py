@@ -134,3 +134,68 @@ def test_catalogue_that_is_cut_off(cli, model, store, tmp_path):
     run = cli("info", tmp_path / "cut")
     assert run.code == 1
     assert "download it again" in run.error
+
+
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def copied(folder, to):
+    shutil.copytree(folder, to)
+    return to
+
+
+def test_verify_finds_nothing_wrong_in_what_was_just_written(cli, model, store, tmp_path):
+    catalogue = tmp_path / "catalogue"
+    cli("encode", model, store, "--out", catalogue)
+    for folder in (model, store, catalogue):
+        run = cli("info", "--verify", folder)
+        assert run.code == 0
+        assert run.out.endswith("compared, all as they were written\n")
+    assert cli("info", "--verify", store, "--json").json["damaged"] == []
+
+
+def test_verify_names_each_bad_file(cli, store, tmp_path):
+    folder = copied(store, tmp_path / "store")
+    first, second, *_ = sorted(folder.rglob("Npix*.parquet"))
+    added = second.with_name("Npix=999.parquet")
+    shutil.copy(second, added)
+    changed(first)
+    changed(folder / "manifest.json")
+    second.unlink()
+    run = cli("info", "--verify", folder)
+    assert run.code == 1
+    *lines, total = run.out.splitlines()
+    assert {line.partition(": ")[0] for line in lines} == set(
+        map(str, (first, second, added, folder / "manifest.json"))
+    )
+    assert total.endswith(" compared, 4 bad")
+    assert sorted(cli("info", "--verify", folder, "--json").json["damaged"]) == sorted(lines)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "provenance.json", "training.jsonl"])
+def test_verify_names_a_changed_file_of_a_model(cli, model, tmp_path, name):
+    folder = copied(model, tmp_path / "model")
+    changed(folder / name)
+    run = cli("info", "--verify", folder)
+    assert run.code == 1
+    assert run.out.startswith(
+        f"{folder / name}: not the file that was written here (digests.json has SHA-256 "
+    )
+
+
+def test_verify_of_what_has_no_digests(cli, store, tmp_path):
+    folder = copied(store, tmp_path / "store")
+    (folder / "digests.json").unlink()
+    assert "holds no digests.json, so there is nothing to compare" in cli("info", "--verify", folder).error
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "hats.properties", "partition_info.csv", "dataset/_common_metadata"]
+)
+def test_a_changed_description_of_a_store_is_named_when_it_is_opened(cli, store, tmp_path, name):
+    folder = copied(store, tmp_path / "store")
+    changed(folder / name)
+    assert cli("info", folder).error.startswith(f"{folder / name}: not the file that was written here")

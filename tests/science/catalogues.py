@@ -59,7 +59,9 @@ def stop_after(n_stars):
 
 
 def bytes_of(folder):
-    """Its files; the name of the catalogue, which is that of its folder, taken out."""
+    """Its files; the name of the catalogue, which is that of its folder, taken out, and the digests with it."""
     return {
-        name: content.replace(f"={folder.name}".encode(), b"=") for name, content in all_bytes(folder).items()
+        name: content.replace(f"={folder.name}".encode(), b"=")
+        for name, content in all_bytes(folder).items()
+        if name != "digests.json"
     }

@@ -47,7 +47,12 @@ def test_it_has_the_partitions_positions_and_order_of_the_store(store, whole):
         assert rows[name].combine_chunks() == stars[name].combine_chunks(), name
     assert rows.schema.field("ra").metadata == stars.schema.field("ra").metadata
     assert [path.name for path in whole.parent.iterdir()] == ["latents"]
-    assert {path.name for path in whole.iterdir()} == {"dataset", "hats.properties", "partition_info.csv"}
+    assert {path.name for path in whole.iterdir()} == {
+        "dataset",
+        "digests.json",
+        "hats.properties",
+        "partition_info.csv",
+    }
 
 
 def test_its_rows_are_those_of_stars_in_memory(whole):

@@ -32,8 +32,11 @@ def check_one_line(error, path):
     assert str(path) in str(error.value)
 
 
+NOTES = {"manifest.json", "digests.json"}
+
+
 def dataset(path):
-    return {name: content for name, content in all_bytes(path).items() if name != "manifest.json"}
+    return {name: content for name, content in all_bytes(path).items() if name not in NOTES}
 
 
 @pytest.mark.parametrize("rows_a_partition", [4, 1000])
@@ -42,6 +45,7 @@ def test_a_sealed_store_is_a_valid_hats_catalogue(tmp_path, rows_a_partition):
     assert is_valid_catalog(tmp_path, strict=True)
     assert {path.name for path in tmp_path.iterdir()} == {
         "dataset",
+        "digests.json",
         "hats.properties",
         "manifest.json",
         "partition_info.csv",
@@ -281,7 +285,7 @@ def test_sealing_nothing_changes_nothing(tmp_path):
     writer.leave_out(entry("bad", error="torn"))
     writer.seal()
     noted = all_bytes(tmp_path)
-    assert {name for name in noted if noted[name] != before.get(name)} == {"manifest.json"}
+    assert {name for name in noted if noted[name] != before.get(name)} == NOTES
     writer = StoreWriter(tmp_path)
     writer.leave_out(entry("bad", error="torn"))  # broken as before
     writer.seal()

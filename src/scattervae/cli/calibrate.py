@@ -42,17 +42,18 @@ def calibrate(
 
         scattervae calibrate model store
     """
+    from scattervae.files import sole_writer
     from scattervae.gaia import reading
     from scattervae.science.calibration.calibrated import save_calibration
     from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
     from scattervae.science.trained import load_model
 
-    checkpoint = load_model(model, calibrated=False, labels=False).to(settle_machine(device, threads))
-    fitted = fit(
-        checkpoint, reading.load(store).spectra, CalibrationSettings(epochs=epochs), progress=say_what_is_done
-    )
-    path = save_calibration(fitted, model)
+    machine, settings = settle_machine(device, threads), CalibrationSettings(epochs=epochs)
+    with sole_writer(model):
+        checkpoint = load_model(model, calibrated=False, labels=False).to(machine)
+        fitted = fit(checkpoint, reading.load(store).spectra, settings, progress=say_what_is_done)
+        path = save_calibration(fitted, model)
     factors = fitted.scatter_factor.cpu()
     changed = factors[factors != 1.0]
     values = {

@@ -194,6 +194,7 @@ def cone(
 def _fetch_stars(
     wanted: "Callable[[Services], SourceIds]", out: Path, release: str, archive_url: str | None, *, batch: int
 ) -> "Summary":
+    from scattervae.files import sole_writer
     from scattervae.gaia.archive.ids import fetch_ids
     from scattervae.gaia.archive.listing import release_of
     from scattervae.gaia.archive.services import Services
@@ -201,8 +202,8 @@ def _fetch_stars(
     if out.exists():
         raise FetchError(f"{out}: exists; remove it, or give another file as --out")
     services = Services(release_of(release), url=archive_url)
-    ids = wanted(services)
-    with progress_bar("stars") as bar:
+    with sole_writer(out), progress_bar("stars") as bar:
+        ids = wanted(services)
         task = bar.add_task("fetching", total=len(set(ids.tolist())))
         done = fetch_ids(ids, out, services, batch_size=batch, progress=lambda n: bar.advance(task, n))
     return fetched_stars(done)

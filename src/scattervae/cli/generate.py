@@ -201,20 +201,21 @@ class _Place:
 
     def _survey_flow(self, checkpoint: "Checkpoint") -> "LatentFlow":
         """The flow kept with the model, fitted to the stars first where some are named."""
+        from scattervae.files import sole_writer
         from scattervae.gaia import reading
         from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
 
         if self.stars is None:
             return LatentFlow.load(self.model, checkpoint)
         settings = FlowSettings()
-        with progress_bar("epochs", "density") as bar:
+        with sole_writer(self.model), progress_bar("epochs", "density") as bar:
             task = bar.add_task("fitting the flow", total=settings.epochs, density="")
 
             def show(record: "FlowEpoch") -> None:
                 bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")
 
             flow = fit_flow(checkpoint, reading.load(self.stars).spectra, settings, progress=show)
-        flow.save(self.model)
+            flow.save(self.model)
         return flow
 
 

@@ -25,6 +25,9 @@ def info(
         ),
     ],
     *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of a folder again and name those that changed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a store, a model, a file, a catalogue or a recipe holds, and how it was made.
@@ -34,8 +37,59 @@ def info(
         scattervae info model
 
         scattervae info elbo
+
+        scattervae info --verify store
     """
-    _summary(anything).show(as_json=as_json)
+    if not verify:
+        _summary(anything).show(as_json=as_json)
+        return
+    verified = _verified(existing(Path(anything)))
+    verified.show(as_json=as_json)
+    if verified.values["damaged"]:
+        raise typer.Exit(1)
+
+
+def _verified(folder: Path) -> Summary:
+    """What is wrong with a folder that we wrote, a line for each bad file: one changed, missing or added."""
+    from scattervae.files import DIGESTS, damaged_files, digests_in
+
+    folders = [note.parent for note in sorted(folder.rglob(DIGESTS))]
+    if not folders:
+        raise StoreError(
+            f"{folder}: holds no {DIGESTS}, so there is nothing to compare its files with; "
+            "a store, a model or a catalogue of an earlier version has none: make it again"
+        )
+    n_files = sum(len(digests_in(one)) for one in folders)
+    damaged = [line for one in folders for line in damaged_files(one)]
+    data = folder / "dataset"
+    damaged += [
+        f"{file}: is not among the files in {DIGESTS}; remove it"
+        for file in sorted(data.rglob("*.parquet"))
+        if file.relative_to(folder).as_posix() not in digests_in(folder)
+    ]
+    damaged += [] if damaged else _disagreeing(folder)
+    found = f"{len(damaged):,} bad" if damaged else "all as they were written"
+    return Summary(
+        {"path": str(folder), "n_files": n_files, "damaged": damaged},
+        (*damaged, f"{folder}: {counted(n_files, 'file')} compared, {found}"),
+    )
+
+
+def _disagreeing(folder: Path) -> list[str]:
+    """What is wrong with a folder of files that are as they were written, but perhaps not for each other."""
+    from scattervae.errors import ScatterVaeError
+    from scattervae.model.checkpoint import Checkpoint
+
+    try:
+        if Checkpoint.is_model(folder):
+            from scattervae.science.trained import load_model
+
+            _ = load_model(folder).flow
+        else:
+            _summary(str(folder))
+    except ScatterVaeError as error:
+        return [str(error)]
+    return []
 
 
 def _summary(anything: str) -> Summary:

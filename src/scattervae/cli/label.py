@@ -46,14 +46,16 @@ def label(
 
         scattervae encode model store --out catalogue.parquet
     """
+    from scattervae.files import sole_writer
     from scattervae.gaia import reading
     from scattervae.science.labels.model import fit_labels, save_label_model
     from scattervae.science.labels.targets import KnownLabels
     from scattervae.science.trained import LABELS, load_model
 
     settle_machine("cpu", threads)
-    checkpoint, stars = load_model(model, labels=False), reading.load(store)
-    with progress_bar("networks") as bar:
+    out = model / LABELS
+    with sole_writer(model), progress_bar("networks") as bar:
+        checkpoint, stars = load_model(model, labels=False), reading.load(store)
         task = bar.add_task("learning labels", total=None)
         fitted = fit_labels(
             checkpoint,
@@ -61,8 +63,7 @@ def label(
             KnownLabels.of(stars.labels),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    out = model / LABELS
-    save_label_model(fitted, out)
+        save_label_model(fitted, out)
     _summary(fitted, out).show(as_json=as_json)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scattervae.errors import DataError
-from scattervae.files import written_aside
+from scattervae.files import write_digests, written_aside
 from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
@@ -128,5 +128,6 @@ def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedA
         written = pq.read_schema(file)
         fields = [schema.field(f.name) if f.name in schema.names else f for f in written]
         pq.write_metadata(pa.schema(fields, metadata=schema.metadata), file)
+        write_digests(partial, [file for file in partial.rglob("*") if file.is_file()])
     files = sorted((out / "dataset").glob("Norder=*/Dir=*/Npix=*"))
     return pa.chunked_array([chunk for f in files for chunk in read_table(f, [ROW])[ROW].chunks])

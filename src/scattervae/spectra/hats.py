@@ -5,7 +5,7 @@ Source:
     ``hats`` package writes and checks the properties.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from scattervae import __version__
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import StoreError
-from scattervae.files import written_aside
+from scattervae.files import write_digests, written_aside
 from scattervae.opening import Budget
 
 SPATIAL_INDEX = "_healpix_29"
@@ -32,6 +32,7 @@ _N_ROWS = "num_rows"
 _PIXELS_A_DIRECTORY = 10_000
 _PROPERTY_FILES = ("hats.properties", "properties")
 _SCHEMA_FILES = ("_common_metadata", "_metadata")
+DESCRIPTIONS = ("hats.properties", "partition_info.csv", "dataset/_common_metadata")
 _OBJECT_TYPES = ("object", "source")
 
 
@@ -109,24 +110,25 @@ def finish_catalogue(
     partitions: Sequence[Partition],
     positions: Positions,
     notes: Mapping[str, str] = {},
+    unchanged: Collection[Partition] = (),
 ) -> None:
     """Write ``hats.properties``, ``partition_info.csv`` and ``dataset/_common_metadata`` over written partitions.
 
-    The same arguments over the same files give the same bytes: no time of day is written.
+    Their digests go to ``digests.json``. The same arguments over the same files give the same bytes.
 
     Args:
         folder: The catalogue.
-        name: What it calls itself.
-        schema: The schema of every partition; ``_healpix_29``, ``ra`` and ``dec`` among its columns.
+        schema: That of every partition; ``_healpix_29``, ``ra`` and ``dec`` among its columns.
         partitions: All of them, in any order.
         positions: Where ra and dec come from.
         notes: Further properties, as ``{"obs_ack": "..."}``.
+        unchanged: Partitions whose files are those that the folder's ``digests.json`` is of.
     """
     from hats.catalog.dataset.table_properties import TableProperties
     from upath import UPath
 
     in_order = sorted(partitions, key=lambda partition: partition.index_range)
-    n_bytes = sum(partition_path(folder, p.order, p.pixel).stat().st_size for p in in_order)
+    files = [partition_path(folder, p.order, p.pixel) for p in in_order]
     properties = TableProperties(
         catalog_name=name,
         catalog_type="object",
@@ -136,13 +138,9 @@ def finish_catalogue(
         healpix_column=SPATIAL_INDEX,
         healpix_order=SPATIAL_ORDER,
         hats_max_rows=max((p.n_rows for p in in_order), default=0),
-        hats_estsize=n_bytes // 1024,
-        **{
-            "hats_version": "v1.0",
-            "hats_builder": f"scattervae {__version__}",
-            _POSITIONS_KEY: positions.value,
-            **notes,
-        },
+        hats_estsize=sum(file.stat().st_size for file in files) // 1024,
+        **{"hats_version": "v1.0", "hats_builder": f"scattervae {__version__}"},
+        **{_POSITIONS_KEY: positions.value, **notes},
     )
     with written_aside(folder / "dataset" / "_common_metadata") as partial:
         pq.write_metadata(schema, partial)
@@ -151,6 +149,8 @@ def finish_catalogue(
         partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
     with written_aside(folder / "hats.properties") as partial:
         properties.to_properties_file_path(UPath(partial), initial_comments="HATS catalog")
+    kept = [partition_path(folder, p.order, p.pixel) for p in unchanged]
+    write_digests(folder, [*files, *(folder / name for name in DESCRIPTIONS)], unchanged=kept)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scattervae.errors import StoreError
-from scattervae.files import write_json
+from scattervae.files import DIGESTS, digests_in, file_digest, write_json, written_aside
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import DataRelease
@@ -97,7 +97,7 @@ class Manifest:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json``, whole or not at all."""
+        """Write ``manifest.json``, whole or not at all, and its digest first, among those of the store's files."""
         content = {
             "format": _FORMAT,
             "basis": None if self.basis is None else asdict(self.basis),
@@ -106,7 +106,10 @@ class Manifest:
             "files": [asdict(entry) for entry in self.entries],
             "credit": "ESA/Gaia/DPAC",
         }
-        write_json(folder / MANIFEST, content)
+        with written_aside(folder / MANIFEST) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            if digests := digests_in(folder):
+                write_json(folder / DIGESTS, {**digests, MANIFEST: file_digest(partial)})
 
     def joined_by(
         self, basis: Basis | None, positions: Positions | None, release: DataRelease | None = None

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
-from scattervae.files import file_digest
+from scattervae.files import damaged_files, file_digest
 from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.columns import (
     block_columns,
@@ -27,6 +27,7 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import (
+    DESCRIPTIONS,
     HatsFolder,
     Partition,
     Positions,
@@ -205,6 +206,8 @@ def _manifest_of(path: Path) -> Manifest:
         raise StoreError(
             f"{path}: no {MANIFEST}; not a store. `scattervae ingest FILES --out STORE` makes one"
         )
+    for line in damaged_files(path, (MANIFEST, *DESCRIPTIONS)) if sealed else ():
+        raise StoreError(line)
     manifest = Manifest.read(path) if sealed else Manifest()
     if sealed and manifest.basis is None:
         raise StoreError(f"{path}: holds no star; its {MANIFEST} says why each file was left out")

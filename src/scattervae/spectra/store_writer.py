@@ -160,6 +160,7 @@ class StoreWriter:
                 **(self.release.properties if self.release else {}),
                 "hats_cols_default": " ".join(light),
             },
+            unchanged=old if len(schemas) == 1 else (),
         )
 
     def _partitions(self) -> dict[Partition, Path]:
