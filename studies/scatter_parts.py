@@ -55,7 +55,7 @@ def injected(n_groups: int) -> np.ndarray:
 
 
 def show(parts: ScatterParts, *, known: bool) -> None:
-    k, own = parts.separation.calibration, parts.separation.own
+    k, own = parts.separation.error, parts.separation.own
     low, high = k.bounds()
     print(
         "\n| orders | "
@@ -63,13 +63,13 @@ def show(parts: ScatterParts, *, known: bool) -> None:
         end="",
     )
     print(" | a, by type | errors' share | confusion | clipped |")
-    print("|---" * (len(parts.cells) + 5) + "|")
+    print("|---" * (len(parts.median_g) + 5) + "|")
     truth = injected(len(parts.groups))
     for g, group in enumerate(parts.groups):
         cells = [
             f"{k.value[g, b]:.2f} ({low[g, b]:.2f} to {high[g, b]:.2f})"
             + (f" [{truth[g, b]:.2f}]" if known else "")
-            for b in range(len(parts.cells))
+            for b in range(len(parts.median_g))
         ]
         a = " ".join(f"{v:.2f}" for v in own.value[g])
         share = np.nanmean(parts.error_share[g])

@@ -25,7 +25,7 @@ def test_the_command_gives_what_the_library_gives(cli, folder):
     spectra = reading.load(folder / "stars.parquet").spectra
     parts = separate_scatter(trained()[1], spectra, settings=ScatterSettings(n_types=1))
     bins = np.flatnonzero(parts.n_stars > 0)
-    assert run.json["error_factor"] == parts.separation.calibration.value[:, bins].tolist()
+    assert run.json["error_factor"] == parts.separation.error.value[:, bins].tolist()
     assert run.json["own_scatter"] == parts.separation.own.value.tolist()
     assert sum(run.json["n_stars"]) == parts.n_stars.sum()
     assert (folder / "scatter.png").read_bytes().startswith(b"\x89PNG")

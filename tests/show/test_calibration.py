@@ -45,7 +45,7 @@ def test_each_group_is_a_line_with_its_intervals():
     sky, model = trained()
     parts = separate_scatter(model, sky.spectra, settings=ScatterSettings(n_types=1))
     axes = scatter_parts_figure(parts).axes
-    k = parts.separation.calibration
+    k = parts.separation.error
     low, high = k.bounds()
     for panel, band in zip(axes, ("bp", "rp"), strict=True):
         groups = [g for g, group in enumerate(parts.groups) if group.band == band]

@@ -63,7 +63,7 @@ def scatter(
     chosen = stars_of_fold(spectra, fold, where=stars)
     parts = separate_scatter(checkpoint, chosen, settings=ScatterSettings(n_types=types))
     lines = [
-        f"{counted(len(parts.seen.normalised), 'star')}: k with 95 % intervals, by median G",
+        f"{counted(parts.n_usable, 'star')}: k with 95 % intervals, by median G",
         *_lines(parts),
     ]
     values = _values(parts)
@@ -82,7 +82,7 @@ def _filled(parts: "ScatterParts") -> "np.ndarray":
 
 
 def _lines(parts: "ScatterParts") -> tuple[str, ...]:
-    k, own = parts.separation.calibration, parts.separation.own
+    k, own = parts.separation.error, parts.separation.own
     low, high = k.bounds()
     bins = _filled(parts)
     header = ("orders", *(f"G {parts.median_g[b]:.1f} ({parts.n_stars[b]:,})" for b in bins), "a, by type")
@@ -99,7 +99,7 @@ def _lines(parts: "ScatterParts") -> tuple[str, ...]:
 
 def _values(parts: "ScatterParts") -> dict[str, Any]:
     bins = _filled(parts)
-    k, own = parts.separation.calibration, parts.separation.own
+    k, own = parts.separation.error, parts.separation.own
     low, high = k.bounds()
     return {
         "orders": [str(group) for group in parts.groups],

@@ -162,7 +162,7 @@ def scatter_parts_figure(parts: ScatterParts) -> Figure:
 
 
 def _draw_band(axes: Axes, parts: ScatterParts, band: str) -> None:
-    k = parts.separation.calibration
+    k = parts.separation.error
     low, high = k.bounds()
     groups = [g for g, group in enumerate(parts.groups) if group.band == band]
     axes.axhline(1.0, color=QUIET, linewidth=0.6)

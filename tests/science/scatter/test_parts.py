@@ -34,7 +34,7 @@ def test_injected_factors_are_recovered_within_their_stated_errors(swell):
     k, a = np.array([2.5, 1.8, 1.2]), 0.7
     found = separate_scatter(model, spoilt(model, 2000, k, a), settings=SETTINGS)
     truth = np.stack([k, 1.0 + 0.5 * (k - 1.0)] * 2)
-    away = (found.separation.calibration.squared - truth**2) / found.separation.calibration.sd
+    away = (found.separation.error.squared - truth**2) / found.separation.error.sd
     assert np.abs(away).max() < 4.0
     assert np.sqrt((away**2).mean()) < 2.0
     own = found.separation.own
@@ -46,23 +46,12 @@ def test_injected_factors_are_recovered_within_their_stated_errors(swell):
 def test_where_the_errors_are_right_nothing_is_found():
     model = linear_model()
     found = separate_scatter(model, stars_of(model, 1500), settings=SETTINGS)
-    calibration, own = found.separation.calibration, found.separation.own
-    assert (np.abs(calibration.squared - 1.0) < 4 * calibration.sd).all()
+    error, own = found.separation.error, found.separation.own
+    assert (np.abs(error.squared - 1.0) < 4 * error.sd).all()
     assert (np.abs(own.squared - 1.0) < 4 * own.sd).all()
     np.testing.assert_allclose(found.spread, 1.0, atol=0.06)
     assert ((found.error_share > 0) & (found.error_share < 1)).all()
-    assert found.n_stars.sum() == 1500
-
-
-def test_a_factor_that_depends_on_colour_is_found_where_colours_are_given():
-    model = linear_model()
-    colour = np.random.default_rng(3).uniform(0.0, 2.0, 1500)
-    stars = stars_of(model, 1500, k=np.where(colour < 1.0, 1.0, 2.0)[:, None])
-    settings = SETTINGS.model_copy(update={"g_edges": (9.0, 16.0), "colour_edges": (0.0, 1.0, 2.0)})
-    found = separate_scatter(model, stars, settings=settings, colour=colour)
-    np.testing.assert_allclose(found.separation.calibration.value[:, 0], 1.0, atol=0.1)
-    np.testing.assert_allclose(found.separation.calibration.value[:, 1], 2.0, atol=0.1)
-    assert [(cell.colour_low, cell.colour_high) for cell in found.cells] == [(0.0, 1.0), (1.0, 2.0)]
+    assert found.n_stars.sum() == found.n_usable == 1500
 
 
 def test_types_have_their_own_factors():
@@ -82,8 +71,8 @@ def test_bins_of_too_few_stars_are_left_out_and_none_at_all_is_refused():
     stars = stars_of(model, 400)
     few = stars.take(g_of(stars) > 11.4)
     found = separate_scatter(model, few, settings=SETTINGS)
-    assert np.isnan(found.separation.calibration.squared[:, 0]).all()
-    assert np.isfinite(found.separation.calibration.squared[:, 1:]).all()
+    assert np.isnan(found.separation.error.squared[:, 0]).all()
+    assert np.isfinite(found.separation.error.squared[:, 1:]).all()
     assert np.isnan(found.median_g[0])
     assert np.isfinite(found.separation.own.squared).all()
     with pytest.raises(DataError, match="20 stars: fewer than 50 in every bin of G"):

@@ -1,4 +1,1 @@
-"""Scatter told apart: what the published errors should be multiplied by, and what scatter is the stars' own.
-
-`separate_scatter` does it for a trained model and some stars; `separate` for residuals of any model.
-"""
+"""Measurement error and the stars' own scatter, separated from squared residuals of many stars."""

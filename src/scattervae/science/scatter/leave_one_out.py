@@ -20,10 +20,15 @@ from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.science.refinement import refine_means
 from scattervae.spectra.normalization import Inputs
 
+_N_STEPS = 8
+_LARGEST_CHANGE = 1.0  # of the logarithm of a scatter, when a coefficient is left out
+
+_Derivatives = Float[Tensor, "star coeff latent"]
+
 
 @dataclass(frozen=True)
 class Residuals:
-    """Coefficients less what a model expected, in training standard deviations; NaN where it was not asked.
+    """Coefficients less what a model expected, in training standard deviations; NaN where it predicted none.
 
     Attributes:
         residuals: Observed less expected at the mean of the latents given the other coefficients.
@@ -40,24 +45,16 @@ class Residuals:
     @property
     def variance(self) -> CoeffArray:
         """Of the residuals, as the model has it: errors as published, its own scatter, and the latents."""
-        variance: CoeffArray = self.errors**2 + self.scatter**2 + self.latent_variance
-        return variance
+        return np.asarray(self.errors**2 + self.scatter**2 + self.latent_variance)
 
     @property
     def normalised(self) -> CoeffArray:
         """Residuals over their expected standard deviation; standard normal where model and errors are right."""
-        values: CoeffArray = self.residuals / np.sqrt(self.variance)
-        return values
+        return np.asarray(self.residuals / np.sqrt(self.variance))
 
     def take(self, stars: np.ndarray | slice) -> "Residuals":
         """The same of these stars: a mask, indices or a slice."""
         return Residuals(*(getattr(self, field.name)[stars] for field in fields(self)))
-
-
-N_STEPS = 8
-_LARGEST_CHANGE = 1.0  # of the logarithm of a scatter, when a coefficient is left out
-
-_Derivatives = Float[Tensor, "star coeff latent"]
 
 
 class _Fit(NamedTuple):
@@ -66,14 +63,8 @@ class _Fit(NamedTuple):
     residual: Coeffs
     variance: Coeffs
     scatter: Coeffs
-    shifts: _Derivatives  # of the mean, over the root of the variance
-    swells: _Derivatives  # of the logarithm of the variance, over the root of 2
-
-    @property
-    def pull(self) -> tuple[Coeffs, Coeffs]:
-        """What shifts and swells are multiplied by in the gradient of the log-likelihood."""
-        chi2 = self.residual.square() / self.variance
-        return self.residual / self.variance.sqrt(), (chi2 - 1.0) / 2**0.5
+    of_mean: _Derivatives  # over the root of the variance
+    of_log_variance: _Derivatives  # over the root of 2
 
 
 @torch.enable_grad()
@@ -81,9 +72,8 @@ def leave_one_out(
     model: Checkpoint,
     inputs: Inputs,
     *,
-    calibration: Coeffs | float = 1.0,
-    own: Coeffs | float = 1.0,
-    n_steps: int = N_STEPS,
+    error_factor: Coeffs | float = 1.0,
+    own_factor: Coeffs | float = 1.0,
 ) -> Residuals:
     r"""Residual of each coefficient, and its variance, had the star been fitted without it.
 
@@ -99,71 +89,76 @@ def leave_one_out(
     Args:
         model: Any; its encoder only gives the starting point.
         inputs: Stars that can be encoded; a coefficient whose error is infinite is left out for all, and NaN here.
-        calibration: k, on the errors, where it is known.
-        own: a, on the model's scatter, where it is known.
-        n_steps: Of `refine_means`.
+        error_factor: k, on the errors.
+        own_factor: a, on the model's scatter.
 
     Source:
         Cook & Weisberg (1982), Residuals and Influence in Regression, sect. 2.2, for the closed form.
     """
     network = copy.deepcopy(model.network).cpu().requires_grad_(requires_grad=False)
-    factors = [torch.as_tensor(f, dtype=torch.float64).expand(inputs.x.shape) for f in (calibration, own)]
-    parts = []
+    factors = [
+        torch.as_tensor(f, dtype=torch.float64).expand(inputs.x.shape) for f in (error_factor, own_factor)
+    ]
+    batches = []
     for start in range(0, len(inputs), BATCH):
         here = inputs[start : start + BATCH]
         k, a = (factor[start : start + BATCH] for factor in factors)
         z = model.answer(here, batch=len(here)).posterior.mean.cpu()
-        decode = _rescaled(network, a.float())
+        decode = _with_scaled_scatter(network, a.float())
         errors = (k * here.errors).float()
-        best = refine_means(decode, here.x, errors, z, n_steps=n_steps).posterior.mean
-        parts.append(_without_each(_fitted(decode, here.x, errors, best), a))
-    residual, scatter, latent = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
+        best = refine_means(decode, here.x, errors, z, n_steps=_N_STEPS).posterior.mean
+        batches.append(_without_each(_fit_at(decode, here.x, errors, best), a))
+    residual, scatter, latent = (torch.cat(values).numpy() for values in zip(*batches, strict=True))
     return Residuals(residual, inputs.errors.double().numpy(), scatter, latent)
 
 
-def _rescaled(network: ScatterVAE, own: Coeffs) -> Callable[[Latents], Reconstruction]:
-    """The network's decoder, its scatter times `own`."""
-
+def _with_scaled_scatter(network: ScatterVAE, own_factor: Coeffs) -> Callable[[Latents], Reconstruction]:
     def decode(z: Latents) -> Reconstruction:
-        told = network.decode(z)
-        return Reconstruction(told.mean, own * told.scatter)
+        mean, scatter = network.decode(z)
+        return Reconstruction(mean, own_factor * scatter)
 
     return decode
 
 
-def _fitted(decode: Callable[[Latents], Reconstruction], x: Coeffs, errors: Coeffs, z: Latents) -> _Fit:
+def _fit_at(decode: Callable[[Latents], Reconstruction], x: Coeffs, errors: Coeffs, z: Latents) -> _Fit:
     of_mean, of_scatter = [], []
     for direction in torch.eye(z.shape[1]):
         tangent = direction.expand(z.shape).contiguous()
-        told, moved = torch.func.jvp(decode, (z,), (tangent,))  # type: ignore[misc]
+        decoded, moved = torch.func.jvp(decode, (z,), (tangent,))  # type: ignore[misc]
         of_mean.append(moved.mean)
         of_scatter.append(moved.scatter)
-    scatter = told.scatter.double()
+    scatter = decoded.scatter.double()
     variance = errors.double().square() + scatter.square()
     by_root = (1.0 / variance.sqrt())[:, :, None]  # 0 where missing
     return _Fit(
-        residual=x.double() - told.mean.double(),
+        residual=x.double() - decoded.mean.double(),
         variance=variance,
         scatter=scatter,
-        shifts=torch.stack(of_mean, dim=2).double() * by_root,
-        swells=2**0.5 * torch.stack(of_scatter, dim=2).double() * scatter[:, :, None] * by_root.square(),
+        of_mean=torch.stack(of_mean, dim=2).double() * by_root,
+        of_log_variance=2**0.5
+        * torch.stack(of_scatter, dim=2).double()
+        * scatter[:, :, None]
+        * by_root.square(),
     )
 
 
-def _without_each(fit: _Fit, own: Coeffs) -> tuple[Coeffs, Coeffs, Coeffs]:
+def _without_each(fit: _Fit, own_factor: Coeffs) -> tuple[Coeffs, Coeffs, Coeffs]:
     """Residual, scatter and latent variance of each coefficient when it is left out."""
-    prior = torch.eye(fit.shifts.shape[2], dtype=torch.float64)
-    inverse = torch.linalg.inv(fit.shifts.mT @ fit.shifts + fit.swells.mT @ fit.swells + prior)
-    u = torch.stack([fit.shifts, fit.swells], dim=-1)  # star coeff latent 2
+    n_latent = fit.of_mean.shape[2]
+    information = fit.of_mean.mT @ fit.of_mean + fit.of_log_variance.mT @ fit.of_log_variance
+    inverse = torch.linalg.inv(information + torch.eye(n_latent, dtype=torch.float64))
+    u = torch.stack([fit.of_mean, fit.of_log_variance], dim=-1)  # star coeff latent 2
     m = torch.einsum("nilp,nlk,nikq->nipq", u, inverse, u)
     leverage = m @ torch.linalg.inv(torch.eye(2, dtype=m.dtype) - m)
-    moved = (leverage @ torch.stack(fit.pull, dim=-1)[..., None])[..., 0]
     root = fit.variance.sqrt()
-    swell = fit.variance / (2**0.5 * fit.scatter.square())  # of ln s, per unit of moved
-    change = (-swell * moved[..., 1]).clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE)
-    nothing = fit.variance.isinf()
+    chi2 = fit.residual.square() / fit.variance
+    gradient = torch.stack([fit.residual / root, (chi2 - 1.0) / 2**0.5], dim=-1)
+    moved = (leverage @ gradient[..., None])[..., 0]
+    per_moved = fit.variance / (2**0.5 * fit.scatter.square())  # of ln s
+    change = (-per_moved * moved[..., 1]).clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE)
+    missing = fit.variance.isinf()
     return (
-        (fit.residual + root * moved[..., 0]).masked_fill(nothing, torch.nan),
-        (fit.scatter / own * change.exp()).masked_fill(nothing, torch.nan),
-        (fit.variance * leverage[..., 0, 0]).masked_fill(nothing, torch.nan),
+        (fit.residual + root * moved[..., 0]).masked_fill(missing, torch.nan),
+        (fit.scatter / own_factor * change.exp()).masked_fill(missing, torch.nan),
+        (fit.variance * leverage[..., 0, 0]).masked_fill(missing, torch.nan),
     )

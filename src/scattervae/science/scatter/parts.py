@@ -1,11 +1,11 @@
 """The variance of a model's residuals in three parts: latents, published errors times k, own scatter times a.
 
-k is found for bins of G, groups of orders and, where asked for, bins of colour; a for types of stars, which are
-regions of the latent space, and the same groups of orders.
+k is found for bins of G and groups of orders; a for types of stars, which are regions of the latent space, and the
+same groups of orders.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,30 +19,27 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
-from scattervae.science.scatter.separation import Factors, Groups, Separation, StarCells, separate
+from scattervae.science.scatter.separation import Groups, PerCell, Separation, StarCells, separate
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra
 
-_FINITE = 1e300
 _SMALLEST_OWN = 0.1
 
 
 class ScatterSettings(Settings):
-    """How finely k and a are asked for.
+    """How finely k and a are resolved.
 
     Attributes:
         g_edges: Limits of the bins of G.
-        colour_edges: Limits of the bins of colour, where a colour is given.
         order_edges: The first order of each group but the first, in either band, counted from 0.
         n_types: Regions of the latent space, by k-means.
-        fewest_stars: A cell with fewer is left out.
+        fewest_stars: A bin with fewer is dropped.
         rounds: Each after the first fits the latents with the k and a of the one before (k where it is above 1).
     """
 
     g_edges: tuple[float, ...] = (5.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 20.0)
-    colour_edges: tuple[float, ...] = (-_FINITE, _FINITE)
     order_edges: tuple[PositiveInt, ...] = (5, 10, 20, 35)
     n_types: PositiveInt = 6
     fewest_stars: PositiveInt = 50
@@ -60,47 +57,31 @@ class OrderGroup(NamedTuple):
         return f"{self.band.upper()} {self.first}-{self.last}"
 
 
-class BrightnessCell(NamedTuple):
-    """Stars whose published errors have the same k."""
-
-    g_low: float
-    g_high: float
-    colour_low: float = -_FINITE
-    colour_high: float = _FINITE
-
-
 @dataclass(frozen=True)
 class ScatterParts:
-    """Errors and own scatter told apart.
+    """Errors and own scatter separated.
 
     Attributes:
-        separation: Both factors, by group and cell.
+        separation: Both factors, by group, and by bin of G or type.
         groups: The groups of orders.
-        cells: The cells of brightness.
-        n_stars: Stars in each cell of brightness.
-        median_g: Their median G; NaN in a cell without stars.
-        spread: Root mean square of the residuals over what the model expects with k = a = 1, by group and cell.
-        error_share: Share of the published variance in what is expected so, mean over residuals; by group and cell.
-        seen: The residuals of the last round, of usable stars in their order.
+        n_stars: Stars in each bin of G.
+        median_g: Their median G; NaN in a bin without stars.
+        spread: Root mean square of the residuals over what the model expects with k = a = 1, by group and bin.
+        error_share: Share of the published variance in what the model expects so, by group and bin.
+        n_usable: Usable stars, in a bin or not.
     """
 
     separation: Separation
     groups: tuple[OrderGroup, ...]
-    cells: tuple[BrightnessCell, ...]
     n_stars: Int64[np.ndarray, " cell"]
     median_g: Float64[np.ndarray, " cell"]
-    spread: Float64[np.ndarray, "group cell"]
-    error_share: Float64[np.ndarray, "group cell"]
-    seen: Residuals
+    spread: PerCell
+    error_share: PerCell
+    n_usable: int
 
 
 def separate_scatter(
-    model: Checkpoint,
-    spectra: Spectra,
-    *,
-    settings: ScatterSettings | None = None,
-    colour: StarArray | None = None,
-    seed: int = 0,
+    model: Checkpoint, spectra: Spectra, *, settings: ScatterSettings | None = None, seed: int = 0
 ) -> ScatterParts:
     """k on the published errors and a on the own scatter, from the usable ones of these stars.
 
@@ -113,37 +94,34 @@ def separate_scatter(
         model: Any scatter VAE.
         spectra: Stars that the model was not trained on; residuals of the others are too small.
         settings: How finely.
-        colour: Of each star, where k may depend on it.
         seed: Of the types.
 
     Raises:
-        DataError: No cell has enough stars.
+        DataError: No bin of G has enough stars.
     """
     settings = settings or ScatterSettings()
     stars = spectra.take(spectra.usable)
     g_mag = G_ZERO_POINT - 2.5 * np.log10(stars.g_flux)
-    colours = np.zeros(len(stars)) if colour is None else colour[spectra.usable]
-    cells, error_cell = _brightness_cells(g_mag, colours, settings)
+    error_cell = _bins_of_g(g_mag, settings)
     groups, columns = order_groups(model.normalization, settings.order_edges)
     own_cell = _types(model, stars, settings.n_types, seed)
     inputs = model.normalization.apply(stars)
     k, a = (torch.ones_like(inputs.x, dtype=torch.float64) for _ in range(2))
     for _ in range(settings.rounds):
-        seen = leave_one_out(model, inputs, calibration=k, own=a)
-        separation = separate(seen, error_cell, own_cell, columns)
-        k = _spread_out(separation.calibration.value, error_cell, columns).clamp(min=1.0)
+        residuals = leave_one_out(model, inputs, error_factor=k, own_factor=a)
+        separation = separate(residuals, error_cell, own_cell, columns)
+        k = _spread_out(separation.error.value, error_cell, columns).clamp(min=1.0)
         a = _spread_out(separation.own.value, own_cell, columns).clamp(min=_SMALLEST_OWN)
-    means = _cell_means(seen, error_cell, columns, (len(groups), len(cells)))
-    present = [g_mag[error_cell == b] for b in range(len(cells))]
+    by_bin = [g_mag[error_cell == b] for b in range(int(error_cell.max()) + 1)]
+    means = _cell_means(residuals, error_cell, columns, (len(groups), len(by_bin)))
     return ScatterParts(
         separation=separation,
         groups=groups,
-        cells=cells,
-        n_stars=np.array([len(g) for g in present]),
-        median_g=np.array([np.median(g) if len(g) else np.nan for g in present]),
+        n_stars=np.array([len(g) for g in by_bin]),
+        median_g=np.array([np.median(g) if len(g) else np.nan for g in by_bin]),
         spread=np.sqrt(means[0]),
         error_share=means[1],
-        seen=seen,
+        n_usable=len(stars),
     )
 
 
@@ -166,17 +144,11 @@ def order_groups(
     return tuple(groups), of_coeff
 
 
-def _brightness_cells(
-    g_mag: StarArray, colour: StarArray, settings: ScatterSettings
-) -> tuple[tuple[BrightnessCell, ...], StarCells]:
-    """The cells up to the faintest that has enough stars, and the one of each star; -1 where it is in none of those."""
-    cells = tuple(
-        BrightnessCell(*g, *c)
-        for g, c in product(pairwise(settings.g_edges), pairwise(settings.colour_edges))
-    )
+def _bins_of_g(g_mag: StarArray, settings: ScatterSettings) -> StarCells:
+    """The bin of each star; -1 where it is in none that has enough stars."""
     cell = np.full(len(g_mag), -1)
-    for index, (g_low, g_high, colour_low, colour_high) in enumerate(cells):
-        inside = (g_low <= g_mag) & (g_mag < g_high) & (colour_low <= colour) & (colour < colour_high)
+    for index, (low, high) in enumerate(pairwise(settings.g_edges)):
+        inside = (low <= g_mag) & (g_mag < high)
         if inside.sum() >= settings.fewest_stars:
             cell[inside] = index
     if (cell < 0).all():
@@ -184,7 +156,7 @@ def _brightness_cells(
             f"{counted(len(g_mag), 'star')}: fewer than {settings.fewest_stars} in every bin of G; give more stars, "
             "wider g_edges or a smaller fewest_stars"
         )
-    return cells[: int(cell.max()) + 1], cell
+    return cell
 
 
 def _types(model: Checkpoint, stars: Spectra, n_types: int, seed: int) -> StarCells:
@@ -195,7 +167,7 @@ def _types(model: Checkpoint, stars: Spectra, n_types: int, seed: int) -> StarCe
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
 
-def _spread_out(factors: Factors, cell: StarCells, columns: Groups) -> Coeffs:
+def _spread_out(factors: PerCell, cell: StarCells, columns: Groups) -> Coeffs:
     """The factor of each coefficient of each star; 1 where there is none."""
     values = np.nan_to_num(factors, nan=1.0)[columns][:, cell].T
     values[cell < 0] = 1.0
@@ -203,13 +175,13 @@ def _spread_out(factors: Factors, cell: StarCells, columns: Groups) -> Coeffs:
 
 
 def _cell_means(
-    seen: Residuals, error_cell: StarCells, columns: Groups, shape: tuple[int, int]
+    residuals: Residuals, cell: StarCells, columns: Groups, shape: tuple[int, int]
 ) -> Float64[np.ndarray, "2 group cell"]:
     """Mean squared normalised residual, and mean share of the published variance."""
-    values = np.stack([seen.normalised**2, seen.errors**2 / seen.variance])
+    values = np.stack([residuals.normalised**2, residuals.errors**2 / residuals.variance])
     means = np.full((2, *shape), np.nan)
-    for b in np.unique(error_cell[error_cell >= 0]):
-        of_cell = values[:, error_cell == b]
+    for b in np.unique(cell[cell >= 0]):
+        in_cell = values[:, cell == b]
         for g in range(shape[0]):
-            means[:, g, b] = of_cell[:, :, columns == g].mean(axis=(1, 2))
+            means[:, g, b] = in_cell[:, :, columns == g].mean(axis=(1, 2))
     return means

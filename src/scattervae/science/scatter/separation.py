@@ -1,10 +1,10 @@
 """One factor on the published errors and one on the own scatter, from squared residuals alone.
 
-They can be told apart where error over scatter varies: a published error shrinks as a star gets brighter, a scatter
+They can be separated where error over scatter varies: a published error shrinks as a star gets brighter, a scatter
 in units of the G flux does not. An error in proportion to the flux is the same as scatter, here as anywhere.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -14,10 +14,11 @@ from scattervae.science.scatter.leave_one_out import Residuals
 
 StarCells = Int64[np.ndarray, " star"]
 Groups = Int64[np.ndarray, " coeff"]
-Factors = Float64[np.ndarray, "group cell"]
+PerCell = Float64[np.ndarray, "group cell"]
 _Vector = Float64[np.ndarray, " parameter"]
 _Matrix = Float64[np.ndarray, "parameter parameter"]
-_Pairs = Float64[np.ndarray, " pair"]
+_Rows = Float64[np.ndarray, " row"]
+_Cells = Int64[np.ndarray, " row"]
 
 CLIP_SIGMA = 5.0
 _CLIP_PASSES = 3
@@ -27,26 +28,23 @@ _TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Multiples:
+class Factors:
     """What a standard deviation is to be multiplied by, in each group of coefficients and cell of stars.
 
     Attributes:
-        squared: Estimate of the square, 0 or more; NaN where there is nothing to tell it from.
-        sd: Its standard deviation, from the scatter of the scores over stars.
-        n_residuals: How many residuals bear on it.
+        squared: Estimate of the square, 0 or more; NaN in a cell without residuals.
+        sd: Its standard deviation, from how scores vary between stars.
     """
 
-    squared: Factors
-    sd: Factors
-    n_residuals: Int64[np.ndarray, "group cell"]
+    squared: PerCell
+    sd: PerCell
 
     @property
-    def value(self) -> Factors:
+    def value(self) -> PerCell:
         """The factor itself."""
-        factor: Factors = np.sqrt(self.squared)
-        return factor
+        return np.asarray(np.sqrt(self.squared))
 
-    def bounds(self, n_sd: float = 1.96) -> tuple[Factors, Factors]:
+    def bounds(self, n_sd: float = 1.96) -> tuple[PerCell, PerCell]:
         """Lower and upper limit of the factor: 95 % where `n_sd` is 1.96."""
         low = np.sqrt(np.maximum(self.squared - n_sd * self.sd, 0.0))
         return low, np.sqrt(np.maximum(self.squared + n_sd * self.sd, 0.0))
@@ -54,29 +52,29 @@ class Multiples:
 
 @dataclass(frozen=True)
 class Separation:
-    """Variance told apart.
+    """Variance separated.
 
     Attributes:
-        calibration: k, on the published errors, by group and brightness cell.
+        error: k, on the published errors, by group and brightness cell.
         own: a, on the model's scatter, by group and type cell.
-        confusion: Correlation of each calibration estimate with the own-scatter estimate of its group that it is
-            most confused with, from -1 to 0: near -1 the data tell only a sum of the two.
-        clipped: Residuals left out as further than the clip from all that the fit allows, by group.
+        confusion: Correlation of each k with the a of its group that it is most confused with, from -1 to 0: near
+            -1 the data give only a sum of the two.
+        clipped: Residuals dropped as further than the clip from all that the fit allows, by group.
     """
 
-    calibration: Multiples
-    own: Multiples
-    confusion: Factors
+    error: Factors
+    own: Factors
+    confusion: PerCell
     clipped: Int64[np.ndarray, " group"]
 
 
 def separate(
-    seen: Residuals,
+    residuals: Residuals,
     error_cell: StarCells,
     own_cell: StarCells,
     groups: Groups,
     *,
-    clip_sigma: float | None = CLIP_SIGMA,
+    clip_sigma: float = CLIP_SIGMA,
 ) -> Separation:
     r"""The two factors of largest likelihood.
 
@@ -89,29 +87,26 @@ def separate(
     residuals of a star that are correlated, and for tails that are not Gaussian.
 
     Args:
-        seen: Residuals of coefficients that were hidden; NaN is left out.
-        error_cell: The brightness cell of each star, from 0; -1 leaves the star out.
+        residuals: Of coefficients that were left out of their prediction; NaN is dropped.
+        error_cell: The brightness cell of each star, from 0; -1 drops the star.
         own_cell: Its type cell, from 0; a type must hold stars of several brightnesses.
-        groups: The group of each coefficient, from 0; -1 leaves it out.
-        clip_sigma: Leave residuals beyond so many standard deviations of the fit out, and fit again; None keeps all.
+        groups: The group of each coefficient, from 0; -1 drops it.
+        clip_sigma: Drop residuals beyond so many standard deviations of the fit, and fit again.
 
     Source:
         Fisher scoring for variances that are linear in their parameters: Searle, Casella & McCulloch (1992),
         Variance Components, sect. 8.3; White (1982), Econometrica 50, 1, for the standard deviations.
     """
     n_groups, n_b, n_c = (int(cells.max(initial=-1)) + 1 for cells in (groups, error_cell, own_cell))
-    kept_stars = (error_cell >= 0) & (own_cell >= 0)
+    stars = (error_cell >= 0) & (own_cell >= 0)
     fits = []
     for g in range(n_groups):
-        chosen = np.zeros(seen.residuals.shape, dtype=bool)
-        chosen[np.ix_(kept_stars, groups == g)] = True
-        terms = _Terms.of(seen, chosen & np.isfinite(seen.residuals), (error_cell, own_cell), (n_b, n_c))
-        fits.append(_clipped_fit(terms, clip_sigma))
-    squared, sd, n, confusion, clipped = (np.array(values) for values in zip(*fits, strict=True))
-    error, own = slice(0, n_b), slice(n_b, n_b + n_c)
+        chosen = (stars[:, None] & (groups == g)) & np.isfinite(residuals.residuals)
+        fits.append(_clipped_fit(_terms(residuals, chosen, (error_cell, own_cell), (n_b, n_c)), clip_sigma))
+    squared, sd, confusion, clipped = (np.array(values) for values in zip(*fits, strict=True))
     return Separation(
-        calibration=Multiples(squared[:, error], sd[:, error], n[:, error]),
-        own=Multiples(squared[:, own], sd[:, own], n[:, own]),
+        error=Factors(squared[:, :n_b], sd[:, :n_b]),
+        own=Factors(squared[:, n_b:], sd[:, n_b:]),
         confusion=confusion,
         clipped=clipped,
     )
@@ -119,93 +114,68 @@ def separate(
 
 @dataclass(frozen=True)
 class _Terms:
-    """The residuals of one group, one a row: square, the three parts of its variance, and whose it is."""
+    """The residuals of one group, one a row: square, the three parts of its variance, its star and cells."""
 
-    squared: _Pairs
-    latent: _Pairs
-    error: _Pairs
-    own: _Pairs
-    star: Int64[np.ndarray, " pair"]
-    error_cell: StarCells
-    own_cell: StarCells
+    squared: _Rows
+    latent: _Rows
+    error: _Rows
+    own: _Rows
+    star: _Cells
+    error_cell: _Cells
+    own_cell: _Cells
     sizes: tuple[int, int]
 
-    @classmethod
-    def of(
-        cls,
-        seen: Residuals,
-        chosen: Bool[np.ndarray, "star coeff"],
-        cells: tuple[StarCells, StarCells],
-        sizes: tuple[int, int],
-    ) -> "_Terms":
-        return cls(
-            squared=seen.residuals[chosen] ** 2,
-            latent=seen.latent_variance[chosen],
-            error=seen.errors[chosen] ** 2,
-            own=seen.scatter[chosen] ** 2,
-            star=np.nonzero(chosen)[0],
-            error_cell=cells[0],
-            own_cell=cells[1],
-            sizes=sizes,
-        )
-
-    def where(self, kept: Bool[np.ndarray, " pair"]) -> "_Terms":
+    def where(self, kept: Bool[np.ndarray, " row"]) -> "_Terms":
         """The rows that are kept."""
-        return replace(
-            self,
-            squared=self.squared[kept],
-            latent=self.latent[kept],
-            error=self.error[kept],
-            own=self.own[kept],
-            star=self.star[kept],
-        )
+        return _Terms(*(getattr(self, field.name)[kept] for field in fields(self)[:-1]), sizes=self.sizes)
 
-    @property
-    def cells(self) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
-        """Of each row."""
-        return self.error_cell[self.star], self.own_cell[self.star]
-
-    def counts(self) -> Int64[np.ndarray, " parameter"]:
-        """Rows that bear on each parameter: errors' cells, then own scatter's."""
-        return np.concatenate(
-            [np.bincount(cell, minlength=size) for cell, size in zip(self.cells, self.sizes, strict=True)]
-        )
-
-    def variance(self, theta: _Vector) -> _Pairs:
+    def variance(self, theta: _Vector) -> _Rows:
         """Expected square of each residual."""
-        b, c = self.cells
-        values: _Pairs = self.latent + theta[b] * self.error + theta[self.sizes[0] + c] * self.own
-        return values
-
-    def information(self, weights: _Pairs) -> _Matrix:
-        """The sum over rows of the outer product of what multiplies the parameters, so weighted."""
-        (b, c), (n_b, n_c) = self.cells, self.sizes
-        matrix = np.zeros((n_b + n_c, n_b + n_c))
-        np.fill_diagonal(
-            matrix, self.projected(weights * self.error, weights * self.own, self.error, self.own)
+        return np.asarray(
+            self.latent
+            + theta[self.error_cell] * self.error
+            + theta[self.sizes[0] + self.own_cell] * self.own
         )
-        cross = np.bincount(b * n_c + c, weights * self.error * self.own, n_b * n_c).reshape(n_b, n_c)
-        matrix[:n_b, n_b:], matrix[n_b:, :n_b] = cross, cross.T
-        return matrix
 
-    def projected(
-        self, error: _Pairs, own: _Pairs, error_times: _Pairs | float = 1.0, own_times: _Pairs | float = 1.0
-    ) -> _Vector:
-        """Sums of one number a row over the errors' cells, and of another over own scatter's."""
-        (b, c), (n_b, n_c) = self.cells, self.sizes
+    def sums(self, of_error: _Rows, of_own: _Rows) -> _Vector:
+        """One number a row summed over the errors' cells, and another over own scatter's."""
+        n_b, n_c = self.sizes
         return np.concatenate(
-            [np.bincount(b, error * error_times, n_b), np.bincount(c, own * own_times, n_c)]
+            [np.bincount(self.error_cell, of_error, n_b), np.bincount(self.own_cell, of_own, n_c)]
         )
+
+    def information(self, weights: _Rows) -> _Matrix:
+        """The sum over rows of the outer product of what multiplies the parameters, so weighted."""
+        by_error, by_own = weights * self.error, weights * self.own
+        diagonal = self.sums(by_error * self.error, by_own * self.own)
+        return _bordered(diagonal, (self.error_cell, self.own_cell), by_error * self.own, self.sizes)
+
+
+def _terms(
+    residuals: Residuals,
+    chosen: Bool[np.ndarray, "star coeff"],
+    cells: tuple[StarCells, StarCells],
+    sizes: tuple[int, int],
+) -> _Terms:
+    star = np.nonzero(chosen)[0]
+    return _Terms(
+        squared=residuals.residuals[chosen] ** 2,
+        latent=residuals.latent_variance[chosen],
+        error=residuals.errors[chosen] ** 2,
+        own=residuals.scatter[chosen] ** 2,
+        star=star,
+        error_cell=cells[0][star],
+        own_cell=cells[1][star],
+        sizes=sizes,
+    )
 
 
 def _clipped_fit(
-    terms: _Terms, clip_sigma: float | None
-) -> tuple[_Vector, _Vector, Int64[np.ndarray, " parameter"], Float64[np.ndarray, " cell"], int]:
-    """Squares of the factors, their standard deviations, rows of each, confusion, and rows left out."""
+    terms: _Terms, clip_sigma: float
+) -> tuple[_Vector, _Vector, Float64[np.ndarray, " cell"], int]:
+    """Squares of the factors, their standard deviations, confusion, and the number of rows dropped."""
     kept, theta = terms, _fit(terms)
     for _ in range(_CLIP_PASSES):
-        if clip_sigma is None:
-            break
         inside = terms.squared < clip_sigma**2 * terms.variance(theta)
         if inside.sum() == len(kept.squared):
             break
@@ -213,14 +183,14 @@ def _clipped_fit(
         theta = _fit(kept)
     covariance = _sandwich(kept, theta)
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    n = kept.counts()
     n_b = terms.sizes[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = (covariance / sd[:, None] / sd)[:n_b, n_b:]
     confusion = np.where(np.isfinite(correlation), correlation, 0.0).min(axis=1)
-    unknown = n == 0
-    theta, sd = np.where(unknown, np.nan, theta), np.where(unknown, np.nan, sd)
-    return theta, sd, n, confusion, len(terms.squared) - len(kept.squared)
+    ones = np.ones_like(kept.squared)
+    empty = kept.sums(ones, ones) == 0
+    theta, sd = np.where(empty, np.nan, theta), np.where(empty, np.nan, sd)
+    return theta, sd, confusion, len(terms.squared) - len(kept.squared)
 
 
 def _fit(terms: _Terms) -> _Vector:
@@ -229,7 +199,7 @@ def _fit(terms: _Terms) -> _Vector:
     for _ in range(_STEPS):
         weights = 1.0 / np.maximum(terms.variance(theta), _TINY) ** 2
         excess = weights * (terms.squared - terms.latent)
-        target = terms.projected(excess * terms.error, excess * terms.own)
+        target = terms.sums(excess * terms.error, excess * terms.own)
         new = _nonnegative(terms.information(weights), target)
         moved = float(np.abs(new - theta).max() / np.abs(new).max(initial=_TINY))
         theta = 0.5 * (theta + new) if moved > 1.0 else new
@@ -248,24 +218,33 @@ def _nonnegative(matrix: _Matrix, target: _Vector) -> _Vector:
     return solution / scale
 
 
-def _inverse(matrix: _Matrix) -> _Matrix:
-    """The inverse, whatever the units of each parameter; 0 along what the data do not know."""
-    scale = np.sqrt(np.maximum(np.diag(matrix), _TINY))
-    inverse: _Matrix = np.linalg.pinv(matrix / scale[:, None] / scale, rcond=1e-12, hermitian=True)
-    return inverse / scale[:, None] / scale
-
-
 def _sandwich(terms: _Terms, theta: _Vector) -> _Matrix:
     """Covariance of the estimates, from how the score of a star varies between stars."""
     v = np.maximum(terms.variance(theta), _TINY)
     bread = _inverse(terms.information(1.0 / v**2))
     pull = (terms.squared - v) / v**2
-    n_stars, (n_b, n_c) = len(terms.error_cell), terms.sizes
-    of_error, of_own = (np.bincount(terms.star, pull * part, n_stars) for part in (terms.error, terms.own))
-    b, c = np.maximum(terms.error_cell, 0), np.maximum(terms.own_cell, 0)  # stars left out have no score
-    meat = np.zeros((n_b + n_c, n_b + n_c))
-    np.fill_diagonal(meat, np.concatenate([np.bincount(b, of_error**2, n_b), np.bincount(c, of_own**2, n_c)]))
-    cross = np.bincount(b * n_c + c, of_error * of_own, n_b * n_c).reshape(n_b, n_c)
-    meat[:n_b, n_b:], meat[n_b:, :n_b] = cross, cross.T
-    covariance: _Matrix = bread @ meat @ bread
-    return covariance
+    stars, first, of_star = np.unique(terms.star, return_index=True, return_inverse=True)
+    by_error, by_own = (np.bincount(of_star, pull * part, len(stars)) for part in (terms.error, terms.own))
+    b, c = terms.error_cell[first], terms.own_cell[first]
+    n_b, n_c = terms.sizes
+    diagonal = np.concatenate([np.bincount(b, by_error**2, n_b), np.bincount(c, by_own**2, n_c)])
+    meat = _bordered(diagonal, (b, c), by_error * by_own, terms.sizes)
+    return np.asarray(bread @ meat @ bread)
+
+
+def _bordered(
+    diagonal: _Vector, cells: tuple[_Cells, _Cells], products: _Rows, sizes: tuple[int, int]
+) -> _Matrix:
+    """The symmetric matrix with this diagonal, and sums of products where an error's cell meets an own one."""
+    (b, c), (n_b, n_c) = cells, sizes
+    matrix = np.diag(diagonal)
+    matrix[:n_b, n_b:] = np.bincount(b * n_c + c, products, n_b * n_c).reshape(n_b, n_c)
+    matrix[n_b:, :n_b] = matrix[:n_b, n_b:].T
+    return matrix
+
+
+def _inverse(matrix: _Matrix) -> _Matrix:
+    """The inverse, whatever the units of each parameter; 0 along what the data do not know."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), _TINY))
+    inverse: _Matrix = np.linalg.pinv(matrix / scale[:, None] / scale, rcond=1e-12, hermitian=True)
+    return inverse / scale[:, None] / scale
