@@ -27,7 +27,7 @@ import scattervae as sv
 from scattervae.model.network import NetworkShape, ScatterVAE
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
 from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.spectra import Spectra
@@ -44,7 +44,7 @@ class Set:
     """All stars of the file, and what is known of them."""
 
     spectra: Spectra
-    labels: KnownLabels
+    labels: TargetLabels
     snr: np.ndarray
     bp_rp: np.ndarray
 
@@ -59,7 +59,7 @@ def read(path: str) -> Set:
     table = pq.read_table(path, columns=names)
     columns = {name: table[name].to_numpy().astype(np.float64) for name in names[1:]}
     assert (table["source_id"].to_numpy() == stars.spectra.source_id).all()
-    labels = KnownLabels.of(stars.labels.aligned_to(stars.spectra.source_id), a_k=columns["ak_targ"])
+    labels = TargetLabels.of(stars.labels.aligned_to(stars.spectra.source_id), a_k=columns["ak_targ"])
     bp_rp = columns["phot_bp_mean_mag"] - columns["phot_rp_mean_mag"]
     return Set(stars.spectra, labels, columns["apogee_snr"], bp_rp)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.science.labels.conformal import ERROR_TIMES
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.seeds import numpy_stream
 
 GIANT_BELOW = 3.5
@@ -120,7 +120,7 @@ class Coverage(NamedTuple):
     n_stars: np.ndarray
 
 
-def coverage(predicted: LabelPrediction, known: KnownLabels) -> Coverage:
+def coverage(predicted: LabelPrediction, known: TargetLabels) -> Coverage:
     """How often intervals hold the known labels, each interval widened by the error of the known label.
 
     The half-width of either side and the label's error add in quadrature, the error times 1 or 1.96.
@@ -138,7 +138,7 @@ def coverage(predicted: LabelPrediction, known: KnownLabels) -> Coverage:
     return Coverage(inside_68, inside_95, counted.sum(axis=0))
 
 
-def selections(known: KnownLabels, snr: StarArray | None = None) -> Mapping[str, StarMask]:
+def selections(known: TargetLabels, snr: StarArray | None = None) -> Mapping[str, StarMask]:
     """Stars to score: all, giants, and where the signal to noise of the labels is known, good giants.
 
     Good giants have log g < 3.5, SNR > 50 and Teff, log g, [Fe/H] and [alpha/M] measured.

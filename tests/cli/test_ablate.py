@@ -12,7 +12,7 @@ def test_a_table_of_all_changes_is_printed_and_written(cli, tmp_path):
     arguments = ("ablate", tmp_path / "stars.parquet", "--out", out, "--epochs", 1, "--seeds", 1)
     run = cli(*arguments)
     assert run.code == 0
-    told = json.loads((out / "ablation.json").read_text())
-    assert told["rows"][0][0] == "none"
-    assert all(row[0] in run.out for row in told["rows"])
-    assert json.loads(cli(*arguments, "--json").out) == told  # read, not trained again
+    written = json.loads((out / "ablation.json").read_text())
+    assert written["rows"][0][0] == "none"
+    assert all(row[0] in run.out for row in written["rows"])
+    assert json.loads(cli(*arguments, "--json").out) == written  # read, not trained again

@@ -52,7 +52,7 @@ def test_help_joins_the_lines_of_a_paragraph(cli):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?; see `scattervae --help`"),
         (["train"], "Missing argument 'STORE'; see `scattervae train --help`"),
@@ -69,10 +69,10 @@ def test_help_joins_the_lines_of_a_paragraph(cli):
         (["generate", "m", "--out", "x", "--g-mag", "nan"], "Invalid value for '--g-mag'"),
     ],
 )
-def test_a_slip_on_the_command_line_is_one_line_and_code_2(cli, arguments, told):
+def test_a_slip_on_the_command_line_is_one_line_and_code_2(cli, arguments, expected):
     run = cli(*arguments)
     assert run.code == 2
-    assert told in run.error
+    assert expected in run.error
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_no_such_file_is_one_line_and_code_1(cli, tmp_path, monkeypatch, argumen
 
 @pytest.mark.parametrize("command", ["train", "encode", "evaluate", "info"])
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"", "is empty"),
         (b"<!DOCTYPE html><html>503</html>", "is a web page, not spectra"),
@@ -107,7 +107,7 @@ def test_no_such_file_is_one_line_and_code_1(cli, tmp_path, monkeypatch, argumen
         (None, "is a folder|no manifest.json|a folder that is neither"),
     ],
 )
-def test_files_that_hold_no_spectra(cli, tmp_path, folder, command, content, told):
+def test_files_that_hold_no_spectra(cli, tmp_path, folder, command, content, expected):
     bad = tmp_path / "stars.csv"
     bad.mkdir() if content is None else bad.write_bytes(content)
     arguments = {
@@ -119,7 +119,7 @@ def test_files_that_hold_no_spectra(cli, tmp_path, folder, command, content, tol
     run = cli(*arguments[command])
     assert run.code == 1
     assert run.error.startswith(f"{bad}: ")
-    assert any(part in run.error for part in told.split("|"))
+    assert any(part in run.error for part in expected.split("|"))
     assert not any((tmp_path / name).exists() for name in ("model", "model.partial", "catalogue.parquet"))
 
 

@@ -39,8 +39,8 @@ def test_calibrate_then_evaluate_and_encode(cli, stars, tmp_path, quick):
     run = cli("calibrate", folder, stars, "--epochs", 1)
     assert (run.code, run.out.splitlines()[-1]) == (0, f"wrote {folder / CALIBRATION}")
     assert "encoder tuned" in run.out
-    told = cli("calibrate", folder, stars, "--epochs", 1, "--json").json
-    assert told["scatter_factors"] == load_model(folder).scatter_factor.tolist()
+    values = cli("calibrate", folder, stars, "--epochs", 1, "--json").json
+    assert values["scatter_factors"] == load_model(folder).scatter_factor.tolist()
     scores = cli("evaluate", folder, stars, "--draws", 1, "--json").json["models"]
     assert list(scores) == ["model", "model, calibrated"]
     cli("encode", folder, stars, "--out", tmp_path / "catalogue.parquet")

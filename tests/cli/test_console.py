@@ -40,9 +40,9 @@ def test_counts_in_words():
 def test_machine():
     before = torch.get_num_threads()
     try:
-        assert console.settle_machine("cpu", 1) == torch.device("cpu")
+        assert console.choose_device("cpu", 1) == torch.device("cpu")
         assert torch.get_num_threads() == 1
-        assert console.settle_machine("auto", 0).type in ("cpu", "cuda")
+        assert console.choose_device("auto", 0).type in ("cpu", "cuda")
     finally:
         torch.set_num_threads(before)
 
@@ -50,16 +50,16 @@ def test_machine():
 @pytest.mark.parametrize("device", ["gpu", "cuda0", "meta", ""])
 def test_no_such_device(device):
     with pytest.raises(RecipeError, match=f"--device {device}: no such device; choose auto, cpu, cuda, mps"):
-        console.settle_machine(device, 0)
+        console.choose_device(device, 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_one():
     with pytest.raises(
         RecipeError, match=r"--device cuda: not to be had here \(.*\); use --device cpu"
-    ) as told:
-        console.settle_machine("cuda", 0)
-    assert "\n" not in str(told.value)
+    ) as refused:
+        console.choose_device("cuda", 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_warnings_are_one_line_each_however_narrow_the_terminal(capsys, monkeypatch):

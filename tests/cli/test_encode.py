@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on(cli, model, store, tmp_path, monkeypatch, name):
 
 
 class Record:
-    """What a progress bar was told."""
+    """The updates of a progress bar."""
 
     def __init__(self):
         self.completed = []

@@ -54,10 +54,10 @@ def test_coverage_table(cli, model, store):
     assert header.split()[:3] == ["stars", "coeffs", "hidden"]
     assert every.split()[0] == "all"
     assert {row.split()[0] for row in rows} == {"order", "colour"}  # no bin of G has 300 stars
-    told = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
-    assert told["n_stars"] == int(every.split()[1])
-    by_g = [row for row in told["rows"] if row["by"] == "G"]
-    assert sum(row["n_stars"] for row in by_g) == told["n_stars"]
+    table = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
+    assert table["n_stars"] == int(every.split()[1])
+    by_g = [row for row in table["rows"] if row["by"] == "G"]
+    assert sum(row["n_stars"] for row in by_g) == table["n_stars"]
     assert (
         cli("evaluate", model, store, "--no-coverage", "--json").json["models"]["model"]["coverage"] is None
     )

@@ -118,7 +118,7 @@ def test_no_space(cli, archive, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--healpix", "0-1", "--files", "1"], "--healpix and --files exclude each other"),
         (["--healpix", "a-b"], "--healpix a-b: expected a pixel or a range of them, such as 0-3111"),
@@ -128,8 +128,8 @@ def test_no_space(cli, archive, tmp_path, monkeypatch):
         (["--base-url", "nowhere"], "is no web address; give --base-url as https://"),
     ],
 )
-def test_what_cannot_be_asked_for(cli, archive, tmp_path, options, told):
-    assert told in bulk(cli, archive, tmp_path, *options).error
+def test_what_cannot_be_asked_for(cli, archive, tmp_path, options, expected):
+    assert expected in bulk(cli, archive, tmp_path, *options).error
 
 
 def test_a_killed_run_goes_on_to_the_byte(tmp_path):

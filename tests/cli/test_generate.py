@@ -47,7 +47,7 @@ def test_at_a_latent_vector(cli, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("latent", "told"),
+    ("latent", "expected"),
     [
         ("1,2", "2 numbers, but the model has 3 latents"),
         ("1,b,3", "expected numbers with commas between them"),
@@ -55,10 +55,10 @@ def test_at_a_latent_vector(cli, model, tmp_path):
         ("", "expected numbers with commas between them"),
     ],
 )
-def test_wrong_latents(cli, model, tmp_path, latent, told):
+def test_wrong_latents(cli, model, tmp_path, latent, expected):
     run = cli("generate", model, "--latent", latent, "--out", tmp_path / "made.parquet")
     assert run.code == 1
-    assert run.error == f"--latent {latent}: {told}"
+    assert run.error == f"--latent {latent}: {expected}"
     assert not (tmp_path / "made.parquet").exists()
 
 
@@ -104,29 +104,29 @@ def test_from_a_flow_fitted_to_the_survey_and_kept_with_the_model(cli, model, st
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
-        (["--flow", "--aggregate"], "--aggregate and --flow both say where"),
+        (["--flow", "--aggregate"], "--aggregate and --flow both choose where"),
         (["--around", 1], "--around needs stars; name a store or a file with --stars"),
         (["--aggregate"], "--aggregate needs stars; name a store or a file with --stars"),
         (["--between", 1, 2], "--between needs stars; name a store or a file with --stars"),
         (
             ["--stars", "STORE"],
-            "--stars needs one of --aggregate, --flow, --around and --between, which say what for",
+            "--stars needs one of --aggregate, --flow, --around and --between beside it",
         ),
         (["--latent", "1,2,3", "--stars", "STORE"], "--stars needs one of --aggregate"),
         (["--around", 12, "--stars", "STORE"], "STORE: no star 12 among 300"),
         (["--between", 12, 13, "--stars", "STORE"], "STORE: no star 12 among 300"),
         (["--between", 1, 2, "-n", 1, "--stars", "STORE"], "give --number 2 or more"),
-        (["--around", 1, "--aggregate", "--stars", "STORE"], "--aggregate and --around both say where"),
+        (["--around", 1, "--aggregate", "--stars", "STORE"], "--aggregate and --around both choose where"),
         (["--flux"], "GaiaXPy knows only 55 BP"),
     ],
 )
-def test_slips(cli, model, store, tmp_path, options, told):
+def test_slips(cli, model, store, tmp_path, options, expected):
     options = [store if option == "STORE" else option for option in options]
     run = cli("generate", model, *options, "--out", tmp_path / "made.parquet")
     assert run.code == 1
-    assert told.replace("STORE", str(store)) in run.error
+    assert expected.replace("STORE", str(store)) in run.error
     assert not (tmp_path / "made.parquet").exists()
 
 

@@ -10,7 +10,7 @@ from cli.toys import write_parquet
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.catalogue import catalogue
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
 from toy import toy_model, toy_recipe, toy_sky
 
@@ -25,7 +25,7 @@ def labelled(tmp_path_factory):
     write_parquet(folder / "stars.parquet", SKY.spectra, SKY.labels)
     model = toy_model(SKY, toy_recipe(epochs=30))
     model.save(folder / "model")
-    save_label_model(fit_labels(model, SKY.spectra, KnownLabels.of(SKY.labels)), folder / "model" / LABELS)
+    save_label_model(fit_labels(model, SKY.spectra, TargetLabels.of(SKY.labels)), folder / "model" / LABELS)
     return folder
 
 
@@ -46,15 +46,15 @@ def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, la
     )
     table = pq.read_table(tmp_path / "c.parquet")
     model = load_model(labelled / "model")
-    told = label_stars(model, labels_of(model), SKY.spectra)
+    predicted = label_stars(model, labels_of(model), SKY.spectra)
     names = labels_of(model).names
-    for name, column in told.columns().items():
+    for name, column in predicted.columns().items():
         is_rank = name.endswith(("reliability", "width_rank"))  # steps of one star in 341
         np.testing.assert_allclose(table[name], column, rtol=1e-5, atol=0.01 if is_rank else 1e-4)
         assert table.schema.field(name).metadata[b"description"]
     flags = table["label_flags"].to_numpy()
     for place, _ in enumerate(names):
-        np.testing.assert_array_equal((flags >> place) & 1, ~told.reliable[:, place])
+        np.testing.assert_array_equal((flags >> place) & 1, ~predicted.reliable[:, place])
     assert set(names) == set(NAMES)
     for name in NAMES:
         low, middle, high = (

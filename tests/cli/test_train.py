@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cli.toys import RECIPE, write_parquet
-from scattervae.cli.train import free_memory, settle_memory
+from scattervae.cli.train import free_memory, memory_for_stars
 from scattervae.errors import RecipeError, StoreError
 from scattervae.model import train as training
 from scattervae.model.checkpoint import read_checkpoint
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(cli, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("x = [", "not a TOML file"),
         ("[training]\nepoch = 3", "training.epoch = 3: Extra inputs are not permitted"),
@@ -122,13 +122,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(cli, folder, tmp_path, monkeypatch):
         ("[network]\nhidden = [1.5]", "network.hidden.0 = 1.5: "),
     ],
 )
-def test_bad_recipes(cli, folder, tmp_path, text, told):
+def test_bad_recipes(cli, folder, tmp_path, text, expected):
     recipe = tmp_path / "bad.toml"
     recipe.write_text(text)
     run = cli("train", folder / "store", "--out", tmp_path / "model", "--recipe", recipe)
     assert run.code == 1
     assert run.error.startswith(f"{recipe}: ")
-    assert told in run.error
+    assert expected in run.error
     assert not (tmp_path / "model").exists()
 
 
@@ -200,12 +200,12 @@ def test_a_run_stopped_within_an_epoch_is_gone_on_with(cli, folder, tmp_path, mo
 
 @pytest.fixture
 def second(monkeypatch):
-    """This process is the second of two, as torchrun would have it; the first tells it what `told` says."""
-    told: list[Exception] = []
+    """This process is the second of two, as torchrun would have it; the first sends it `sent`."""
+    sent: list[Exception] = []
 
     def from_first(_self, make):
-        if told:
-            raise told[0]
+        if sent:
+            raise sent[0]
         return make()
 
     @contextmanager
@@ -216,7 +216,7 @@ def second(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(World, "from_first", from_first)
     monkeypatch.setattr(World, "joined", joined)
-    yield told
+    yield sent
     logging.getLogger("scattervae").setLevel(logging.WARNING)
 
 
@@ -254,7 +254,7 @@ CPU = torch.device("cpu")
     [("0", 0), ("512", 512), ("4GB", 4e9), ("4 gb", 4e9), ("1.5T", 1.5e12), ("200M", 2e8), ("3kb", 3000)],
 )
 def test_sizes_with_units(size, expected):
-    assert settle_memory(size, CPU) == expected
+    assert memory_for_stars(size, CPU) == expected
 
 
 @pytest.mark.parametrize("size", ["", "much", "-1", "4PB", "GB", "4GB or so"])
@@ -262,12 +262,12 @@ def test_what_is_no_size_is_refused(size):
     with pytest.raises(
         RecipeError, match=r"--memory .*: not a size; give a number with a unit, as 4GB"
     ) as caught:
-        settle_memory(size, CPU)
+        memory_for_stars(size, CPU)
     assert "\n" not in str(caught.value)
 
 
 def test_auto_is_half_of_what_is_free():
-    assert 0 < settle_memory("auto", CPU) <= free_memory() * 0.75  # others take and give while this runs
+    assert 0 < memory_for_stars("auto", CPU) <= free_memory() * 0.75  # others take and give while this runs
 
 
 def machine(root, free_kb, groups, own=""):

@@ -9,7 +9,7 @@ from cli.toys import write_csv
 from scattervae.errors import DataError
 from scattervae.science.evaluation import evaluate
 from scattervae.science.labels.model import fit_labels, label_stars
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
 from scattervae.show.registry import FigureData
 from scattervae.show.star import star_figure
@@ -77,7 +77,7 @@ def test_complete_stars_are_told_no_worse(folder, model):
 
 
 def test_labels_are_learnt_from_and_predicted_for_stars_with_one_band(model):
-    known = KnownLabels.of(SKY.labels)
+    known = TargetLabels.of(SKY.labels)
     labels = fit_labels(model, STARS, known, LabelSettings(members=1, steps=300))
     assert labels.n_stars == model.provenance["data"]["n_trained_on"]
     off = np.abs(label_stars(model, labels, STARS)["teff"] - SKY.labels["teff"])

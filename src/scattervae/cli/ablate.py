@@ -10,9 +10,9 @@ from scattervae.cli.console import (
     StarsPath,
     Summary,
     Threads,
+    choose_device,
     epoch_bar,
-    say_what_is_done,
-    settle_machine,
+    print_stage,
     table_lines,
 )
 
@@ -34,7 +34,7 @@ def ablate(
     Each variant is trained with several seeds on the stars of neither test nor validation fold, and scored on
     the validation fold: nats per star, lower is better. Differences are to the unchanged recipe, above 0 where
     the change does harm. On 40,000 stars and two cores a model takes two to three minutes with all its epochs,
-    and the whole table some two hours; --epochs 40 tells the same order in 50 minutes. Stopped, the same
+    and the whole table some two hours; --epochs 40 gives the same order in 50 minutes. Stopped, the same
     command goes on.
 
     Examples:
@@ -49,11 +49,11 @@ def ablate(
     from scattervae.science.ablation import BASE, Run
     from scattervae.science.ablation import ablate as compare
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     spectra = reading.load(stars).spectra
     run = Run(epochs=epochs, n_seeds=seeds)
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
-        table = compare(spectra, out, run, stage=say_what_is_done, progress=progress)
+        table = compare(spectra, out, run, stage=print_stage, progress=progress)
     values = {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
     write_json(out / "ablation.json", values)
     Summary(values, (table.title, *table_lines(table.header, table.rows), f"wrote {out}")).show(

@@ -1,4 +1,4 @@
-"""``scattervae calibrate``: make a model's uncertainties hold what they claim."""
+"""``scattervae calibrate``: make a model's uncertainties hold the truth as often as they claim."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
+    choose_device,
     existing,
-    say_what_is_done,
-    settle_machine,
+    print_stage,
 )
 
 
@@ -31,7 +31,7 @@ def calibrate(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a model's scatter, encoder and score so that its uncertainties hold what they claim.
+    """Fit a model's scatter, encoder and score so that its uncertainties hold the truth as often as they claim.
 
     The scatter is fitted on the validation fold, best of a model that was not trained on it; encoder and score on
     stars that the model makes. It takes some three minutes on two cores. Published errors stay as they are. The
@@ -49,21 +49,23 @@ def calibrate(
     from scattervae.science.calibration.fit import calibrate as fit
     from scattervae.science.trained import load_model
 
-    machine, settings = settle_machine(device, threads), CalibrationSettings(epochs=epochs)
+    machine, settings = choose_device(device, threads), CalibrationSettings(epochs=epochs)
     with sole_writer(model):
         checkpoint = load_model(model, calibrated=False, labels=False).to(machine)
-        fitted = fit(checkpoint, reading.load(store).spectra, settings, progress=say_what_is_done)
-        path = save_calibration(fitted, model)
-    factors = fitted.scatter_factor.cpu()
+        calibrated = fit(checkpoint, reading.load(store).spectra, settings, progress=print_stage)
+        path = save_calibration(calibrated, model)
+    factors = calibrated.scatter_factor.cpu()
     changed = factors[factors != 1.0]
     values = {
         "out": str(path),
         "n_scatter_factors": len(changed),
         "scatter_factors": factors.tolist(),
-        "encoder_tuned": fitted.network.sees_errors,
+        "encoder_tuned": calibrated.network.sees_errors,
     }
-    told = "no coefficient's scatter is large enough to be told from its error"
+    scatter = "no coefficient's scatter is large enough beside its error to be fitted"
     if len(changed):
-        told = f"scatter of {len(changed)} coefficients times {changed.min():.2f} to {changed.max():.2f}"
-    encoder = "encoder tuned" if fitted.network.sees_errors else "encoder left as it is: it sees no errors"
-    Summary(values, (f"{told}; {encoder}", f"wrote {path}")).show(as_json=as_json)
+        scatter = f"scatter of {len(changed)} coefficients times {changed.min():.2f} to {changed.max():.2f}"
+    encoder = (
+        "encoder tuned" if calibrated.network.sees_errors else "encoder left as it is: it sees no errors"
+    )
+    Summary(values, (f"{scatter}; {encoder}", f"wrote {path}")).show(as_json=as_json)

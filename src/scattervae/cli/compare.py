@@ -10,8 +10,8 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
+    choose_device,
     existing,
-    settle_machine,
     table_lines,
 )
 from scattervae.errors import counted
@@ -66,7 +66,7 @@ def compare(
     from scattervae.science.relative import Significance, compare_sets
     from scattervae.science.trained import load_model
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     checkpoint = load_model(model)
     a, b = reading.load(first), reading.load(second)
     found = compare_sets(

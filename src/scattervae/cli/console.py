@@ -140,12 +140,12 @@ def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
         yield progress
 
 
-def say_what_is_done(what: str) -> None:
+def print_stage(what: str) -> None:
     """One line on stderr at the start of each stage of a long command."""
     stderr.print(f"{what} ...", highlight=False)
 
 
-def settle_machine(device: str, threads: int) -> "torch.device":
+def choose_device(device: str, threads: int) -> "torch.device":
     """The device to compute on, chosen once; sets the number of CPU threads.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, epoch_bar, settle_machine, stderr
+from scattervae.cli.console import AsJson, Summary, Threads, choose_device, epoch_bar, stderr
 from scattervae.cli.evaluate import model_values, score_lines
 from scattervae.errors import counted
 
@@ -53,7 +53,7 @@ def demo(
     from scattervae.science.catalogue_files import write_catalogue
     from scattervae.show.registry import FigureData, save_figures
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     seconds: dict[str, float] = {}
     with _stage("reading stars and inferring their coefficients", "ingest", seconds):
         store = ingest([demo_file()], out / "store", strict=True)

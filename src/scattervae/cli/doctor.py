@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, ReleaseName, Summary, say_what_is_done
+from scattervae.cli.console import AsJson, ReleaseName, Summary, print_stage
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def doctor(
     from scattervae.science.machine import examine_machine
 
     asked = _at(release_of(release), archive_url, base_url)
-    say_what_is_done("checking the machine")
+    print_stage("checking the machine")
     machine, archive, uses = examine_machine(Path.cwd()), [], {}
-    say_what_is_done(f"asking the archive about {asked.name}")
+    print_stage(f"asking the archive about {asked.name}")
     absent = no_network(asked)
     if absent is None:
         examination = Examination(asked)

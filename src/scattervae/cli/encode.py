@@ -21,11 +21,11 @@ from scattervae.cli.console import (
     Threads,
     check_out_file,
     check_skipped,
+    choose_device,
     existing,
     listed,
     note_of,
     progress_bar,
-    settle_machine,
     skipped_rows,
     stderr,
 )
@@ -107,7 +107,7 @@ def encode(
     from scattervae.gaia.reading import RowTally
     from scattervae.science.trained import load_model
 
-    machine = settle_machine("cpu" if engine is EngineName.DASK else device, threads)
+    machine = choose_device("cpu" if engine is EngineName.DASK else device, threads)
     checkpoint = load_model(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
     if out.suffix:

@@ -1,4 +1,4 @@
-"""``scattervae evaluate``: how well a model tells stars it has not seen."""
+"""``scattervae evaluate``: how well a model predicts stars it has not seen."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -13,9 +13,9 @@ from scattervae.cli.console import (
     StarsPath,
     Summary,
     Threads,
+    choose_device,
     existing,
     model_names,
-    settle_machine,
     table_lines,
 )
 from scattervae.errors import DataError, counted
@@ -72,7 +72,7 @@ def evaluate(
     with ln 2 pi; lower is better. Models trained on other stars have other standard deviations: compare
     those on normalised errors only.
 
-    Coverage is how many coefficients lie inside the central 68 and 95 % of what a model says of them: hidden from
+    Coverage is how many coefficients lie inside the central 68 and 95 % of what a model predicts: hidden from
     it, at a draw of the latents, at the posterior mean; of the coefficients whose median scatter exceeds their
     error, and at a draw and with no scatter of the others. A model that has been calibrated is scored twice.
 
@@ -90,7 +90,7 @@ def evaluate(
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
 
-    checkpoints = loaded(models, settle_machine(device, threads))
+    checkpoints = loaded(models, choose_device(device, threads))
     spectra = reading.load(store).spectra
     stars = stars_of_fold(spectra, fold, where=store)
     scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}

@@ -96,7 +96,7 @@ def bulk(
     """Fetch whole bulk files, several at a time, each checked against the archive's list of checksums.
 
     Without --healpix or --files that is the whole release: 3,386 files of each product in DR3, terabytes; --list
-    tells how much before anything is fetched. The pixel of a star is its source_id // 2**43. A connection that
+    shows how much before anything is fetched. The pixel of a star is its source_id // 2**43. A connection that
     breaks goes on to the byte, also in another run; a busy server is asked again; a file that does not come costs
     no other, and is named at the end.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, existing, model_names, settle_machine
+from scattervae.cli.console import AsJson, Summary, Threads, choose_device, existing, model_names
 from scattervae.cli.evaluate import check_format
 from scattervae.errors import DataError, counted
 from scattervae.show.registry import FIGURES, Need
@@ -70,7 +70,7 @@ def figure(
     from scattervae.science.trained import load_model
     from scattervae.show.registry import FigureData, draw_figure, save_figure
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     checkpoints = {title: load_model(path) for title, path in zip(model_names(models), models, strict=True)}
     sky = reading.load(stars)
     others = None if unlabelled is None else reading.load(unlabelled).spectra

@@ -93,11 +93,11 @@ def generate(
     from scattervae.science.trained import load_model
     from scattervae.spectra.tables import table_written
 
-    place = _Place(model, latent, aggregate, flow, around, between, stars)
+    source = _LatentSource(model, latent, aggregate, flow, around, between, stars)
     check_out_file(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
     checkpoint = load_model(model)
-    z = place.latents(checkpoint, n, seed)
+    z = source.latents(checkpoint, n, seed)
     made = generation.generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
@@ -107,18 +107,18 @@ def generate(
     values = {
         "out": str(out),
         "n": n,
-        "source": place.way,
-        "source_ids": [str(i) for i in place.source_ids],
+        "source": source.option,
+        "source_ids": [str(i) for i in source.source_ids],
         "g_mag": g_mag,
         "columns": table.column_names,
     }
     what = counted(n, "spectrum", "spectra")
-    Summary(values, (f"made {what} of G = {g_mag:g} {place}", f"wrote {out}")).show(as_json=as_json)
+    Summary(values, (f"made {what} of G = {g_mag:g} {source}", f"wrote {out}")).show(as_json=as_json)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where in the latent space to make spectra, as the options say."""
+class _LatentSource:
+    """Where in the latent space to make spectra, by the options."""
 
     model: Path
     latent: str | None
@@ -129,31 +129,29 @@ class _Place:
     stars: Path | None
 
     def __post_init__(self) -> None:
-        if len(self._ways) > 1:
+        if len(self._options) > 1:
             raise DataError(
-                f"--{' and --'.join(self._ways)} both say where to make spectra; give one of them"
+                f"--{' and --'.join(self._options)} both choose where to make spectra; give one of them"
             )
-        if self.way in ("prior", "latent") and self.stars is not None:
-            raise DataError(
-                "--stars needs one of --aggregate, --flow, --around and --between, which say what for"
-            )
-        if self.way not in ("prior", "latent", "flow") and self.stars is None:
-            raise DataError(f"--{self.way} needs stars; name a store or a file with --stars")
+        if self.option in ("prior", "latent") and self.stars is not None:
+            raise DataError("--stars needs one of --aggregate, --flow, --around and --between beside it")
+        if self.option not in ("prior", "latent", "flow") and self.stars is None:
+            raise DataError(f"--{self.option} needs stars; name a store or a file with --stars")
 
     @property
-    def _ways(self) -> list[str]:
-        ways = {
+    def _options(self) -> list[str]:
+        given = {
             "latent": self.latent is not None,
             "aggregate": self.aggregate,
             "flow": self.flow,
             "around": self.around is not None,
             "between": self.between is not None,
         }
-        return [way for way, given in ways.items() if given]
+        return [option for option, is_given in given.items() if is_given]
 
     @property
-    def way(self) -> str:
-        return self._ways[0] if self._ways else "prior"
+    def option(self) -> str:
+        return self._options[0] if self._options else "prior"
 
     @property
     def source_ids(self) -> tuple[int, ...]:
@@ -170,7 +168,7 @@ class _Place:
             + (f", fitted to the stars in {self.stars}" if self.stars else ""),
             "around": f"from the posterior of star {self.around}",
             "between": "between stars " + " and ".join(map(str, self.source_ids)),
-        }[self.way]
+        }[self.option]
 
     def latents(self, checkpoint: "Checkpoint", n: int, seed: int) -> "Latents":
         """`n` latent vectors there.

@@ -74,7 +74,7 @@ def ingest(
 ) -> None:
     """Read Gaia files into a store, which trains and encodes faster than the files do.
 
-    The kind of each file is told from its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
+    The kind of each file is recognised by its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
     avro; the HDF5 mirrors; parquet; sampled spectra, whose coefficients are inferred. Stars that cannot be
     used are kept and flagged; rows and files that cannot be read are counted and named. Exit code 1 says that a
     file is missing from the store, 3 that more rows are than --allow-skipped says. Stopped at any moment, the same

@@ -1,7 +1,7 @@
-"""``scattervae label``: teach a model the labels of those stars that have them."""
+"""``scattervae label``: train a model to predict labels, from the stars that have them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,14 +10,11 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
+    choose_device,
     existing,
     progress_bar,
-    settle_machine,
 )
 from scattervae.errors import counted
-
-if TYPE_CHECKING:
-    from scattervae.science.labels.model import LabelModel
 
 
 def label(
@@ -30,9 +27,9 @@ def label(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Learn Teff, log g, [Fe/H] and [alpha/M] from the stars that have them, to tell them of all others.
+    """Learn Teff, log g, [Fe/H] and [alpha/M] from the stars that have them; predicts labels for stars without them.
 
-    What the model's encoder has learnt from all spectra is tuned on the labelled stars outside the test fold: a few
+    The model's encoder, which has seen all spectra, is tuned on the labelled stars outside the test fold: a few
     minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's. From
     then on `encode` writes each label with intervals that hold the truth in 68 and 95 % of stars like the labelled
     ones, a reliability, and `label_flags` where a star lies outside what is labelled. Calibrate first, label then:
@@ -49,27 +46,21 @@ def label(
     from scattervae.files import sole_writer
     from scattervae.gaia import reading
     from scattervae.science.labels.model import fit_labels, save_label_model
-    from scattervae.science.labels.targets import KnownLabels
+    from scattervae.science.labels.targets import TargetLabels
     from scattervae.science.trained import LABELS, load_model
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     out = model / LABELS
     with sole_writer(model), progress_bar("networks") as bar:
         checkpoint, stars = load_model(model, labels=False), reading.load(store)
         task = bar.add_task("learning labels", total=None)
-        fitted = fit_labels(
+        trained = fit_labels(
             checkpoint,
             stars.spectra,
-            KnownLabels.of(stars.labels),
+            TargetLabels.of(stars.labels),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        save_label_model(fitted, out)
-    _summary(fitted, out).show(as_json=as_json)
-
-
-def _summary(fitted: "LabelModel", out: Path) -> Summary:
-    values = {"out": str(out), "labels": list(fitted.names), "n_stars": fitted.n_stars}
-    return Summary(
-        values,
-        (f"learnt {', '.join(fitted.names)} from {counted(fitted.n_stars, 'labelled star')}", f"wrote {out}"),
-    )
+        save_label_model(trained, out)
+    learnt = f"learnt {', '.join(trained.names)} from {counted(trained.n_stars, 'labelled star')}"
+    values = {"out": str(out), "labels": list(trained.names), "n_stars": trained.n_stars}
+    Summary(values, (learnt, f"wrote {out}")).show(as_json=as_json)

@@ -10,10 +10,10 @@ from scattervae.cli.console import (
     AsJson,
     Summary,
     Threads,
+    choose_device,
     epoch_bar,
     existing,
-    say_what_is_done,
-    settle_machine,
+    print_stage,
     table_lines,
 )
 
@@ -67,19 +67,19 @@ def reproduce(
     from scattervae.science.paper.reproduce import reproduce as test_claims
     from scattervae.show.report import report_figures, write_report
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     started = time.perf_counter()
     if stars is None:
-        say_what_is_done("reading the demo's stars")
+        print_stage("reading the demo's stars")
         ingest([reading.demo_file()], out / "store", strict=True)
     sky = reading.load(out / "store" if stars is None else stars)
     others = None if unlabelled is None else reading.load(unlabelled).spectra
     with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
         done = test_claims(
-            sky.spectra, sky.labels, out, unlabelled=others, stage=say_what_is_done, progress=progress
+            sky.spectra, sky.labels, out, unlabelled=others, stage=print_stage, progress=progress
         )
     further = _further(sky, done, out, sensitivity=sensitivity, paper_size=paper_size)
-    say_what_is_done("drawing figures and the report")
+    print_stage("drawing figures and the report")
     figures = _draw(sky, done, out, others)
     claims = claims_as_json(done.claims)
     write_json(out / "claims.json", claims)
@@ -129,7 +129,7 @@ def _further(
         with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
             tables.append(
                 test_variants(
-                    sky.spectra, sky.labels, out / "sensitivity", stage=say_what_is_done, progress=progress
+                    sky.spectra, sky.labels, out / "sensitivity", stage=print_stage, progress=progress
                 )
             )
     if paper_size:
@@ -140,7 +140,7 @@ def _further(
                     sky.spectra,
                     sky.labels,
                     out / "paper_size",
-                    stage=say_what_is_done,
+                    stage=print_stage,
                     progress=progress,
                 )
             )

@@ -10,8 +10,8 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
+    choose_device,
     existing,
-    settle_machine,
     table_lines,
 )
 from scattervae.cli.evaluate import Fold, check_format, stars_of_fold
@@ -58,7 +58,7 @@ def scatter(
     from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
     from scattervae.science.trained import load_model
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     checkpoint, spectra = load_model(model), reading.load(stars).spectra
     chosen = stars_of_fold(spectra, fold, where=stars)
     parts = separate_scatter(checkpoint, chosen, settings=ScatterSettings(n_types=types))

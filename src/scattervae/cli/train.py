@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, epoch_bar, settle_machine
+from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, choose_device, epoch_bar
 from scattervae.errors import ScatterVaeError, counted
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def train(
     from scattervae.model.distributed import World
 
     world = World.of_environment()
-    with _one_voice(world):
+    with _rank_zero_only(world):
         machine = _settled(world, device, threads, memory)
         with world.joined(machine.device):
             chosen = world.from_first(lambda: _recipe(recipe, seed, epochs))
@@ -121,10 +121,10 @@ def _settled(world: "World", device: str, threads: int, memory: str) -> "Machine
 
     if world.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{world.local_rank}"
-    chosen = settle_machine(device, threads)
+    chosen = choose_device(device, threads)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
-    return Machine(device=chosen, memory=settle_memory(memory, chosen), world=world)
+    return Machine(device=chosen, memory=memory_for_stars(memory, chosen), world=world)
 
 
 def _trained(
@@ -166,8 +166,8 @@ def _opened(path: Path, recipe: "Recipe") -> _Opened:
 
 
 @contextmanager
-def _one_voice(world: "World") -> Iterator[None]:
-    """The first of several processes talks; the others say only what it cannot know."""
+def _rank_zero_only(world: "World") -> Iterator[None]:
+    """Only the first of several processes writes, the others no more than an error of their own."""
     if world.is_first:
         yield
         return
@@ -212,7 +212,7 @@ _WHERE_NOBODY_SAYS = 8 * 10**9
 _LIMIT_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
-def settle_memory(size: str, device: "torch.device") -> int:
+def memory_for_stars(size: str, device: "torch.device") -> int:
     """Bytes that training stars may take on this machine.
 
     Args:
@@ -246,11 +246,11 @@ def free_memory(root: Path = Path("/")) -> int:
 
 def _free_on_machine(root: Path) -> int:
     try:
-        said = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
-        said = None
-    if said is not None:
-        return int(said[1]) * 1024
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -74,6 +74,12 @@ MEDIAN_FLUX_NAME = "medflux"
 SNR_NAME = "snr"
 
 
+def g_mag_of(g_flux: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."] | float:
+    """G of a mean flux in the G band [electron/s], with DR3's zero point; not finite where the flux is not above 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return G_ZERO_POINT - 2.5 * np.log10(g_flux)
+
+
 def g_flux_of(
     g_mag: Float[np.ndarray, "..."] | float, *, zero_point: float = G_ZERO_POINT
 ) -> Float[np.ndarray, "..."] | float:

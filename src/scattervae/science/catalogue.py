@@ -23,7 +23,7 @@ from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
 from scattervae.science.calibration.calibrated import score_of
-from scattervae.science.calibration.score import telling_of
+from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
@@ -286,7 +286,7 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str
     }
     score = score_of(checkpoint)
     if score is not None:
-        values["spectrum_score"] = score(telling_of(terms, log_scatter, posterior, bands))
+        values["spectrum_score"] = score(score_inputs_of(terms, log_scatter, posterior, bands))
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
     return values | _correlations(posterior)

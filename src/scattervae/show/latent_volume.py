@@ -89,7 +89,7 @@ def plot_cells(
 
 
 def plot_contours(axes: Axes, stars: Projected, *, colour: str, dashed: bool, x: Limits, y: Limits) -> None:
-    """Lines of equal density that enclose 90 and 50 % of the stars; none for too few stars to tell."""
+    """Lines of equal density that enclose 90 and 50 % of the stars; none where stars are too few."""
     if len(stars) < _FEWEST:
         axes.plot(stars.first, stars.second, ".", markersize=2, color=colour, zorder=3)
         return

@@ -174,7 +174,7 @@ class _LatentRow(NamedTuple):
 def latents_figure(data: FigureData) -> Figure:
     """The most informative pairs of each model's latents, coloured by Teff, log g and [Fe/H].
 
-    A model with one active latent has no pair: it is shown against each label. One with none is told of.
+    A model with one active latent has no pair: it is shown against each label. One with none is named below the panels.
     """
     rows = [row for name, model in data.models.items() for row in _latent_rows(name, model, data.spectra)]
     drawn = [row for row in rows if row.means]

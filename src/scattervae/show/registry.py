@@ -166,7 +166,7 @@ FIGURES = {
     "star": FigureEntry(
         title="One star's coefficients and flux with reconstruction, scatter and measurement errors",
         answers="fig. 1, without the schematic of the network",
-        caption="Coefficients of one star as each model tells them, on a symmetric-log axis; errors and scatter; "
+        caption="Coefficients of one star as each model predicts them, on a symmetric-log axis; errors and scatter; "
         "normalised residuals; and, where the basis functions are known, the same in flux against wavelength.",
     ),
     "training": FigureEntry(

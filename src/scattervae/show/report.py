@@ -29,7 +29,7 @@ class ReportFigure:
 
     Attributes:
         png: The image.
-        title: What it shows, in a line; what a reader who cannot see it is told.
+        title: What it shows, in a line; the text for a reader who cannot see it.
         caption: What each mark means.
     """
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 from scattervae.arrays import StarMask, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import is_known, sample_flux
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import GeneratedSpectra, flux_of, generate
 from scattervae.seeds import folds
@@ -303,7 +303,7 @@ def median_star(spectra: Spectra, among: StarMask) -> int:
 
 def star_title(data: FigureData, row: int) -> str:
     """Which star it is, how bright, its labels, and its fold."""
-    g_mag = G_ZERO_POINT - 2.5 * np.log10(data.spectra.g_flux[row])
+    g_mag = g_mag_of(data.spectra.g_flux[row])
     inferred = " (inferred coefficients)" if data.spectra.flags[row] & np.uint16(Flag.INFERRED) else ""
     parts = [f"Gaia source {data.spectra.source_id[row]}{inferred}", f"$G$ = {g_mag:.2f}"]
     for name, (text, digits) in _TITLE_LABELS.items():
@@ -355,7 +355,7 @@ def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: M
 
 
 class _Flux(NamedTuple):
-    """A star's flux on the grid, observed and as each model tells it."""
+    """A star's flux on the grid, observed and as each model predicts it."""
 
     grid_nm: Wavelengths
     observed: Curve

@@ -1,4 +1,4 @@
-"""How figures look: sizes of a journal's page, colours that everyone can tell apart, settings kept local."""
+"""How figures look: sizes of a journal's page, colours that everyone can distinguish, settings kept local."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest, norm
 
 from scattervae.errors import DataError
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.facts import g_flux_of, g_mag_of
 from scattervae.model.network import Reconstruction
 from scattervae.science.calibration.coverage import (
     N_BINS,
@@ -17,7 +17,6 @@ from scattervae.science.calibration.coverage import (
     Share,
     colour,
     coverage_table,
-    g_magnitude,
     order_groups,
     pit,
     pits,
@@ -85,7 +84,7 @@ def test_magnitude_and_colour():
     coeffs[:, 0] = 100.0, 1.0, -1.0
     flux = np.array([g_flux_of(12.0), g_flux_of(15.5), 1.0])
     stars = Spectra.of(np.arange(1, 4), coeffs, coeffs**2, basis=Basis(2, 2), g_flux=flux)
-    np.testing.assert_allclose(g_magnitude(stars)[:2], [12.0, 15.5])
+    np.testing.assert_allclose(g_mag_of(stars.g_flux)[:2], [12.0, 15.5])
     np.testing.assert_allclose(colour(stars), [-5.0, 0.0, np.nan])
 
 

@@ -27,7 +27,7 @@ from scattervae.science.calibration.fit import (
     made_from,
     tune_encoder,
 )
-from scattervae.science.calibration.score import telling
+from scattervae.science.calibration.score import score_inputs
 from scattervae.science.calibration.widths import encode
 from scattervae.science.catalogue import catalogue, catalogue_schema
 from scattervae.science.trained import load_model
@@ -103,8 +103,8 @@ def test_decoder_and_normalization_stay_as_they_were(trained, model):
 def test_the_score_of_simulated_stars_is_uniform_for_bright_and_for_faint_ones(model, like):
     stars = made_from(model, encode(model, like).sample(stream(5, "z")), like, stream(6, "x"))
     posterior = encode(model, stars)
-    told = telling(stars, posterior, model.decode(posterior.mean), model.normalization)
-    score = score_of(model)(told).numpy()
+    inputs = score_inputs(stars, posterior, model.decode(posterior.mean), model.normalization)
+    score = score_of(model)(inputs).numpy()
     assert kstest(score, "uniform").statistic < 0.06
     bright = SKY.spectra.g_flux > np.median(SKY.spectra.g_flux)
     for half in (bright, ~bright):
@@ -115,16 +115,16 @@ def test_a_spectrum_that_no_star_has_scores_low(model, like):
     odd = made_from(model, encode(model, like).mean, like, stream(7, "x"))
     odd.x[:, 0] += 30.0 * odd.errors[:, 0].clamp(min=0.1)
     posterior = encode(model, odd)
-    told = telling(odd, posterior, model.decode(posterior.mean), model.normalization)
-    assert score_of(model)(told).median() < 0.05
+    inputs = score_inputs(odd, posterior, model.decode(posterior.mean), model.normalization)
+    assert score_of(model)(inputs).median() < 0.05
 
 
 def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained, model, like):
     assert "spectrum_score" not in catalogue_schema(trained).names
     table = catalogue(model, SKY.spectra)
     posterior = encode(model, like)
-    told = telling(like, posterior, model.decode(posterior.mean), model.normalization)
-    np.testing.assert_allclose(table["spectrum_score"].to_numpy(), score_of(model)(told), atol=2e-3)
+    inputs = score_inputs(like, posterior, model.decode(posterior.mean), model.normalization)
+    np.testing.assert_allclose(table["spectrum_score"].to_numpy(), score_of(model)(inputs), atol=2e-3)
     assert table.schema.field("spectrum_score").metadata[b"description"]
     bad = catalogue(model, spoiled(SKY.spectra))
     unreadable = np.isnan(bad["latent_1_mean"].to_numpy())

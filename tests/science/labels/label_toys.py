@@ -6,7 +6,7 @@ import numpy as np
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.labels.model import LabelModel, fit_labels
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
 from science.toys import trained
 from toy import ToySky
@@ -14,19 +14,19 @@ from toy import ToySky
 QUICK = LabelSettings(members=2, steps=150, blocks=1)
 
 
-def known_of(sky: ToySky) -> KnownLabels:
+def known_of(sky: ToySky) -> TargetLabels:
     """The sky's labels, with an extinction that follows a latent."""
-    return KnownLabels.of(sky.labels, a_k=0.3 + 0.2 * sky.latents[:, 1])
+    return TargetLabels.of(sky.labels, a_k=0.3 + 0.2 * sky.latents[:, 1])
 
 
 @cache
-def taught() -> tuple[ToySky, Checkpoint, LabelModel]:
+def with_labels() -> tuple[ToySky, Checkpoint, LabelModel]:
     """A sky, a model of its spectra, and labels learnt from it; a second's training, once a session."""
     sky, model = trained()
     return sky, model, fit_labels(model, sky.spectra, known_of(sky), QUICK)
 
 
-def labels_like(values: np.ndarray, errors: float = 0.0) -> KnownLabels:
+def labels_like(values: np.ndarray, errors: float = 0.0) -> TargetLabels:
     """Teff and log g of stars 1, 2, 3 and so on."""
     ids = np.arange(1, len(values) + 1)
-    return KnownLabels(ids, ("teff", "logg"), values, np.where(np.isfinite(values), errors, np.nan))
+    return TargetLabels(ids, ("teff", "logg"), values, np.where(np.isfinite(values), errors, np.nan))

@@ -16,15 +16,15 @@ from scattervae.science.labels.model import (
     load_label_model,
     save_label_model,
 )
-from scattervae.science.labels.targets import KnownLabels
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.seeds import folds
-from science.labels.label_toys import QUICK, known_of, taught
+from science.labels.label_toys import QUICK, known_of, with_labels
 from toy import signed_again, spoiled, toy_sky, untrained_model
 
 
 def new_stars(n: int = 600):
     """Stars of the same sky that nothing was trained on, with their labels and what is told of them."""
-    _, model, label_model = taught()
+    _, model, label_model = with_labels()
     sky = toy_sky(n, n_latent=3, seed=5)
     return known_of(sky), label_stars(model, label_model, sky.spectra)
 
@@ -47,7 +47,7 @@ def test_intervals_hold_the_labels_of_new_stars():
 
 
 def test_stars_that_nothing_like_was_labelled_of_are_flagged():
-    sky, model, label_model = taught()
+    sky, model, label_model = with_labels()
     few = toy_sky(300, n_latent=3, seed=9)
     inside = few.latents[:, 0] < 0
     only = fit_labels(model, sky.spectra, known_of(sky).take(sky.latents[:, 0] < -0.3), QUICK)
@@ -58,10 +58,10 @@ def test_stars_that_nothing_like_was_labelled_of_are_flagged():
 
 
 def test_labels_of_the_test_fold_are_never_seen():
-    sky, model, _ = taught()
+    sky, model, _ = with_labels()
     known = known_of(sky)
     test = folds(known.source_id).test
-    other = KnownLabels(
+    other = TargetLabels(
         known.source_id, known.names, np.where(test[:, None], 1.0, known.values), known.errors
     )
     settings = QUICK.model_copy(update={"steps": 3})
@@ -73,7 +73,7 @@ def test_labels_of_the_test_fold_are_never_seen():
 
 
 def test_the_order_of_stars_does_not_matter():
-    sky, model, label_model = taught()
+    sky, model, label_model = with_labels()
     stars = sky.spectra.take(slice(0, 50))
     told = label_stars(model, label_model, stars)
     back = label_stars(model, label_model, stars.take(slice(None, None, -1)))
@@ -82,7 +82,7 @@ def test_the_order_of_stars_does_not_matter():
 
 
 def test_a_star_that_cannot_be_encoded_has_no_labels():
-    sky, model, label_model = taught()
+    sky, model, label_model = with_labels()
     told = label_stars(model, label_model, spoiled(sky.spectra.take(slice(0, 10))))
     for array in (told.values, told.low_68, told.high_95, told.reliability):
         assert np.isnan(array[:5]).all()
@@ -91,19 +91,19 @@ def test_a_star_that_cannot_be_encoded_has_no_labels():
 
 
 def test_no_stars_have_no_labels():
-    sky, model, label_model = taught()
+    sky, model, label_model = with_labels()
     told = label_stars(model, label_model, sky.spectra.take(slice(0, 0)))
     assert told.values.shape == (0, 5)
 
 
 def test_too_few_labels_are_an_error():
-    sky, model, _ = taught()
+    sky, model, _ = with_labels()
     with pytest.raises(DataError, match="at least 40 are needed"):
         fit_labels(model, sky.spectra, known_of(sky).take(slice(0, 30)), QUICK)
 
 
 def test_progress_is_told():
-    sky, model, _ = taught()
+    sky, model, _ = with_labels()
     seen: list[tuple[int, int]] = []
     settings = QUICK.model_copy(update={"steps": 1})
     fit_labels(model, sky.spectra, known_of(sky), settings, progress=lambda *done: seen.append(done))
@@ -113,12 +113,12 @@ def test_progress_is_told():
 @pytest.fixture
 def saved(tmp_path):
     folder = tmp_path / "labels"
-    save_label_model(taught()[2], folder)
+    save_label_model(with_labels()[2], folder)
     return folder
 
 
 def test_what_is_read_tells_what_was_written(saved):
-    sky, model, label_model = taught()
+    sky, model, label_model = with_labels()
     again = load_label_model(saved, model)
     stars = sky.spectra.take(slice(0, 40))
     first, second = (label_stars(model, one, stars) for one in (label_model, again))
@@ -129,7 +129,7 @@ def test_what_is_read_tells_what_was_written(saved):
 
 
 def test_a_folder_is_replaced_whole(saved):
-    save_label_model(taught()[2], saved)
+    save_label_model(with_labels()[2], saved)
     assert sorted(path.name for path in saved.parent.iterdir()) == ["labels"]
     assert sorted(path.name for path in saved.iterdir()) == sorted([CONFIG, NETWORKS, CALIBRATION, DIGESTS])
 
@@ -144,10 +144,10 @@ def test_labels_of_another_model_are_refused(saved):
 def test_a_missing_or_broken_file_is_an_error(saved, name):
     (saved / name).write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not the file that was written"):
-        load_label_model(saved, taught()[1])
+        load_label_model(saved, with_labels()[1])
     (saved / name).unlink()
     with pytest.raises(CheckpointError, match=f"no {name}"):
-        load_label_model(saved, taught()[1])
+        load_label_model(saved, with_labels()[1])
 
 
 def test_another_format_is_refused(saved):
@@ -155,11 +155,11 @@ def test_another_format_is_refused(saved):
     (saved / CONFIG).write_text(json.dumps(config | {"format": 99}))
     signed_again(saved)
     with pytest.raises(CheckpointError, match="format 99"):
-        load_label_model(saved, taught()[1])
+        load_label_model(saved, with_labels()[1])
 
 
 def test_files_that_do_not_fit_each_other_are_an_error(saved):
-    _, model, label_model = taught()
+    _, model, label_model = with_labels()
     other = replace(label_model, names=label_model.names[:2])
     save_label_model(other, saved)
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -1,7 +1,7 @@
 import torch
 
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.science.labels.network import LabelNetwork, say
+from scattervae.science.labels.network import LabelNetwork, predict
 
 SHAPES = (
     NetworkShape(n_latent=3, hidden=(16, 12)),
@@ -29,14 +29,14 @@ def test_latents_are_a_linear_image_of_the_trunks_features():
         with torch.no_grad():
             network.last.weight[:2] = vae.encoder[-1].weight[:2]
             network.last.bias[:2] = vae.encoder[-1].bias[:2]
-        torch.testing.assert_close(say(network, x, errors).mean, vae.encode(x, errors).mean[:, :2])
+        torch.testing.assert_close(predict(network, x, errors).mean, vae.encode(x, errors).mean[:, :2])
 
 
 def test_it_begins_with_the_median_of_every_label():
     x, errors = stars()
-    said = say(LabelNetwork(vae_of(SHAPES[0]), 4, 1), x, errors)
-    assert (said.mean == 0).all()
-    assert (said.variance == 1).all()
+    predicted = predict(LabelNetwork(vae_of(SHAPES[0]), 4, 1), x, errors)
+    assert (predicted.mean == 0).all()
+    assert (predicted.variance == 1).all()
 
 
 def test_the_encoder_stays_as_it_was():
@@ -53,8 +53,8 @@ def test_batches_change_nothing():
     x, errors = stars(7)
     network = LabelNetwork(vae_of(SHAPES[1]), 2, 1)
     torch.nn.init.normal_(network.last.weight)
-    torch.testing.assert_close(say(network, x, errors, batch=3).mean, say(network, x, errors).mean)
-    assert say(network, x[:0], errors[:0]).mean.shape == (0, 2)
+    torch.testing.assert_close(predict(network, x, errors, batch=3).mean, predict(network, x, errors).mean)
+    assert predict(network, x[:0], errors[:0]).mean.shape == (0, 2)
 
 
 def test_a_missing_coefficient_counts_for_nothing_where_errors_are_seen():
@@ -62,4 +62,4 @@ def test_a_missing_coefficient_counts_for_nothing_where_errors_are_seen():
     network = LabelNetwork(vae_of(SHAPES[1]), 2, 0)
     torch.nn.init.normal_(network.last.weight)
     x[:, 4], errors[:, 4] = 0.0, torch.inf
-    assert say(network, x, errors).mean.isfinite().all()
+    assert predict(network, x, errors).mean.isfinite().all()

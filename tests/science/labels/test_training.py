@@ -4,22 +4,30 @@ import torch
 from torch.distributions import StudentT
 
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.science.labels.network import ScaledLabels, say
-from scattervae.science.labels.targets import Targets
-from scattervae.science.labels.training import LabelSettings, Lesson, Pace, student_t_nll, train_member
+from scattervae.science.labels.network import ScaledLabels, predict
+from scattervae.science.labels.targets import ScaledTargets
+from scattervae.science.labels.training import (
+    LabelledBatches,
+    LabelSettings,
+    Schedule,
+    student_t_nll,
+    train_network,
+)
 from scattervae.spectra.normalization import Inputs
 
 SHAPE = NetworkShape(n_latent=3, hidden=(16, 16), layers="residual", encoder_sees="errors")
 
 
-def lesson_of(n: int = 300, *, n_known: int | None = None) -> Lesson:
+def stars_of(n: int = 300, *, n_known: int | None = None) -> LabelledBatches:
     """Stars whose two labels follow their first coefficient, the second known for some alone."""
     generator = torch.Generator().manual_seed(1)
     x, errors = torch.randn(n, 11, generator=generator), torch.full((n, 11), 0.05)
     known = torch.ones(n, 2, dtype=torch.bool)
     known[n if n_known is None else n_known :, 1] = False
     values = torch.where(known, torch.stack([x[:, 0], -x[:, 0]], dim=1), 0.0)
-    return Lesson(Inputs(x, errors), Targets(values, torch.zeros(n, 2), known), np.ones(n), (6, 5))
+    return LabelledBatches(
+        Inputs(x, errors), ScaledTargets(values, torch.zeros(n, 2), known), np.ones(n), (6, 5)
+    )
 
 
 def vae() -> ScatterVAE:
@@ -27,48 +35,48 @@ def vae() -> ScatterVAE:
     return ScatterVAE(11, SHAPE)
 
 
-PACE = Pace(members=1, blocks=1, steps=200, batch=64)
+SCHEDULE = Schedule(networks=1, blocks=1, steps=200, batch=64)
 
 
 def test_the_loss_is_that_of_a_student_t():
     generator = torch.Generator().manual_seed(0)
     mean, values = torch.randn(2, 50, 3, generator=generator, dtype=torch.float64)
     variance, errors = torch.rand(2, 50, 3, generator=generator, dtype=torch.float64) + 0.1
-    said, known = ScaledLabels(mean, variance), torch.ones(50, 3, dtype=torch.bool)
+    predicted, known = ScaledLabels(mean, variance), torch.ones(50, 3, dtype=torch.bool)
     scale = (variance + errors.square()).sqrt()
     expected = -StudentT(torch.tensor(5.0, dtype=torch.float64), mean, scale).log_prob(values)
-    nll = student_t_nll(said, Targets(values, errors, known), 5.0)
+    nll = student_t_nll(predicted, ScaledTargets(values, errors, known), 5.0)
     torch.testing.assert_close(nll - nll[0, 0], expected - expected[0, 0])
-    assert not student_t_nll(said, Targets(values, errors, ~known), 5.0).any()
+    assert not student_t_nll(predicted, ScaledTargets(values, errors, ~known), 5.0).any()
 
 
 def test_labels_are_learnt_where_they_are_known_for_some_stars_alone():
-    lesson = lesson_of(n_known=200)
-    network = train_member(vae(), lesson, LabelSettings(), PACE, member=0)
-    off = say(network, *vars(lesson_of().inputs).values()).mean - lesson_of().targets.values
+    stars = stars_of(n_known=200)
+    network = train_network(vae(), stars, LabelSettings(), SCHEDULE, index=0)
+    off = predict(network, *vars(stars_of().inputs).values()).mean - stars_of().targets.values
     assert (off.square().mean(dim=0).sqrt() < 0.35).all()
 
 
 def test_the_value_of_a_missing_label_does_not_matter():
-    lesson = lesson_of(n_known=200)
-    spoilt = torch.where(lesson.targets.known, lesson.targets.values, 99.0)
-    other = Lesson(lesson.inputs, lesson.targets._replace(values=spoilt), lesson.g_flux, lesson.bands)
+    stars = stars_of(n_known=200)
+    spoilt = torch.where(stars.targets.known, stars.targets.values, 99.0)
+    other = LabelledBatches(stars.inputs, stars.targets._replace(values=spoilt), stars.g_flux, stars.bands)
     first, second = (
-        train_member(vae(), one, LabelSettings(), PACE._replace(steps=5), member=0).state_dict()
-        for one in (lesson, other)
+        train_network(vae(), one, LabelSettings(), SCHEDULE._replace(steps=5), index=0).state_dict()
+        for one in (stars, other)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_fewer_stars_than_a_batch_holds_are_one_batch():
-    network = train_member(vae(), lesson_of(20), LabelSettings(), PACE._replace(steps=4), member=0)
+    network = train_network(vae(), stars_of(20), LabelSettings(), SCHEDULE._replace(steps=4), index=0)
     assert network.last.weight.any()
 
 
 def test_the_same_seed_gives_the_same_network_and_another_member_another():
-    def weights(member: int) -> torch.Tensor:
-        pace = PACE._replace(steps=3)
-        return train_member(vae(), lesson_of(), LabelSettings(), pace, member=member).last.weight
+    def weights(index: int) -> torch.Tensor:
+        schedule = SCHEDULE._replace(steps=3)
+        return train_network(vae(), stars_of(), LabelSettings(), schedule, index=index).last.weight
 
     state = torch.get_rng_state()
     assert torch.equal(weights(0), weights(0))
@@ -77,8 +85,8 @@ def test_the_same_seed_gives_the_same_network_and_another_member_another():
 
 
 def test_a_trunk_that_may_not_move_does_not():
-    network = train_member(
-        vae(), lesson_of(), LabelSettings(trunk_rates=(0.0,)), PACE._replace(steps=5), member=0
+    network = train_network(
+        vae(), stars_of(), LabelSettings(trunk_rates=(0.0,)), SCHEDULE._replace(steps=5), index=0
     )
     before = vae().encoder[:-1].state_dict()
     assert all(torch.equal(weights, before[name]) for name, weights in network.trunk.state_dict().items())
@@ -87,14 +95,14 @@ def test_a_trunk_that_may_not_move_does_not():
 def test_a_plain_encoder_is_never_given_gaps():
     torch.manual_seed(0)
     plain = ScatterVAE(11, NetworkShape(n_latent=3, hidden=(16, 12)))
-    network = train_member(plain, lesson_of(), LabelSettings(), PACE._replace(blocks=0, steps=5), member=0)
+    network = train_network(plain, stars_of(), LabelSettings(), SCHEDULE._replace(blocks=0, steps=5), index=0)
     assert all(weights.isfinite().all() for weights in network.parameters())
 
 
 @pytest.mark.parametrize("n_stars", [40, 100, 1000, 10_000, 30_000])
 def test_more_labels_take_longer_and_batches_fit(n_stars):
-    pace = Pace.of(n_stars, LabelSettings())
-    assert pace.batch <= min(n_stars, 512)
-    assert pace.steps >= Pace.of(40, LabelSettings()).steps
-    assert pace.steps <= 5000
-    assert Pace.of(n_stars, LabelSettings(members=99, folds=4)).members == 4
+    schedule = Schedule.of(n_stars, LabelSettings())
+    assert schedule.batch <= min(n_stars, 512)
+    assert schedule.steps >= Schedule.of(40, LabelSettings()).steps
+    assert schedule.steps <= 5000
+    assert Schedule.of(n_stars, LabelSettings(members=99, folds=4)).networks == 4

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
@@ -18,15 +19,14 @@ from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
-from scattervae.science.calibration.score import ScoreMap, telling
+from scattervae.science.calibration.score import ScoreMap, score_inputs
 from scattervae.science.calibration.widths import WidthLaw, kinds_of
 from scattervae.spectra.normalization import Inputs
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."
 _ENCODER = "encoder."
-_WIDTHS = ("width_offset", "width_slope")
-_FACTORS = ("scatter_factor", *_WIDTHS)
+_FACTORS = ("scatter_factor", "width_offset", "width_slope")
 
 
 class CalibratedNetwork(ScatterVAE):
@@ -42,12 +42,9 @@ class CalibratedNetwork(ScatterVAE):
     def __init__(self, n_coeffs: int, shape: NetworkShape, n_bp: int, *, n_laws: int = 1) -> None:
         super().__init__(n_coeffs, shape)
         self.n_bp = n_bp
-        self.scatter_factor: Tensor
-        self.width_offset: Tensor
-        self.width_slope: Tensor
-        self.register_buffer("scatter_factor", torch.ones(n_coeffs))
-        self.register_buffer("width_offset", torch.zeros(n_laws, shape.n_latent))
-        self.register_buffer("width_slope", torch.zeros(n_laws, shape.n_latent))
+        self.scatter_factor = nn.Buffer(torch.ones(n_coeffs))
+        self.width_offset = nn.Buffer(torch.zeros(n_laws, shape.n_latent))
+        self.width_slope = nn.Buffer(torch.zeros(n_laws, shape.n_latent))
 
     def encode(self, x: Coeffs, errors: Coeffs) -> Posterior:
         kinds = kinds_of(errors, self.n_bp)
@@ -89,7 +86,7 @@ class CalibratedModel(Checkpoint):
         """As the model's own, the calibration included."""
         if self.score is None:
             return super().digest
-        score = {name: values.cpu() for name, values in self.score.tensors().items()}
+        score = {name: values.cpu() for name, values in self.score._asdict().items()}
         return tensors_digest(score, super().digest)[:32]
 
 
@@ -105,10 +102,10 @@ def with_widths(checkpoint: Checkpoint, law: WidthLaw) -> CalibratedModel:
 
 def _changed(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> CalibratedModel:
     plain, n_bp = checkpoint.network, checkpoint.normalization.bp.stop
-    known = plain.state_dict() | tensors
-    n_laws = len(known["width_offset"]) if "width_offset" in known else 1
+    weights = plain.state_dict() | tensors
+    n_laws = len(weights.get("width_offset", (0,)))
     network = CalibratedNetwork(plain.n_coeffs, plain.shape, n_bp, n_laws=n_laws)
-    network.load_state_dict(network.state_dict() | known)
+    network.load_state_dict(network.state_dict() | weights)
     return _of(checkpoint, network.to(checkpoint.device).eval())
 
 
@@ -136,7 +133,7 @@ def save_calibration(model: CalibratedModel, folder: Path) -> Path:
         )
     tensors = {n: w for n, w in on_cpu(model.network).items() if n.startswith(_ENCODER) or n in _FACTORS}
     if model.score is not None:
-        tensors |= {_SCORE + name: values.cpu() for name, values in model.score.tensors().items()}
+        tensors |= {_SCORE + name: values.cpu() for name, values in model.score._asdict().items()}
     write_tensors(folder / CALIBRATION, tensors, {"model": held})
     return folder / CALIBRATION
 
@@ -161,11 +158,7 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     kept = {
         name: w.numpy() for name, w in on_cpu(checkpoint.network).items() if not name.startswith(_ENCODER)
     }
-    n_laws, n_bp = 1, checkpoint.normalization.bp.stop
-    for name in _WIDTHS:  # calibrations from before there were laws for one band have a row without a name
-        if name in own and own[name].ndim == 1:
-            own[name] = own[name][None]
-        n_laws = len(own[name]) if name in own and own[name].ndim else n_laws
+    n_laws, n_bp = np.atleast_2d(own.get(_FACTORS[1], 0.0)).shape[0], checkpoint.normalization.bp.stop
     network = with_weights(
         lambda: CalibratedNetwork(checkpoint.network.n_coeffs, checkpoint.network.shape, n_bp, n_laws=n_laws),
         kept | own,
@@ -174,7 +167,7 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     of_score = stored.under(_SCORE)
     require_finite(of_score, path)
     try:
-        score = ScoreMap.of({name: torch.from_numpy(w) for name, w in of_score.items()}) if of_score else None
+        score = ScoreMap(**{name: torch.from_numpy(w) for name, w in of_score.items()}) if of_score else None
     except TypeError as error:
         raise CheckpointError(f"{path}: does not fit the model: {error}; calibrate again") from error
     return replace(_of(checkpoint, network), score=score)
@@ -192,6 +185,6 @@ def spectrum_score(
     score = score_of(checkpoint)
     if score is None:
         return None
-    told = telling(inputs, posterior, reconstruction, checkpoint.normalization)
-    scores: StarArray = score.to(torch.device("cpu"))(told).double().numpy()
+    found = score_inputs(inputs, posterior, reconstruction, checkpoint.normalization)
+    scores: StarArray = score.to(torch.device("cpu"))(found).double().numpy()
     return scores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
@@ -73,7 +73,7 @@ def pits(
     """
     x, errors = inputs.x, inputs.errors
     generator = stream(seed, "pits")
-    encoded = checkpoint.answer(inputs, batch=max(len(inputs), 1)).posterior.each(lambda values: values.cpu())
+    encoded = _encoded(checkpoint, inputs)
     draws = posterior_draws(checkpoint, inputs, encoded, generator, n_draws=n_draws)
     mean = (draws.z * draws.weights[:, :, None]).sum(dim=0)
     at_mean = checkpoint.decode(mean.float())
@@ -83,8 +83,8 @@ def pits(
         chosen = group == number
         shown = Inputs(x.masked_fill(chosen, 0.0), errors.masked_fill(chosen, torch.inf))
         start = encoded if not checkpoint.network.sees_errors else _encoded(checkpoint, shown)
-        told = posterior_draws(checkpoint, shown, start, generator, n_draws=n_draws)
-        hidden[chosen] = _mixture(checkpoint, inputs, told)[chosen]
+        hidden_draws = posterior_draws(checkpoint, shown, start, generator, n_draws=n_draws)
+        hidden[chosen] = _mixture(checkpoint, inputs, hidden_draws)[chosen]
     without = Reconstruction(at_mean.mean, torch.zeros_like(at_mean.scatter))
     return Pits(
         hidden=hidden,
@@ -95,9 +95,9 @@ def pits(
     )
 
 
-def pit(inputs: Inputs, told: Reconstruction) -> PitValues:
+def pit(inputs: Inputs, predicted: Reconstruction) -> PitValues:
     """Share of a Gaussian of error and scatter in quadrature that lies below each coefficient; NaN where missing."""
-    values: Tensor = torch.special.ndtr(told.normalised_errors(inputs.x, inputs.errors).double())
+    values: Tensor = torch.special.ndtr(predicted.normalised_errors(inputs.x, inputs.errors).double())
     return values.masked_fill(inputs.errors.isinf(), torch.nan)
 
 
@@ -218,13 +218,15 @@ def coverage_table(
     if len(stars) == 0:
         raise DataError(f"none of {counted(len(spectra), 'star')} is usable: nothing to measure coverage on")
     normalization = checkpoint.normalization
-    told = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
-    return tabulated(told, normalization, g_magnitude(stars), colour(stars))
+    transforms = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
+    return tabulated(transforms, normalization, np.asarray(g_mag_of(stars.g_flux)), colour(stars))
 
 
-def tabulated(told: Pits, normalization: Normalization, g: StarArray, colours: StarArray) -> CoverageTable:
+def tabulated(
+    transforms: Pits, normalization: Normalization, g: StarArray, colours: StarArray
+) -> CoverageTable:
     """The table of these transforms."""
-    arrays = Pits(*(values.numpy() for values in told))  # type: ignore[arg-type]
+    arrays = Pits(*(values.numpy() for values in transforms))  # type: ignore[arg-type]
     everything = np.ones(len(g), dtype=bool)
     rows = [_row("all", "all", arrays, everything)]
     for low in _G_EDGES:
@@ -241,11 +243,6 @@ def tabulated(told: Pits, normalization: Normalization, g: StarArray, colours: S
     ]
     hidden, drawn = (tuple(int(n) for n in found) for found in counts)
     return CoverageTable(tuple(rows), hidden, drawn, len(g))
-
-
-def g_magnitude(stars: Spectra) -> StarArray:
-    """G in the Vega system."""
-    return np.asarray(G_ZERO_POINT - 2.5 * np.log10(stars.g_flux))
 
 
 def colour(stars: Spectra) -> StarArray:
@@ -271,9 +268,9 @@ def _colour_bins(colours: StarArray) -> Iterator[tuple[str, Bool[np.ndarray, " s
     if not known.any():
         return
     edges = np.quantile(colours[known], np.linspace(0, 1, _N_COLOURS + 1))
-    place = np.searchsorted(edges[1:-1], colours, side="right")
+    bins = np.searchsorted(edges[1:-1], colours, side="right")
     for index in range(_N_COLOURS):
-        chosen = known & (place == index)
+        chosen = known & (bins == index)
         if chosen.any():
             yield f"{edges[index]:.2f} to {edges[index + 1]:.2f}", chosen
 

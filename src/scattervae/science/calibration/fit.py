@@ -20,7 +20,7 @@ from scattervae.model.degradation import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
 from scattervae.science.calibration.draws import WeightedDraws, posterior_draws
-from scattervae.science.calibration.score import Telling, fit_score, telling
+from scattervae.science.calibration.score import ScoreInputs, fit_score, score_inputs
 from scattervae.science.calibration.widths import encode, fit_widths
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
@@ -73,7 +73,7 @@ def calibrate(
     """The model with scatter, encoder and score calibrated; its test fold is not looked at.
 
     Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of
-    stars with one: a model that was trained on it as well (recipes train on it unless they say
+    stars with one: a model that was trained on it as well (recipes train on it unless they set
     `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's simulated stars
     have the errors, and the gaps, of stars outside the test fold.
 
@@ -81,7 +81,7 @@ def calibrate(
         checkpoint: The model.
         spectra: The stars that it was trained on, with their validation fold.
         settings: How.
-        progress: Told what is being done.
+        progress: Called with what is being done.
 
     Raises:
         DataError: Too few complete stars in the validation fold.
@@ -110,8 +110,8 @@ def calibrate(
         model = with_widths(model, fit_widths(model, bright, seed=settings.seed))
     progress("learning the score")
     latents = posterior_draws(model, scored_on, encode(model, scored_on), generator)
-    told = simulated_telling(model, scored_on, latents, settings)
-    return replace(model, score=fit_score(told, seed=settings.seed))
+    simulated = simulated_score_inputs(model, scored_on, latents, settings)
+    return replace(model, score=fit_score(simulated, seed=settings.seed))
 
 
 def fit_scatter(
@@ -130,12 +130,12 @@ def fit_scatter(
         model = with_scatter_factor(checkpoint, factor)
         generator = stream(settings.seed, "scatter", number)
         draws = posterior_draws(model, inputs, encode(checkpoint, inputs), generator)
-        told = checkpoint.decode(draws.one(generator))
-        residual = (inputs.x - told.mean).abs()
+        decoded = checkpoint.decode(draws.one(generator))
+        residual = (inputs.x - decoded.mean).abs()
         factors = _LOG_FACTORS.exp()
-        misses = torch.stack([_miss(residual, inputs.errors, f * told.scatter) for f in factors])
+        misses = torch.stack([_miss(residual, inputs.errors, f * decoded.scatter) for f in factors])
         best = factors[misses.argmin(dim=0)]
-        matters = (told.scatter / inputs.errors).nanmedian(dim=0).values > _SMALLEST_RATIO
+        matters = (decoded.scatter / inputs.errors).nanmedian(dim=0).values > _SMALLEST_RATIO
         factor = torch.where(matters, best, 1.0)
     return factor
 
@@ -188,8 +188,8 @@ def tune_encoder(
             made = _worse(first, z, like.take(rows), generator, degradation=settings.degradation).to(
                 model.device
             )
-            told = network.encode(made.x, made.errors)
-            loss = -told.log_density(z.to(model.device)).mean()
+            posterior = network.encode(made.x, made.errors)
+            loss = -posterior.log_density(z.to(model.device)).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -206,11 +206,11 @@ def _two_sets(inputs: Inputs, settings: CalibrationSettings) -> tuple[Inputs, In
 
 def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:
     """Stars that the model makes at these latents: scatter, and noise of the errors of `like`."""
-    told = checkpoint.decode(z)
-    noise = torch.randn(told.mean.shape, generator=generator)
+    decoded = checkpoint.decode(z)
+    noise = torch.randn(decoded.mean.shape, generator=generator)
     missing = like.errors.isinf()
-    width = (like.errors.square() + told.scatter.square()).sqrt().masked_fill(missing, 0.0)
-    return Inputs(x=(told.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
+    width = (like.errors.square() + decoded.scatter.square()).sqrt().masked_fill(missing, 0.0)
+    return Inputs(x=(decoded.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
 
 
 def _worse(
@@ -230,9 +230,9 @@ def _worse(
 
 
 @torch.no_grad()
-def simulated_telling(
+def simulated_score_inputs(
     model: CalibratedModel, like: Inputs, latents: WeightedDraws, settings: CalibrationSettings
-) -> Telling:
+) -> ScoreInputs:
     """What the score is learnt from: stars made like these, some of them worse, and encoded again."""
     generator = stream(settings.seed, "simulated_telling")
     parts = []
@@ -241,5 +241,5 @@ def simulated_telling(
         z = latents.take(rows).one(generator)
         made = _worse(model, z, like.take(rows), generator, degradation=settings.score_degradation)
         posterior = encode(model, made)
-        parts.append(telling(made, posterior, model.decode(posterior.mean), model.normalization))
-    return Telling(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        parts.append(score_inputs(made, posterior, model.decode(posterior.mean), model.normalization))
+    return ScoreInputs(*(torch.cat(values) for values in zip(*parts, strict=True)))

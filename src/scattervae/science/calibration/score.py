@@ -1,4 +1,4 @@
-"""A score of how well a star is told that means the same for bright stars and faint ones.
+"""A score of how well a star is reproduced that means the same for bright stars and faint ones.
 
 Chi^2 at the posterior mean is no chi-squared variable: the star's noise chose the mean, the more of it the
 better the latents are known. What it would be if the model were true is learnt once from simulated stars.
@@ -28,7 +28,7 @@ _SMALLEST = 1e-6
 Features = Float[Tensor, "star feature"]
 
 
-class Telling(NamedTuple):
+class ScoreInputs(NamedTuple):
     """What the score is computed from.
 
     Attributes:
@@ -63,9 +63,9 @@ class ScoreMap(NamedTuple):
     last: Float[Tensor, "two width_and_one"]
     quantiles: Float[Tensor, " quantile"]
 
-    def __call__(self, telling: Telling) -> PerStar:
-        """Between 0 and 1; uniform over stars that the model makes, near 0 for a star that it does not tell."""
-        u = self.standardised(telling)
+    def __call__(self, inputs: ScoreInputs) -> PerStar:
+        """Between 0 and 1; uniform over stars that the model makes, near 0 for a star unlike them."""
+        u = self.standardised(inputs)
         n = len(self.quantiles)
         right = torch.searchsorted(self.quantiles, u.contiguous()).clamp(1, n - 1)
         low, high = self.quantiles[right - 1], self.quantiles[right]
@@ -73,10 +73,10 @@ class ScoreMap(NamedTuple):
         below = (right - 1 + part) / (n - 1)
         return (1.0 - below).masked_fill(u.isnan(), torch.nan)
 
-    def standardised(self, telling: Telling) -> PerStar:
+    def standardised(self, inputs: ScoreInputs) -> PerStar:
         """The statistic less its mean over its spread under the model."""
-        told = self.moments(telling.features)
-        return (telling.statistic - told[:, 0]) * (-told[:, 1]).exp()
+        mean, log_spread = self.moments(inputs.features).T
+        return (inputs.statistic - mean) * (-log_spread).exp()
 
     def moments(self, features: Features) -> Float[Tensor, "star two"]:
         """Mean a of the statistic under the model, and the logarithm of its spread b."""
@@ -89,51 +89,38 @@ class ScoreMap(NamedTuple):
         """The same on another device."""
         return ScoreMap(*(values.to(device) for values in self))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, to be kept in a file."""
-        return self._asdict()
 
-    @staticmethod
-    def of(tensors: dict[str, Tensor]) -> "ScoreMap":
-        """From what `tensors` gave.
-
-        Raises:
-            TypeError: One is missing, or one too many.
-        """
-        return ScoreMap(**tensors)
-
-
-def telling(
+def score_inputs(
     inputs: Inputs, posterior: Posterior, reconstruction: Reconstruction, normalization: Normalization
-) -> Telling:
+) -> ScoreInputs:
     """What the score of these stars is computed from; missing coefficients have infinite errors."""
     variance = inputs.errors.square().addcmul_(reconstruction.scatter, reconstruction.scatter)
     terms = gaussian_terms(inputs.x, reconstruction.mean, variance)
-    return telling_of(terms, reconstruction.scatter.log10(), posterior, normalization)
+    return score_inputs_of(terms, reconstruction.scatter.log10(), posterior, normalization)
 
 
-def telling_of(
+def score_inputs_of(
     terms: GaussianTerms, log_scatter: Coeffs, posterior: Posterior, normalization: Normalization
-) -> Telling:
+) -> ScoreInputs:
     """The same from the likelihood and the decimal logarithm of the scatter, both already computed."""
     bands = normalization.bp, normalization.rp
     means = [values[:, band].mean(dim=1) for values in (log_scatter, terms.log_variance) for band in bands]
     features = torch.cat([posterior.mean, posterior.log_variance, torch.stack(means, dim=1)], dim=1)
-    return Telling((terms.chi2 / terms.n_known).pow(1.0 / 3.0), features)
+    return ScoreInputs((terms.chi2 / terms.n_known).pow(1.0 / 3.0), features)
 
 
-def fit_score(told: Telling, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMap:
+def fit_score(simulated: ScoreInputs, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMap:
     """The map that makes the score of these simulated stars uniform, whatever their features.
 
     Args:
-        told: Stars made by the model and encoded again; a few ten thousand.
+        simulated: Stars made by the model and encoded again; a few ten thousand.
         seed: Of the weights and of the order of stars.
         epochs: Passes over them.
     """
     generator = stream(seed, "score")
-    centre, scale = told.features.mean(dim=0), told.features.std(dim=0).clamp(min=_SMALLEST)
-    begin, spread = told.statistic.mean(), told.statistic.std().clamp(min=_SMALLEST)
-    n = told.features.shape[1]
+    centre, scale = simulated.features.mean(dim=0), simulated.features.std(dim=0).clamp(min=_SMALLEST)
+    begin, spread = simulated.statistic.mean(), simulated.statistic.std().clamp(min=_SMALLEST)
+    n = simulated.features.shape[1]
     weights = [
         _weights(WIDTH, n, generator),
         _weights(WIDTH, WIDTH, generator),
@@ -142,14 +129,14 @@ def fit_score(told: Telling, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMa
     for layer in weights:
         layer.requires_grad = True
     optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=1e-3)
-    steps = epochs * math.ceil(len(told.statistic) / _BATCH)
+    steps = epochs * math.ceil(len(simulated.statistic) / _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    unit = (told.statistic - begin) / spread
+    unit = (simulated.statistic - begin) / spread
     first, second, last = weights
     learning = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
     for _ in range(epochs):
         for rows in torch.split(torch.randperm(len(unit), generator=generator), _BATCH):
-            mean, log_spread = learning.moments(told.features[rows]).T
+            mean, log_spread = learning.moments(simulated.features[rows]).T
             u = (unit[rows] - mean) * (-log_spread).exp()
             loss = (0.5 * u.square() + log_spread).mean()
             optimizer.zero_grad()
@@ -162,7 +149,7 @@ def fit_score(told: Telling, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMa
     last[0, -1] += begin
     last[1, -1] += spread.log()
     fitted = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
-    u = fitted.standardised(told)
+    u = fitted.standardised(simulated)
     steps_of_one = torch.linspace(0.0, 1.0, _N_QUANTILES, dtype=torch.float64)
     return fitted._replace(quantiles=u.double().quantile(steps_of_one).float())
 

@@ -1,8 +1,8 @@
-"""Intervals that hold the truth as often as they say, whatever the network believes of itself.
+"""Intervals that hold the truth as often as they claim, whatever the network's own widths.
 
-Stars whose labels are known, but which a network did not learn from, say how many of its standard deviations an
-interval must be wide. They are told apart by brightness and by kind of star, since a width that is right on
-average is wrong for either.
+Stars whose labels are known, but which a network did not learn from, show how many of its standard deviations an
+interval must be wide: separately by brightness and by kind of star, since a width that is right on average is wrong
+for either.
 """
 
 from typing import NamedTuple
@@ -75,7 +75,7 @@ class Conformal(NamedTuple):
     """How many stated standard deviations wide an interval must be, cell by cell.
 
     Attributes:
-        cells: Of G, Teff and log g, the labels as the networks tell them.
+        cells: Of G, Teff and log g, the labels as predicted.
         factors: Half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
             stars of a cell have the label to promise anything.
     """
@@ -123,7 +123,7 @@ def scores_of(off: LabelArray, sd: LabelArray, errors: LabelArray) -> Scores:
 
     By the first, :math:`|y - \mu| \le \sqrt{s^2 v + k^2 \sigma_y^2}`, with k = 1 for 68 % and 1.96 for 95 %: what the
     error of a known label explains is not laid to the network. Where that explains nearly all, the second keeps the
-    interval from closing: network and label are then taken to be wrong by the same factor.
+    interval open: network and label are then taken to be wrong by the same factor.
 
     Args:
         off: :math:`y - \mu`; NaN where a label is missing.

@@ -1,11 +1,14 @@
-"""The labels' model: networks, intervals and volume together, fitted to labelled stars."""
+"""The labels' model: networks, intervals and volume together, fitted to labelled stars, and as a folder.
+
+The folder has ``labels.json``, ``networks.safetensors`` and ``calibration.safetensors``. It belongs to one model of
+spectra, whose digest it holds, and cannot be read with another.
+"""
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,16 +26,16 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, software_versions, with_weights
 from scattervae.model.posterior import Posterior
 from scattervae.model.preparation import training_stars
 from scattervae.science.calibration.calibrated import spectrum_score
-from scattervae.science.labels.conformal import Cells, Conformal, Places, Scores, scores_of
-from scattervae.science.labels.network import LabelNetwork, ScaledLabels, say
+from scattervae.science.labels.conformal import Cells, Conformal, Places, scores_of
+from scattervae.science.labels.network import LabelNetwork, predict
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.targets import KnownLabels, LabelScales
-from scattervae.science.labels.training import LabelSettings, Lesson, Pace, train_member
+from scattervae.science.labels.targets import LabelScales, TargetLabels
+from scattervae.science.labels.training import LabelledBatches, LabelSettings, Schedule, train_network
 from scattervae.science.labels.volume import LabelledVolume
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
@@ -50,9 +53,9 @@ class LabelModel:
     """What has been learnt of labels, for stars that one model of spectra encodes.
 
     Attributes:
-        names: The labels it tells.
+        names: The labels it predicts.
         scales: From their units to the networks'.
-        networks: Whose answers are averaged.
+        networks: Whose predictions are averaged.
         conformal: How wide intervals must be.
         volume: Where labelled stars lie.
         settings: How it was fitted.
@@ -71,7 +74,7 @@ class LabelModel:
 
     @property
     def digest(self) -> str:
-        """What tells it from another: a digest of networks, scales, intervals and volume."""
+        """Of networks, scales, intervals, volume and the model of spectra."""
         sha = hashlib.sha256(self.model_digest.encode())
         for network in self.networks:
             for name, weights in sorted(network.state_dict().items()):
@@ -88,37 +91,32 @@ class LabelModel:
 
         Args:
             inputs: What that model saw; a missing coefficient is 0 with an infinite error.
-            posterior: What it said of them.
+            posterior: Their latents.
             g_flux: Their mean G flux [electron/s].
             score: How well it reproduces them, where it has been calibrated.
         """
-        said = _together([say(network, inputs.x, inputs.errors) for network in self.networks])
-        half = self.conformal.half_widths(_places(said, g_flux)) * said.sd[:, :, None]
-        unusable = ~np.isfinite(said.mean)
-        ends = {}
+        mean, sd = _averaged(self.networks, inputs)
+        half = self.conformal.half_widths(_places(mean, g_flux)) * sd[:, :, None]
+        unusable = ~np.isfinite(mean)
+        bounds = {}
         for level, name in enumerate(("68", "95")):
             for side, sign in (("low", -1), ("high", 1)):
-                end = self.scales.invert(said.mean + sign * half[:, :, level])
-                ends[f"{side}_{name}"] = np.where(unusable, np.nan, end)
+                bound = self.scales.invert(mean + sign * half[:, :, level])
+                bounds[f"{side}_{name}"] = np.where(unusable, np.nan, bound)
         return LabelPrediction(
             names=self.names,
-            values=self.scales.invert(said.mean),
-            **ends,
+            values=self.scales.invert(mean),
+            **bounds,
             reliability=self.volume.reliability(posterior),
             width_rank=self.volume.width_rank(posterior),
             score=np.full(len(g_flux), np.nan) if score is None else score,
         )
 
 
-class _Said(NamedTuple):
-    mean: LabelArray
-    sd: LabelArray
-
-
 def fit_labels(
     model: Checkpoint,
     spectra: Spectra,
-    labels: KnownLabels,
+    labels: TargetLabels,
     settings: LabelSettings | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -132,7 +130,7 @@ def fit_labels(
         spectra: Stars, labelled or not.
         labels: Labels of any stars, joined by source_id.
         settings: How to fit.
-        progress: Told after each network how many are done, and of how many.
+        progress: Called after each network with how many are done, and of how many.
 
     Raises:
         DataError: Too few labelled stars, or a label that nothing can be learnt of.
@@ -144,14 +142,14 @@ def fit_labels(
     if len(stars) < FEWEST_STARS:
         raise DataError(
             f"{counted(len(stars), 'usable star')} with labels outside the folds held out; "
-            f"at least {FEWEST_STARS} are needed to learn from and to say how wide intervals are: give more labels"
+            f"at least {FEWEST_STARS} are needed to learn from and to calibrate intervals: give more labels"
         )
     scales = LabelScales.fit(known)
     inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
     bp, rp = model.normalization.bp, model.normalization.rp
     bands = (bp.stop, rp.stop - rp.start)
-    lesson = Lesson(inputs, scales.apply(known), stars.g_flux, bands)
-    networks, conformal = _learn(model, lesson, settings, progress)
+    batches = LabelledBatches(inputs, scales.apply(known), stars.g_flux, bands)
+    networks, conformal = _trained(model, batches, settings, progress)
     volume = LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed)
     return LabelModel(
         known.names, scales, networks, conformal, volume, settings, model.latent_digest, n_stars=len(stars)
@@ -171,54 +169,46 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     return LabelPrediction.concatenate(predictions)
 
 
-def _learn(
+def _trained(
     model: Checkpoint,
-    lesson: Lesson,
+    stars: LabelledBatches,
     settings: LabelSettings,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[tuple[LabelNetwork, ...], Conformal]:
-    """The networks, and intervals from what each says of the fold it did not learn from."""
-    pace = Pace.of(len(lesson), settings)
-    fold = numpy_stream(settings.seed, "label folds").permutation(len(lesson)) % settings.folds
+    """The networks, and intervals from what each predicts of the fold it did not learn from."""
+    schedule = Schedule.of(len(stars), settings)
+    fold = numpy_stream(settings.seed, "label folds").permutation(len(stars)) % settings.folds
     networks, places, scores = [], [], []
-    for member in range(pace.members):
-        unseen = torch.from_numpy(fold == member)
-        network = train_member(model.network, lesson.take(~unseen), settings, pace, member=member)
-        rest = lesson.take(unseen)
-        said = _together([say(network, rest.inputs.x, rest.inputs.errors)])
+    for index in range(schedule.networks):
+        unseen = torch.from_numpy(fold == index)
+        network = train_network(model.network, stars.take(~unseen), settings, schedule, index=index)
+        rest = stars.take(unseen)
+        mean, sd = _averaged([network], rest.inputs)
+        values, errors = (part.double().numpy() for part in rest.targets[:2])
         networks.append(network)
-        places.append(_places(said, rest.g_flux))
-        scores.append(_scores(said, rest))
-        logger.info("label network %d of %d: %d steps", member + 1, pace.members, pace.steps)
+        places.append(_places(mean, rest.g_flux))
+        scores.append(scores_of(np.where(rest.targets.known.numpy(), values - mean, np.nan), sd, errors))
+        logger.info("label network %d of %d: %d steps", index + 1, schedule.networks, schedule.steps)
         if progress is not None:
-            progress(member + 1, pace.members)
+            progress(index + 1, schedule.networks)
     return tuple(networks), Conformal.fit(np.concatenate(places), np.concatenate(scores))
 
 
-def _together(answers: Iterable[ScaledLabels]) -> _Said:
-    """What networks say on average, mean and variance.
+def _averaged(networks: Sequence[LabelNetwork], inputs: Inputs) -> tuple[LabelArray, LabelArray]:
+    """Mean and standard deviation of scaled labels, mean and variance averaged over the networks.
 
-    How far they differ is not added to the variance: intervals are calibrated on what each says alone.
+    How far networks differ is not added to the variance: intervals are calibrated on what each predicts alone.
     """
-    said = list(answers)
+    predicted = [predict(network, inputs.x, inputs.errors) for network in networks]
     mean, variance = (
-        np.mean([part.double().numpy() for part in parts], axis=0) for parts in zip(*said, strict=True)
+        np.mean([part.double().numpy() for part in parts], axis=0) for parts in zip(*predicted, strict=True)
     )
-    return _Said(mean, np.sqrt(variance))
+    return mean, np.sqrt(variance)
 
 
-def _scores(said: _Said, lesson: Lesson) -> Scores:
-    """How wide intervals must be to hold known labels; NaN where one is missing."""
-    values, errors = (part.double().numpy() for part in lesson.targets[:2])
-    off = np.where(lesson.targets.known.numpy(), values - said.mean, np.nan)
-    return scores_of(off, said.sd, errors)
-
-
-def _places(said: _Said, g_flux: StarArray) -> Places:
-    """Where intervals may differ: brightness, and the first labels as they are told (Teff and log g)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        g_mag = G_ZERO_POINT - 2.5 * np.log10(g_flux)
-    return np.column_stack([g_mag, said.mean[:, :_AXES]])
+def _places(mean: LabelArray, g_flux: StarArray) -> Places:
+    """Where intervals may differ: brightness, and the first predicted labels (Teff and log g)."""
+    return np.column_stack([g_mag_of(g_flux), mean[:, :_AXES]])
 
 
 CONFIG = "labels.json"

@@ -15,12 +15,7 @@ _LOG_VARIANCE_LIMITS = (-12.0, 8.0)
 
 
 class ScaledLabels(NamedTuple):
-    """What a network says of the scaled labels of some stars.
-
-    Attributes:
-        mean: The most likely values.
-        variance: How far the true ones may be from them, squared; the labels' own errors come on top.
-    """
+    """Predicted scaled labels of some stars; the variance is without the errors of the labels learnt from."""
 
     mean: LabelTensor
     variance: LabelTensor
@@ -30,7 +25,7 @@ class LabelNetwork(nn.Module):
     """A copy of an encoder without its last layer, residual blocks, and a linear layer that begins at 0.
 
     The last layer of the encoder, which makes latents of the trunk's features, is linear: whatever a linear layer can
-    tell from the latents, it can tell from the features.
+    predict from the latents, it can predict from the features.
 
     Args:
         network: Whose encoder is copied.
@@ -58,10 +53,8 @@ class LabelNetwork(nn.Module):
 
 
 @torch.no_grad()
-def say(network: LabelNetwork, x: Coeffs, errors: Coeffs, *, batch: int = 4096) -> ScaledLabels:
-    """What a network says of any number of stars, in batches."""
-    said = [
-        network(x[start : start + batch], errors[start : start + batch])
-        for start in range(0, max(len(x), 1), batch)
-    ]
-    return ScaledLabels(*(torch.cat(parts) for parts in zip(*said, strict=True)))
+def predict(network: LabelNetwork, x: Coeffs, errors: Coeffs, *, batch: int = 4096) -> ScaledLabels:
+    """Scaled labels of any number of stars, in batches."""
+    batches = zip(x.split(batch), errors.split(batch), strict=True)
+    mean, variance = zip(*(network(*stars) for stars in batches), strict=True)
+    return ScaledLabels(torch.cat(mean), torch.cat(variance))

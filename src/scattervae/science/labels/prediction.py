@@ -1,4 +1,4 @@
-"""What is told of a star's labels: values, intervals, and whether to believe them."""
+"""Predicted labels of stars: values, intervals, and whether to believe them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class LabelPrediction:
 
     Attributes:
         names: What runs along the columns.
-        values: The median of what is told; the mean, too, where the label is not scaled in its logarithm.
-        low_68: Lower end of it, calibrated on stars that the networks did not learn from.
+        values: The median; the mean, too, where the label is not scaled in its logarithm.
+        low_68: Lower end of the interval that holds 68 %, calibrated on stars that the networks did not learn from.
         high_68: Upper end.
-        low_95: Lower end of the interval that holds 95 %.
+        low_95: As `low_68`, of 95 %.
         high_95: Upper end.
         reliability: How ordinary a star's place in the latent space is among stars that have the label; uniform
             between 0 and 1 for stars drawn as these were.
@@ -59,15 +59,15 @@ class LabelPrediction:
 
     @property
     def outside(self) -> Bool[np.ndarray, "star label"]:
-        """Labels told of a star that lies further from those that have it than all but one in a hundred of them."""
-        told: np.ndarray = self.reliability < RELIABLE_ABOVE
-        return told
+        """Labels of a star that lies further from those that have it than all but one in a hundred of them."""
+        outside: np.ndarray = self.reliability < RELIABLE_ABOVE
+        return outside
 
     @property
     def wide(self) -> StarMask:
         """Stars whose latents are less well known than those of all but one in a hundred labelled stars."""
-        told: StarMask = self.width_rank < RELIABLE_ABOVE
-        return told
+        wide: StarMask = self.width_rank < RELIABLE_ABOVE
+        return wide
 
     @property
     def not_reproduced(self) -> StarMask:

@@ -1,6 +1,5 @@
-"""Labels to learn from: in their units as they are known, and as numbers of order one for a network."""
+"""Labels to learn from: in their units, and as numbers of order one that a network can learn."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,17 +17,18 @@ UNITS = LABEL_UNITS | {A_K: "mag"}
 A_K_RANGE = (-0.1, 5.0)
 """Outside lie marks for a missing value and failures: APOGEE's targeting A_K reaches -86 mag."""
 LOGARITHMIC = frozenset({"teff"})
+FEWEST = 20
+_LARGEST_ERROR = 3.0
+
+LabelTensor = Float[Tensor, "star label"]
+LabelVector = Float64[np.ndarray, " label"]
 
 
 @dataclass(frozen=True)
-class KnownLabels:
-    """Labels of some stars with their errors; NaN where a star lacks a label.
+class TargetLabels:
+    """Labels of some stars, in the units of `UNITS`, with one standard deviation; NaN where a star lacks a label.
 
-    Attributes:
-        source_id: The stars.
-        names: What runs along the columns.
-        values: In the units of `UNITS`.
-        errors: One standard deviation, same units; 0 where a label has none.
+    An error is 0 where a label has none.
     """
 
     source_id: SourceIds
@@ -37,8 +37,8 @@ class KnownLabels:
     errors: LabelArray
 
     @classmethod
-    def of(cls, labels: StellarLabels, *, a_k: StarArray | None = None) -> "KnownLabels":
-        """The labels of these stars; unusable values (Teff not above 0, A_K out of range) are left out.
+    def of(cls, labels: StellarLabels, *, a_k: StarArray | None = None) -> "TargetLabels":
+        """The labels of these stars without unusable values: Teff not above 0, A_K out of range.
 
         Args:
             labels: Teff, log g, [Fe/H] and [alpha/M].
@@ -46,12 +46,17 @@ class KnownLabels:
                 a fifth label.
         """
         names: tuple[str, ...] = LABEL_NAMES
-        values, errors = labels.values, labels.errors
+        values, errors = labels.values.astype(np.float64), labels.errors
+        values[~np.isfinite(values)] = np.nan
+        teff = values[:, names.index("teff")]
+        teff[~(teff > 0)] = np.nan
         if a_k is not None:
             names = (*names, A_K)
-            values = np.column_stack([values, a_k])
+            usable = (a_k > A_K_RANGE[0]) & (a_k < A_K_RANGE[1])
+            values = np.column_stack([values, np.where(usable, a_k, np.nan)])
             errors = np.column_stack([errors, np.zeros(len(values))])
-        return cls(labels.source_id, names, *_usable(names, values, errors))
+        errors = np.where(np.isfinite(errors) & (errors > 0), errors, 0.0)
+        return cls(labels.source_id, names, values, np.where(np.isfinite(values), errors, np.nan))
 
     def __len__(self) -> int:
         return len(self.source_id)
@@ -66,48 +71,22 @@ class KnownLabels:
         known: StarMask = np.isfinite(self.values).any(axis=1)
         return known
 
-    def take(self, rows: np.ndarray | slice) -> "KnownLabels":
+    def take(self, rows: np.ndarray | slice) -> "TargetLabels":
         """The labels of these rows: a mask, indices or a slice."""
-        return KnownLabels(self.source_id[rows], self.names, self.values[rows], self.errors[rows])
+        return TargetLabels(self.source_id[rows], self.names, self.values[rows], self.errors[rows])
 
-    def aligned_to(self, source_id: SourceIds) -> "KnownLabels":
+    def aligned_to(self, source_id: SourceIds) -> "TargetLabels":
         """The labels of these stars in this order, NaN for stars that have none."""
+        missing = np.full((len(source_id), len(self.names)), np.nan)
         if len(self) == 0:
-            missing = np.full((len(source_id), len(self.names)), np.nan)
-            return KnownLabels(source_id, self.names, missing, missing.copy())
+            return TargetLabels(source_id, self.names, missing, missing.copy())
         row, known = rows_of(source_id, among=self.source_id)
-        values, errors = (np.where(known[:, None], a[row], np.nan) for a in (self.values, self.errors))
-        return KnownLabels(source_id, self.names, values, errors)
+        values, errors = (np.where(known[:, None], a[row], missing) for a in (self.values, self.errors))
+        return TargetLabels(source_id, self.names, values, errors)
 
 
-def _usable(names: tuple[str, ...], values: LabelArray, errors: LabelArray) -> tuple[LabelArray, LabelArray]:
-    """Values with NaN where they cannot be used, and errors with 0 where there is none."""
-    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-    for column, name in enumerate(names):
-        label = values[:, column]
-        if name in LOGARITHMIC:
-            values[~(label > 0), column] = np.nan
-        if name == A_K:
-            values[~((label > A_K_RANGE[0]) & (label < A_K_RANGE[1])), column] = np.nan
-    known_errors = np.where(np.isfinite(errors) & (errors > 0), errors, 0.0)
-    return values, np.where(np.isfinite(values), known_errors, np.nan)
-
-
-LabelTensor = Float[Tensor, "star label"]
-LabelVector = Float64[np.ndarray, " label"]
-
-FEWEST = 20
-_LARGEST_ERROR = 3.0
-
-
-class Targets(NamedTuple):
-    """Scaled labels of some stars.
-
-    Attributes:
-        values: 0 where missing.
-        errors: Same units; 0 where missing.
-        known: Where a star has the label.
-    """
+class ScaledTargets(NamedTuple):
+    """Scaled labels of some stars; values and errors are 0 where a label is not known."""
 
     values: LabelTensor
     errors: LabelTensor
@@ -128,7 +107,7 @@ class LabelScales(NamedTuple):
     logarithmic: Bool[np.ndarray, " label"]
 
     @classmethod
-    def fit(cls, labels: KnownLabels) -> "LabelScales":
+    def fit(cls, labels: TargetLabels) -> "LabelScales":
         """Scales of these labels.
 
         Raises:
@@ -141,7 +120,7 @@ class LabelScales(NamedTuple):
                     f"{name} is known for {count} of the stars to learn from; at least {FEWEST} are needed: leave it "
                     "out, or give more labels"
                 )
-        logarithmic = _logarithmic(labels.names)
+        logarithmic = np.array([name in LOGARITHMIC for name in labels.names])
         low, centre, high = np.nanpercentile(_linear(labels.values, logarithmic), (16, 50, 84), axis=0)
         width = (high - low) / 2
         if not (width > 0).all():
@@ -151,16 +130,14 @@ class LabelScales(NamedTuple):
             )
         return cls(centre, width, logarithmic)
 
-    def apply(self, labels: KnownLabels) -> Targets:
-        """What the network is to say of these stars."""
+    def apply(self, labels: TargetLabels) -> ScaledTargets:
+        """What a network is to predict of these stars."""
         values = (_linear(labels.values, self.logarithmic) - self.centre) / self.width
         slope = np.where(self.logarithmic, labels.values, 1.0)
         errors = np.minimum(labels.errors / slope / self.width, _LARGEST_ERROR)
         known = np.isfinite(values)
-        scaled, scaled_errors = (
-            torch.from_numpy(np.where(known, array, 0.0)).float() for array in (values, errors)
-        )
-        return Targets(scaled, scaled_errors, torch.from_numpy(known))
+        scaled = (torch.from_numpy(np.where(known, array, 0.0)).float() for array in (values, errors))
+        return ScaledTargets(*scaled, torch.from_numpy(known))
 
     def invert(self, values: LabelArray) -> LabelArray:
         """Labels in their units."""
@@ -169,10 +146,6 @@ class LabelScales(NamedTuple):
             self.logarithmic, np.exp(np.where(self.logarithmic, linear, 0.0)), linear
         )
         return labels
-
-
-def _logarithmic(names: Sequence[str]) -> Bool[np.ndarray, " label"]:
-    return np.array([name in LOGARITHMIC for name in names])
 
 
 def _linear(values: LabelArray, logarithmic: Bool[np.ndarray, " label"]) -> LabelArray:

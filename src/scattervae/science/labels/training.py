@@ -15,7 +15,7 @@ from scattervae.model.layers import inner_matrices
 from scattervae.model.network import ScatterVAE
 from scattervae.model.steps import MUON_MOMENTUM, trapezoid_schedule
 from scattervae.science.labels.network import LabelNetwork, ScaledLabels
-from scattervae.science.labels.targets import LabelTensor, Targets
+from scattervae.science.labels.targets import LabelTensor, ScaledTargets
 from scattervae.seeds import stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs
@@ -25,21 +25,20 @@ class LabelSettings(Settings):
     """How a label model is fitted; the lengths of a fit follow from the number of labelled stars.
 
     Attributes:
-        members: Networks whose answers are averaged; each is trained without one fold of the labelled stars.
+        members: Networks whose predictions are averaged; each is trained without one fold of the labelled stars.
             Where None, six for fewer than 3,000 labelled stars and two for more.
-        folds: Parts that the labelled stars fall into; what a network says of the part that it did not see tells
-            how wide intervals must be.
+        folds: Of the labelled stars; what a network predicts of the one that it has not seen calibrates intervals.
         blocks: Residual blocks of each head; where None, one for fewer than 3,000 labelled stars and two for more.
         steps: Gradient steps of each member; where None, 300 for 100 labelled stars, and more for more of them.
         batch_size: Largest number of stars in a batch.
         learning_rate: Peak for vectors and the outer layers, AdamW's.
         matrix_learning_rate: Peak for the weights between hidden layers, Muon's.
-        trunk_rates: The trunk's learning rates over the head's, member after member in turn. A slow trunk holds on to
-            what the encoder knows, which tells more labels from few stars; a fast one loses less of the others.
+        trunk_rates: The trunk's learning rates over the head's, network after network in turn. A slow trunk holds on
+            to what the encoder knows, which helps with few stars; with many a fast one loses less.
         weight_decay: Of both optimisers.
-        degradation: How stars are made worse while the networks learn: fainter, and some with gaps.
-        degrees_of_freedom: Of the Student t that a label is drawn from about what the network says: wrong labels
-            then count for little.
+        degradation: Of stars while the networks learn: fainter, and some with gaps.
+        degrees_of_freedom: Of the Student t that a label is drawn from about its prediction: wrong labels then
+            count for little.
         seed: Of folds, batches and noise.
     """
 
@@ -64,8 +63,8 @@ _FEW = 3000
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Stars that networks learn labels from.
+class LabelledBatches:
+    """Labelled stars, and the batches that a network learns from.
 
     Attributes:
         inputs: Their spectra, all of them usable; gaps where a star has one band.
@@ -75,145 +74,132 @@ class Lesson:
     """
 
     inputs: Inputs
-    targets: Targets
+    targets: ScaledTargets
     g_flux: StarArray
     bands: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def take(self, rows: Bool[Tensor, " star"]) -> "Lesson":
+    def take(self, rows: Bool[Tensor, " star"]) -> "LabelledBatches":
         """The stars where `rows` is true."""
         here = torch.nonzero(rows)[:, 0]
-        targets = Targets(*(part[here] for part in self.targets))
-        return Lesson(self.inputs.take(here), targets, self.g_flux[rows.numpy()], self.bands)
+        targets = ScaledTargets(*(part[here] for part in self.targets))
+        return LabelledBatches(self.inputs.take(here), targets, self.g_flux[rows.numpy()], self.bands)
+
+    def rows(self, schedule: "Schedule", generator: torch.Generator) -> "list[Int64[Tensor, ' row']]":
+        """Rows of each step: epochs in another order each, cut into whole batches."""
+        batch = min(schedule.batch, len(self))
+        per_epoch = len(self) // batch
+        epochs = math.ceil(schedule.steps / per_epoch)
+        orders = [torch.randperm(len(self), generator=generator) for _ in range(epochs)]
+        batches = [b for order in orders for b in order[: per_epoch * batch].view(per_epoch, -1)]
+        return batches[: schedule.steps]
 
 
-class Pace(NamedTuple):
+class Schedule(NamedTuple):
     """How long a fit is.
 
     Attributes:
-        members: Networks.
+        networks: How many.
         blocks: Residual blocks of each head.
         steps: Gradient steps of each.
         batch: Stars in a batch.
     """
 
-    members: int
+    networks: int
     blocks: int
     steps: int
     batch: int
 
     @classmethod
-    def of(cls, n_stars: int, settings: LabelSettings) -> "Pace":
-        """The pace for so many labelled stars: what was best on the validation fold for 100 to 28,000 of them."""
-        size = n_stars / 100
+    def of(cls, n_stars: int, settings: LabelSettings) -> "Schedule":
+        """For so many labelled stars: what was best on the validation fold for 100 to 28,000 of them."""
+        size = max(n_stars / 100, 1.0)
         few = n_stars < _FEW
         return cls(
-            members=min(settings.members or (6 if few else 2), settings.folds),
+            networks=min(settings.members or (6 if few else 2), settings.folds),
             blocks=settings.blocks if settings.blocks is not None else (1 if few else 2),
-            steps=settings.steps or round(300 * max(size, 1.0) ** 0.45),
-            batch=min(settings.batch_size, n_stars, round(64 * max(size, 1.0) ** (1 / 3))),
+            steps=settings.steps or round(300 * size**0.45),
+            batch=min(settings.batch_size, n_stars, round(64 * size ** (1 / 3))),
         )
 
 
-def student_t_nll(said: ScaledLabels, targets: Targets, degrees_of_freedom: float) -> LabelTensor:
+def student_t_nll(predicted: ScaledLabels, targets: ScaledTargets, degrees_of_freedom: float) -> LabelTensor:
     r"""Negative log-likelihood of each known label under a Student t; 0 where a label is missing.
 
     .. math:: \frac{\nu + 1}{2} \ln\left(1 + \frac{(y - \mu)^2}{\nu (v + \sigma_y^2)}\right) + \frac12 \ln (v +
         \sigma_y^2)
 
-    The constant is left out.
-
-    Args:
-        said: :math:`\mu` and v.
-        targets: y and its error.
-        degrees_of_freedom: :math:`\nu`.
+    with :math:`\mu` and v predicted, y and :math:`\sigma_y` the target and its error. The constant is left out.
 
     Source:
         Lange, Little & Taylor (1989), JASA 84, 881.
     """
-    spread = said.variance + targets.errors.square()
-    ratio = (targets.values - said.mean).square() / (degrees_of_freedom * spread)
+    spread = predicted.variance + targets.errors.square()
+    ratio = (targets.values - predicted.mean).square() / (degrees_of_freedom * spread)
     nll = 0.5 * (degrees_of_freedom + 1.0) * ratio.log1p() + 0.5 * spread.log()
     return torch.where(targets.known, nll, 0.0)
 
 
-def train_member(
-    network: ScatterVAE, lesson: Lesson, settings: LabelSettings, pace: Pace, *, member: int
+def train_network(
+    encoder: ScatterVAE, stars: LabelledBatches, settings: LabelSettings, schedule: Schedule, *, index: int
 ) -> LabelNetwork:
-    """One network taught on all stars of the lesson, in evaluation mode.
+    """One network that has learnt from all these stars, in evaluation mode.
 
     Args:
-        network: Where its trunk begins.
-        lesson: Spectra and labels.
+        encoder: Where its trunk begins.
+        stars: Spectra and labels.
         settings: Rates and noise.
-        pace: Its size and the number of steps.
-        member: Which one it is; another has other batches and noise.
+        schedule: Its size and the number of steps.
+        index: Which of the networks it is; another has other batches and noise.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=stream(settings.seed, "head", member))))
-        student = LabelNetwork(network, lesson.targets.values.shape[1], pace.blocks).train()
-    trunk_rate = settings.trunk_rates[member % len(settings.trunk_rates)]
-    optimizers = _optimizers(student, settings, trunk_rate)
-    schedules = [trapezoid_schedule(optimizer, pace.steps) for optimizer in optimizers]
-    parameters = [weights for weights in student.parameters() if weights.requires_grad]
-    damages = settings.degradation if student.sees_errors else _without_gaps(settings.degradation)
-    noise = stream(settings.seed, "label noise", member)
-    rows = _batches(len(lesson), pace, stream(settings.seed, "label batches", member))
-    for here in rows:
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=stream(settings.seed, "head", index))))
+        network = LabelNetwork(encoder, stars.targets.values.shape[1], schedule.blocks).train()
+    trunk_rate = settings.trunk_rates[index % len(settings.trunk_rates)]
+    optimizers = _optimizers(network, settings, trunk_rate)
+    rates = [trapezoid_schedule(optimizer, schedule.steps) for optimizer in optimizers]
+    parameters = [weights for weights in network.parameters() if weights.requires_grad]
+    degradations = settings.degradation
+    if not network.sees_errors:  # to which a missing coefficient looks like a mean one: the noise alone
+        none = {"without_band": 0.0, "without_orders": 0.0, "without_coeffs": 0.0}
+        degradations = degradations.model_copy(update=none)
+    noise = stream(settings.seed, "label noise", index)
+    for here in stars.rows(schedule, stream(settings.seed, "label batches", index)):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        damage = draw_degradation(damages, len(here), lesson.bands, noise)
-        x, errors = damage.apply(*(values[here] for values in (lesson.inputs.x, lesson.inputs.errors)))
-        targets = Targets(*(part[here] for part in lesson.targets))
-        nll = student_t_nll(student(x, errors), targets, settings.degrees_of_freedom)
+        degradation = draw_degradation(degradations, len(here), stars.bands, noise)
+        x, errors = degradation.apply(stars.inputs.x[here], stars.inputs.errors[here])
+        targets = ScaledTargets(*(part[here] for part in stars.targets))
+        nll = student_t_nll(network(x, errors), targets, settings.degrees_of_freedom)
         nll.sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, _CLIP)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.step()
-            schedule.step()
-    return student.eval()
-
-
-def _batches(n_stars: int, pace: Pace, generator: torch.Generator) -> "list[Int64[Tensor, ' row']]":
-    """Rows of each step: epochs in another order each, cut into whole batches."""
-    batch = min(pace.batch, n_stars)
-    per_epoch = n_stars // batch
-    epochs = math.ceil(pace.steps / per_epoch)
-    orders = [torch.randperm(n_stars, generator=generator) for _ in range(epochs)]
-    batches = [b for order in orders for b in order[: per_epoch * batch].view(per_epoch, -1)]
-    return batches[: pace.steps]
-
-
-def _without_gaps(settings: DegradationSettings) -> DegradationSettings:
-    """The noise alone, for an encoder that could not tell a missing coefficient from a mean one."""
-    none = {"without_band": 0.0, "without_orders": 0.0, "without_coeffs": 0.0}
-    return settings.model_copy(update=none)
+            rate.step()
+    return network.eval()
 
 
 def _optimizers(
-    student: LabelNetwork, settings: LabelSettings, trunk_rate: float
+    network: LabelNetwork, settings: LabelSettings, trunk_rate: float
 ) -> list[torch.optim.Optimizer]:
-    trunk = {id(weights) for weights in student.trunk.parameters()}
+    trunk = {id(weights) for weights in network.trunk.parameters()}
     if trunk_rate == 0:
-        student.trunk.requires_grad_(requires_grad=False)
-    inner = {id(weights) for weights in inner_matrices(student.trunk, student.blocks)}
+        network.trunk.requires_grad_(requires_grad=False)
+    inner = {id(weights) for weights in inner_matrices(network.trunk, network.blocks)}
 
     def groups(rate: float, *, matrices: bool) -> list[dict[str, object]]:
-        chosen = [w for w in student.parameters() if (id(w) in inner) == matrices and w.requires_grad]
-        parts = (
+        chosen = [w for w in network.parameters() if (id(w) in inner) == matrices and w.requires_grad]
+        of_head_and_trunk = (
             {"params": [w for w in chosen if id(w) not in trunk], "lr": rate},
             {"params": [w for w in chosen if id(w) in trunk], "lr": rate * trunk_rate},
         )
-        return [part for part in parts if part["params"]]
+        return [group for group in of_head_and_trunk if group["params"]]
 
     decay = settings.weight_decay
-    vectors, matrices = (
-        groups(settings.learning_rate, matrices=False),
-        groups(settings.matrix_learning_rate, matrices=True),
-    )
+    vectors = groups(settings.learning_rate, matrices=False)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(vectors, weight_decay=decay, fused=True)]
-    if matrices:
+    if matrices := groups(settings.matrix_learning_rate, matrices=True):
         optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, momentum=MUON_MOMENTUM))
     return optimizers

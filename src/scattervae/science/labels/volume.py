@@ -45,9 +45,8 @@ class LabelledVolume(NamedTuple):
         latents, known = _means(posterior)[rows], known[rows]
         distances = np.full(known.shape, np.nan)
         for columns, stars in _patterns(known):
-            distances[np.ix_(stars, columns)] = _to_neighbour(latents[stars], latents[stars], itself=1)[
-                :, None
-            ]
+            distance = _to_neighbour(latents[stars], latents[stars], itself=1)
+            distances[np.ix_(stars, columns)] = distance[:, None]
         return cls(latents, distances, np.sort(widths_of(posterior)))
 
     def reliability(self, posterior: Posterior) -> LabelArray:
@@ -65,12 +64,12 @@ class LabelledVolume(NamedTuple):
         """
         means = _means(posterior)
         usable = np.isfinite(means).all(axis=1)
-        told = np.full((len(means), self.distances.shape[1]), np.nan)
+        reliability = np.full((len(means), self.distances.shape[1]), np.nan)
         for columns, stars in _patterns(np.isfinite(self.distances)):
             distance = _to_neighbour(self.latents[stars], means[usable], itself=0)
             share = _share_at_least(np.sort(self.distances[stars, columns[0]]), distance)
-            told[np.ix_(usable, columns)] = np.where(np.isfinite(distance), share, 0.0)[:, None]
-        return told
+            reliability[np.ix_(usable, columns)] = np.where(np.isfinite(distance), share, 0.0)[:, None]
+        return reliability
 
     def width_rank(self, posterior: Posterior) -> StarArray:
         """Share of labelled stars whose posterior is at least as wide: near 0 where little is known of a star."""
