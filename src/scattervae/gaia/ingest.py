@@ -100,11 +100,11 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         with _clear_stops(run, len(files)):
             try:
                 joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
-                known = frozenset(entry.digest for entry in writer.entries if entry.error is None)
+                done_files = frozenset(entry.digest for entry in writer.entries if entry.error is None)
                 task = StageFile(
-                    _sorted(labels), joined, correlations, known, writer.positions, release, wanted
+                    _sorted(labels), joined, correlations, done_files, writer.positions, release, wanted
                 )
-                new = [Path(job.name) for job in run.jobs(files) if job.digest not in known]
+                new = [Path(job.name) for job in run.jobs(files) if job.digest not in done_files]
                 _warn_of_space(writer.path, new, correlations=correlations)
                 for job, staged in in_processes(task, run.jobs(files), workers=workers):
                     done = run.take_in(job, run.in_its_basis(job, staged, task))

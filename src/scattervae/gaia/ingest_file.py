@@ -5,28 +5,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, ScatterVaeError, StoreError, counted
 from scattervae.files import file_digest
 from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.files.assemble import bases_of
-from scattervae.gaia.files.columns import SkippedRow
-from scattervae.gaia.reading import GFluxes, Stars, logger, read_stars
-from scattervae.gaia.source_join import SourceFiles
+from scattervae.gaia.reading import GFluxes, Stars, read_stars
+from scattervae.gaia.source_join import SourceFiles, place_stars, require_one_origin
 from scattervae.opening import require_file
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, by_ids
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import FileEntry
-from scattervae.spectra.spectra import Basis, GFluxSource, Spectra
+from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import StagedPart, stage
-from scattervae.spectra.star_tables import G_FLUX_COLUMN, SourceColumns, StellarLabels
+from scattervae.spectra.star_tables import SourceColumns, StellarLabels
 
 LOG_NAME = "ingest.log.jsonl"
 
@@ -43,9 +39,7 @@ class FileTimes:
     started: str  # when reading began, in universal time
     seconds: float  # how long it took until its stars were staged
     rows_per_second: float  # rows read over seconds
-    peak_memory_mb: (
-        float | None
-    )  # the most memory that the process had used by then [10^6 bytes]; None where unknown
+    peak_memory_mb: float | None  # the most that the process had used [10^6 bytes]; None where unknown
     error: str | None = None  # why it was left out
 
 
@@ -124,32 +118,20 @@ class StagedFile:
 
 @dataclass(frozen=True)
 class StageFile:
-    """Reads files and stages their stars; sent to each process of an ingest once.
+    """Reads files and stages their stars; sent to each process of an ingest once."""
 
-    Attributes:
-        labels: Labels of any stars; where None, those in the files are taken.
-        sources: Files of ``gaia_source``; where None, what the spectrum files have themselves is taken.
-        correlations: Also store the correlations of the coefficients.
-        known: Digests of files that the store has.
-        positions: Where the positions of its stars come from; None where that is not settled yet.
-        release: The data release of the files.
-        basis: The basis to take, also for stars that name none; None for that of most stars of each file.
-    """
-
-    labels: StellarLabels | None
-    sources: SourceFiles | None
+    labels: StellarLabels | None  # of any stars; where None, those in the files are taken
+    sources: SourceFiles | None  # where None, what the spectrum files have of ``gaia_source`` is taken
     correlations: bool
-    known: frozenset[str] = frozenset()
-    positions: Positions | None = None
+    done_files: frozenset[str] = frozenset()  # digests of files that the store has
+    positions: Positions | None = None  # of the store's stars; None where there are none yet
     release: Release = field(default_factory=lambda: release_of("DR3"))
-    basis: Basis | BasisIds | None = None
+    basis: Basis | BasisIds | None = (
+        None  # also for stars that name none; None for that of most stars of each file
+    )
 
     def __call__(self, job: FileJob) -> StagedFile:
-        """Stage one file.
-
-        Raises:
-            OSError: The part cannot be written.
-        """
+        """Stage one file."""
         clock, started = time.perf_counter(), utc_now()
         path, digest = Path(job.name), job.digest or ""
         reading = _Reading(self, path)
@@ -157,7 +139,7 @@ class StageFile:
         error: ScatterVaeError | None = None
         try:
             digest = digest or _digest(path)
-            if digest in self.known:
+            if digest in self.done_files:
                 return StagedFile(FileEntry(name=job.name, digest=digest))
             part = stage(
                 job.staged,
@@ -189,11 +171,16 @@ class _Reading:
         """The stars that can be stored, with their labels and source columns."""
         g_fluxes = GFluxes(str(self.path))
         for stars in self._stars():
-            spectra, sources = self._placed(stars)
-            if len(spectra) == 0:
+            meaning, where = self.task.release.meaning, str(self.path)
+            placed = place_stars(
+                stars.spectra, stars.sources, self.task.sources, release=meaning, where=where
+            )
+            self.skipped += placed.skipped
+            require_one_origin(placed.sources, self.task.positions, where)
+            if len(placed.spectra) == 0:
                 continue
             labels = stars.labels if self.task.labels is None else self.task.labels
-            yield g_fluxes.of(spectra), labels, sources
+            yield g_fluxes.of(placed.spectra), labels, placed.sources
         g_fluxes.warn()
         if self.n_rows == len(self.skipped):
             first = f"; the first, {self.skipped[0]}" if self.skipped else ""
@@ -201,23 +188,11 @@ class _Reading:
 
     def entry(self, name: str, digest: str, error: ScatterVaeError | None) -> FileEntry:
         """What there is to say of the file; of one that could not be read, no more than why and how far."""
+        others = dict(self.other_bases)
+        entry = FileEntry(name=name, digest=digest, n_rows=self.n_rows, other_bases=others)
         if error is not None:
-            return FileEntry(
-                name=name,
-                digest=digest,
-                n_rows=self.n_rows,
-                error=str(error),
-                other_bases=dict(self.other_bases),
-            )
-        return FileEntry(
-            name=name,
-            digest=digest,
-            kind=self.kind,
-            note=self.note,
-            n_rows=self.n_rows,
-            skipped=tuple(self.skipped),
-            other_bases=dict(self.other_bases),
-        )
+            return replace(entry, error=str(error))
+        return replace(entry, kind=self.kind, note=self.note, skipped=tuple(self.skipped))
 
     def _stars(self) -> Iterator[Stars]:
         try:
@@ -232,7 +207,7 @@ class _Reading:
                     release.require_own(stars.spectra.basis, where=str(self.path))
                 self.kind, self.note = stars.kind, stars.note
                 self.n_rows += len(stars.spectra) + len(stars.skipped)
-                self.skipped += [_named(row) for row in stars.skipped]
+                self.skipped += [f"row {row.row}: {row.reason}" for row in stars.skipped]
                 self.other_bases.update(by_ids(bases_of(stars.skipped), stars.spectra.basis))
                 yield stars
         except SeveralBasesError as error:
@@ -247,61 +222,6 @@ class _Reading:
     def _lost(self) -> str:
         """What else a file loses that cannot be read to its end."""
         return f"; the {self.n_rows:,} rows before that are left out too" if self.n_rows else ""
-
-    def _placed(self, stars: Stars) -> tuple[Spectra, SourceColumns]:
-        """The stars that have a position, where any have, with what ``gaia_source`` says of them."""
-        spectra = stars.spectra
-        if self.task.sources is None:
-            sources = self._own_sources(stars)
-        else:
-            sources = self._joined(self.task.sources, spectra.source_id)
-            spectra = spectra.with_g_flux(sources.values[G_FLUX_COLUMN], GFluxSource.TABLE)
-        if len(sources) and not sources.located.all():
-            where = "the file" if self.task.sources is None else "the gaia_source files"
-            nowhere = sources.source_id[~sources.located].tolist()
-            self.skipped += [f"source_id {star}: no position in {where}" for star in nowhere]
-            sources = sources.take(sources.located)
-            spectra = spectra.take(np.isin(spectra.source_id, sources.source_id))
-        self._check_positions(sources)
-        return spectra, sources
-
-    def _joined(self, sources: SourceFiles, source_id: SourceIds) -> SourceColumns:
-        try:
-            return sources.of_stars(source_id)
-        except DataError as error:
-            raise DataError(f"{self.path}: its stars have no positions: {error}") from error
-
-    def _own_sources(self, stars: Stars) -> SourceColumns:
-        sources = stars.sources
-        if len(sources) == 0:
-            return sources
-        n_nowhere = int((~sources.located).sum())
-        if n_nowhere and self.task.release.ids_hold_pixels:
-            logger.warning(
-                "%s: %d of %d stars have no ra and dec, so those of the others are not used either",
-                self.path,
-                n_nowhere,
-                len(sources),
-            )
-            return SourceColumns.empty()
-        return sources
-
-    def _check_positions(self, sources: SourceColumns) -> None:
-        found = Positions.MEASURED if len(sources) else Positions.PIXEL_CENTRES
-        if self.task.positions not in (None, found):
-            raise StoreError(f"{self.path}: {_MIXED[found]}")
-
-
-_MIXED = {
-    Positions.MEASURED: "has measured positions, but the store has the centres of pixels; "
-    "one source of positions a store, so ingest it into a store of its own",
-    Positions.PIXEL_CENTRES: "has no measured positions, but the store has; "
-    "one source of positions a store, so give gaia_source files (--sources) or ingest it into a store of its own",
-}
-
-
-def _named(row: SkippedRow) -> str:
-    return f"row {row.row}: {row.reason}"
 
 
 def _digest(file: Path) -> str:

@@ -1,5 +1,6 @@
-"""Files of ``gaia_source`` joined to spectra by source_id: where the stars are, how bright, how trustworthy."""
+"""Where stars are: by files of ``gaia_source``, which say how bright and trustworthy too, or by their own file."""
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from scattervae.arrays import SourceIds, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, StoreError
 from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files.reading import read_sources_file
-from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns
+from scattervae.gaia.files.rows import duplicates
+from scattervae.spectra.hats import Positions
+from scattervae.spectra.spectra import GFluxSource, Spectra
+from scattervae.spectra.star_tables import G_FLUX_COLUMN, SOURCE_COLUMNS, DataRelease, SourceColumns
+
+logger = logging.getLogger(__name__)
 
 _LEVEL8 = 2**43
 """Source_ids a HEALPix pixel of level 8: the level-12 pixel is source_id // 2**35, and holds 4**4 times less sky.
@@ -27,6 +33,12 @@ _RANGE = re.compile(r"_(\d{6})-(\d{6})\.")
 
 
 _OPEN = 3  # tables kept in memory: a spectrum file rarely needs more than one, of about 50 MB
+_MIXED = {
+    Positions.MEASURED: "has measured positions, but the store has the centres of pixels; "
+    "one source of positions a store, so ingest it into a store of its own",
+    Positions.PIXEL_CENTRES: "has no measured positions, but the store has; "
+    "one source of positions a store, so give gaia_source files (--sources) or ingest it into a store of its own",
+}
 
 
 class RangedFile(NamedTuple):
@@ -106,6 +118,61 @@ class SourceFiles:
         return found
 
 
+class PlacedStars(NamedTuple):
+    """The stars of a file that have a position, where any has, with what ``gaia_source`` says of them."""
+
+    spectra: Spectra
+    sources: SourceColumns  # empty where the source_ids alone say where the stars are
+    skipped: list[str]  # stars without a position, each with where it was looked for
+
+
+def place_stars(
+    spectra: Spectra, own: SourceColumns, files: SourceFiles | None, *, release: DataRelease, where: str
+) -> PlacedStars:
+    """Where the stars of a file are: by files of ``gaia_source``, else by its own ra and dec, else by their source_ids.
+
+    Columns of its own that say nothing of some stars are not used at all where source_ids hold a pixel, which all have.
+
+    Raises:
+        DataError: The files cannot hold these stars.
+    """
+    if files is not None:
+        try:
+            sources = files.of_stars(spectra.source_id)
+        except DataError as error:
+            raise DataError(f"{where}: its stars have no positions: {error}") from error
+        spectra = spectra.with_g_flux(sources.values[G_FLUX_COLUMN], GFluxSource.TABLE)
+    else:
+        sources = own
+    n_nowhere = int((~sources.located).sum()) if len(sources) else 0
+    if n_nowhere == 0:
+        return PlacedStars(spectra, sources, [])
+    if files is None and release.ids_hold_pixels:
+        logger.warning(
+            "%s: %d of %d stars have no ra and dec, so those of the others are not used either",
+            where,
+            n_nowhere,
+            len(sources),
+        )
+        return PlacedStars(spectra, SourceColumns.empty(), [])
+    place = "the file" if files is None else "the gaia_source files"
+    nowhere = sources.source_id[~sources.located].tolist()
+    sources = sources.take(sources.located)
+    spectra = spectra.take(np.isin(spectra.source_id, sources.source_id))
+    return PlacedStars(spectra, sources, [f"source_id {star}: no position in {place}" for star in nowhere])
+
+
+def require_one_origin(sources: SourceColumns, of_store: Positions | None, where: str) -> None:
+    """Refuse stars whose positions are of another origin than those that the store has.
+
+    Raises:
+        StoreError: They are.
+    """
+    found = Positions.MEASURED if len(sources) else Positions.PIXEL_CENTRES
+    if of_store not in (None, found):
+        raise StoreError(f"{where}: {_MIXED[found]}")
+
+
 def _fill(
     values: dict[str, np.ndarray], known: StarMask, sources: SourceColumns, source_id: SourceIds
 ) -> None:
@@ -126,10 +193,11 @@ def _read(path: Path, release: DataRelease = DR3) -> SourceColumns:
 
 
 def _sorted(sources: SourceColumns) -> SourceColumns:
+    """One row a star, the first, in the order of source_id."""
     if (np.diff(sources.source_id) > 0).all():
         return sources
-    _, first = np.unique(sources.source_id, return_index=True)
-    return sources.take(first)
+    first = sources.take(~duplicates(sources.source_id))
+    return first.take(np.argsort(first.source_id))
 
 
 def _write_table(paths: Sequence[Path], scratch: Path, release: DataRelease) -> Path:

@@ -19,6 +19,7 @@ from scattervae.errors import FetchError, counted
 from scattervae.files import written_aside
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
+from scattervae.gaia.files.rows import duplicates
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def fetch_ids(
     if not 1 <= batch_size <= limit:
         raise FetchError(f"batches of {batch_size} stars: expected 1 to {limit}, the archive's limit")
     out = Path(out)
-    wanted = source_id[np.sort(np.unique(source_id, return_index=True)[1])]
+    wanted = source_id[~duplicates(source_id)]
     sources = _sources(wanted, services)
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)

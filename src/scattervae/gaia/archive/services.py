@@ -28,6 +28,7 @@ from scattervae.gaia.archive.transport import (
     Patience,
     reason_of,
 )
+from scattervae.gaia.files.rows import duplicates
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Services:
         if name is None:
             raise FetchError(f"{adql}: gives {', '.join(table.colnames) or 'no columns'}; expected source_id")
         ids = np.asarray(table[name], dtype=np.int64)
-        return ids[np.sort(np.unique(ids, return_index=True)[1])]
+        return ids[~duplicates(ids)]
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
         """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk.blocks import BrokenFileError, Lines
 from scattervae.gaia.bulk.regular_lines import RegularRows
 from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header, read_rows
 from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import ReadRows, bases_of, flag_duplicates
+from scattervae.gaia.files.assemble import ReadRows, bases_of
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns
+from scattervae.gaia.files.rows import SeenStars, flag_duplicates
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 
@@ -156,7 +156,7 @@ class _SoFar:
         self._n_stars = 0
         self._first_skipped: SkippedRow | None = None
         self._others: Counter[Basis] = Counter()
-        self._source_ids: list[SourceIds] = []
+        self._seen = SeenStars()
 
     def noted(self, chunk: BulkChunk) -> BulkChunk:
         """The same chunk, the stars that an earlier one had flagged as duplicates."""
@@ -165,7 +165,7 @@ class _SoFar:
         if self._first_skipped is None and chunk.skipped:
             self._first_skipped = chunk.skipped[0]
         self._others += bases_of(chunk.skipped)
-        repeated = self._repeated(chunk.spectra.source_id)
+        repeated = self._seen.repeated(chunk.spectra.source_id)
         bits = np.where(repeated, Flag.DUPLICATE, 0).astype(np.uint16)
         return replace(chunk, spectra=chunk.spectra.with_flags(bits))
 
@@ -183,14 +183,3 @@ class _SoFar:
         raise DataError(
             f"{path}: none of {counted(self.n_rows, 'row')} can be used; the first, row {first.row}: {first.reason}"
         )
-
-    def _repeated(self, source_id: SourceIds) -> StarMask:
-        """True for stars of earlier chunks; in Gaia's files, which are sorted, no two chunks overlap."""
-        repeated = np.zeros(len(source_id), dtype=bool)
-        if len(source_id):
-            own = np.unique(source_id)
-            for earlier in self._source_ids:
-                if earlier[0] <= own[-1] and own[0] <= earlier[-1]:
-                    repeated |= np.isin(source_id, earlier)
-            self._source_ids.append(own)
-        return repeated

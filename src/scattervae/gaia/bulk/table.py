@@ -166,8 +166,9 @@ def _vote(
     best = (-1, False)
     while group := list(islice(rows, _VOTERS)):
         read = read_rows(header.line, group, [0] * len(group), wanted=names, basis=wanted)
-        if (len(read.told), read.is_named) > best:
-            best, found, voters = (len(read.told), read.is_named), read.spectra.basis, group
+        if (read.n_known_bands, read.is_named) > best:
+            best = (read.n_known_bands, read.is_named)
+            found, voters = read.spectra.basis, group
         if isinstance(wanted, Basis) or best == (len(BANDS), ids_given):
             break
     return _Vote(found, voters, best[1])
@@ -200,10 +201,8 @@ def read_rows(
     text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))
     read = assemble_rows(read_text(text, wanted), basis)
     line_of = np.concatenate([np.zeros(_LINES_AHEAD + 1, dtype=np.int64), np.array(numbers, dtype=np.int64)])
-    return ReadRows(
-        spectra=read.spectra,
+    return replace(
+        read,
         row_numbers=line_of[read.row_numbers],
         skipped=tuple(replace(skipped, row=int(line_of[skipped.row])) for skipped in read.skipped),
-        told=read.told,
-        is_named=read.is_named,
     )

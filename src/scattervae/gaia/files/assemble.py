@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted
@@ -18,7 +18,7 @@ from scattervae.gaia.facts import (
     LABEL_COLUMNS,
     SNR_NAME,
 )
-from scattervae.gaia.files.bands import Band, Bands, read_bands
+from scattervae.gaia.files.bands import Bands, read_bands
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import (
     CONTINUOUS_COLUMNS,
@@ -64,7 +64,7 @@ class ReadRows:
     spectra: Spectra  # their stars
     row_numbers: Int64[np.ndarray, " star"]  # the row of each star, as `SkippedRow.row` has it
     skipped: tuple[SkippedRow, ...]
-    told: frozenset[str] = frozenset(BANDS)  # bands whose size and id some of these rows tell
+    n_known_bands: int = len(BANDS)  # bands whose size and id some of these rows give
     is_named: bool = True  # false where no star names the ids of its basis
 
 
@@ -89,12 +89,10 @@ def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileCon
     _check_rows(stars, skipped, basis)
     flags = flag_duplicates(stars.source_id, stars.flags, _snr(columns)[skips.kept])
     stars = replace(stars, flags=flags)
-    repeated = (flags & np.uint16(Flag.DUPLICATE)) > 0
-    rows = np.flatnonzero(skips.kept)[~repeated]
+    rows = np.flatnonzero(skips.kept)[(flags & np.uint16(Flag.DUPLICATE)) == 0]
+    form = columns.form if isinstance(stars, Spectra) else columns.form.removeprefix("archive ")
     return FileContents(
-        kind=columns.form
-        if isinstance(stars, Spectra)
-        else f"sampled {columns.form.removeprefix('archive ')}",
+        kind=f"{'' if isinstance(stars, Spectra) else 'sampled '}{form}",
         stars=stars,
         labels=read_labels(columns, source_id, rows=rows),
         sources=read_source_columns(columns, source_id, rows=rows),
@@ -117,7 +115,7 @@ def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
         spectra=_continuous(columns, source_id, skips, bands),
         row_numbers=columns.row_numbers[skips.kept],
         skipped=skips.named(columns),
-        told=frozenset(name for name, band in zip(BANDS, (bands.bp, bands.rp), strict=True) if band.is_told),
+        n_known_bands=bands.bp.is_known + bands.rp.is_known,
         is_named=bands.is_named,
     )
 
@@ -130,12 +128,9 @@ def assemble_labels(columns: Columns) -> StellarLabels:
     Raises:
         DataError: The table has no identifier or no column of labels.
     """
-    if not columns.source_id_name or not any(name in columns for name, _ in LABEL_COLUMNS):
-        labels = ", ".join(name for name, _ in LABEL_COLUMNS)
-        raise DataError(
-            f"holds no labels: columns {_shortened(columns.names)}; "
-            f"expected {ANY_SOURCE_ID} and some of {labels}{_hint(columns)}"
-        )
+    names = [name for name, _ in LABEL_COLUMNS]
+    there = any(name in columns for name in names)
+    _require(columns, "holds no labels", there=there, more=f" and some of {', '.join(names)}")
     columns = in_archive_units(columns)
     skips = Skips(len(columns))
     source_id = read_source_ids(columns, skips)
@@ -144,8 +139,7 @@ def assemble_labels(columns: Columns) -> StellarLabels:
     if allstar is not None:
         kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
     rows = np.flatnonzero(kept)
-    repeated = duplicates(source_id[rows], worth[rows])
-    return read_labels(columns, source_id, rows=rows[~repeated])
+    return read_labels(columns, source_id, rows=rows[~duplicates(source_id[rows], worth[rows])])
 
 
 def assemble_ids(columns: Columns) -> SourceIds:
@@ -154,10 +148,7 @@ def assemble_ids(columns: Columns) -> SourceIds:
     Raises:
         DataError: The table has no identifier.
     """
-    if not columns.source_id_name:
-        raise DataError(
-            f"holds no identifiers: columns {_shortened(columns.names)}; expected {ANY_SOURCE_ID}{_hint(columns)}"
-        )
+    _require(columns, "holds no identifiers")
     skips = Skips(len(columns))
     source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
     return source_id
@@ -169,17 +160,13 @@ def assemble_sources(columns: Columns) -> SourceColumns:
     Raises:
         DataError: The table has no identifier, or no ra and dec.
     """
-    if not columns.source_id_name or any(name not in columns for name in POSITION_COLUMNS):
-        raise DataError(
-            f"is no gaia_source table: columns {_shortened(columns.names)}; "
-            f"expected {', '.join((ANY_SOURCE_ID, *POSITION_COLUMNS))}{_hint(columns)}"
-        )
+    there = all(name in columns for name in POSITION_COLUMNS)
+    _require(columns, "is no gaia_source table", there=there, more=f", {', '.join(POSITION_COLUMNS)}")
     columns = in_archive_units(columns)
     skips = Skips(len(columns))
     source_id = read_source_ids(columns, skips)
     rows = np.flatnonzero(skips.kept)
-    first = rows[~duplicates(source_id[rows], np.zeros(len(rows)))]
-    return read_source_columns(columns, source_id, rows=first)
+    return read_source_columns(columns, source_id, rows=rows[~duplicates(source_id[rows])])
 
 
 def _check_columns(columns: Columns) -> None:
@@ -192,6 +179,13 @@ def _check_columns(columns: Columns) -> None:
         f"holds no spectra: columns {_shortened(columns.names)}; lacks {', '.join(lacking)} "
         f"(or {' and '.join(SAMPLED_COLUMNS)} for sampled spectra){_hint(columns)}"
     )
+
+
+def _require(columns: Columns, lack: str, *, there: bool = True, more: str = "") -> None:
+    """Refuse a table without an identifier, or without what else is needed."""
+    if not columns.source_id_name or not there:
+        found = _shortened(columns.names)
+        raise DataError(f"{lack}: columns {found}; expected {ANY_SOURCE_ID}{more}{_hint(columns)}")
 
 
 def _hint(columns: Columns) -> str:
@@ -267,22 +261,24 @@ def _continuous(columns: Columns, source_id: SourceIds, skips: Skips, bands: Ban
         basis=Basis(n_bp=bp.size, n_rp=rp.size, bp_id=bp.basis_id, rp_id=rp.basis_id),
         g_flux=read_g_flux(columns)[kept],
         n_relevant_bases=np.stack([bp.n_relevant_bases, rp.n_relevant_bases], axis=1)[kept],
-        correlations=_correlations(bp, rp, kept),
+        correlations=_correlations(bands, kept),
     )
     contradicted = (bp.contradicted | rp.contradicted)[kept]
     return spectra.with_flags(np.where(contradicted, Flag.BAD_COEFFS, 0).astype(np.uint16))
 
 
-def _correlations(bp: Band, rp: Band, kept: StarMask) -> Correlations | None:
-    if bp.correlations is None and rp.correlations is None:
+def _correlations(bands: Bands, kept: StarMask) -> Correlations | None:
+    """Those of the rows that are used, NaN for a band of which the file has none."""
+    read = [band.correlations for band in (bands.bp, bands.rp)]
+    if read[0] is None and read[1] is None:
         return None
-    return Correlations(bp=_or_nan(bp)[kept], rp=_or_nan(rp)[kept])
-
-
-def _or_nan(band: Band) -> Float32[np.ndarray, "star pair"]:
-    if band.correlations is not None:
-        return band.correlations
-    return np.full((len(band.coeffs), band.size * (band.size - 1) // 2), np.nan, dtype=np.float32)
+    absent = [
+        np.full((len(kept), n * (n - 1) // 2), np.nan, dtype=np.float32)
+        for n in (bands.bp.size, bands.rp.size)
+    ]
+    return Correlations(
+        *((pairs if one is None else one)[kept] for one, pairs in zip(read, absent, strict=True))
+    )
 
 
 def _snr(columns: Columns) -> StarArray:

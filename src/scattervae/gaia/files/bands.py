@@ -31,7 +31,7 @@ class Band:
         contradicted: True where there are other than the stated number of coefficients, or where what the file says
             of their fit cannot be as it was written.
         correlations: Correlations of the coefficients, None where the file has none.
-        is_told: True where some row tells the size and the id.
+        is_known: True where some row gives the size and the id.
     """
 
     coeffs: Float64[np.ndarray, "star coeff"]
@@ -40,7 +40,7 @@ class Band:
     basis_id: int | None
     contradicted: StarMask
     correlations: Float32[np.ndarray, "star pair"] | None
-    is_told: bool
+    is_known: bool
 
     @property
     def size(self) -> int:
@@ -76,7 +76,7 @@ def read_bands(columns: Columns, skips: Skips, wanted: Basis | BasisIds | None =
         reason = f"basis {other.basis.ids} where others have {basis.ids}"
         skips.add(other.rows, reason, basis=other.basis)
     bp, rp = (
-        band.read(columns, skips, own, is_told=bool((said.sizes[taken] > 0).any()))
+        band.read(columns, skips, own, is_known=bool((said.sizes[taken] > 0).any()))
         for band, said, own in zip(
             bands, stated, ((basis.n_bp, basis.bp_id), (basis.n_rp, basis.rp_id)), strict=True
         )
@@ -113,7 +113,7 @@ class _Cells:
             np.where(sound, self.coeffs.lengths, 0), np.where(sound & self.ids.known, self.ids.values, -1)
         )
 
-    def read(self, columns: Columns, skips: Skips, own: tuple[int, int | None], *, is_told: bool) -> Band:
+    def read(self, columns: Columns, skips: Skips, own: tuple[int, int | None], *, is_known: bool) -> Band:
         """The band of all rows, NaN where it is missing, contradicts itself, or has another size."""
         size, basis_id = own
         sound = (self.coeffs.lengths > 0) & ~self.contradicted
@@ -127,7 +127,7 @@ class _Cells:
             basis_id=basis_id,
             contradicted=self.contradicted | (self.coeffs.lengths > 0) & _disagrees(columns, self.name),
             correlations=read_correlations(columns, self.name, errors=errors, present=sound, skips=skips),
-            is_told=is_told,
+            is_known=is_known,
         )
 
 

@@ -12,6 +12,16 @@ from scattervae.gaia.files.cells import Arrays, Integers, is_missing, shown, tex
 from scattervae.gaia.files.columns import Columns, SkippedRow
 from scattervae.spectra.spectra import Basis, Flag
 
+logger = logging.getLogger(__name__)
+
+_ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
+_BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
+_DESIGNATION = re.compile(r"Gaia\s+(?P<release>E?DR\d+)\s+(?P<id>\d{1,19})", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d{1,20}")
+_AS_FLOAT = re.compile(r"(?P<id>\d{1,19})\.0*")
+_ROUNDED = re.compile(r"\d*\.?\d+e[+-]?\d+", re.IGNORECASE)
+_EXACT = 2**53  # float64 holds every integer up to here
+
 
 class Skips:
     """Collects why rows cannot be used; what is found first is what is said."""
@@ -49,17 +59,6 @@ class Skips:
             for row, why in self._reasons.items()
         )
         return tuple(sorted((*columns.skipped, *here), key=lambda skipped: skipped.row))
-
-
-logger = logging.getLogger(__name__)
-
-_ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
-_BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
-_DESIGNATION = re.compile(r"Gaia\s+(?P<release>E?DR\d+)\s+(?P<id>\d{1,19})", re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d{1,20}")
-_AS_FLOAT = re.compile(r"(?P<id>\d{1,19})\.0*")
-_ROUNDED = re.compile(r"\d*\.?\d+e[+-]?\d+", re.IGNORECASE)
-_EXACT = 2**53  # float64 holds every integer up to here
 
 
 def identifiers(cells: np.ndarray, *, release: str = "DR3") -> Integers:
@@ -178,18 +177,32 @@ def flag_duplicates(source_id: SourceIds, flags: StarFlags, snr: StarArray) -> S
 
     That is, of rows that are not broken, the one with the highest signal to noise, among equals the first.
     """
-    worth = np.where((flags & _BROKEN) > 0, -np.inf, snr)
-    return _marked(flags, duplicates(source_id, worth))
+    repeated = duplicates(source_id, np.where((flags & _BROKEN) > 0, -np.inf, snr))
+    bit = np.uint16(Flag.DUPLICATE)
+    return np.where(repeated, flags | bit, flags & ~bit).astype(np.uint16)
 
 
-def duplicates(source_id: SourceIds, worth: StarArray) -> StarMask:
+def duplicates(source_id: SourceIds, worth: StarArray | None = None) -> StarMask:
     """True for rows of a star that has a better one: of higher worth, among equals the first."""
-    best_first = np.lexsort((-worth, source_id))
+    best_first = np.lexsort((np.zeros(len(source_id)) if worth is None else -worth, source_id))
     duplicate = np.zeros(len(source_id), dtype=bool)
     duplicate[best_first[1:]] = source_id[best_first[1:]] == source_id[best_first[:-1]]
     return duplicate
 
 
-def _marked(flags: StarFlags, duplicates: StarMask) -> StarFlags:
-    bit = np.uint16(Flag.DUPLICATE)
-    return np.where(duplicates, flags | bit, flags & ~bit).astype(np.uint16)
+class SeenStars:
+    """The stars of a file that is read in chunks; in Gaia's files, which are sorted, no two chunks overlap."""
+
+    def __init__(self) -> None:
+        self._chunks: list[SourceIds] = []
+
+    def repeated(self, source_id: SourceIds) -> StarMask:
+        """True for those of a new chunk that an earlier one had."""
+        repeated = np.zeros(len(source_id), dtype=bool)
+        if len(source_id):
+            own = np.unique(source_id)
+            for earlier in self._chunks:
+                if earlier[0] <= own[-1] and own[0] <= earlier[-1]:
+                    repeated |= np.isin(source_id, earlier)
+            self._chunks.append(own)
+        return repeated
