@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import Degradation
 from scattervae.model.posterior import Posterior
@@ -164,7 +164,7 @@ def brightness_explained(
     known = covariates_of(spectra, labels, (*LABEL_NAMES, "bp1_rp1")).values
     complete = spectra.usable & np.isfinite(known).all(axis=1)
     stars = spectra.take(complete)
-    g_mag = G_ZERO_POINT - 2.5 * np.log10(stars.g_flux)
+    g_mag = np.asarray(g_mag_of(stars.g_flux))
     posterior = model.encode(stars)
     z = posterior.mean.double().numpy()
     of_type = known[complete]

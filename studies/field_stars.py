@@ -17,7 +17,7 @@ import torch
 from scipy.spatial import cKDTree
 
 import scattervae as sv
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.batches import StarsInMemory
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
@@ -155,7 +155,7 @@ def show_by_order(
 
 
 def g_of(spectra: Spectra) -> np.ndarray:
-    return np.asarray(G_ZERO_POINT - 2.5 * np.log10(spectra.g_flux))
+    return np.asarray(g_mag_of(spectra.g_flux))
 
 
 def settings() -> argparse.Namespace:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import scattervae
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.correlated_noise import CorrelatedNoise, square
 from scattervae.model.covariance import covariances, full_terms
@@ -230,7 +231,7 @@ def published(model: str, correlations: str, *files: str) -> None:
         "-ELBO in nats with own, mean and no correlations, and the same at the posterior mean without the divergence"
     )
     for row, source_id in enumerate(stars.source_id):
-        g_mag = 25.6873668671 - 2.5 * np.log10(stars.g_flux[row])
+        g_mag = g_mag_of(stars.g_flux[row])
         table = "" if stars.g_flux_source[row] == GFluxSource.TABLE else " (from the coefficients)"
         elbos = " ".join(f"{s.negative_elbo[row]:12.1f}" for s in scores.values())
         nlls = " ".join(f"{s.nll_at_mean[row]:12.1f}" for s in scores.values())

@@ -24,6 +24,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import scattervae as sv
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.network import NetworkShape, ScatterVAE
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.prediction import LabelPrediction
@@ -72,7 +73,7 @@ def inside_public_cuts(stars: Set) -> np.ndarray:
     Source:
         github.com/henrysky/astroNN_stars_foundation, Dataset_Reduction.ipynb and Inference_Spec2Labels.ipynb.
     """
-    g_mag = 25.6873668671 - 2.5 * np.log10(stars.spectra.g_flux)
+    g_mag = g_mag_of(stars.spectra.g_flux)
     shapes = stars.spectra.coeffs / stars.spectra.g_flux[:, None]
     low, high = np.nanpercentile(shapes, (0.2, 99.8), axis=0)
     chosen = ((shapes > low) & (shapes < high)).all(axis=1) & (g_mag > 6.0) & (g_mag < 17.5)
@@ -162,7 +163,7 @@ def print_scores(title: str, told: Mapping[str, np.ndarray], test: Set, seconds:
 
 def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
     """How often intervals hold the known labels, by G and by kind of star, and what flags tell."""
-    g_mag = 25.6873668671 - 2.5 * np.log10(test.spectra.g_flux)
+    g_mag = g_mag_of(test.spectra.g_flux)
     edges = (0.0, 9.0, 11.0, 12.0, 13.0, 14.0, 15.1)
     bins = {f"G {a:g}-{b:g}": (g_mag >= a) & (g_mag < b) for a, b in pairwise(edges)}
     logg, teff = test.labels["logg"], test.labels["teff"]

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 import scattervae
+from scattervae.gaia.facts import g_mag_of
 from scattervae.science.latent_volume.comparison import active_latents, compare_volumes, stated_selections
 from scattervae.science.latent_volume.overlap import Overlap, extrapolate, overlap_at
 from scattervae.science.latent_volume.richness import count_cells_of_both
@@ -63,7 +64,7 @@ def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) 
 
 
 z, z_field = latents_of(stars.spectra), latents_of(field)
-g_mag = 25.6873668671 - 2.5 * np.log10(field.g_flux)
+g_mag = g_mag_of(field.g_flux)
 print("active", [k + 1 for k in ACTIVE], "median sd", np.median(posterior.sd.numpy(), axis=0).round(3))
 show("labelled, field", z[has_all], z_field)
 show("labelled, field of G < 15", z[has_all], z_field[g_mag < 15])

@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 import scattervae
 from scattervae.arrays import Latents, PerStar
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.importance import log_evidence
@@ -32,7 +32,7 @@ checkpoint = scattervae.load_model(MODEL)
 every_star = scattervae.load(STARS).spectra
 stars = every_star.take(folds(every_star.source_id).validation & every_star.usable)
 stars = stars.take(slice(None, None, EVERY))
-g_mag = G_ZERO_POINT - 2.5 * np.log10(stars.g_flux)
+g_mag = g_mag_of(stars.g_flux)
 (encoded,) = checkpoint.encode_batches([stars], batch=len(stars))
 inputs, encoder = encoded.inputs, encoded.posterior
 

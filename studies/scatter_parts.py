@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import scattervae as sv
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.run import train
@@ -42,7 +42,7 @@ def simulated(model: Checkpoint, stars: Spectra, a: float, *, seed: int = 0) -> 
     z = model.encode(stars).sample(stream(seed, "latents"))
     told = model.decode(z)
     columns = order_groups(model.normalization, SETTINGS.order_edges)[1]
-    g_mag = G_ZERO_POINT - 2.5 * np.log10(stars.g_flux)
+    g_mag = g_mag_of(stars.g_flux)
     k = injected(len(FALLS))[columns % len(FALLS)][:, np.digitize(g_mag, G_EDGES[1:-1])].T
     generator = stream(seed, "noise")
     noise, own = (torch.randn(inputs.x.shape, generator=generator) for _ in range(2))
@@ -137,7 +137,7 @@ def show_brightness(model: Checkpoint, stars: Spectra, labels: StellarLabels) ->
 
 def show_renoised(model: Checkpoint, stars: Spectra) -> None:
     print("\n## Re-noised: bright validation stars (G < 13)")
-    bright = stars.take(G_ZERO_POINT - 2.5 * np.log10(stars.g_flux) < 13)
+    bright = stars.take(g_mag_of(stars.g_flux) < 13)
     print(
         "| posterior | errors x | like G + | d^2 / n | in 68 % | in 95 % | each in 68 % | means moved < width |"
     )

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels
 
@@ -233,7 +233,7 @@ def _rows(source_id: SourceIds, in_a: StarMask, in_b: StarMask) -> tuple[Rows, I
 def _photometry(spectra: Spectra, name: str) -> StarArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         if name == G_MAG:
-            return np.asarray(G_ZERO_POINT - 2.5 * np.log10(spectra.g_flux))
+            return np.asarray(g_mag_of(spectra.g_flux))
         ratio = spectra.coeffs[:, 0] / spectra.coeffs[:, spectra.basis.n_bp]
         return np.where(ratio > 0, -2.5 * np.log10(ratio), np.nan)
 

@@ -16,7 +16,7 @@ from scipy.cluster.vq import kmeans2
 
 from scattervae.arrays import Coeffs, StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.separation import Groups, PerCell, Separation, StarCells, separate
@@ -101,7 +101,7 @@ def separate_scatter(
     """
     settings = settings or ScatterSettings()
     stars = spectra.take(spectra.usable)
-    g_mag = G_ZERO_POINT - 2.5 * np.log10(stars.g_flux)
+    g_mag = np.asarray(g_mag_of(stars.g_flux))
     error_cell = _bins_of_g(g_mag, settings)
     groups, columns = order_groups(model.normalization, settings.order_edges)
     own_cell = _types(model, stars, settings.n_types, seed)

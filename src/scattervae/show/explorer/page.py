@@ -19,7 +19,7 @@ from markupsafe import Markup
 import scattervae
 from scattervae.arrays import SourceIds
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.facts import g_mag_of
 from scattervae.science.trained import TrainedModel, load_model
 from scattervae.show.explorer.packed_model import packed_model
 from scattervae.show.explorer.packing import coeff_loss, deflated, packed_coeffs, packed_column, packed_errors
@@ -263,10 +263,7 @@ def _chunks(stars: Path) -> Iterable[Spectra]:
 def _photometry(g_flux: np.ndarray, taken: set[str]) -> list[Column]:
     if "phot_g_mean_mag" in taken or not np.isfinite(g_flux).any():
         return []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return [
-            Column("g_mag", G_ZERO_POINT - 2.5 * np.log10(g_flux), "mag", "G magnitude of the mean G flux")
-        ]
+    return [Column("g_mag", np.asarray(g_mag_of(g_flux)), "mag", "G magnitude of the mean G flux")]
 
 
 @dataclass(frozen=True)
