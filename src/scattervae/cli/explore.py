@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, ModelFolder, Summary, Threads, existing, settle_machine
+from scattervae.cli.console import AsJson, ModelFolder, Summary, Threads, choose_device, existing
 from scattervae.errors import DataError, counted
 
 
@@ -71,7 +71,7 @@ def explore(
     from scattervae.science.trained import load_model
     from scattervae.show.explorer.page import explore as page_of
 
-    settle_machine("cpu", threads)
+    choose_device("cpu", threads)
     page = page_of(load_model(model), catalogue, stars=stars, sample=sample, megabytes=size, umap=umap)
     page.save(out)
     values = {
