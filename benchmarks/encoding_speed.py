@@ -30,8 +30,8 @@ from scattervae.model.training_state import initial_network
 from scattervae.parallel import in_threads
 from scattervae.science.catalogue import catalogue, portions_of, rows_of
 from scattervae.science.partitions import encode_store
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.store import SpectrumStore
 
 BATCH = 4096
@@ -50,15 +50,15 @@ def plain(network: ScatterVAE, x: torch.Tensor) -> None:
             scatter[rows] = softplus(network.scatter_estimator(z)) + shape.scatter_floor
 
 
-def read_all(store: SpectrumStore, threads: int) -> Block:
+def read_all(store: SpectrumStore, threads: int) -> StoredSpectra:
     """Every piece of the store, as encoding reads it; the stars in one block."""
-    blocks = [block for _, block in in_threads(store.read_piece, store.pieces, threads=threads)]
+    blocks = [block for _, block in in_threads(store.read_row_group, store.row_groups, threads=threads)]
     columns = {name: [getattr(block, name) for block in blocks] for name in vars(blocks[0])}
-    return Block(**{name: np.concatenate(values) for name, values in columns.items()})
+    return StoredSpectra(**{name: np.concatenate(values) for name, values in columns.items()})
 
 
 def read_only(store: SpectrumStore, threads: int) -> None:
-    for _ in in_threads(store.read_piece, store.pieces, threads=threads):
+    for _ in in_threads(store.read_row_group, store.row_groups, threads=threads):
         pass
 
 

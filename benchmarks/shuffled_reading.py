@@ -22,9 +22,9 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.train import fit_network
 from scattervae.parallel import in_threads
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
 from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels
@@ -57,7 +57,7 @@ def make_store(folder: Path, n_stars: int) -> None:
     chunks = ((spectra, NO_LABELS, SourceColumns.empty()) for spectra in synthetic_stars(n_stars))
     part = stage(writer.staged_path(0), chunks, correlations=False)
     writer.add(FileEntry(name="synthetic", digest=str(n_stars), n_rows=n_stars), part)
-    writer.seal()
+    writer.finish()
 
 
 def everything(block: object) -> np.ndarray:
@@ -101,8 +101,8 @@ def fit(store: SpectrumStore, threads: int) -> Normalization:
     return Normalization.fit(lambda: read_blocks(store, threads), basis=store.basis)
 
 
-def read_blocks(store: SpectrumStore, threads: int) -> Iterator[Block]:
-    return (block for _, block in in_threads(store.read_piece, store.pieces, threads=threads))
+def read_blocks(store: SpectrumStore, threads: int) -> Iterator[StoredSpectra]:
+    return (block for _, block in in_threads(store.read_row_group, store.row_groups, threads=threads))
 
 
 def train_each_way(stars: ChosenStars, in_memory: StarsInMemory, store: SpectrumStore, epochs: int) -> None:
@@ -140,11 +140,11 @@ def main() -> None:
             timed("store made", arguments.stars, lambda: make_store(folder, arguments.stars))
         store = SpectrumStore(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
-        print(f"{len(store):,} stars, {size / len(store):.0f} bytes/star, {len(store.pieces)} pieces")
+        print(f"{len(store):,} stars, {size / len(store):.0f} bytes/star, {len(store.row_groups)} pieces")
         stars = ChosenStars(
             source=store,
             keep=everything,
-            n_kept=np.array([piece.n_rows for piece in store.pieces]),
+            n_kept=np.array([piece.n_rows for piece in store.row_groups]),
             normalization=fit(store, arguments.threads),
             threads=arguments.threads,
         )

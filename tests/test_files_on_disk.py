@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from scattervae.errors import BusyError
-from scattervae.files import file_digest, replace_folder, restored, sole_writer, write_json, written_aside
+from scattervae.files import file_digest, replace_folder, restored, sole_writer, write_json, written_file
 
 
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with written_aside(path) as partial:
+    with written_file(path) as partial:
         partial.write_text("whole")
         assert not path.exists()
         assert partial.name == "file.txt.partial"
@@ -27,14 +27,14 @@ def test_a_file_stays_as_it_was_when_writing_breaks(tmp_path):
     path.write_text("old")
 
     def torn() -> None:
-        with written_aside(path) as partial:
+        with written_file(path) as partial:
             partial.write_text("ne")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         torn()
     assert path.read_text() == "old"
-    with written_aside(path) as partial:
+    with written_file(path) as partial:
         partial.write_text("new")
     assert path.read_text() == "new"
 

@@ -30,7 +30,7 @@ Content = TypeVar("Content")
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_file(path: Path) -> Iterator[Path]:
     """A path to write to, renamed to `path` when the block ends well; otherwise `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -179,7 +179,7 @@ def _aside(folder: Path) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write readable JSON, whole or not at all."""
-    with written_aside(path) as partial:
+    with written_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -289,7 +289,7 @@ def write_tensors(
     arrays = {name: np.asarray(values, order="C") for name, values in tensors.items()}
     said = json.dumps(dict(notes or {}), sort_keys=True)
     signed = json.dumps({"digest": tensors_digest(arrays, said), "notes": said})
-    with written_aside(path) as partial:
+    with written_file(path) as partial:
         partial.write_bytes(safetensors.numpy.save(arrays, {_NOTES: signed}))
 
 

@@ -246,7 +246,7 @@ def interrupted_ingest(files, store, workers):
         "-j",
         str(workers),
     ]
-    journal = store / "intake" / "journal.jsonl"
+    journal = store / "staging" / "journal.jsonl"
     with subprocess.Popen(
         [*map(str, command)],
         stderr=subprocess.PIPE,

@@ -118,6 +118,6 @@ def test_a_process_killed_at_random_moments(sky, tmp_path, workers):
 def n_noted(store: Path) -> int:
     """Files that an unfinished ingest is done with: lines of its journal after the first."""
     try:
-        return (store / "intake" / "journal.jsonl").read_bytes().count(b"\n") - 1
+        return (store / "staging" / "journal.jsonl").read_bytes().count(b"\n") - 1
     except OSError:
         return -1

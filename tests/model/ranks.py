@@ -22,7 +22,7 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import AlreadyToldError, World
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.windows import ChosenStars
-from spectra.piece_toys import Pieces
+from spectra.row_group_toys import Pieces
 from toy import toy_best, toy_recipe, toy_sky
 
 TESTS = Path(__file__).parents[1]

@@ -10,10 +10,10 @@ from scattervae.model.correlated_noise import CorrelatedNoise, square
 from scattervae.model.degradation import DegradationSettings
 from scattervae.model.distributed import ALONE, World
 from scattervae.seeds import stream
-from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.windows import ChosenStars
-from spectra.piece_toys import Pieces, in_float32, rows_of
+from spectra.row_group_toys import Pieces, in_float32, rows_of
 from toy import toy_recipe, toy_sky
 
 STARS = in_float32(toy_sky(200).spectra)
@@ -142,8 +142,11 @@ def test_pieces_are_read_as_they_are_needed():
     stars = on_disk(200, window=45)
     batches = stars.batches(settings(8), epoch=1)
     next(batches)
-    assert len(stars.stars.source.read) < len(stars.stars.source.pieces)
-    assert isinstance(stars.stars.source.read_piece(Piece(stars.stars.source.pieces[0].path, 0, 30)), Block)
+    assert len(stars.stars.source.read) < len(stars.stars.source.row_groups)
+    assert isinstance(
+        stars.stars.source.read_row_group(RowGroup(stars.stars.source.row_groups[0].path, 0, 30)),
+        StoredSpectra,
+    )
     batches.close()
 
 

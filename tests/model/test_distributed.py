@@ -17,7 +17,7 @@ from scattervae.model.recipe import load_recipe
 from scattervae.model.run import RunFolder, train
 from scattervae.model.training_state import SavedState
 from scattervae.spectra.store import SpectrumStore
-from spectra.piece_toys import toy_store
+from spectra.row_group_toys import toy_store
 from toy import toy_sky
 
 CPU = torch.device("cpu")

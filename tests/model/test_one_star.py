@@ -15,7 +15,7 @@ from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import LARGEST_INPUT, Normalization
 from scattervae.spectra.spectra import Spectra
-from spectra.piece_toys import toy_store
+from spectra.row_group_toys import toy_store
 from toy import toy_recipe, toy_sky
 
 STARS = toy_sky(1500).spectra

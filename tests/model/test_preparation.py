@@ -20,7 +20,7 @@ from scattervae.seeds import folds
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
-from spectra.piece_toys import rows_of, toy_store
+from spectra.row_group_toys import rows_of, toy_store
 from spectra.stores import scattered, write_store
 from toy import spoiled, toy_best, toy_recipe, toy_sky, without_bands
 

@@ -21,7 +21,7 @@ from scattervae.model.run import (
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
-from spectra.piece_toys import toy_store
+from spectra.row_group_toys import toy_store
 from toy import signed_again, toy_best, toy_recipe, toy_sky
 
 SKY = toy_sky(200)
@@ -295,11 +295,11 @@ def test_an_unfinished_run_goes_on_the_way_it_began(store, tmp_path, begun, then
         train(store, QUICK, out=out, machine=begun, progress=stop)
     read: list[object] = []
     counted = SpectrumStore(store.path)
-    counted.read_piece = lambda piece: read.append(piece) or store.read_piece(piece)
+    counted.read_row_group = lambda piece: read.append(piece) or store.read_row_group(piece)
     model = train(counted, QUICK, out=out, machine=then)
     assert bits(model) == bits(train(store, QUICK, machine=begun))
     if then == STREAM:
-        assert len(read) == len(store.pieces)  # to memory, once
+        assert len(read) == len(store.row_groups)  # to memory, once
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
@@ -316,7 +316,7 @@ def test_an_unfinished_run_is_not_resumed_on_another_store(store, tmp_path):
 def test_what_is_in_the_way_is_found_before_the_store_is_read(store, tmp_path):
     (tmp_path / "model").mkdir()
     unread = SpectrumStore(store.path)
-    unread.read_piece = None
+    unread.read_row_group = None
     with pytest.raises(CheckpointError, match="is no model"):
         train(unread, QUICK, out=RunFolder(tmp_path / "model", overwrite=True))
 

@@ -9,7 +9,7 @@ from scattervae.model.survey import Survey, trained_on
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Flag, GFluxSource
-from spectra.piece_toys import toy_store
+from spectra.row_group_toys import toy_store
 from toy import spoiled
 
 
@@ -42,7 +42,7 @@ def test_a_survey_counts_what_is_there(store):
         "n_one_band": 0,
         "n_inferred_coefficients": int(((trained.flags & np.uint16(Flag.INFERRED)) > 0).sum()),
     }
-    assert len(survey.n_trained_on) == len(store.pieces) > 4
+    assert len(survey.n_trained_on) == len(store.row_groups) > 4
     assert survey.normalization.n_g_flux_from_table == (trained.g_flux_source == GFluxSource.TABLE).sum()
 
 

@@ -18,11 +18,11 @@ from scattervae.model.records import EpochRecord
 from scattervae.model.train import fit_network, training_threads
 from scattervae.model.training_state import SavedState, TrainingState, initial_network
 from scattervae.seeds import stream
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars
-from spectra.piece_toys import Pieces, toy_store
+from spectra.row_group_toys import Pieces, toy_store
 from toy import toy_best, toy_recipe, toy_sky
 
 SKY = toy_sky(150)
@@ -285,7 +285,7 @@ def on_disk(window: int = 60) -> StarsOnDisk:
     return StarsOnDisk(chosen, "digest", torch.device("cpu"))
 
 
-def everything(block: Block) -> np.ndarray:
+def everything(block: StoredSpectra) -> np.ndarray:
     return np.ones(len(block), dtype=bool)
 
 
@@ -323,7 +323,7 @@ def test_streaming_trains_as_well_as_memory_on_a_store_sorted_by_where_stars_are
     stars, held_out = sky_with_a_gradient(8000, signal_to_noise=8.0, scatter=0.05)
     store = toy_store(tmp_path / "store", stars, rows_a_partition=200)
     normalization = Normalization.fit(lambda: [stars])
-    sizes = np.array([piece.n_rows for piece in store.pieces])
+    sizes = np.array([piece.n_rows for piece in store.row_groups])
     assert len(sizes) > 40
     inputs = normalization.apply(held_out)
 

@@ -14,7 +14,7 @@ from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
 from scattervae.science.catalogue import catalogue, catalogue_schema, portions_of, rows_of
-from scattervae.spectra.columns import block_of
+from scattervae.spectra.columns import stored_of
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag
 from scattervae.spectra.store import SpectrumStore
@@ -113,7 +113,7 @@ def test_a_file_and_the_store_it_is_ingested_to_give_the_same_bits(tmp_path):
     portions = portions_of(PAPER_SIZED, SpectrumStore(tmp_path / "store"))
     table = pa.Table.from_batches([rows for _, rows in rows_of(PAPER_SIZED, portions, threads=2)])
     assert table.sort_by("source_id").combine_chunks() == WHOLE.sort_by("source_id").combine_chunks()
-    assert catalogue(PAPER_SIZED, block_of(DR3_SKY.spectra)).combine_chunks() == WHOLE.combine_chunks()
+    assert catalogue(PAPER_SIZED, stored_of(DR3_SKY.spectra)).combine_chunks() == WHOLE.combine_chunks()
 
 
 def test_every_column_has_a_description():
@@ -125,7 +125,7 @@ def test_every_column_has_a_description():
 
 
 def test_no_stars_give_no_rows():
-    for none in (SKY.spectra.take([]), block_of(SKY.spectra.take([]))):
+    for none in (SKY.spectra.take([]), stored_of(SKY.spectra.take([]))):
         table = catalogue(MODEL, none)
         assert (len(table), table.schema) == (0, catalogue_schema(MODEL))
 

@@ -14,7 +14,7 @@ from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.science import catalogue, catalogue_files
 from scattervae.science.catalogue import Portion
 from scattervae.science.catalogue_files import write_catalogue, write_portions
-from scattervae.spectra.columns import block_of
+from scattervae.spectra.columns import stored_of
 from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
 from spectra.stores import write_store
@@ -93,7 +93,7 @@ def test_what_is_done_is_not_read_again(tmp_path):
 
     def remember(index, piece):
         read.append(index)
-        return block_of(piece)
+        return stored_of(piece)
 
     with pytest.raises(KeyboardInterrupt):
         write_portions(MODEL, portions(), tmp_path / "c.parquet", stars_digest="s", progress=stop_after(64))

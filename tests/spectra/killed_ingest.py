@@ -29,12 +29,12 @@ def ingest(path: Path, names: tuple[str, ...]) -> None:
         if writer.entry_of(f"digest of {name}") is not None:
             continue
         if name == "bad":
-            writer.leave_out(entry(name, error="torn"))
+            writer.add_failed(entry(name, error="torn"))
         else:
             stars = SKY.spectra.take(slice(18 * int(name), 18 * int(name) + 24))  # six of the next file's too
             sources = scattered(SKY.spectra.source_id)
             add(writer, name, stars, number=number, labels=SKY.labels, sources=sources)
-    writer.seal()
+    writer.finish()
 
 
 def killed_after(n_steps: int, path: Path) -> None:

@@ -39,10 +39,10 @@ def add(
 def write_store(
     path: Path, *files: Spectra, rows_a_partition: int | None = None, **what: object
 ) -> list[FileEntry]:
-    """A sealed store of these files' stars, named ``0.csv``, ``1.csv`` and so on."""
+    """A finished store of these files' stars, named ``0.csv``, ``1.csv`` and so on."""
     writer = StoreWriter(path, rows_a_partition=rows_a_partition)
     noted = [add(writer, f"{i}.csv", stars, number=i, **what) for i, stars in enumerate(files)]
-    writer.seal()
+    writer.finish()
     return noted
 
 

@@ -11,9 +11,6 @@ from hypothesis.extra.numpy import arrays
 
 from scattervae.spectra.columns import (
     QUALITY_COLUMNS,
-    block_columns,
-    block_from,
-    block_of,
     conformed,
     flag_legend,
     flattened,
@@ -27,6 +24,9 @@ from scattervae.spectra.columns import (
     spectra_columns,
     spectra_from,
     store_schema,
+    stored_columns,
+    stored_from,
+    stored_of,
     table_of,
 )
 from scattervae.spectra.hats import Positions
@@ -170,9 +170,9 @@ def test_a_block_is_the_same_stars_in_float32():
     sky = toy_sky(12)
     stars = spoiled(sky.spectra)
     table = table_of(stars, sky.labels, NOWHERE)
-    block = block_from(table.select(block_columns()), SMALL)
+    block = stored_from(table.select(stored_columns()), SMALL)
     whole = spectra_from(table.select(spectra_columns(correlations=False)), SMALL)
-    for other in (block, block_of(stars), block_of(whole)):
+    for other in (block, stored_of(stars), stored_of(whole)):
         np.testing.assert_array_equal(other.source_id, stars.source_id)
         np.testing.assert_array_equal(other.coeffs, stars.coeffs.astype(np.float32))
         np.testing.assert_array_equal(other.errors, stars.errors.astype(np.float32))

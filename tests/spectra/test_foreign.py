@@ -108,8 +108,8 @@ def test_the_multimodal_universe_is_read(tmp_path, nested):
 
 def test_pieces_hold_the_same_stars(tmp_path):
     store = SpectrumStore(catalogue(tmp_path, archive(STARS)))
-    blocks = [store.read_piece(piece) for piece in store.pieces]
-    assert [piece.n_rows for piece in store.pieces] == [5, 5, 1, 5, 5, 2]
+    blocks = [store.read_row_group(piece) for piece in store.row_groups]
+    assert [piece.n_rows for piece in store.row_groups] == [5, 5, 1, 5, 5, 2]
     coeffs = np.concatenate([block.coeffs for block in blocks])
     np.testing.assert_array_equal(coeffs, STARS.coeffs.astype(np.float32))
     assert sum(len(chunk) for chunk in store.chunks(7)) == 23

@@ -1,11 +1,14 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from scattervae.errors import StoreError
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.manifest import FileEntry, Manifest
+from scattervae.spectra.manifest import Manifest
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.staging import StagedStars
+from scattervae.spectra.star_tables import DataRelease
 from spectra.stores import entry
 
 
@@ -13,6 +16,7 @@ def test_a_manifest_is_read_back(tmp_path):
     manifest = Manifest(
         Basis(6, 5, bp_id=3),
         Positions.MEASURED,
+        DataRelease("DR3", 2016.0, ids_hold_pixels=True, g_zero_point=25.7),
         (entry("a.csv", n_rows=3, skipped=("row 3: no",), flags={"MISSING_BP": 1}), entry("b", error="torn")),
     )
     manifest.write(tmp_path)
@@ -22,7 +26,7 @@ def test_a_manifest_is_read_back(tmp_path):
 
 
 def test_it_is_readable_json_with_the_credit(tmp_path):
-    Manifest(Basis(6, 5), Positions.PIXEL_CENTRES, (entry("a.csv"),)).write(tmp_path)
+    Manifest(Basis(6, 5), Positions.PIXEL_CENTRES, None, (entry("a.csv"),)).write(tmp_path)
     content = json.loads((tmp_path / "manifest.json").read_text())
     assert content["format"] == 2
     assert content["basis"] == {"n_bp": 6, "n_rp": 5, "bp_id": None, "rp_id": None}
@@ -32,11 +36,12 @@ def test_it_is_readable_json_with_the_credit(tmp_path):
 
 
 def test_stars_that_join_complete_the_basis():
-    joined = (
-        Manifest().joined_by(Basis(6, 5), Positions.MEASURED).joined_by(Basis(6, 5, 3), Positions.MEASURED)
-    )
+    joined = Manifest()
+    for name, basis in (("a", Basis(6, 5)), ("b", Basis(6, 5, 3)), ("c", None)):
+        stars = StagedStars(Path(name), basis=basis, positions=Positions.MEASURED)
+        joined = joined.recording(entry(name), stars)
     assert (joined.basis, joined.positions) == (Basis(6, 5, 3), Positions.MEASURED)
-    assert joined.joined_by(None, None) == joined
+    assert joined.recording(entry("d"), None).basis == joined.basis
 
 
 def names(manifest):
@@ -57,11 +62,6 @@ def test_a_file_that_is_broken_again_keeps_its_place():
     assert names(manifest) == [("a", "still torn"), ("b", None)]
 
 
-def test_an_entry_goes_through_json():
-    one = entry("a", skipped=("row 1: no", "row 2: no"), flags={"NO_G_FLUX": 2})
-    assert FileEntry.of(json.loads(json.dumps(vars(one)))) == one
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -71,11 +71,14 @@ def test_an_entry_goes_through_json():
         ("[]", "format None, this version reads 2"),
         ("null", "format None"),
         ('{"format": 1, "basis": null, "files": []}', "format 1, this version reads 2; ingest again"),
-        ('{"format": 2}', "not what a store's manifest holds"),
-        ('{"format": 2, "basis": {"n": 3}, "positions": null, "files": []}', "not what"),
-        ('{"format": 2, "basis": null, "positions": "here", "files": []}', "not what"),
-        ('{"format": 2, "basis": null, "positions": null, "files": [{"name": "a"}]}', "not what"),
-        ('{"format": 2, "basis": null, "positions": null, "files": [3]}', "not what"),
+        ('{"format": 2}', "no manifest of a store"),
+        ('{"format": 2, "basis": {"n": 3}, "positions": null, "files": []}', "no manifest of a store"),
+        ('{"format": 2, "basis": null, "positions": "here", "files": []}', "no manifest of a store"),
+        (
+            '{"format": 2, "basis": null, "positions": null, "files": [{"name": "a"}]}',
+            "no manifest of a store",
+        ),
+        ('{"format": 2, "basis": null, "positions": null, "files": [3]}', "no manifest of a store"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused_in_one_line(tmp_path, text, message):

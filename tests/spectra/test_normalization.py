@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from scattervae.errors import DataError
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Inputs, Normalization, NormalizationSettings
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky, without_bands
 
@@ -267,15 +267,15 @@ def test_stars_that_cannot_be_encoded_are_rows_of_nan_and_leave_others_alone():
     torch.testing.assert_close(inputs.errors[~unknown], good.errors[~unknown], rtol=0, atol=0)
 
 
-def block_of(spectra: Spectra) -> Block:
+def stored_of(spectra: Spectra) -> StoredSpectra:
     coeffs, errors = (values.astype(np.float32) for values in (spectra.coeffs, spectra.errors))
     source = spectra.g_flux_source
-    return Block(spectra.source_id, coeffs, errors, spectra.g_flux, source, spectra.flags)
+    return StoredSpectra(spectra.source_id, coeffs, errors, spectra.g_flux, source, spectra.flags)
 
 
 @given(st.lists(st.integers(0, 25), max_size=8), st.sampled_from([None, 2.0]), st.sampled_from([None, 4]))
 def test_blocks_give_the_bits_of_spectra(sizes, clip_sigma, n_bp):
-    stars = block_of(spoiled(SMALL_STARS))
+    stars = stored_of(spoiled(SMALL_STARS))
     coeffs, errors = stars.coeffs.astype(np.float64), stars.errors.astype(np.float64)
     spectra = replace(spoiled(SMALL_STARS), coeffs=coeffs, errors=errors)
     ends = np.cumsum(sizes).clip(max=len(stars)).tolist()
@@ -293,11 +293,11 @@ def test_blocks_give_the_bits_of_spectra(sizes, clip_sigma, n_bp):
 
 def test_blocks_need_a_basis():
     with pytest.raises(TypeError, match="basis"):
-        Normalization.fit(lambda: [block_of(SMALL_STARS)])
+        Normalization.fit(lambda: [stored_of(SMALL_STARS)])
 
 
 def test_the_quick_way_rounds_and_no_more():
-    stars = block_of(spoiled(STARS))
+    stars = stored_of(spoiled(STARS))
     rows = np.flatnonzero(stars.usable)[::-1].copy()
     normalization = fit(STARS)
     quick, exact = Inputs.empty(len(rows), 110), normalization.apply(stars)

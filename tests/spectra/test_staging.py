@@ -13,7 +13,7 @@ from scattervae.spectra import staging
 from scattervae.spectra.columns import labels_from, spectra_from, table_of
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Basis, Correlations, Flag
-from scattervae.spectra.staging import KnownStars, stage, without
+from scattervae.spectra.staging import SeenIds, stage, without_seen
 from scattervae.spectra.star_tables import SourceColumns
 from spectra.stores import NO_LABELS, scattered
 from toy import SMALL, spoiled, toy_sky
@@ -59,7 +59,7 @@ def test_labels_and_source_columns_are_joined_by_source_id(tmp_path):
 
 
 def test_each_row_group_is_in_the_skys_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_A_RUN", 9)
+    monkeypatch.setattr(staging, "_ROWS_SORTED", 9)
     part = staged(tmp_path / "a.parquet", SKY.spectra)
     file = pq.ParquetFile(part.path)
     assert file.num_row_groups == 5
@@ -69,7 +69,7 @@ def test_each_row_group_is_in_the_skys_order(tmp_path, monkeypatch):
 
 
 def test_a_star_is_kept_once_within_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_A_RUN", 7)
+    monkeypatch.setattr(staging, "_ROWS_SORTED", 7)
     part = staged(tmp_path / "a.parquet", spoiled(SKY.spectra), *pieces(30, 40))
     assert (part.n_rows, part.n_kept, part.n_duplicates) == (50, 39, 11)
     ids = pq.read_table(part.path)["source_id"].to_numpy()
@@ -175,12 +175,12 @@ def test_an_interrupted_file_leaves_what_was_there(tmp_path):
 
 
 def test_known_stars_are_taken_out_of_a_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_A_RUN", 9)
+    monkeypatch.setattr(staging, "_ROWS_SORTED", 9)
     part = staged(tmp_path / "a.parquet", spoiled(SKY.spectra))
-    known = KnownStars()
-    assert without(part, known) == part
-    known.learn(SKY.spectra.source_id[[0, 1, *range(20, 40)]])
-    fewer = without(part, known)
+    known = SeenIds()
+    assert without_seen(part, known) == part
+    known.add(SKY.spectra.source_id[[0, 1, *range(20, 40)]])
+    fewer = without_seen(part, known)
     assert (fewer.n_rows, fewer.n_kept, fewer.n_duplicates) == (40, 17, 23)
     assert fewer.flags == {"BAD_COEFFS": 1, "BAD_ERRORS": 1, "NO_G_FLUX": 1}
     left = pq.read_table(part.path)["source_id"].to_numpy()
@@ -192,9 +192,9 @@ def test_known_stars_are_taken_out_of_a_part(tmp_path, monkeypatch):
 
 def test_a_part_of_which_every_star_is_known_is_removed(tmp_path):
     part = staged(tmp_path / "a.parquet", SKY.spectra)
-    known = KnownStars()
-    known.learn(SKY.spectra.source_id)
-    fewer = without(part, known)
+    known = SeenIds()
+    known.add(SKY.spectra.source_id)
+    fewer = without_seen(part, known)
     assert (fewer.n_kept, fewer.n_duplicates, fewer.flags) == (0, 40, {})
     assert not part.path.exists()
 
@@ -212,30 +212,30 @@ def write(path, ids):
 @given(st.lists(IDS, max_size=4), IDS, st.booleans())
 def test_stars_are_known_whether_in_memory_or_in_files(tmp_path_factory, runs, asked, on_disk):
     folder = tmp_path_factory.mktemp("known")
-    stars = KnownStars()
+    stars = SeenIds()
     for number, run in enumerate(runs):
         ids = np.array(run, dtype=np.int64)
         if on_disk and run:
             write(folder / f"{number}.parquet", ids)
-            stars.learn_file(folder / f"{number}.parquet")
+            stars.add_file(folder / f"{number}.parquet")
         else:
-            stars.learn(ids)
-    found = stars.among(np.array(asked, dtype=np.int64))
+            stars.add(ids)
+    found = stars.holds(np.array(asked, dtype=np.int64))
     assert found.tolist() == [any(star in ids for ids in runs) for star in asked]
 
 
 def test_files_of_other_stars_are_not_read(tmp_path, monkeypatch):
-    stars = KnownStars()
+    stars = SeenIds()
     for number in range(3):
         write(tmp_path / f"{number}.parquet", np.arange(10) + 100 * number)
-        stars.learn_file(tmp_path / f"{number}.parquet")
+        stars.add_file(tmp_path / f"{number}.parquet")
     opened = []
     monkeypatch.setattr(staging, "open_parquet", opened.append)
-    assert not stars.among(np.array([50, 90])).any()
-    assert not stars.among(np.array([1000])).any()
+    assert not stars.holds(np.array([50, 90])).any()
+    assert not stars.holds(np.array([1000])).any()
     assert opened == []
 
 
 def test_a_file_that_is_gone_is_missed(tmp_path):
     with pytest.raises(StoreError, match=r"a\.parquet: is gone"):
-        KnownStars().learn_file(tmp_path / "a.parquet")
+        SeenIds().add_file(tmp_path / "a.parquet")

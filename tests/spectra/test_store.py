@@ -102,9 +102,9 @@ def test_pieces_are_the_stars_too(tmp_path, monkeypatch):
     write_store(tmp_path, rich_stars(), rows_a_partition=15)
     store = SpectrumStore(tmp_path)
     whole = store.read()
-    blocks = [store.read_piece(piece) for piece in store.pieces]
-    assert [len(block) for block in blocks] == [piece.n_rows for piece in store.pieces]
-    assert max(piece.n_rows for piece in store.pieces) == 4
+    blocks = [store.read_row_group(piece) for piece in store.row_groups]
+    assert [len(block) for block in blocks] == [piece.n_rows for piece in store.row_groups]
+    assert max(piece.n_rows for piece in store.row_groups) == 4
     for name in ("source_id", "coeffs", "errors", "g_flux", "g_flux_source", "flags"):
         joined = np.concatenate([getattr(block, name) for block in blocks])
         np.testing.assert_array_equal(joined, getattr(whole, name))
@@ -114,11 +114,11 @@ def test_pieces_are_the_stars_too(tmp_path, monkeypatch):
 def test_a_piece_that_cannot_be_read_is_named(tmp_path):
     write_store(tmp_path, SKY.spectra)
     store = SpectrumStore(tmp_path)
-    piece = store.pieces[0]
+    piece = store.row_groups[0]
     content = piece.path.read_bytes()
     piece.path.write_bytes(b"PAR1" + b"\0" * (len(content) - 4))
     with pytest.raises(StoreError, match="row group 0 cannot be read") as caught:
-        store.read_piece(piece)
+        store.read_row_group(piece)
     check_one_line(caught, piece.path)
 
 
@@ -154,20 +154,20 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
         check_one_line(caught, path)
 
 
-@pytest.mark.parametrize("sealed_before", [False, True])
-def test_an_unfinished_ingest_is_refused_until_it_is_finished(tmp_path, sealed_before):
-    if sealed_before:
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_an_unfinished_ingest_is_refused_until_it_is_finished(tmp_path, finished_before):
+    if finished_before:
         write_store(tmp_path, SKY.spectra.take(slice(0, 20)))
     writer = StoreWriter(tmp_path)
-    if sealed_before:
+    if finished_before:
         assert len(SpectrumStore(tmp_path)) == 20  # nothing has been added yet
     add(writer, "more.csv", SKY.spectra.take(slice(20, 40)))
     assert SpectrumStore.is_store(tmp_path)
     with pytest.raises(StoreError, match="was stopped; run the same `scattervae ingest` again") as caught:
         SpectrumStore(tmp_path)
     check_one_line(caught, tmp_path)
-    StoreWriter(tmp_path).seal()
-    assert len(SpectrumStore(tmp_path)) == 20 + 20 * sealed_before
+    StoreWriter(tmp_path).finish()
+    assert len(SpectrumStore(tmp_path)) == 20 + 20 * finished_before
 
 
 def test_an_ingest_stopped_in_its_first_file_is_refused(tmp_path):
@@ -196,9 +196,9 @@ def test_a_partition_that_is_gone_is_missed(tmp_path):
 
 def test_a_store_without_a_star_says_so(tmp_path):
     writer = StoreWriter(tmp_path)
-    writer.leave_out(entry("a.csv", error="torn"))
+    writer.add_failed(entry("a.csv", error="torn"))
     add(writer, "b.csv", SKY.spectra.take(slice(0, 0)))
-    writer.seal()
+    writer.finish()
     assert SpectrumStore.is_store(tmp_path)
     with pytest.raises(StoreError, match=r"holds no star; its manifest\.json says why") as caught:
         SpectrumStore(tmp_path)
@@ -232,7 +232,7 @@ def test_a_flipped_bit_in_any_page_is_noticed(tmp_path):
     store = SpectrumStore(tmp_path / "store")
     truth, file = (
         store.read(),
-        max((piece.path for piece in store.pieces), key=lambda path: path.stat().st_size),
+        max((piece.path for piece in store.row_groups), key=lambda path: path.stat().st_size),
     )
     content, footer = file.read_bytes(), pq.read_metadata(file).row_group(0)
     noticed = {}
@@ -254,7 +254,7 @@ def test_a_flipped_bit_in_any_page_is_noticed(tmp_path):
 def test_files_that_were_swapped_or_copied_over_are_noticed(tmp_path):
     stars = toy_sky(300).spectra
     write_store(tmp_path / "store", stars, sources=scattered(stars.source_id), rows_a_partition=60)
-    first, second, *_ = (piece.path for piece in SpectrumStore(tmp_path / "store").pieces)
+    first, second, *_ = (piece.path for piece in SpectrumStore(tmp_path / "store").row_groups)
     contents = first.read_bytes(), second.read_bytes()
     second.write_bytes(contents[0])
     with pytest.raises(StoreError, match=f"{second}: holds stars of another pixel than its name says"):
@@ -266,7 +266,7 @@ def test_files_that_were_swapped_or_copied_over_are_noticed(tmp_path):
 
 def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
     write_store(tmp_path / "store", toy_sky(50).spectra)
-    file = SpectrumStore(tmp_path / "store").pieces[0].path
+    file = SpectrumStore(tmp_path / "store").row_groups[0].path
     pq.write_table(pq.read_table(file).slice(1), file)
     with pytest.raises(
         StoreError, match=r"\d+ rows; the catalogue's metadata say \d+: it was replaced or changed"

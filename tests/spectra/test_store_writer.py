@@ -40,7 +40,7 @@ def dataset(path):
 
 
 @pytest.mark.parametrize("rows_a_partition", [4, 1000])
-def test_a_sealed_store_is_a_valid_hats_catalogue(tmp_path, rows_a_partition):
+def test_a_finished_store_is_a_valid_hats_catalogue(tmp_path, rows_a_partition):
     write_store(tmp_path, *cut(0, 30, 60), rows_a_partition=rows_a_partition)
     assert is_valid_catalog(tmp_path, strict=True)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -58,8 +58,8 @@ def test_the_manifest_says_what_became_of_each_file(tmp_path):
     writer = StoreWriter(tmp_path)
     part = store_writer_part(writer, spoiled(SKY.spectra))
     noted = writer.add(entry("a.csv", n_rows=61, skipped=("row 3: no",)), part)
-    writer.leave_out(entry("b.csv", kind=None, error="not a table"))
-    writer.seal()
+    writer.add_failed(entry("b.csv", kind=None, error="not a table"))
+    writer.finish()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     good, bad = manifest["files"]
     flags = {"MISSING_BP": 1, "MISSING_RP": 1, "BAD_COEFFS": 1, "BAD_ERRORS": 1, "NO_G_FLUX": 1}
@@ -97,7 +97,7 @@ def test_a_star_is_kept_once_across_files(tmp_path):
 @settings(max_examples=15)
 @given(st.lists(st.lists(st.integers(0, 12), max_size=8), max_size=4), st.booleans(), st.booleans())
 def test_whatever_the_files_hold_each_star_is_kept_where_it_comes_first(
-    tmp_path_factory, files, reopened, sealed
+    tmp_path_factory, files, reopened, finished
 ):
     path = tmp_path_factory.mktemp("stores")
     writer = StoreWriter(path)
@@ -108,15 +108,15 @@ def test_whatever_the_files_hold_each_star_is_kept_where_it_comes_first(
         stars = Spectra.of(
             source_id, given_stars.coeffs, given_stars.errors, basis=SMALL, g_flux=given_stars.g_flux
         )
-        noted = add(writer, str(name), stars, number=0 if reopened or sealed else name)
+        noted = add(writer, str(name), stars, number=0 if reopened or finished else name)
         assert noted.n_kept == len(set(ids) - seen)
         assert noted.n_kept + noted.n_duplicates == len(ids)
         seen |= set(ids)
-        if sealed:
-            writer.seal()
-        if sealed or reopened:
+        if finished:
+            writer.finish()
+        if finished or reopened:
             writer = StoreWriter(path)
-    writer.seal()
+    writer.finish()
     if seen:
         assert (SpectrumStore(path).read().source_id >> 50).tolist() == sorted(seen)
 
@@ -124,7 +124,7 @@ def test_whatever_the_files_hold_each_star_is_kept_where_it_comes_first(
 def test_a_file_is_known_by_its_digest_once_it_was_read(tmp_path):
     write_store(tmp_path, SKY.spectra)
     writer = StoreWriter(tmp_path)
-    writer.leave_out(entry("bad.csv", error="torn"))
+    writer.add_failed(entry("bad.csv", error="torn"))
     again = StoreWriter(tmp_path)
     assert again.entry_of("digest of 0.csv") == again.entries[0]
     assert again.entry_of("digest of bad.csv") is None
@@ -145,7 +145,7 @@ def test_files_may_come_in_any_order_and_in_several_ingests(tmp_path):
             writer = StoreWriter(path, rows_a_partition=7)
             for number, i in enumerate(sitting):
                 add(writer, f"{i}", files[i], number=number, sources=rich[i])
-            writer.seal()
+            writer.finish()
         return dataset(path)
 
     at_once = write(tmp_path / "a", (0, 1, 2))
@@ -161,7 +161,7 @@ def test_partitions_that_gain_no_star_are_not_written_again(tmp_path):
     before = {p: SpectrumStore(tmp_path).path_of(p).stat().st_ino for p in SpectrumStore(tmp_path).partitions}
     writer = StoreWriter(tmp_path, rows_a_partition=8)
     add(writer, "south", south)
-    writer.seal()
+    writer.finish()
     store = SpectrumStore(tmp_path)
     after = {p: store.path_of(p).stat().st_ino for p in store.partitions}
     kept = set(before) & set(after)
@@ -176,7 +176,7 @@ def test_correlations_of_some_files_are_null_in_others(tmp_path):
     writer = StoreWriter(tmp_path)
     add(writer, "plain", SKY.spectra.take(slice(0, 20)), number=0)
     add(writer, "rich", rich.take(slice(20, 60)), number=1, correlations=True)
-    writer.seal()
+    writer.finish()
     stars = SpectrumStore(tmp_path).read()
     plain = np.isin(stars.source_id, SKY.spectra.source_id[:20])
     np.testing.assert_array_equal(np.isnan(stars.correlations.bp).all(axis=1), plain)
@@ -228,7 +228,7 @@ def test_one_source_of_positions_a_store(tmp_path, first):
     with pytest.raises(StoreError, match=r"b\.csv: positions are .* but those in") as caught:
         add(writer, "b.csv", other, number=1, sources=others)
     check_one_line(caught, tmp_path)
-    writer.seal()
+    writer.finish()
     assert SpectrumStore(tmp_path).positions is expected
     assert len(SpectrumStore(tmp_path)) == 30
 
@@ -238,24 +238,24 @@ def test_staged_files_of_two_runs_do_not_meet(tmp_path):
     add(writer, "a", SKY.spectra.take(slice(0, 30)), number=0)
     again = StoreWriter(tmp_path)
     add(again, "b", SKY.spectra.take(slice(30, 60)), number=0)
-    again.seal()
+    again.finish()
     assert len(SpectrumStore(tmp_path)) == 60
 
 
-def test_a_run_of_nothing_but_broken_files_seals_a_store_without_a_star(tmp_path):
+def test_a_run_of_nothing_but_broken_files_makes_a_store_without_a_star(tmp_path):
     writer = StoreWriter(tmp_path)
-    writer.leave_out(entry("a.csv", error="torn"))
+    writer.add_failed(entry("a.csv", error="torn"))
     add(writer, "b.csv", SKY.spectra.take(slice(0, 0)))
-    writer.seal()
+    writer.finish()
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json"}
     again = StoreWriter(tmp_path)
     add(again, "c.csv", SKY.spectra)
-    again.seal()
+    again.finish()
     assert [e.error for e in SpectrumStore(tmp_path).entries] == ["torn", None, None]
 
 
 @pytest.mark.parametrize("n_written", [0, 3])
-def test_a_disk_that_fills_up_while_sealing_loses_nothing(tmp_path, monkeypatch, n_written):
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(tmp_path, monkeypatch, n_written):
     write_store(tmp_path / "whole", SKY.spectra, rows_a_partition=5)
     writer = StoreWriter(tmp_path / "full", rows_a_partition=5)
     add(writer, "0.csv", SKY.spectra)
@@ -270,25 +270,25 @@ def test_a_disk_that_fills_up_while_sealing_loses_nothing(tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(pq.ParquetWriter, "write_table", write_table)
         with pytest.raises(OSError, match="No space"):
-            writer.seal()
+            writer.finish()
     calls.clear()
-    StoreWriter(tmp_path / "full", rows_a_partition=5).seal()
+    StoreWriter(tmp_path / "full", rows_a_partition=5).finish()
     assert all_bytes(tmp_path / "full") == all_bytes(tmp_path / "whole")
 
 
-def test_sealing_nothing_changes_nothing(tmp_path):
+def test_finishing_nothing_changes_nothing(tmp_path):
     write_store(tmp_path, SKY.spectra)
     before = all_bytes(tmp_path)
-    StoreWriter(tmp_path).seal()
+    StoreWriter(tmp_path).finish()
     assert all_bytes(tmp_path) == before
     writer = StoreWriter(tmp_path)
-    writer.leave_out(entry("bad", error="torn"))
-    writer.seal()
+    writer.add_failed(entry("bad", error="torn"))
+    writer.finish()
     noted = all_bytes(tmp_path)
     assert {name for name in noted if noted[name] != before.get(name)} == NOTES
     writer = StoreWriter(tmp_path)
-    writer.leave_out(entry("bad", error="torn"))  # broken as before
-    writer.seal()
+    writer.add_failed(entry("bad", error="torn"))  # broken as before
+    writer.finish()
     assert all_bytes(tmp_path) == noted
 
 
@@ -307,11 +307,11 @@ def test_a_file_where_a_store_should_be_is_refused(tmp_path):
     assert (tmp_path / "file.parquet").read_text() == "a file"
 
 
-def test_somebodys_folder_named_intake_keeps_its_files(tmp_path):
-    (tmp_path / "intake").mkdir()
-    (tmp_path / "intake" / "notes.txt").write_text("mine")
+def test_somebodys_folder_named_staging_keeps_its_files(tmp_path):
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "notes.txt").write_text("mine")
     write_store(tmp_path, SKY.spectra)
-    assert (tmp_path / "intake" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "staging" / "notes.txt").read_text() == "mine"
     assert len(SpectrumStore(tmp_path)) == 60
 
 
@@ -345,7 +345,7 @@ def old_store(store):
     dataset = DatasetFolder(store)
     fill(dataset.build({"journal": "first"}))
     dataset.replace()
-    dataset.settle()
+    dataset.commit()
     return dataset
 
 
@@ -378,11 +378,11 @@ def test_a_replacement_that_is_not_final_is_undone(tmp_path, first):
     folder = dataset.build(PLAN)
     fill(folder, 1, 13, rows=4)
     before = all_bytes(tmp_path)
-    dataset.go_back()
+    dataset.roll_back()
     assert all_bytes(tmp_path) == before
     dataset.replace()
     assert list(dataset.partitions()) == [Partition(1, 13, 4)]
-    dataset.go_back()
+    dataset.roll_back()
     assert all_bytes(tmp_path) == before
 
 
@@ -391,11 +391,11 @@ def test_stopped_between_its_steps_it_is_undone_too(tmp_path):
     fill(dataset.build(PLAN), 1, 13)
     before = all_bytes(tmp_path)
     (tmp_path / "dataset").rename(tmp_path / "dataset.old")
-    dataset.go_back()
+    dataset.roll_back()
     assert all_bytes(tmp_path) == before
     dataset.replace()
     (tmp_path / "dataset").rename(tmp_path / "dataset.partial")  # the first step back
-    dataset.go_back()
+    dataset.roll_back()
     assert all_bytes(tmp_path) == before
 
 
@@ -403,10 +403,10 @@ def test_settled_only_the_new_partitions_are_left(tmp_path):
     dataset = old_store(tmp_path)
     fill(dataset.build(PLAN), 1, 13, rows=4)
     dataset.replace()
-    dataset.settle()
+    dataset.commit()
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert list(dataset.partitions()) == [Partition(1, 13, 4)]
     before = all_bytes(tmp_path)
-    dataset.go_back()
-    dataset.settle()
+    dataset.roll_back()
+    dataset.commit()
     assert all_bytes(tmp_path) == before

@@ -14,7 +14,7 @@ from astropy.table import Table
 
 from scattervae.errors import DataError
 from scattervae.spectra.columns import described
-from scattervae.spectra.tables import is_ours, require_form, table_written
+from scattervae.spectra.tables import is_ours, require_form, written_table
 
 IDS = [2**62 + 1, 5, 2**53 + 1]
 COLUMNS = [
@@ -38,7 +38,7 @@ TABLE = pa.table(
 
 
 def write(out, table=TABLE):
-    with table_written(out) as partial:
+    with written_table(out) as partial:
         pq.write_table(table, partial, row_group_size=2)
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     return out
@@ -134,7 +134,7 @@ def test_lists_of_several_lengths_are_refused_where_they_cannot_be(tmp_path):
 def test_a_name_that_says_no_form_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=r"end it in \.parquet, \.fits, \.vot, \.ecsv or \.csv$"):
         require_form(tmp_path / name)
-    with pytest.raises(DataError), table_written(tmp_path / name):
+    with pytest.raises(DataError), written_table(tmp_path / name):
         pass
 
 

@@ -7,25 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scattervae.errors import StoreError
-from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars, Share, Window
-from spectra.piece_toys import Pieces, in_float32, rows_of, toy_store
+from spectra.row_group_toys import Pieces, in_float32, rows_of, toy_store
 from toy import spoiled, toy_sky
 
 STARS = in_float32(toy_sky(400).spectra)
 NORMALIZATION = Normalization.fit(lambda: [STARS])
 
 
-def odd(block: Block) -> np.ndarray:
+def odd(block: StoredSpectra) -> np.ndarray:
     return block.source_id % 2 == 1
 
 
 def chosen(sizes: list[int], spectra: Spectra = STARS, **settings: object) -> ChosenStars:
     """The odd stars of a store of pieces of these sizes."""
     source = Pieces(spectra.take(slice(0, sum(sizes))), sizes)
-    n_kept = np.array([odd(source.read_piece(piece)).sum() for piece in source.pieces], dtype=np.int64)
+    n_kept = np.array(
+        [odd(source.read_row_group(piece)).sum() for piece in source.row_groups], dtype=np.int64
+    )
     source.read.clear()
     return ChosenStars(source, odd, n_kept, NORMALIZATION, **settings)
 
@@ -173,10 +175,10 @@ def test_a_piece_that_changed_is_an_error():
 def test_an_error_of_a_thread_reaches_the_reader():
     stars = chosen([40] * 4)
 
-    def broken(piece: Piece) -> Block:
+    def broken(piece: RowGroup) -> StoredSpectra:
         raise StoreError(f"{piece.path}: torn")
 
-    stars.source.read_piece = broken
+    stars.source.read_row_group = broken
     for read in (stars.read, lambda: list(stars.windows(0, 1))):
         with pytest.raises(StoreError, match="torn"):
             read()
@@ -188,8 +190,8 @@ def test_a_real_store_gives_the_numbers_of_its_spectra(tmp_path):
     spectra = store.read()
     spectra = spectra.take(spectra.usable)
 
-    def usable() -> list[Block]:
-        blocks = map(store.read_piece, store.pieces)
+    def usable() -> list[StoredSpectra]:
+        blocks = map(store.read_row_group, store.row_groups)
         return [block.take(np.flatnonzero(block.usable)) for block in blocks]
 
     normalization = Normalization.fit(usable, basis=store.basis)

@@ -91,7 +91,7 @@ def generate(
     from scattervae.gaia.facts import g_flux_of
     from scattervae.science import generation
     from scattervae.science.trained import load_model
-    from scattervae.spectra.tables import table_written
+    from scattervae.spectra.tables import written_table
 
     source = _LatentSource(model, latent, aggregate, flow, around, between, stars)
     check_out_file(out, "spectra")
@@ -102,7 +102,7 @@ def generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
-    with sole_writer(out), table_written(out) as partial:
+    with sole_writer(out), written_table(out) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     values = {
         "out": str(out),

@@ -116,7 +116,7 @@ def store_values(store: "SpectrumStore") -> dict[str, Any]:
         "path": str(store.path),
         "n_stars": len(store),
         "n_partitions": len(store.partitions),
-        "n_bytes": sum(file.stat().st_size for file in {piece.path for piece in store.pieces}),
+        "n_bytes": sum(file.stat().st_size for file in {row_group.path for row_group in store.row_groups}),
         "positions": store.positions.value,
         "release": None if store.release is None else asdict(store.release),
         "basis": vars(store.basis),
@@ -177,7 +177,7 @@ class _StarTally:
 
     @classmethod
     def of(cls, store: "SpectrumStore") -> "_StarTally":
-        """The tally of all stars, piece by piece, without their coefficients where the store is our own."""
+        """The tally of all stars, row_group by row_group, without their coefficients where the store is our own."""
         import numpy as np
 
         from scattervae.spectra.spectra import GFluxSource, usable_stars
@@ -204,10 +204,10 @@ def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags
     from scattervae.spectra.star_tables import LABEL_NAMES
 
     names = ["flags", "phot_g_mean_flux_source", *LABEL_NAMES]
-    for path, pieces in groupby(store.pieces, lambda piece: piece.path):
+    for path, row_groups in groupby(store.row_groups, lambda row_group: row_group.path):
         with open_parquet(path) as file:
-            for piece in pieces:
-                table = read_groups(file, names, groups=[piece.group])
+            for row_group in row_groups:
+                table = read_groups(file, names, groups=[row_group.group])
                 n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
                 yield table["flags"].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
 

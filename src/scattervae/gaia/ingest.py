@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SCRATCH = "sources.partial"
 # Stored bytes over the file's: of text 40 kB a star with correlations, zipped to 16 kB, 0.7 kB are stored without and
-# 11 kB with correlations (measured on 16,000 stars); once staged, once more sealed.
+# 11 kB with correlations (measured on 16,000 stars); once staged, once more finished.
 _SHARES = {".gz": 0.05, ".csv": 0.02, ".ecsv": 0.02}
 _SHARES_WITH_CORRELATIONS = {".gz": 0.66, ".csv": 0.27, ".ecsv": 0.27}
 
@@ -112,7 +112,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
                         progress(done)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            run.seal()
+            run.finish()
     if run.n_passed_over and (labels is not None or sources or correlations):
         logger.warning(
             "%s: %d of %d files were in it already and keep the labels, source columns and correlations "
@@ -156,10 +156,10 @@ class _Run:
         self.n_done += 1
         return IngestedFile(entry, staged.times)
 
-    def seal(self) -> None:
+    def finish(self) -> None:
         """Make the stars of all files a catalogue."""
         clock, started = time.perf_counter(), utc_now()
-        self.writer.seal()
+        self.writer.finish()
         self._log.add_sealing(started, time.perf_counter() - clock)
 
     def _entry(self, job: FileJob, staged: StagedFile) -> FileEntry:
@@ -179,7 +179,7 @@ class _Run:
         if self._strict:
             raise error
         logger.warning("%s", error)
-        return self.writer.leave_out(
+        return self.writer.add_failed(
             replace(staged.entry, kind=None, note=None, skipped=(), error=str(error))
         )
 

@@ -21,7 +21,7 @@ from scattervae.spectra.bases import BasisIds, SeveralBasesError, by_ids
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.spectra import Basis, Spectra
-from scattervae.spectra.staging import StagedPart, stage
+from scattervae.spectra.staging import StagedStars, stage
 from scattervae.spectra.star_tables import SourceColumns, StellarLabels
 
 LOG_NAME = "ingest.log.jsonl"
@@ -111,7 +111,7 @@ class StagedFile:
     """What became of a file in the process that read it."""
 
     entry: FileEntry  # what the manifest is to say, as far as it is known before the stars of other files are
-    part: StagedPart | None = None  # its stars; None where they were not read
+    part: StagedStars | None = None  # its stars; None where they were not read
     times: FileTimes | None = None  # what that took; None where the store has the file already
     error: ScatterVaeError | None = None  # why it could not be read
 
@@ -135,7 +135,7 @@ class StageFile:
         clock, started = time.perf_counter(), utc_now()
         path, digest = Path(job.name), job.digest or ""
         reading = _Reading(self, path)
-        part: StagedPart | None = None
+        part: StagedStars | None = None
         error: ScatterVaeError | None = None
         try:
             digest = digest or _digest(path)

@@ -14,14 +14,14 @@ from scattervae.files import read_tensors, write_tensors
 from scattervae.model.recipe import Recipe
 from scattervae.parallel import in_threads, reading_threads
 from scattervae.seeds import folds
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import ONE_BAND, Basis, Flag, Spectra
 from scattervae.spectra.store import SpectrumStore
 
 
 def trained_on(
-    stars: Spectra | Block, recipe: Recipe, *, left_out: Int64[np.ndarray, " outlier"] | None = None
+    stars: Spectra | StoredSpectra, recipe: Recipe, *, left_out: Int64[np.ndarray, " outlier"] | None = None
 ) -> StarMask:
     """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
 
@@ -40,21 +40,21 @@ def trained_on(
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a store finds: how many stars of each piece can be trained on, and their statistics.
+    """What one pass over a store finds: how many stars of each row group can be trained on, and their statistics.
 
     Attributes:
         normalization: Of the stars to train on.
-        n_usable: Of each piece.
-        n_trained_on: Of each piece.
-        n_one_band: Of each piece, among those trained on.
-        n_inferred: Of each piece, among those trained on.
+        n_usable: Of each row_group.
+        n_trained_on: Of each row_group.
+        n_one_band: Of each row_group, among those trained on.
+        n_inferred: Of each row_group, among those trained on.
     """
 
     normalization: Normalization
-    n_usable: Int64[np.ndarray, " piece"]
-    n_trained_on: Int64[np.ndarray, " piece"]
-    n_one_band: Int64[np.ndarray, " piece"]
-    n_inferred: Int64[np.ndarray, " piece"]
+    n_usable: Int64[np.ndarray, " row_group"]
+    n_trained_on: Int64[np.ndarray, " row_group"]
+    n_one_band: Int64[np.ndarray, " row_group"]
+    n_inferred: Int64[np.ndarray, " row_group"]
 
     @classmethod
     def of(cls, store: SpectrumStore, recipe: Recipe) -> "Survey":
@@ -63,27 +63,27 @@ class Survey:
         Raises:
             TrainingError: No star of it can be trained on.
         """
-        counts = np.zeros((4, len(store.pieces)), dtype=np.int64)
+        counts = np.zeros((4, len(store.row_groups)), dtype=np.int64)
 
-        def chosen(index: int, left_out: Int64[np.ndarray, " outlier"] | None = None) -> Block:
-            block = store.read_piece(store.pieces[index])
+        def chosen(index: int, left_out: Int64[np.ndarray, " outlier"] | None = None) -> StoredSpectra:
+            block = store.read_row_group(store.row_groups[index])
             kept = block.take(np.flatnonzero(trained_on(block, recipe, left_out=left_out)))
             counts[:, index] = block.usable.sum(), *counts_of(kept).values()
             return kept
 
-        def blocks() -> Iterator[Block]:
-            pieces = range(len(store.pieces))
-            yield from (block for _, block in in_threads(chosen, pieces, threads=reading_threads()))
+        def blocks() -> Iterator[StoredSpectra]:
+            row_groups = range(len(store.row_groups))
+            yield from (block for _, block in in_threads(chosen, row_groups, threads=reading_threads()))
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
         normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
-        if len(normalization.left_out):  # rare, and only then is it known which pieces have them
-            for index in range(len(store.pieces)):
+        if len(normalization.left_out):  # rare, and only then is it known which row groups have them
+            for index in range(len(store.row_groups)):
                 chosen(index, normalization.left_out)
         return cls(normalization, *counts)
 
     def totals(self, n_stars: int) -> dict[str, int]:
-        """The counts of all pieces together."""
+        """The counts of all row groups together."""
         return {
             "n_stars": n_stars,
             "n_usable": int(self.n_usable.sum()),
@@ -143,7 +143,7 @@ def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
         )
 
 
-def counts_of(trained: Spectra | Block) -> dict[str, int]:
+def counts_of(trained: Spectra | StoredSpectra) -> dict[str, int]:
     """How many stars train, how many of them have one band, and how many coefficients that were not published."""
     one_band, inferred = (
         int(((trained.flags & np.uint16(bits)) > 0).sum()) for bits in (ONE_BAND, Flag.INFERRED)

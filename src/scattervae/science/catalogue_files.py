@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from scattervae.errors import DataError, StoreError
-from scattervae.files import sole_writer, write_json, written_aside
+from scattervae.files import sole_writer, write_json, written_file
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.parallel import reading_threads
 from scattervae.science.catalogue import (
@@ -26,11 +26,11 @@ from scattervae.science.catalogue import (
     portions_of,
     rows_of,
 )
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.hats import parquet_writer, read_table
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
-from scattervae.spectra.tables import require_form, table_written
+from scattervae.spectra.tables import require_form, written_table
 
 ROWS_A_GROUP = 16 * BATCH
 _IDENTITY = "identity.json"
@@ -89,7 +89,7 @@ def write_portions(
         rest = _after(portions, n_done * ROWS_A_GROUP)
         rows = (batch for _, batch in rows_of(checkpoint, rest, threads=reading_threads()))
         for index, group in enumerate(_groups(rows, schema), start=n_done):
-            with written_aside(parts / f"part-{index:05d}.parquet") as aside:
+            with written_file(parts / f"part-{index:05d}.parquet") as aside:
                 write_rows(aside, group)
             if progress is not None:
                 progress(index * ROWS_A_GROUP + len(group))
@@ -99,7 +99,7 @@ def write_portions(
 
 
 def write_rows(path: Path, table: pa.Table) -> None:
-    """Write rows of a catalogue; the bytes do not depend on the pieces that the table was put together from."""
+    """Write rows of a catalogue; the bytes do not depend on the chunks that the table was put together from."""
     with parquet_writer(path, table.schema) as writer:
         writer.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
 
@@ -163,7 +163,7 @@ def _after(portions: Iterable[Portion], n_rows: int) -> Iterator[Portion]:
             yield Portion(n_left, partial(_taken, portion.read, rows))
 
 
-def _taken(read: Callable[[], Block], rows: Int64[np.ndarray, " row"]) -> Block:
+def _taken(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:
     return read().take(rows)
 
 
@@ -181,7 +181,7 @@ def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
 
 def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
     """Copy the parts into one file, a row group each, counting stars and flags on the way."""
-    with table_written(out) as aside, parquet_writer(aside, schema) as writer:
+    with written_table(out) as aside, parquet_writer(aside, schema) as writer:
 
         def copied() -> Iterator[pa.Table]:
             for part in parts:

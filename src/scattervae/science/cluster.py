@@ -17,10 +17,10 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import keep_memory
 from scattervae.science.catalogue import catalogue_schema, encode_block
 from scattervae.science.partitions import Encoding, SkyColumns, write_partition
-from scattervae.spectra.blocks import Block
-from scattervae.spectra.columns import block_columns, block_from, block_of, store_schema
+from scattervae.spectra.columns import store_schema, stored_columns, stored_from, stored_of
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Flag, Spectra
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 
@@ -180,31 +180,31 @@ def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint) -> pa.RecordBatch:
     return encode_block(checkpoint, _block_in(frame, checkpoint), catalogue_schema(checkpoint))
 
 
-def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> Block:
+def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
     """The stars of a frame with a store's columns, or with those of somebody else's catalogue."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     try:
         columns = ForeignColumns.of(table.schema, Path("partition"))
     except StoreError as error:
-        raise DataError(f"{error}; open the catalogue with columns={block_columns()}") from error
+        raise DataError(f"{error}; open the catalogue with columns={stored_columns()}") from error
     own = checkpoint.normalization.basis
     if len(table) == 0:  # whose columns made by hand have no type
         nothing = np.empty((0, own.n_coeffs))
-        return block_of(Spectra.of(np.empty(0, np.int64), nothing, nothing, basis=own))
+        return stored_of(Spectra.of(np.empty(0, np.int64), nothing, nothing, basis=own))
     basis = columns.basis([table]) or own
-    if set(block_columns()) <= set(table.column_names):
+    if set(stored_columns()) <= set(table.column_names):
         checkpoint.normalization.require_basis(basis)
-        return block_from(table, own)
+        return stored_from(table, own)
     stars = columns.spectra(table, own)
     if (stars.flags & np.uint16(Flag.BAD_COEFFS)).all():  # not a few stars, but all have other sizes
         checkpoint.normalization.require_basis(basis)
-    return block_of(stars)
+    return stored_of(stars)
 
 
 def _columns_of(hats: HatsFolder, sky: SkyColumns) -> list[str]:
     """The columns of a store, or of somebody else's catalogue, that a worker needs; of a nested one, the whole."""
     if set(store_schema(correlations=False).names) <= set(hats.schema.names):
-        spectra = block_columns()
+        spectra = stored_columns()
     else:
         spectra = [name.partition(".")[0] for name in ForeignColumns.of(hats.schema, hats.path).columns]
     return list(dict.fromkeys([*spectra, *sky.names]))

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scattervae.errors import DataError
-from scattervae.files import write_digests, written_aside
+from scattervae.files import write_digests, written_file
 from scattervae.science.lists import ROW, SEPARATION, SkyList
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
-from scattervae.spectra.tables import table_written
+from scattervae.spectra.tables import written_table
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -103,14 +103,14 @@ def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArr
     if len(frame) == 0:
         raise _NothingError
     table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
-    with table_written(out) as partial:
+    with written_table(out) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     return table[ROW]
 
 
 def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
     """A HATS catalogue by LSDB's own writer, partition by partition; units go to the file of its schema."""
-    with written_aside(out) as partial:
+    with written_file(out) as partial:
         shutil.rmtree(partial, ignore_errors=True)
         notes = {key.decode(): value.decode() for key, value in schema.metadata.items()}
         try:

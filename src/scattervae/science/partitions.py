@@ -28,7 +28,6 @@ from scattervae.science.catalogue import (
     encode_block,
 )
 from scattervae.science.catalogue_files import clear_of_full_disks, kept_if_begun, parts_identity, write_rows
-from scattervae.spectra.blocks import Piece
 from scattervae.spectra.columns import store_schema
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
@@ -41,6 +40,7 @@ from scattervae.spectra.hats import (
     read_table,
     spatial_index,
 )
+from scattervae.spectra.row_groups import RowGroup
 from scattervae.spectra.spectra import Flag, repeats
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore
@@ -139,18 +139,20 @@ def _open(folder: Path, identity: dict[str, str]) -> None:
 
 
 def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator[Partition]:
-    """The engine of this machine: threads read and encode pieces, a few ahead of what is written."""
+    """The engine of this machine: threads read and encode row groups, a few ahead of what is written."""
     checkpoint = encoding.checkpoint
     schema = catalogue_schema(checkpoint)
     store, hats = SpectrumStore(encoding.store), HatsFolder.read(encoding.store)
     sky = SkyColumns.of(hats)
-    pieces: dict[Path, list[Piece]] = {}
-    for piece in store.pieces:
-        pieces.setdefault(piece.path, []).append(piece)
-    steps = [(p, piece) for p in partitions for file in hats.files_of(p) for piece in pieces[file]]
+    row_groups: dict[Path, list[RowGroup]] = {}
+    for row_group in store.row_groups:
+        row_groups.setdefault(row_group.path, []).append(row_group)
+    steps = [
+        (p, row_group) for p in partitions for file in hats.files_of(p) for row_group in row_groups[file]
+    ]
 
-    def encode(step: tuple[Partition, Piece]) -> pa.RecordBatch:
-        return encode_block(checkpoint, store.read_piece(step[1]), schema)
+    def encode(step: tuple[Partition, RowGroup]) -> pa.RecordBatch:
+        return encode_block(checkpoint, store.read_row_group(step[1]), schema)
 
     encoded = in_threads(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):
@@ -222,7 +224,7 @@ def write_partition(
             f"{encoding.folder}: cannot be seen from {socket.gethostname()}; the catalogue must lie on a file "
             "system that all machines share"
         )
-    again = repeats(rows["source_id"].to_numpy())  # over the partition, whatever pieces it was read in
+    again = repeats(rows["source_id"].to_numpy())  # over the partition, whatever row groups it was read in
     flags = rows["flags"].to_numpy() | np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)
     schema = partition_schema(encoding.checkpoint, encoding.positions)
     columns = {**{name: rows[name] for name in rows.column_names}, **places, "flags": flags}

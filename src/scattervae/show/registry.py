@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scattervae.errors import DataError, ScatterVaeError
-from scattervae.files import written_aside
+from scattervae.files import written_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,7 +228,7 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
     path = Path(path)
     kind = path.suffix[1:].lower()
     _require_known("format", [kind], _NO_DATES)
-    with written_aside(path) as partial, house_style():
+    with written_file(path) as partial, house_style():
         figure.savefig(partial, format=kind, dpi=DPI, metadata=_NO_DATES[kind])
     return path
 

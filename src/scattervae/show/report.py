@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scattervae.files import written_aside
+from scattervae.files import written_file
 from scattervae.science.paper.claim import Claim, Table
 from scattervae.show.registry import FIGURES
 
@@ -110,7 +110,7 @@ def write_report(
     """As `render_report`, to a file that appears whole or not at all."""
     path = Path(path)
     text = render_report(title=title, claims=claims, figures=figures, facts=facts, tables=tables)
-    with written_aside(path) as partial:
+    with written_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 

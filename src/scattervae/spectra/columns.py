@@ -8,8 +8,8 @@ import pyarrow as pa
 from jaxtyping import Float32
 
 from scattervae.arrays import CoeffArray32
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
 from scattervae.spectra.star_tables import (
     G_FLUX_COLUMN,
@@ -226,15 +226,15 @@ def spectra_from(table: pa.Table, basis: Basis) -> Spectra:
     )
 
 
-def block_columns() -> list[str]:
-    """The columns that `block_from` reads."""
+def stored_columns() -> list[str]:
+    """The columns that `stored_from` reads."""
     bands = [f"{band}_{name}" for band in BANDS for name in ("coefficients", "coefficient_errors")]
     return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
 
 
-def block_from(table: pa.Table, basis: Basis) -> Block:
+def stored_from(table: pa.Table, basis: Basis) -> StoredSpectra:
     """The stars of an arrow table that `table_of` made, in float32."""
-    return Block(
+    return StoredSpectra(
         source_id=table["source_id"].to_numpy(),
         coeffs=_both_bands(table, "coefficients", basis),
         errors=_both_bands(table, "coefficient_errors", basis),
@@ -244,9 +244,9 @@ def block_from(table: pa.Table, basis: Basis) -> Block:
     )
 
 
-def block_of(spectra: Spectra) -> Block:
+def stored_of(spectra: Spectra) -> StoredSpectra:
     """The same stars in float32."""
-    return Block(
+    return StoredSpectra(
         source_id=spectra.source_id,
         coeffs=spectra.coeffs.astype(np.float32),
         errors=spectra.errors.astype(np.float32),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from scattervae.files import written_aside
+from scattervae.files import written_file
 from scattervae.spectra.columns import conformed, in_sky_order
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
@@ -106,7 +106,7 @@ def write_partitions(
         target = folder / partition_name(partition.order, partition.pixel)
         if target.is_file():
             continue
-        with written_aside(target) as partial:
+        with written_file(target) as partial:
             partial.unlink(missing_ok=True)
             if partition in unchanged:
                 _link(unchanged[partition], partial)

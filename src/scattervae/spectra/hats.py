@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from scattervae import __version__
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import StoreError
-from scattervae.files import write_digests, written_aside
+from scattervae.files import write_digests, written_file
 from scattervae.opening import Budget
 
 SPATIAL_INDEX = "_healpix_29"
@@ -142,12 +142,12 @@ def finish_catalogue(
         **{"hats_version": "v1.0", "hats_builder": f"scattervae {__version__}"},
         **{_POSITIONS_KEY: positions.value, **notes},
     )
-    with written_aside(folder / "dataset" / "_common_metadata") as partial:
+    with written_file(folder / "dataset" / "_common_metadata") as partial:
         pq.write_metadata(schema, partial)
-    with written_aside(folder / "partition_info.csv") as partial:
+    with written_file(folder / "partition_info.csv") as partial:
         rows = [f"Norder,Npix,{_N_ROWS}", *(f"{p.order},{p.pixel},{p.n_rows}" for p in in_order)]
         partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    with written_aside(folder / "hats.properties") as partial:
+    with written_file(folder / "hats.properties") as partial:
         properties.to_properties_file_path(UPath(partial), initial_comments="HATS catalog")
     kept = [partition_path(folder, p.order, p.pixel) for p in unchanged]
     write_digests(folder, [*files, *(folder / name for name in DESCRIPTIONS)], unchanged=kept)

@@ -1,15 +1,17 @@
-"""What became of every ingested file, and what a sealed store holds: its ``manifest.json``."""
+"""What became of every ingested file, and what a finished store holds: its ``manifest.json``."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from scattervae.errors import StoreError
-from scattervae.files import DIGESTS, digests_in, file_digest, write_json, written_aside
+from scattervae.files import DIGESTS, digests_in, file_digest, problems, write_json, written_file
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.staging import StagedStars
 from scattervae.spectra.star_tables import DataRelease
 
 MANIFEST = "manifest.json"
@@ -27,11 +29,11 @@ class FileEntry:
         note: How its coefficients came about, where they are not the published ones.
         n_rows: Rows read, skipped ones included.
         n_kept: Stars written.
-        n_duplicates: Rows left out because another row of the same source_id was kept.
+        n_duplicates: Rows dropped because another row of the same source_id was kept.
         flags: Stars kept with each flag, by the flag's name.
-        skipped: Rows left out, each with its reason.
-        error: Why the whole file was left out.
-        other_bases: Rows left out that are of other bases than the store's, by the ids.
+        skipped: Rows that could not be read, each with its reason.
+        error: Why the whole file could not be read.
+        other_bases: Rows dropped that are of other bases than the store's, by the ids.
     """
 
     name: str
@@ -41,15 +43,10 @@ class FileEntry:
     n_rows: int = 0
     n_kept: int = 0
     n_duplicates: int = 0
-    flags: dict[str, int] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     error: str | None = None
-    other_bases: dict[str, int] = field(default_factory=dict)
-
-    @staticmethod
-    def of(values: Mapping[str, Any]) -> "FileEntry":
-        """The entry that ``asdict`` and JSON made of one."""
-        return FileEntry(**{**values, "skipped": tuple(values["skipped"])})
+    other_bases: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,16 +54,16 @@ class Manifest:
     """The files of a store, and what their stars have in common.
 
     Attributes:
-        basis: The basis of all stars; None where there is no star.
-        positions: Where their positions come from; None where there is no star.
+        basis: The basis of all stars; like `positions` and `release` None where there is no star.
+        positions: Where their positions come from.
+        release: The data release of all stars; None also where it was not noted.
         entries: What became of each file, in the order in which they were given.
-        release: The data release of all stars; None where there is no star, or it was not noted.
     """
 
     basis: Basis | None = None
     positions: Positions | None = None
-    entries: tuple[FileEntry, ...] = ()
     release: DataRelease | None = None
+    entries: tuple[FileEntry, ...] = ()
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -77,61 +74,45 @@ class Manifest:
         """
         file = folder / MANIFEST
         try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreError(f"{file}: not readable as JSON ({error}); ingest again") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != _FORMAT:
             raise StoreError(f"{file}: format {found}, this version reads {_FORMAT}; ingest again")
         try:
-            basis, positions, release = content["basis"], content["positions"], content.get("release")
-            return Manifest(
-                basis=None if basis is None else Basis(**basis),
-                positions=None if positions is None else Positions(positions),
-                entries=tuple(FileEntry.of(entry) for entry in content["files"]),
-                release=None if release is None else DataRelease(**release),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{file}: not what a store's manifest holds ({error!r}); ingest again"
-            ) from error
+            return _SCHEMA.validate_python({**content, "entries": content.get("files")})
+        except ValidationError as error:
+            raise StoreError(f"{file}: no manifest of a store ({problems(error)}); ingest again") from error
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, whole or not at all, and its digest first, among those of the store's files."""
-        content = {
-            "format": _FORMAT,
-            "basis": None if self.basis is None else asdict(self.basis),
-            "positions": None if self.positions is None else self.positions.value,
-            "release": None if self.release is None else asdict(self.release),
-            "files": [asdict(entry) for entry in self.entries],
-            "credit": "ESA/Gaia/DPAC",
-        }
-        with written_aside(folder / MANIFEST) as partial:
+        content = _SCHEMA.dump_python(self, mode="json")
+        files = content.pop("entries")
+        content = {"format": _FORMAT, **content, "files": files, "credit": "ESA/Gaia/DPAC"}
+        with written_file(folder / MANIFEST) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if digests := digests_in(folder):
                 write_json(folder / DIGESTS, {**digests, MANIFEST: file_digest(partial)})
 
-    def joined_by(
-        self, basis: Basis | None, positions: Positions | None, release: DataRelease | None = None
-    ) -> "Manifest":
-        """The same manifest of stars that these have joined; nothing changes where both are None."""
-        if basis is None:
-            return self
-        return replace(
-            self,
-            basis=basis if self.basis is None else self.basis.completed_by(basis),
-            positions=positions,
-            release=release or self.release,
-        )
+    def recording(self, entry: FileEntry, staged: StagedStars | None = None) -> "Manifest":
+        """The manifest with one more entry, and with its stars; an entry of the same file that was broken goes.
 
-    def recording(self, entry: FileEntry) -> "Manifest":
-        """The manifest with one more entry; a file that was broken before has only the newer one.
-
-        Broken again, it keeps its place.
+        Broken again, the file keeps its row.
         """
         earlier = [e for e in self.entries if e.error is not None and e.name == entry.name]
         if earlier and entry.error is not None:
             entries = tuple(entry if e is earlier[0] else e for e in self.entries)
         else:
             entries = (*(e for e in self.entries if e not in earlier), entry)
-        return replace(self, entries=entries)
+        if staged is None or staged.basis is None:
+            return replace(self, entries=entries)
+        return Manifest(
+            basis=staged.basis if self.basis is None else self.basis.completed_by(staged.basis),
+            positions=staged.positions,
+            release=staged.release or self.release,
+            entries=entries,
+        )
+
+
+_SCHEMA = TypeAdapter(Manifest)

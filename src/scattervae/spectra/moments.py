@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 
 from scattervae.arrays import CoeffVector, SourceIds, StarArray
 from scattervae.errors import DataError
-from scattervae.spectra.blocks import Block
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, GFluxSource, Spectra
 
 _ROWS_A_SUM = 8192
@@ -77,7 +77,7 @@ class Seen:
             raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
         return np.concatenate([np.arange(n_bp), basis.n_bp + np.arange(n_rp)])
 
-    def usable_rows(self, chunk: Spectra | Block) -> Int64[np.ndarray, " row"]:
+    def usable_rows(self, chunk: Spectra | StoredSpectra) -> Int64[np.ndarray, " row"]:
         """The rows that count, noted."""
         if isinstance(chunk, Spectra):
             basis = self.basis or chunk.basis
@@ -193,7 +193,7 @@ class _Extremes:
         return np.concatenate(self.source_id)[influence > limit]
 
 
-def quotients(chunks: Iterable[Spectra | Block], seen: Seen) -> Iterator[Quotients]:
+def quotients(chunks: Iterable[Spectra | StoredSpectra], seen: Seen) -> Iterator[Quotients]:
     """Coefficients over G flux of the usable stars, a fixed number of stars at a time, in one buffer.
 
     Stars beyond `FARTHEST` are passed over and noted.
@@ -233,7 +233,7 @@ class _Reach:
         return Quotients(values[near], block.source_id[near])
 
 
-def _full_blocks(chunks: Iterable[Spectra | Block], seen: Seen) -> Iterator[Quotients]:
+def _full_blocks(chunks: Iterable[Spectra | StoredSpectra], seen: Seen) -> Iterator[Quotients]:
     buffer, ids, n_waiting = np.empty((0, 0)), np.empty(_ROWS_A_SUM, dtype=np.int64), 0
     for chunk in chunks:
         rows = seen.usable_rows(chunk)

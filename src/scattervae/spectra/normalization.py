@@ -19,8 +19,8 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
-from scattervae.spectra.blocks import Block
 from scattervae.spectra.moments import Seen, clipped_moments, moments_and_outliers, quotients
+from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Normalization:
     @classmethod
     def fit(
         cls,
-        chunks: Callable[[], Iterable[Spectra | Block]],
+        chunks: Callable[[], Iterable[Spectra | StoredSpectra]],
         settings: NormalizationSettings | None = None,
         *,
         basis: Basis | None = None,
@@ -238,7 +238,7 @@ class Normalization:
         return slice(self.bp.stop, self.n_coeffs)
 
     def apply(
-        self, stars: Spectra | Block, *, dtype: torch.dtype = torch.float32, gaps: bool = False
+        self, stars: Spectra | StoredSpectra, *, dtype: torch.dtype = torch.float32, gaps: bool = False
     ) -> Inputs:
         """The stars as the model sees them; rows of NaN where a star cannot be encoded.
 
@@ -274,7 +274,7 @@ class Normalization:
 
     def apply_to(
         self,
-        stars: Spectra | Block,
+        stars: Spectra | StoredSpectra,
         rows: Int64[np.ndarray, " row"],
         inputs: Inputs,
         *,

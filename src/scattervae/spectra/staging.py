@@ -1,4 +1,4 @@
-"""The stars of one file, ready to be sealed into a store: the part of an ingest that runs in parallel."""
+"""The stars of one file, ready to join a store: what runs in parallel in an ingest; and which stars came before."""
 
 import os
 from collections import Counter
@@ -26,12 +26,12 @@ from scattervae.spectra.hats import (
 from scattervae.spectra.spectra import Basis, Flag, Spectra, flag_counts
 from scattervae.spectra.star_tables import DataRelease, SourceColumns, StellarLabels
 
-_ROWS_A_RUN = 2**15  # stars sorted together: 30 MB, or 420 MB with correlations
+_ROWS_SORTED = 2**15  # stars sorted together: 30 MB, or 420 MB with correlations
 _GROUPS_IN_MEMORY = 4096  # of 64 kB
 
 
-class KnownStars:
-    """Stars in memory and in files; files are read only where their range of source_ids meets a question's.
+class SeenIds:
+    """Source_ids in memory and in files; a file is read only where its range of them meets that of the ids in question.
 
     Gaia's bulk files share no range of source_ids, so of the whole archive only ranges are kept in memory.
     """
@@ -41,14 +41,13 @@ class KnownStars:
         self._sources: list[Callable[[], SourceIds]] = []
         self._group = lru_cache(_GROUPS_IN_MEMORY)(_read_group)
 
-    def learn(self, source_id: SourceIds) -> None:
-        """Take in these stars."""
+    def add(self, source_id: SourceIds) -> None:
         if len(source_id):
             self._ranges.append((int(source_id.min()), int(source_id.max())))
             self._sources.append(lambda: source_id)
 
-    def learn_file(self, path: Path) -> None:
-        """Take in the stars of a parquet file, from the statistics of its column source_id.
+    def add_file(self, path: Path) -> None:
+        """Add those of a parquet file, by the statistics of its column source_id.
 
         Raises:
             StoreError: The file is gone, or no parquet file.
@@ -60,14 +59,13 @@ class KnownStars:
             self._ranges.append((statistics.min, statistics.max))
             self._sources.append(partial(self._group, path, group))
 
-    def among(self, source_id: SourceIds) -> StarMask:
-        """True for stars that were taken in."""
-        known = np.zeros(len(source_id), dtype=bool)
+    def holds(self, source_id: SourceIds) -> StarMask:
+        seen = np.zeros(len(source_id), dtype=bool)
         if len(source_id) and self._ranges:
             low, high = np.array(self._ranges).T
             for index in np.flatnonzero((low <= source_id.max()) & (high >= source_id.min())):
-                known |= np.isin(source_id, self._sources[index]())
-        return known
+                seen |= np.isin(source_id, self._sources[index]())
+        return seen
 
 
 def _read_group(path: Path, group: int) -> SourceIds:
@@ -77,18 +75,18 @@ def _read_group(path: Path, group: int) -> SourceIds:
 
 
 @dataclass(frozen=True)
-class StagedPart:
-    """One file's stars as a staged parquet file, its rows in the sky's order within each row group.
+class StagedStars:
+    """One file's stars as a parquet file of the staging folder, in the sky's order within each row group.
 
     Attributes:
         path: The parquet file; there is none where no star was kept.
-        basis: Basis of its coefficients; None where it holds no star.
+        basis: Basis of its coefficients; like `positions` and `release` None where it holds no star.
         n_rows: Stars given.
-        n_duplicates: Stars left out since they were flagged ``DUPLICATE`` or came a second time.
+        n_duplicates: Stars dropped since they were flagged ``DUPLICATE`` or came a second time.
         n_kept: Stars written.
         flags: Stars written with each flag, by the flag's name.
-        positions: Where its positions come from; None where it holds no star.
-        release: The data release of its stars; None where that is not known, or it holds no star.
+        positions: Where its positions come from.
+        release: The data release of its stars; None where that is not known.
     """
 
     path: Path
@@ -100,10 +98,10 @@ class StagedPart:
     positions: Positions | None = None
     release: DataRelease | None = None
 
-    def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedPart":
-        """The same part with more stars."""
-        n_left_out = len(given) - len(kept)
-        counted = replace(self, n_rows=self.n_rows + len(given), n_duplicates=self.n_duplicates + n_left_out)
+    def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedStars":
+        """The same with more stars."""
+        n_dropped = len(given) - len(kept)
+        counted = replace(self, n_rows=self.n_rows + len(given), n_duplicates=self.n_duplicates + n_dropped)
         if not len(kept):
             return counted
         basis = kept.basis
@@ -125,15 +123,15 @@ def stage(
     correlations: bool,
     name: str | None = None,
     release: DataRelease | None = None,
-) -> StagedPart:
-    """Write one file's stars, chunk by chunk, to a staged part; whole or not at all.
+) -> StagedStars:
+    """Write one file's stars, chunk by chunk, to the staging folder; whole or not at all.
 
     Args:
-        path: The staged file, `StoreWriter.staged_path` of its number.
+        path: `StoreWriter.staged_path` of the file's number.
         chunks: The file's stars in order, each with labels and source columns of any stars (joined by
             source_id). Where the source columns are empty, pixel centres are written as positions.
         correlations: Also write the correlations of the coefficients, where the spectra have them.
-        name: What messages call the file; its staged path where None.
+        name: What messages call the file; `path` where None.
         release: The data release of the stars; where its source_ids hold no pixel, no position is made from them.
 
     Raises:
@@ -143,23 +141,22 @@ def stage(
         OSError: The disk is full, or the folder cannot be written to.
     """
     name = name or str(path)
-    part = StagedPart(path)
-    known = KnownStars()
+    staged, seen = StagedStars(path), SeenIds()
     with _written_by_tables(path) as write:
-        for spectra, labels, sources in _runs(chunks):
-            repeated = known.among(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
+        for spectra, labels, sources in _shortened(chunks):
+            repeated = seen.holds(spectra.source_id) | ((spectra.flags & np.uint16(Flag.DUPLICATE)) > 0)
             kept = spectra.take(~repeated) if repeated.any() else spectra
-            known.learn(kept.source_id)
-            positions = Positions.MEASURED if sources.values else _centres(release, name)
-            part = part.joined_by(spectra, kept, positions, name=name)
+            seen.add(kept.source_id)
+            positions = Positions.MEASURED if sources.values else _pixel_centres(release, name)
+            staged = staged.joined_by(spectra, kept, positions, name=name)
             if len(kept):
                 kept = kept if correlations else replace(kept, correlations=None)
-                located = _located(sources, kept.source_id, name=name)
-                write(in_sky_order(table_of(kept, labels.aligned_to(kept.source_id), located)))
-    return replace(part, release=release) if part.n_kept else part
+                aligned = _positioned(sources, kept.source_id, name=name)
+                write(in_sky_order(table_of(kept, labels.aligned_to(kept.source_id), aligned)))
+    return replace(staged, release=release) if staged.n_kept else staged
 
 
-def _centres(release: DataRelease | None, name: str) -> Positions:
+def _pixel_centres(release: DataRelease | None, name: str) -> Positions:
     if release is not None and not release.ids_hold_pixels:
         raise StoreError(
             f"{name}: has no ra and dec, and source_ids of {release.name} are not documented to hold a pixel of the "
@@ -168,15 +165,15 @@ def _centres(release: DataRelease | None, name: str) -> Positions:
     return Positions.PIXEL_CENTRES
 
 
-def _runs(
+def _shortened(
     chunks: Iterable[tuple[Spectra, StellarLabels, SourceColumns]],
 ) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
     for spectra, labels, sources in chunks:
-        for start in range(0, len(spectra), _ROWS_A_RUN):
-            yield spectra.take(slice(start, start + _ROWS_A_RUN)), labels, sources
+        for start in range(0, len(spectra), _ROWS_SORTED):
+            yield spectra.take(slice(start, start + _ROWS_SORTED)), labels, sources
 
 
-def _located(sources: SourceColumns, source_id: SourceIds, *, name: str) -> SourceColumns:
+def _positioned(sources: SourceColumns, source_id: SourceIds, *, name: str) -> SourceColumns:
     if not sources.values:
         return sources
     aligned = sources.aligned_to(source_id)
@@ -216,23 +213,22 @@ def _written_by_tables(path: Path) -> Iterator[Callable[[pa.Table], None]]:
         raise
 
 
-def without(part: StagedPart, known: KnownStars) -> StagedPart:
-    """The same part without stars that are known already, rewritten where there are any."""
+def without_seen(staged: StagedStars, seen: SeenIds) -> StagedStars:
+    """The same without stars that came before, the file rewritten where there are any."""
     flags: Counter[str] = Counter()
-    with open_parquet(part.path) as file:
-        groups = range(file.num_row_groups)
-        sizes = [file.metadata.row_group(group).num_rows for group in groups]
-        new = ~known.among(read_groups(file, ["source_id"])["source_id"].to_numpy())
+    with open_parquet(staged.path) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        new = ~seen.holds(read_groups(file, ["source_id"])["source_id"].to_numpy())
         n_kept = int(new.sum())
-        if n_kept == part.n_kept:
-            return part
-        with _written_by_tables(part.path) as write:
-            for group, of_group in zip(groups, np.split(new, np.cumsum(sizes)[:-1]), strict=True):
+        if n_kept == staged.n_kept:
+            return staged
+        with _written_by_tables(staged.path) as write:
+            for group, of_group in enumerate(np.split(new, np.cumsum(sizes)[:-1])):
                 if of_group.any():
                     table = read_groups(file, groups=[group]).filter(pa.array(of_group))
                     write(table)
                     flags.update(flag_counts(table["flags"].to_numpy()))
     if n_kept == 0:
-        part.path.unlink()
-    n_duplicates = part.n_duplicates + part.n_kept - n_kept
-    return replace(part, n_kept=n_kept, n_duplicates=n_duplicates, flags=dict(flags))
+        staged.path.unlink()
+    n_duplicates = staged.n_duplicates + staged.n_kept - n_kept
+    return replace(staged, n_kept=n_kept, n_duplicates=n_duplicates, flags=dict(flags))

@@ -1,4 +1,4 @@
-"""Stars on disk: a HATS catalogue of spectra, read chunk by chunk or piece by piece.
+"""Stars on disk: a HATS catalogue of spectra, read chunk by chunk or row group by row group.
 
 `scattervae.spectra.store_writer` writes one; one that somebody else made is read where its columns are known.
 """
@@ -14,16 +14,15 @@ import pyarrow as pa
 from scattervae.arrays import StarArray
 from scattervae.errors import StoreError
 from scattervae.files import damaged_files, file_digest
-from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.columns import (
-    block_columns,
-    block_from,
-    block_of,
     holds_all_columns,
     label_columns,
     labels_from,
     spectra_columns,
     spectra_from,
+    stored_columns,
+    stored_from,
+    stored_of,
 )
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import (
@@ -38,6 +37,7 @@ from scattervae.spectra.hats import (
 )
 from scattervae.spectra.journal import Journal
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra, flag_counts, rechunk
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels
 
@@ -114,27 +114,27 @@ class SpectrumStore:
         for entry in self.entries:
             counts.update(entry.flags)
         if not self.entries:
-            for piece in self.pieces:
-                counts.update(flag_counts(self.read_piece(piece).flags))
+            for row_group in self.row_groups:
+                counts.update(flag_counts(self.read_row_group(row_group).flags))
         return dict(counts)
 
     @cached_property
-    def pieces(self) -> tuple[Piece, ...]:
+    def row_groups(self) -> tuple[RowGroup, ...]:
         """Every row group of every file, in order; for reading in an order of one's own.
 
         Raises:
             StoreError: A file cannot be read, or holds other stars than its name and the catalogue's metadata say.
         """
-        found: list[Piece] = []
+        found: list[RowGroup] = []
         for partition in self.partitions:
-            own: list[Piece] = []
+            own: list[RowGroup] = []
             for file in self._hats.files_of(partition):
                 footer = read_footer(file)
                 if self._foreign is None:
                     require_in_pixel(file, footer, partition)
-                own += [Piece(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
-            if sum(piece.n_rows for piece in own) != partition.n_rows:
-                n_rows = sum(piece.n_rows for piece in own)
+                own += [RowGroup(file, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
+            if sum(row_group.n_rows for row_group in own) != partition.n_rows:
+                n_rows = sum(row_group.n_rows for row_group in own)
                 raise StoreError(
                     f"{own[0].path if own else self.path}: {n_rows} rows; the catalogue's metadata say "
                     f"{partition.n_rows}: it was replaced or changed; ingest again"
@@ -146,15 +146,15 @@ class SpectrumStore:
         """The file of a partition; of a catalogue with several files a partition, the first."""
         return self._hats.files_of(partition)[0]
 
-    def read_piece(self, piece: Piece) -> Block:
-        """The stars of one piece, in float32.
+    def read_row_group(self, row_group: RowGroup) -> StoredSpectra:
+        """The stars of one row_group, in float32.
 
         Raises:
             StoreError: The file cannot be read.
         """
         if self._foreign is not None:
-            return block_of(self._foreign.spectra(_table(piece, self._foreign.columns), self.basis))
-        return block_from(_table(piece, block_columns()), self.basis)
+            return stored_of(self._foreign.spectra(_table(row_group, self._foreign.columns), self.basis))
+        return stored_from(_table(row_group, stored_columns()), self.basis)
 
     def chunks(self, rows: int = DEFAULT_CHUNK, *, correlations: bool = True) -> Iterator[Spectra]:
         """All stars in the store's order, `rows` at a time; with correlations only where the store has them."""
@@ -168,30 +168,30 @@ class SpectrumStore:
         """The labels of all stars in the store's order, NaN where a star has none."""
         foreign = self._foreign
         columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
-        table = pa.concat_tables(_table(piece, columns) for piece in self.pieces)
+        table = pa.concat_tables(_table(row_group, columns) for row_group in self.row_groups)
         return labels_from(table) if foreign is None else foreign.labels(table)
 
     def g_flux_error(self) -> StarArray | None:
         """One standard deviation of each star's G flux [electron/s], NaN where null; None where not stored."""
         if G_FLUX_ERROR_COLUMN not in self._hats.schema.names:
             return None
-        table = pa.concat_tables(_table(piece, [G_FLUX_ERROR_COLUMN]) for piece in self.pieces)
+        table = pa.concat_tables(_table(row_group, [G_FLUX_ERROR_COLUMN]) for row_group in self.row_groups)
         errors: StarArray = table[G_FLUX_ERROR_COLUMN].cast(pa.float64()).fill_null(float("nan")).to_numpy()
         return errors
 
     def _spectra(self, *, correlations: bool) -> Iterator[Spectra]:
         names = set(self._hats.schema.names)
         columns = [name for name in spectra_columns(correlations=correlations) if name in names]
-        for piece in self.pieces:
+        for row_group in self.row_groups:
             if self._foreign is None:
-                yield spectra_from(_table(piece, columns), self.basis)
+                yield spectra_from(_table(row_group, columns), self.basis)
             else:
-                yield self._foreign.spectra(_table(piece, self._foreign.columns), self.basis)
+                yield self._foreign.spectra(_table(row_group, self._foreign.columns), self.basis)
 
     def _found_basis(self) -> Basis:
         """The basis of a catalogue without a manifest, as its first stars show it."""
         columns = ForeignColumns.of(self._hats.schema, self.path)
-        basis = columns.basis(_table(piece, columns.columns) for piece in self.pieces)
+        basis = columns.basis(_table(row_group, columns.columns) for row_group in self.row_groups)
         if basis is None:
             raise StoreError(f"{self.path}: a HATS catalogue in which no star has coefficients of both bands")
         return basis
@@ -199,24 +199,24 @@ class SpectrumStore:
 
 def _manifest_of(path: Path) -> Manifest:
     """The manifest of a finished store, an empty one for a catalogue from elsewhere."""
-    sealed = (path / MANIFEST).is_file()
-    if Journal(path).lines or (Journal.is_in(path) and not sealed):
+    is_finished = (path / MANIFEST).is_file()
+    if Journal(path).lines or (Journal.is_in(path) and not is_finished):
         raise StoreError(f"{path}: an ingest into it was stopped; run the same `scattervae ingest` again")
-    if not sealed and not HatsFolder.is_catalogue(path):
+    if not is_finished and not HatsFolder.is_catalogue(path):
         raise StoreError(
             f"{path}: no {MANIFEST}; not a store. `scattervae ingest FILES --out STORE` makes one"
         )
-    for line in damaged_files(path, (MANIFEST, *DESCRIPTIONS)) if sealed else ():
+    for line in damaged_files(path, (MANIFEST, *DESCRIPTIONS)) if is_finished else ():
         raise StoreError(line)
-    manifest = Manifest.read(path) if sealed else Manifest()
-    if sealed and manifest.basis is None:
+    manifest = Manifest.read(path) if is_finished else Manifest()
+    if is_finished and manifest.basis is None:
         raise StoreError(f"{path}: holds no star; its {MANIFEST} says why each file was left out")
     return manifest
 
 
-def _table(piece: Piece, columns: Sequence[str]) -> pa.Table:
+def _table(row_group: RowGroup, columns: Sequence[str]) -> pa.Table:
     try:
-        with open_parquet(piece.path, memory_map=True) as file:
-            return read_groups(file, columns, groups=[piece.group])
+        with open_parquet(row_group.path, memory_map=True) as file:
+            return read_groups(file, columns, groups=[row_group.group])
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{piece.path}: row group {piece.group} cannot be read: {error}") from error
+        raise StoreError(f"{row_group.path}: row group {row_group.group} cannot be read: {error}") from error

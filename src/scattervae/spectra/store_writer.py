@@ -1,4 +1,4 @@
-"""A store being written: staged parts one file after another, then sealed into a HATS catalogue."""
+"""A store being written: the stars of one file after another are staged, then finished into a HATS catalogue."""
 
 import json
 import shutil
@@ -13,10 +13,10 @@ from scattervae.files import write_json
 from scattervae.spectra.columns import joint_schema
 from scattervae.spectra.finish import choose_partitions, write_partitions
 from scattervae.spectra.hats import Partition, Positions, finish_catalogue, read_footer
-from scattervae.spectra.journal import INTAKE, Journal, Line
+from scattervae.spectra.journal import STAGING, Journal, Line
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.spectra import Basis, Flag
-from scattervae.spectra.staging import KnownStars, StagedPart, without
+from scattervae.spectra.staging import SeenIds, StagedStars, without_seen
 from scattervae.spectra.star_tables import DataRelease
 
 ROWS_A_PARTITION = 2**18  # some 250 MB in memory
@@ -28,6 +28,7 @@ _NOTES = {
     "(https://www.cosmos.esa.int/gaia), processed by the Gaia Data Processing and Analysis Consortium (DPAC).",
     "obs_copyright": "ESA/Gaia/DPAC",
 }
+_PLAN = "_plan.json"  # readers of parquet pass over files that begin with an underscore
 
 
 class StoreWriter:
@@ -37,7 +38,7 @@ class StoreWriter:
 
     Args:
         path: The store's folder, new or left by an earlier run.
-        rows_a_partition: At most so many rows in a partition of the sealed store; where None, as many as a
+        rows_a_partition: At most so many rows in a partition of the finished store; where None, as many as a
             worker of a cluster holds comfortably.
 
     Raises:
@@ -49,42 +50,40 @@ class StoreWriter:
         self.path = Path(path)
         self._rows_a_partition = rows_a_partition
         self._dataset = DatasetFolder(self.path)
-        sealed = (self.path / MANIFEST).is_file()
-        if not sealed and not Journal.is_in(self.path) and _holds_something(self.path):
+        is_finished = (self.path / MANIFEST).is_file()
+        if not is_finished and not Journal.is_in(self.path) and _holds_something(self.path):
             raise StoreError(f"{self.path}: exists and is no store; give another --out")
-        self._manifest = Manifest.read(self.path) if sealed else Manifest()
-        self._n_sealed = sum(entry.n_kept for entry in self._manifest.entries)
+        self._manifest = Manifest.read(self.path) if is_finished else Manifest()
+        self._n_finished = sum(entry.n_kept for entry in self._manifest.entries)
         self._journal = Journal(self.path)
         if self._journal.lines:
-            self._dataset.go_back()
+            self._dataset.roll_back()
         else:
-            self._dataset.settle()
+            self._dataset.commit()
         self._journal.begin()
-        self._first_part = self._journal.n_parts
-        self._known = KnownStars()
+        self._first_number = self._journal.n_staged
+        self._seen = SeenIds()
         for file in self._partitions().values():
-            self._known.learn_file(file)
+            self._seen.add_file(file)
         for line in self._journal.lines:
-            self._take_in(line)
+            self._count(line)
 
     @property
     def basis(self) -> Basis | None:
-        """The basis of all stars added so far; None where there are none."""
+        """The basis of all stars added so far; like `positions` and `release` None where there are none."""
         return self._manifest.basis
 
     @property
     def positions(self) -> Positions | None:
-        """Where the positions of all stars come from; None where there are none."""
         return self._manifest.positions
 
     @property
     def release(self) -> DataRelease | None:
-        """The data release of all stars; None where there are none, or it was not noted."""
         return self._manifest.release
 
     @property
     def entries(self) -> tuple[FileEntry, ...]:
-        """What became of every file, sealed or not."""
+        """What became of every file, of earlier runs and of this one."""
         return self._manifest.entries
 
     def entry_of(self, digest: str) -> FileEntry | None:
@@ -93,141 +92,127 @@ class StoreWriter:
 
     def staged_path(self, index: int) -> Path:
         """Where to `stage` the file of this number, counted from 0 by this writer."""
-        return self._journal.part_path(self._first_part + index)
+        return self._journal.staged_path(self._first_number + index)
 
-    def add(self, entry: FileEntry, part: StagedPart) -> FileEntry:
-        """Take in a staged part; stars that the store has already are left out of it.
+    def add(self, entry: FileEntry, staged: StagedStars) -> FileEntry:
+        """Add the staged stars of a file; those that the store has already are dropped.
 
         Args:
             entry: Name, digest, kind, note, rows and skipped rows of the file; the rest is filled in here.
-            part: What `stage` returned for it, in this process or another.
+            staged: What `stage` returned for it, in this process or another.
 
         Returns:
             The entry with what was kept, as the manifest will have it.
 
         Raises:
-            StoreError: The store holds stars of another basis, or positions of another source; the part is removed.
+            StoreError: The store holds stars of another basis or release, or positions of another source; the
+                staged file is removed.
         """
-        if part.n_kept:
-            self._check(entry.name, part)
-            part = without(part, self._known)
-        flags = {name: part.flags[name] for name in Flag.__members__ if name in part.flags}
-        noted = replace(entry, n_kept=part.n_kept, n_duplicates=part.n_duplicates, flags=flags)
-        return self._note(Line(noted, part if part.n_kept else None))
+        if staged.n_kept:
+            self._require_compatible(entry.name, staged)
+            staged = without_seen(staged, self._seen)
+        flags = {name: staged.flags[name] for name in Flag.__members__ if name in staged.flags}
+        entry = replace(entry, n_kept=staged.n_kept, n_duplicates=staged.n_duplicates, flags=flags)
+        return self._note(Line(entry, staged if staged.n_kept else None))
 
-    def leave_out(self, entry: FileEntry) -> FileEntry:
+    def add_failed(self, entry: FileEntry) -> FileEntry:
         """Note a file that could not be read; its `error` says why. It is read again by the next run."""
         return self._note(Line(entry, None))
 
-    def seal(self) -> None:
+    def finish(self) -> None:
         """Make everything added part of the HATS catalogue; only partitions that gain stars are written.
 
         Until then the folder cannot be opened as a store. The writer is done: another goes on.
         """
-        staged = [line.part.path for line in self._journal.lines if line.part is not None]
+        staged = [line.staged.path for line in self._journal.lines if line.staged is not None]
         if staged:
-            self._seal_stars(staged)
+            self._write_catalogue(staged)
         if self._journal.lines:
             self._manifest.write(self.path)
         self._journal.discard()
-        self._dataset.settle()
+        self._dataset.commit()
 
-    def _seal_stars(self, staged: Sequence[Path]) -> None:
+    def _write_catalogue(self, staged: Sequence[Path]) -> None:
         old = self._partitions()
         files = [*old.values(), *staged]
-        positions = self._manifest.positions
-        assert positions is not None, "known with the first star"
+        assert self.positions is not None, "known with the first star"
         schemas = {pq.read_schema(path) for path in files}
-        schema = joint_schema(schemas, positions)
-        rows = self._rows_a_partition or (
-            ROWS_A_PARTITION_WITH_CORRELATIONS
-            if "bp_coefficient_correlations" in schema.names
-            else ROWS_A_PARTITION
-        )
+        schema = joint_schema(schemas, self.positions)
+        light = [name for name in schema.names if not name.endswith("_correlations")]
+        most = ROWS_A_PARTITION if len(light) == len(schema) else ROWS_A_PARTITION_WITH_CORRELATIONS
+        rows = self._rows_a_partition or most
         partitions = choose_partitions(files, rows_a_partition=rows)
         folder = self._dataset.build({"journal": self._journal.digest, "rows_a_partition": rows})
-        write_partitions(folder, files, partitions, schema=schema, unchanged=old if len(schemas) == 1 else {})
+        unchanged = old if len(schemas) == 1 else {}
+        write_partitions(folder, files, partitions, schema=schema, unchanged=unchanged)
         self._dataset.replace()
-        light = [name for name in schema.names if not name.endswith("_correlations")]
+        of_release = self.release.properties if self.release else {}
         finish_catalogue(
             self.path,
             name=_NAME,
             schema=schema,
             partitions=partitions,
-            positions=positions,
-            notes={
-                **_NOTES,
-                **(self.release.properties if self.release else {}),
-                "hats_cols_default": " ".join(light),
-            },
-            unchanged=old if len(schemas) == 1 else (),
+            positions=self.positions,
+            notes={**_NOTES, **of_release, "hats_cols_default": " ".join(light)},
+            unchanged=unchanged,
         )
 
     def _partitions(self) -> dict[Partition, Path]:
-        """The files that are sealed already, all of them there."""
-        if self._n_sealed == 0:
+        """The files that are finished already, all of them there."""
+        if self._n_finished == 0:
             return {}
         partitions = self._dataset.partitions()
         n_found = sum(partition.n_rows for partition in partitions)
-        if n_found != self._n_sealed:
+        if n_found != self._n_finished:
             raise StoreError(
-                f"{self._dataset.path}: holds {n_found} stars, but {MANIFEST} says {self._n_sealed}: a file is gone "
+                f"{self._dataset.path}: holds {n_found} stars, but {MANIFEST} says {self._n_finished}: a file is gone "
                 "or of another store; ingest again into a new folder"
             )
         return partitions
 
-    def _check(self, name: str, part: StagedPart) -> None:
-        """Nothing where the part's stars can join the store's; otherwise the part is removed."""
+    def _require_compatible(self, name: str, staged: StagedStars) -> None:
+        """Nothing where the stars can join the store's; otherwise their file is removed."""
         message = None
-        if self.basis is not None and part.basis is not None and not self.basis.joins(part.basis):
-            message = f"{part.basis}, but {self.path} holds {self.basis}"
-            if self.basis.is_named and self.basis.agrees_with(part.basis):
+        if self.basis is not None and staged.basis is not None and not self.basis.joins(staged.basis):
+            message = f"{staged.basis}, but {self.path} holds {self.basis}"
+            if self.basis.is_named and self.basis.agrees_with(staged.basis):
                 message += f" (--basis {self.basis.ids} takes stars that name no basis for these)"
-        elif self.positions not in (None, part.positions):
-            message = (
-                f"positions are {_said(part.positions)}, but those in {self.path} are {_said(self.positions)}"
-            )
-        elif self.release and part.release and str(self.release) != str(part.release):
-            message = f"stars of {part.release}, but {self.path} holds stars of {self.release}"
+        elif self.positions not in (None, staged.positions):
+            new, old = ("none" if one is None else one.value for one in (staged.positions, self.positions))
+            message = f"positions are {new}, but those in {self.path} are {old}"
+        elif self.release and staged.release and str(self.release) != str(staged.release):
+            message = f"stars of {staged.release}, but {self.path} holds stars of {self.release}"
         if message is not None:
-            part.path.unlink(missing_ok=True)
+            staged.path.unlink(missing_ok=True)
             raise StoreError(f"{name}: {message}; ingest it into a store of its own")
 
     def _note(self, line: Line) -> FileEntry:
         self._journal.note(line)
-        self._take_in(line)
+        self._count(line)
         return line.entry
 
-    def _take_in(self, line: Line) -> None:
-        if line.part is not None:
-            self._known.learn_file(line.part.path)
-            self._manifest = self._manifest.joined_by(line.part.basis, line.part.positions, line.part.release)
-        self._manifest = self._manifest.recording(line.entry)
-
-
-def _said(positions: Positions | None) -> str:
-    return "none" if positions is None else positions.value
+    def _count(self, line: Line) -> None:
+        if line.staged is not None:
+            self._seen.add_file(line.staged.path)
+        self._manifest = self._manifest.recording(line.entry, line.staged)
 
 
 def _holds_something(path: Path) -> bool:
     """True for a file, or a folder with more in it than an ingest stopped at its very start leaves."""
-    return path.exists() and (not path.is_dir() or any(item.name != INTAKE for item in path.iterdir()))
-
-
-_PLAN = "_plan.json"  # readers of parquet pass over files that begin with an underscore
+    return path.exists() and (not path.is_dir() or any(item.name != STAGING for item in path.iterdir()))
 
 
 class DatasetFolder:
-    """The folder ``dataset`` of a store, and the places where it is built and kept.
+    """The folder ``dataset`` of a store, replaced as a whole: built beside the old one, then put in its place.
 
-    Args:
-        store: The store's folder.
+    Two folders cannot be exchanged in one step, and the files that describe them are others still. So the old
+    partitions are kept until the store's manifest names the new ones; stopped before, they come back.
     """
 
     def __init__(self, store: Path) -> None:
         self.path = store / "dataset"
         self._building = store / "dataset.partial"
-        self._aside = store / "dataset.old"
+        self._old = store / "dataset.old"
 
     def partitions(self) -> dict[Partition, Path]:
         """Every partition that is there, with its file."""
@@ -246,21 +231,21 @@ class DatasetFolder:
         return self._building
 
     def replace(self) -> None:
-        """Put the new partitions in their place, the old ones aside."""
+        """Put the new partitions in their place, beside the old ones."""
         if self.path.is_dir():
-            self.path.rename(self._aside)
+            self.path.rename(self._old)
         self._building.rename(self.path)
 
-    def go_back(self) -> None:
+    def roll_back(self) -> None:
         """Undo `replace`, wherever it was stopped; the new partitions are kept for the next `build`."""
         if (self.path / _PLAN).is_file():
             self.path.rename(self._building)
-        if self._aside.is_dir() and not self.path.is_dir():
-            self._aside.rename(self.path)
+        if self._old.is_dir() and not self.path.is_dir():
+            self._old.rename(self.path)
 
-    def settle(self) -> None:
-        """Make `replace` final: what was needed to go back is removed."""
+    def commit(self) -> None:
+        """Make `replace` final: the old partitions are removed."""
         (self.path / _PLAN).unlink(missing_ok=True)
-        for folder in (self._aside, self._building):
+        for folder in (self._old, self._building):
             if folder.exists():
                 shutil.rmtree(folder)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from scattervae.errors import DataError
-from scattervae.files import written_aside
+from scattervae.files import written_file
 from scattervae.spectra.hats import open_parquet, read_groups, read_table
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def require_form(out: Path, *, folders: bool = False) -> None:
 
 
 @contextmanager
-def table_written(out: Path) -> Iterator[Path]:
+def written_table(out: Path) -> Iterator[Path]:
     """Where to write parquet; when the block ends well, `out` holds the same table in the form of its suffix.
 
     FITS, VOTable and ECSV are made in memory, csv row group by row group.
@@ -61,7 +61,7 @@ def table_written(out: Path) -> Iterator[Path]:
         DataError: The suffix says no form, or lists of a column differ in length.
     """
     require_form(out)
-    with written_aside(out) as partial:
+    with written_file(out) as partial:
         if out.suffix == ".parquet":
             yield partial
             return

@@ -1,6 +1,6 @@
 """Stars of a store as a model sees them: all in memory, or shuffled from disk window by window.
 
-A window is a few hundred thousand stars from pieces all over the sky, mixed in memory while threads read the
+A window is a few hundred thousand stars from row groups all over the sky, mixed in memory while threads read the
 next one. What a window holds, and in which order, depends on the seed and the epoch alone: not on threads, nor
 on how many processes share the reading.
 """
@@ -21,31 +21,31 @@ from scattervae.arrays import StarMask
 from scattervae.errors import StoreError
 from scattervae.parallel import in_threads, keep_memory, thread_pool
 from scattervae.seeds import stream
-from scattervae.spectra.blocks import Block, Piece
 from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis
 
-WINDOW_STARS = 524_288  # 460 MB with 110 coefficients, from 32 to 64 pieces; two are in memory at a time
+WINDOW_STARS = 524_288  # 460 MB with 110 coefficients, from 32 to 64 row groups; two are in memory at a time
 _THREADS = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
-Keep = Callable[[Block], StarMask]
+Keep = Callable[[StoredSpectra], StarMask]
 
 
 @runtime_checkable
-class PieceSource(Protocol):
+class RowGroupSource(Protocol):
     """What reading needs of a `scattervae.spectra.store.SpectrumStore`."""
 
     @property
     def basis(self) -> Basis: ...
     @property
-    def pieces(self) -> tuple[Piece, ...]: ...
-    def read_piece(self, piece: Piece) -> Block: ...
+    def row_groups(self) -> tuple[RowGroup, ...]: ...
+    def read_row_group(self, row_group: RowGroup) -> StoredSpectra: ...
 
 
 class Share(NamedTuple):
-    """Which of several processes reads: it takes every `size`-th piece of a window."""
+    """Which of several processes reads: it takes every `size`-th row group of a window."""
 
     rank: int
     size: int
@@ -82,17 +82,17 @@ class ChosenStars:
     Attributes:
         source: The store.
         keep: Says which stars of a block are wanted.
-        n_kept: How many of each piece they are.
+        n_kept: How many of each row group they are.
         normalization: From archive units to the model's inputs.
         gaps: Whether a missing band is a gap to the model, as in `Normalization.apply`.
-        threads: How many pieces are read at a time.
+        threads: How many row groups are read at a time.
         window: Stars that are mixed with each other; the last window of an epoch is no smaller than others.
         spare: Memory of windows that nobody uses at present, kept for the next epoch.
     """
 
-    source: PieceSource
+    source: RowGroupSource
     keep: Keep
-    n_kept: Int64[np.ndarray, " piece"]
+    n_kept: Int64[np.ndarray, " row_group"]
     normalization: Normalization
     gaps: bool = False
     threads: int = _THREADS
@@ -147,7 +147,7 @@ class ChosenStars:
         return Inputs.empty(largest, self.normalization.n_coeffs)
 
     def _plans(self, seed: int, epoch: int) -> Iterator["_Plan"]:
-        """The pieces in the epoch's order, cut into windows of as equal numbers of stars as they allow."""
+        """The row groups in the epoch's order, cut into windows of as equal numbers of stars as they allow."""
         order = torch.randperm(len(self.n_kept), generator=stream(seed, "pieces", epoch)).numpy()
         order = order[self.n_kept[order] > 0]
         ends = np.cumsum(self.n_kept[order])
@@ -162,13 +162,13 @@ class ChosenStars:
     def _begin(
         self, pool: ThreadPoolExecutor, plan: "_Plan", share: Share, buffer: Inputs
     ) -> tuple[Window, list[Future[None]]]:
-        """A window in this buffer, and the threads' work that fills it, piece after piece."""
-        sizes = self.n_kept[plan.pieces]
+        """A window in this buffer, and the threads' work that fills it, row_group after row_group."""
+        sizes = self.n_kept[plan.row_groups]
         is_ours = np.arange(len(sizes)) % share.size == share.rank
         ends = np.cumsum(sizes[is_ours])
         work = [
             pool.submit(self._fill, buffer[end - size : end], int(index), quick=True)
-            for index, size, end in zip(plan.pieces[is_ours], sizes[is_ours], ends, strict=True)
+            for index, size, end in zip(plan.row_groups[is_ours], sizes[is_ours], ends, strict=True)
         ]
         order = torch.randperm(plan.end - plan.start, generator=plan.generator).numpy()
         star_is_ours = np.repeat(is_ours, sizes)
@@ -177,24 +177,24 @@ class ChosenStars:
         return Window(plan.end, torch.from_numpy(places + plan.start), torch.from_numpy(rows), buffer), work
 
     def _fill(self, inputs: Inputs, index: int, *, quick: bool = False) -> None:
-        """Read a piece and write its stars over these."""
-        piece = self.source.pieces[index]
-        block = self.source.read_piece(piece)
+        """Read a row group and write its stars over these."""
+        row_group = self.source.row_groups[index]
+        block = self.source.read_row_group(row_group)
         kept = np.flatnonzero(self.keep(block))
         if len(kept) != len(inputs):
             raise StoreError(
-                f"{piece.path}: row group {piece.group} has {len(kept)} stars to train on, {len(inputs)} when "
+                f"{row_group.path}: row group {row_group.group} has {len(kept)} stars to train on, {len(inputs)} when "
                 "they were counted; it was changed during the run: start again"
             )
         self.normalization.apply_to(block, kept, inputs, quick=quick, gaps=self.gaps)
 
 
 class _Plan(NamedTuple):
-    """A window to be read: its stretch of the epoch, its pieces, and the chance that mixes their stars."""
+    """A window to be read: its stretch of the epoch, its row groups, and the chance that mixes their stars."""
 
     start: int
     end: int
-    pieces: Int64[np.ndarray, " piece"]
+    row_groups: Int64[np.ndarray, " row_group"]
     generator: torch.Generator
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import FetchError, counted
-from scattervae.files import written_aside
+from scattervae.files import written_file
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
 from scattervae.gaia.files.rows import duplicates
@@ -133,7 +133,7 @@ def _sources(source_id: SourceIds, services: Services) -> SourceColumns:
 def _fetch_batch(source_id: SourceIds, path: Path, services: Services, sources: SourceColumns) -> None:
     """Write a batch's lines without their header, which all batches share."""
     lines = services.spectra_of(source_id, path.with_suffix(".zip"))
-    with written_aside(path) as partial, gzip.open(partial, "wt", encoding="utf-8", compresslevel=4) as file:
+    with written_file(path) as partial, gzip.open(partial, "wt", encoding="utf-8", compresslevel=4) as file:
         if not lines:
             return
         header = next(csv.reader(lines[:1]))
@@ -156,7 +156,7 @@ def _texts(name: str, values: StarArray) -> list[str]:
 def _check_header(path: Path, header: list[str]) -> None:
     text = ",".join(header) + "\n"
     if not path.is_file():
-        with written_aside(path) as partial:
+        with written_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
         raise FetchError(
@@ -183,7 +183,7 @@ def _join(out: Path, header: Path, paths: list[Path]) -> SourceIds:
 
 @contextmanager
 def _written(out: Path) -> Iterator[IO[bytes]]:
-    with written_aside(out) as partial, partial.open("wb") as file:
+    with written_file(out) as partial, partial.open("wb") as file:
         if out.suffix != ".gz":
             yield file
             return

@@ -96,9 +96,9 @@ class ExplorerPage:
 
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all."""
-        from scattervae.files import written_aside
+        from scattervae.files import written_file
 
-        with written_aside(Path(path)) as partial:
+        with written_file(Path(path)) as partial:
             partial.write_text(self.content, encoding="utf-8")
         return Path(path)
 

@@ -11,7 +11,7 @@ from scattervae.arrays import CoeffArray32, SourceIds, StarArray, StarFlags, Sta
 from scattervae.spectra.spectra import usable_stars
 
 
-class Piece(NamedTuple):
+class RowGroup(NamedTuple):
     """One row group of one file of a store."""
 
     path: Path
@@ -20,7 +20,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class StoredSpectra:
     """Stars of one piece, in its order.
 
     Attributes:
@@ -52,6 +52,6 @@ class Block:
         """The usable stars, and those that are usable but for a missing band."""
         return usable_stars(self.flags, one_band=True)
 
-    def take(self, rows: Int64[np.ndarray, " row"]) -> "Block":
+    def take(self, rows: Int64[np.ndarray, " row"]) -> "StoredSpectra":
         """The stars of these rows."""
-        return Block(*(np.take(getattr(self, field.name), rows, axis=0) for field in fields(self)))
+        return StoredSpectra(*(np.take(getattr(self, field.name), rows, axis=0) for field in fields(self)))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scattervae.spectra.blocks import Block, Piece
-from scattervae.spectra.columns import block_of
+from scattervae.spectra.columns import stored_of
 from scattervae.spectra.manifest import FileEntry
+from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
 from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels
@@ -36,14 +36,14 @@ class Pieces:
     threads: set[str] = field(default_factory=set)
 
     @property
-    def pieces(self) -> tuple[Piece, ...]:
-        return tuple(Piece(Path("toy"), index, size) for index, size in enumerate(self.sizes))
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        return tuple(RowGroup(Path("toy"), index, size) for index, size in enumerate(self.sizes))
 
-    def read_piece(self, piece: Piece) -> Block:
+    def read_row_group(self, piece: RowGroup) -> StoredSpectra:
         self.read.append(piece.group)
         self.threads.add(threading.current_thread().name)
         start = sum(self.sizes[: piece.group])
-        return block_of(self.spectra.take(slice(start, start + piece.n_rows)))
+        return stored_of(self.spectra.take(slice(start, start + piece.n_rows)))
 
 
 def rows_of(x: torch.Tensor, among: torch.Tensor) -> list[int]:
@@ -63,5 +63,5 @@ def toy_store(folder: Path, spectra: Spectra, *, rows_a_partition: int = 100) ->
     no_labels = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
     part = stage(writer.staged_path(0), [(spectra, no_labels, SourceColumns.empty())], correlations=False)
     writer.add(FileEntry(name="toy", digest=digest, n_rows=len(spectra)), part)
-    writer.seal()
+    writer.finish()
     return SpectrumStore(folder)
