@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import scattervae
+from scattervae import Checkpoint, SpectrumStore, ingest, load_model, load_recipe, write_catalogue
 from scattervae.model.network import ScatterVAE
 from scattervae.science.machine import simulated_stars
 from scattervae.spectra.normalization import Normalization
@@ -115,12 +116,12 @@ def write_bulk(path: Path, stars: Spectra) -> Path:
 
 def write_model(folder: Path, stars: Spectra) -> Path:
     """A model of these stars with random weights."""
-    recipe = scattervae.load_recipe("best")
+    recipe = load_recipe("best")
     normalization = Normalization.fit(lambda: [stars])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ScatterVAE(normalization.n_coeffs, recipe.network).eval()
-    scattervae.Checkpoint(recipe, normalization, network, provenance={}).save(folder)
+    Checkpoint(recipe, normalization, network, provenance={}).save(folder)
     return folder
 
 
@@ -131,13 +132,13 @@ def ways(bulk: Path, model: Path, folder: Path) -> tuple[Way, Way]:
         store = _write_row(bulk, model, folder / "traced")
     spectra = store.read()
     with traced() as into_encode:
-        scattervae.load_model(model).encode(spectra)
+        load_model(model).encode(spectra)
     return whole, into_encode
 
 
-def _write_row(bulk: Path, model: Path, folder: Path) -> scattervae.SpectrumStore:
-    store = scattervae.ingest([bulk], folder / "store", workers=1)
-    scattervae.write_catalogue(scattervae.load_model(model), store, folder / "catalogue.parquet")
+def _write_row(bulk: Path, model: Path, folder: Path) -> SpectrumStore:
+    store = ingest([bulk], folder / "store", workers=1)
+    write_catalogue(load_model(model), store, folder / "catalogue.parquet")
     return store
 
 

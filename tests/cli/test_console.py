@@ -86,13 +86,13 @@ def test_bar_in_a_terminal(monkeypatch):
 
 
 def test_where_a_file_may_be_written(tmp_path):
-    console.check_out_file(tmp_path / "new.parquet", "catalogue")
+    console.check_out(tmp_path / "new.parquet", "catalogue")
     with pytest.raises(DataError, match=r"is a folder; name a file for the catalogue, such as .*/catalogue"):
-        console.check_out_file(tmp_path, "catalogue")
+        console.check_out(tmp_path, "catalogue")
     foreign = tmp_path / "stars.parquet"
     foreign.write_bytes(b"PAR1 somebody's stars")
     with pytest.raises(DataError, match="was not made by scattervae; give another --out"):
-        console.check_out_file(foreign, "catalogue")
+        console.check_out(foreign, "catalogue")
     assert console.note_of(tmp_path) is None
 
 

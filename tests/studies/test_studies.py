@@ -16,6 +16,7 @@ SCRIPTS.remove("__init__")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_study_starts_and_says_how_it_is_used(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"studies.{name}", raising=False)  # which another test may have imported
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module(f"studies.{name}", run_name="__main__")
     assert stopped.value.code == 0

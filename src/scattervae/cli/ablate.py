@@ -7,6 +7,7 @@ import typer
 
 from scattervae.cli.console import (
     AsJson,
+    Epochs,
     StarsPath,
     Summary,
     Threads,
@@ -21,10 +22,7 @@ def ablate(
     stars: StarsPath,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for each model's numbers.")],
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Passes over the stars; the recipe's where not given."),
-    ] = None,
+    epochs: Epochs = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Seeds of each variant.")] = 3,
     threads: Threads = 0,
     as_json: AsJson = False,

@@ -56,6 +56,16 @@ ReleaseName = Annotated[
         help="The data release: DR3, DR4, or a .toml file that describes one.",
     ),
 ]
+ArchiveUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
+]
+BulkUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="A mirror laid out as the archive's own bulk server.")
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Passes over the stars; the recipe's where not given."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 AllowSkipped = Annotated[
     float,
@@ -185,14 +195,29 @@ def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
     return None if found is None else (NOTES[found], json.loads(notes[found.encode()]))
 
 
-def check_out_file(out: Path, kind: str) -> None:
-    """Refuse, before any work, a form that we do not write, or a file over a folder or over what we did not make.
+def check_out(out: Path, kind: str, *, folders: bool = False) -> None:
+    """Refuse, before any work, a form that we do not write, or to replace what we did not make.
+
+    Args:
+        out: A file, or with `folders` also a name without a suffix for a HATS folder, which may hold an unfinished
+            result of this kind.
+        kind: What is written: catalogue, spectra, crossmatch.
+        folders: See `out`.
 
     Raises:
-        DataError: The suffix says no form; or `out` is a folder, or a file that does not say that we made it.
+        DataError: The suffix is no form; or something else is there.
     """
     from scattervae.spectra.tables import is_ours, require_form
 
+    if folders and not out.suffix:
+        require_form(out, folders=True)
+        if out.is_file():
+            raise DataError(f"{out}: is a file without a suffix; a name without one is that of a folder")
+        if out.is_dir() and any(out.iterdir()):
+            note = note_of(out / "dataset" / "_common_metadata")
+            if note is None or note[0] != kind:
+                raise DataError(f"{out}: exists and is no {kind} of scattervae; give another --out")
+        return
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file for the {kind}, such as {out / kind}.parquet")
     require_form(out)

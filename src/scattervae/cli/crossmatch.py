@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import TABLE_OR_FOLDER, AsJson, Summary, check_out_file, existing
+from scattervae.cli.console import TABLE_OR_FOLDER, AsJson, Summary, check_out, existing
 from scattervae.errors import DataError, RecipeError, counted
 
 
@@ -63,9 +63,13 @@ def crossmatch(
         how = ById(by_id)
     else:
         raise RecipeError("--by-id matches source_ids; give it without --radius, --ra and --dec")
-    _check_out(out)
+    check_out(out, "crossmatch", folders=True)
+    if not out.suffix and out.exists():
+        raise DataError(f"{out}: exists; give another --out")
     result = match(catalogue, listing, out, how, scheduler=scheduler)
-    lines = [f"matched {result.n_matched:,} of {counted(result.n_list, 'row')} with {_stars(result.n_pairs)}"]
+    lines = [
+        f"matched {result.n_matched:,} of {counted(result.n_list, 'row')} with {counted(result.n_pairs, 'star')}"
+    ]
     if result.n_shared:
         lines.append(f"{counted(result.n_shared, 'row')} of the list with several stars each")
     if result.n_without:
@@ -75,17 +79,3 @@ def crossmatch(
         lines.append(f"left out, not one value a row: {', '.join(result.left_out)}")
     values = {**vars(result), "path": str(result.path), "left_out": list(result.left_out)}
     Summary(values, (*lines, f"wrote {out}")).show(as_json=as_json)
-
-
-def _stars(n: int) -> str:
-    return counted(n, "star")
-
-
-def _check_out(out: Path) -> None:
-    from scattervae.spectra.tables import require_form
-
-    require_form(out, folders=True)
-    if out.suffix:
-        check_out_file(out, "crossmatch")
-    elif out.exists():
-        raise DataError(f"{out}: exists; give another --out")

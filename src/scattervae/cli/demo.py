@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, choose_device, epoch_bar, stderr
+from scattervae.cli.console import AsJson, Summary, Threads, choose_device, epoch_bar, print_stage
 from scattervae.cli.evaluate import model_values, score_lines
 from scattervae.errors import counted
 
@@ -51,6 +51,8 @@ def demo(
     from scattervae.gaia.ingest import ingest
     from scattervae.gaia.reading import demo_file
     from scattervae.science.catalogue_files import write_catalogue
+    from scattervae.science.evaluation import evaluate
+    from scattervae.seeds import folds
     from scattervae.show.registry import FigureData, save_figures
 
     choose_device("cpu", threads)
@@ -66,7 +68,8 @@ def demo(
     with _stage("encoding the catalogue", "catalogue", seconds):
         write_catalogue(encoder, store, out / "catalogue.parquet", stars_digest=store.digest)
     with _stage("scoring the test fold", "evaluate", seconds):
-        scores = _scores(models, spectra)
+        test = spectra.take(folds(spectra.source_id).test)
+        scores = {name: evaluate(model, test) for name, model in models.items()}
     with _stage("drawing figures", "figures", seconds):
         held_out = {name: score.negative_elbo for name, score in scores.items()}
         save_figures(FigureData(models, spectra, labels, held_out=held_out), out / "figures")
@@ -101,26 +104,17 @@ def _calibrated(model: "Checkpoint", spectra: "Spectra", folder: Path) -> "Check
     from scattervae.science.calibration.calibrated import save_calibration
     from scattervae.science.calibration.fit import calibrate
 
-    fitted = calibrate(model, spectra)
-    save_calibration(fitted, folder)
-    return fitted
-
-
-def _scores(models: "dict[str, Checkpoint]", spectra: "Spectra") -> "dict[str, Evaluation]":
-    from scattervae.science.evaluation import evaluate
-    from scattervae.seeds import folds
-
-    test = spectra.take(folds(spectra.source_id).test)
-    return {name: evaluate(model, test) for name, model in models.items()}
+    calibrated = calibrate(model, spectra)
+    save_calibration(calibrated, folder)
+    return calibrated
 
 
 def _recipe(name: str, *, short: bool) -> "Recipe":
     from scattervae.model.recipe import RECIPES
 
     recipe = RECIPES[name]
-    if not short:
-        return recipe
-    training = recipe.training.model_copy(update={"epochs": min(SHORT_EPOCHS, recipe.training.epochs)})
+    epochs = min(SHORT_EPOCHS, recipe.training.epochs) if short else recipe.training.epochs
+    training = recipe.training.model_copy(update={"epochs": epochs})
     return recipe.model_copy(update={"training": training})
 
 
@@ -146,6 +140,6 @@ def _report(
 @contextmanager
 def _stage(what: str, name: str, seconds: dict[str, float]) -> Iterator[None]:
     started = time.perf_counter()
-    stderr.print(f"{what} ...")
+    print_stage(what)
     yield
     seconds[name] = round(time.perf_counter() - started, 1)

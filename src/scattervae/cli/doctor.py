@@ -1,11 +1,11 @@
 """``scattervae doctor``: what this machine and the archive can do today."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from scattervae.cli.console import AsJson, ReleaseName, Summary, print_stage
+from scattervae.cli.console import ArchiveUrl, AsJson, BulkUrl, ReleaseName, Summary, print_stage
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ _WIDTHS = (30, 28, 40)  # of the columns; a longer text runs on
 def doctor(
     *,
     release: ReleaseName = "DR3",
-    archive_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="A mirror laid out as the archive's own bulk server.")
-    ] = None,
+    archive_url: ArchiveUrl = None,
+    base_url: BulkUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine, and hold what is known of a data release against what the archive has today.

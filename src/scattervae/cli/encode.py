@@ -19,12 +19,11 @@ from scattervae.cli.console import (
     ModelFolder,
     Summary,
     Threads,
-    check_out_file,
+    check_out,
     check_skipped,
     choose_device,
     existing,
     listed,
-    note_of,
     progress_bar,
     skipped_rows,
     stderr,
@@ -103,7 +102,7 @@ def encode(
         raise RecipeError(f"--engine dask writes a HATS catalogue; name a folder instead of {out}")
     if other_basis and not out.suffix:
         raise DataError(f"--transport writes one file; name a file instead of {out}, such as {out}.parquet")
-    _check_out(out)
+    check_out(out, "catalogue", folders=True)
     from scattervae.gaia.reading import RowTally
     from scattervae.science.trained import load_model
 
@@ -226,24 +225,3 @@ def _chosen(engine: EngineName, scheduler: str | None, workers: int) -> "Iterato
         return
     with dask_client(scheduler, workers=workers) as client:
         yield DaskEngine(client)
-
-
-def _check_out(out: Path) -> None:
-    """Refuse, before any work, to put a catalogue in the place of something else.
-
-    Raises:
-        DataError: The suffix of `out` says no form, or it is a file or folder with something that is no catalogue.
-    """
-    from scattervae.spectra.tables import require_form
-
-    require_form(out, folders=True)
-    if out.suffix:
-        check_out_file(out, "catalogue")
-    elif out.is_file():
-        raise DataError(
-            f"{out}: is a file without a suffix that says its form; a name without one is that of a folder"
-        )
-    elif out.is_dir() and any(out.iterdir()):
-        note = note_of(out / "dataset" / "_common_metadata")
-        if note is None or note[0] != "catalogue":
-            raise DataError(f"{out}: exists and is no catalogue of scattervae; give another --out")

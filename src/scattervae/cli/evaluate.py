@@ -85,7 +85,11 @@ def evaluate(
         scattervae evaluate model other_model store --json
     """
     if figure is not None:
-        check_figure(figure, wanted=coverage)
+        if not coverage:
+            raise DataError(
+                f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
+            )
+        check_format(figure)
     from scattervae.gaia import reading
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
@@ -117,7 +121,10 @@ def evaluate(
     for name, table in tables.items():
         lines += ["", f"{name}: coverage [%], nominal 68.3 and 95.4", *coverage_lines(table)]
     if figure is not None:
-        draw(tables, figure)
+        from scattervae.show.calibration import tables_figure
+        from scattervae.show.registry import save_figure
+
+        save_figure(tables_figure(tables), figure)
         values["figure"] = str(figure)
         lines.append(f"wrote {figure}")
     Summary(values, tuple(lines)).show(as_json=as_json)
@@ -155,15 +162,6 @@ def loaded(folders: list[Path], machine: "torch.device") -> "dict[str, Checkpoin
     return found
 
 
-def check_figure(path: Path, *, wanted: bool) -> None:
-    """Refuse a figure that cannot be drawn before anything is loaded."""
-    if not wanted:
-        raise DataError(
-            f"--figure {path}: draws the coverage, which --no-coverage leaves out; drop one of them"
-        )
-    check_format(path)
-
-
 def check_format(path: Path) -> None:
     """Refuse a figure whose suffix is no format.
 
@@ -172,14 +170,6 @@ def check_format(path: Path) -> None:
     """
     if path.suffix[1:].lower() not in FORMATS:
         raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
-
-
-def draw(tables: "dict[str, CoverageTable]", path: Path) -> None:
-    """Write the figure of the coverage."""
-    from scattervae.show.calibration import tables_figure
-    from scattervae.show.registry import save_figure
-
-    save_figure(tables_figure(tables), path)
 
 
 def model_values(

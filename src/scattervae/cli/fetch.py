@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scattervae.cli.console import Summary, stderr, table_lines
+from scattervae.cli.console import ArchiveUrl, BulkUrl, Summary, stderr, table_lines
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The csv file, gzipped wh
 Batch = Annotated[
     int, typer.Option(min=1, metavar="N", help="Stars asked for at once; DR3 gives 5,000 at most.")
 ]
-ArchiveUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="Another server with the archive's TAP and DataLink.")
-]
 
 
 @app.callback()
@@ -82,9 +79,7 @@ def bulk(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Files fetched at a time.")] = 4,
     release: ReleaseName = "DR3",
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="A mirror laid out as the archive's own bulk server.")
-    ] = None,
+    base_url: BulkUrl = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read again and check the files that an earlier run checked.")
     ] = False,

@@ -12,7 +12,7 @@ from scattervae.cli.console import (
     AsJson,
     ModelFolder,
     Summary,
-    check_out_file,
+    check_out,
     existing,
     progress_bar,
 )
@@ -94,7 +94,7 @@ def generate(
     from scattervae.spectra.tables import written_table
 
     source = _LatentSource(model, latent, aggregate, flow, around, between, stars)
-    check_out_file(out, "spectra")
+    check_out(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
     checkpoint = load_model(model)
     z = source.latents(checkpoint, n, seed)

@@ -68,7 +68,10 @@ def scatter(
     ]
     values = _values(parts)
     if figure is not None:
-        _draw(parts, figure)
+        from scattervae.show.calibration import scatter_parts_figure
+        from scattervae.show.registry import save_figure
+
+        save_figure(scatter_parts_figure(parts), figure)
         values["figure"] = str(figure)
         lines.append(f"wrote {figure}")
     Summary(values, tuple(lines)).show(as_json=as_json)
@@ -111,10 +114,3 @@ def _values(parts: "ScatterParts") -> dict[str, Any]:
         "own_scatter": own.value.tolist(),
         "error_share": parts.error_share[:, bins].tolist(),
     }
-
-
-def _draw(parts: "ScatterParts", path: Path) -> None:
-    from scattervae.show.calibration import scatter_parts_figure
-    from scattervae.show.registry import save_figure
-
-    save_figure(scatter_parts_figure(parts), path)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Summary, Threads, choose_device, epoch_bar
+from scattervae.cli.console import AsJson, DeviceName, Epochs, Summary, Threads, choose_device, epoch_bar
 from scattervae.errors import ScatterVaeError, counted
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def train(
         int | None,
         typer.Option(min=0, metavar="N", help="Of every random number; the recipe's where not given."),
     ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Passes over the stars; the recipe's where not given."),
-    ] = None,
+    epochs: Epochs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
     memory: Annotated[
