@@ -1,9 +1,15 @@
-"""Volumes that two populations of stars reach in the latent space, cells that no star fell in included."""
+"""Volumes that two populations of stars reach in the latent space, cells that no star fell in included.
+
+And the share of stars in new cells that further stars of the same population would have.
+"""
 
 import math
 from dataclasses import dataclass
 
-from scattervae.science.latent_volume.richness import Estimate, Frequencies, JointCounts, around, drawn_chance
+from scipy.stats import hypergeom
+
+from scattervae.science.latent_volume.comparison import chance_without, jackknife_sd
+from scattervae.science.latent_volume.richness import CellCounts, Estimate, Frequencies, JointCounts, around
 
 
 @dataclass(frozen=True)
@@ -12,15 +18,11 @@ class CorrectedOverlap:
 
     Attributes:
         n_stars: Stars that each bound is taken from.
-        v_sup: Volume that the labelled population reaches, seen or not.
-        v_unsup: The same for the unlabelled one.
-        new: Volume that the two together reach beyond the labelled one, relative to it.
+        new: Volume that the two together reach beyond the labelled one, seen or not, relative to it.
         difference: Of the two volumes, relative to the labelled one.
     """
 
     n_stars: int
-    v_sup: Estimate
-    v_unsup: Estimate
     new: Estimate
     difference: Estimate
 
@@ -43,8 +45,6 @@ def corrected_overlap(counts: JointCounts) -> CorrectedOverlap:
     both = _mixed_frequencies(counts, n - n // 2, n // 2).extrapolated(math.inf)
     return CorrectedOverlap(
         n_stars=n,
-        v_sup=_scaled(sup, counts.volume),
-        v_unsup=_scaled(unsup, counts.volume),
         new=relative_to(both, sup),
         difference=relative_to(unsup, sup),
     )
@@ -53,7 +53,7 @@ def corrected_overlap(counts: JointCounts) -> CorrectedOverlap:
 def _mixed_frequencies(counts: JointCounts, n_labelled: int, n_unlabelled: int) -> Frequencies:
     """Frequencies expected in a sample of so many stars of each set, by the law of the sum of two draws."""
     of_x, of_y = (
-        [drawn_chance(of_set, int(of_set.sum()), n, k) for k in range(3)]
+        [hypergeom.pmf(k, int(of_set.sum()), of_set, n) for k in range(3)]
         for of_set, n in ((counts.labelled, n_labelled), (counts.unlabelled, n_unlabelled))
     )
     none = of_x[0] * of_y[0]
@@ -76,5 +76,13 @@ def relative_to(volume: Estimate, reference: Estimate) -> Estimate:
     )
 
 
-def _scaled(estimate: Estimate, volume: float) -> Estimate:
-    return Estimate(*(part * volume for part in estimate))
+def share_new_of_the_same(counts: CellCounts, n: int) -> Estimate:
+    """Share of further stars of a population that would lie in no cell of `n` of these, by leaving each out in turn.
+
+    With all stars counted, Good's (1953) f_1 / N and Esty's (1983) variance.
+    """
+    n_stars = int(counts.sum())
+    alone = 1.0 - chance_without(counts, n, 1)
+    share = float((counts * alone).sum()) / n_stars
+    others_alone = (counts - 1) * (1.0 - chance_without(counts, n, 2))
+    return around(share, jackknife_sd((others_alone - counts * alone + share) / n_stars, counts))

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from scipy.spatial import cKDTree
 from scipy.special import gammaln, stdtrit
 
-from scattervae.science.latent_volume.richness import Estimate, LatentArray
+from scattervae.science.latent_volume.richness import Estimate
 from scattervae.seeds import numpy_stream
 
 N_NEIGHBOURS = 20
@@ -40,7 +40,9 @@ class EnclosedVolumes:
     difference: Estimate
 
 
-def enclosed_volume(z: LatentArray, *, share: float = 0.9, n_neighbours: int = N_NEIGHBOURS) -> float:
+def enclosed_volume(
+    z: Float64[np.ndarray, "star latent"], *, share: float = 0.9, n_neighbours: int = N_NEIGHBOURS
+) -> float:
     r"""Volume of the region of highest density that holds this share of the stars.
 
     With :math:`r_i` the distance of star i to its k-th neighbour, :math:`\hat p_i = k / ((N - 1) V_d r_i^d)`,

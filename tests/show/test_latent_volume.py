@@ -79,9 +79,10 @@ def test_cells_are_those_that_volumes_are_counted_in():
     plot_cells(axes, *(Projected(z[:, 0], z[:, 1]) for z in both), side=0.25, x=ends, y=ends)
     (mesh,) = axes.collections
     which = mesh.get_array().compressed()
-    n_sup, n_unsup = (len(count_cells(z, 0.25)) for z in both)
-    assert [(which != other).sum() for other in (1, 0)] == [n_sup, n_unsup]
-    assert len(which) == len(count_cells(np.concatenate(both), 0.25))
+    counts = count_cells(*both, 0.25)
+    occupied = [int((of_set > 0).sum()) for of_set in (counts.labelled, counts.unlabelled)]
+    assert [(which != other).sum() for other in (1, 0)] == occupied
+    assert len(which) == len(counts.labelled)
 
 
 def test_levels_enclose_their_share():

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chi2
 from studies.enclosed_volume import compare_enclosed, enclosed_volume
 
-from scattervae.science.latent_volume.richness import occupied_volume
+from scattervae.science.latent_volume.richness import count_cells
 
 
 def ball(d: int) -> float:
@@ -26,7 +26,8 @@ def test_it_settles_where_occupied_cells_keep_growing():
     rng = np.random.default_rng(1)
     few, many = rng.normal(size=(500, 5)), rng.normal(size=(5000, 5))
     assert enclosed_volume(many) / enclosed_volume(few) < 1.25
-    assert occupied_volume(many, 0.5) / occupied_volume(few, 0.5) > 5
+    cells = count_cells(many, few, 0.5)
+    assert (cells.labelled > 0).sum() / (cells.unlabelled > 0).sum() > 5
 
 
 @pytest.mark.parametrize(("d", "scale"), [(2, 1.3), (6, 1.06)])

@@ -18,12 +18,12 @@ from scipy.ndimage import gaussian_filter
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
 from scattervae.science.latent_volume.comparison import (
+    Overlap,
     Projection,
     VolumeComparison,
     VolumeSettings,
     compare_volumes,
 )
-from scattervae.science.latent_volume.overlap import Overlap
 from scattervae.seeds import numpy_stream
 from scattervae.show.latents import Limits, active_latents, axis_limits
 from scattervae.show.registry import HOW_TO_GIVE, FigureData, Need

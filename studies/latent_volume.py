@@ -1,6 +1,6 @@
-"""The numbers of docs/coverage.md.
+"""The numbers of docs/latent_volume.md.
 
-    python -m studies.latent_coverage MODEL LABELLED OTHERS
+    python -m studies.latent_volume MODEL LABELLED OTHERS
 
 LABELLED are stars with labels like those that MODEL was trained on, OTHERS have none.
 """
@@ -11,13 +11,19 @@ import numpy as np
 
 import scattervae
 from scattervae.gaia.facts import g_mag_of
-from scattervae.science.latent_volume.comparison import active_latents, compare_volumes, stated_selections
-from scattervae.science.latent_volume.overlap import Overlap, extrapolate, overlap_at
-from scattervae.science.latent_volume.richness import count_cells_of_both
+from scattervae.science.latent_volume.comparison import (
+    Overlap,
+    active_latents,
+    compare_volumes,
+    extrapolate,
+    overlap_at,
+    stated_selections,
+)
+from scattervae.science.latent_volume.richness import count_cells
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
-from studies.corrected_overlap import corrected_overlap
+from studies.corrected_overlap import corrected_overlap, share_new_of_the_same
 from studies.enclosed_volume import compare_enclosed
 
 MODEL, LABELLED, UNLABELLED = arguments(__doc__, 3)
@@ -36,7 +42,7 @@ def latents_of(spectra: Spectra) -> np.ndarray:
 
 def both(a: np.ndarray, b: np.ndarray, latents: tuple[int, ...], n: tuple[int, int] | None = None) -> Overlap:
     cell = CELL if len(latents) == 2 else FULL_CELL
-    return overlap_at(count_cells_of_both(a[:, latents], b[:, latents], cell), *(n or (len(a), len(b))))
+    return overlap_at(count_cells(a[:, latents], b[:, latents], cell), *(n or (len(a), len(b))))
 
 
 def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) -> None:
@@ -45,14 +51,15 @@ def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) 
     for p in (*result.pairs, result.full):
         cell = CELL if len(p.latents) == 2 else FULL_CELL
         equal = p.equal_n
-        corrected = corrected_overlap(count_cells_of_both(a[:, p.latents], b[:, p.latents], cell))
+        counts = count_cells(a[:, p.latents], b[:, p.latents], cell)
+        corrected = corrected_overlap(counts)
         numbers = {
             "difference": equal.difference,
             "new": equal.new,
             "corrected difference": corrected.difference,
             "corrected new": corrected.new,
             "share new": p.as_given.share_new,
-            "share new by size alone": p.as_given.share_new_by_size_alone,
+            "share new by size alone": share_new_of_the_same(counts.labelled, len(a)),
             "extrapolated": p.extrapolation.corrected,
         }
         text = ", ".join(f"{key} {e.value:+.3f} ({e.low:+.3f} {e.high:+.3f})" for key, e in numbers.items())
@@ -84,9 +91,7 @@ for latents in (*PAIRS, ACTIVE):
 print("\none population: unlabelled stars, linear and corrected extrapolation, pair", PAIRS[-1])
 for m in (300, 1000, 3000, 10_000, 26_000):
     rows = order[13_000 : 13_000 + m]
-    told = extrapolate(
-        count_cells_of_both(z[order[:13_000]][:, PAIRS[-1]], z[rows][:, PAIRS[-1]], CELL), N_TARGET
-    )
+    told = extrapolate(count_cells(z[order[:13_000]][:, PAIRS[-1]], z[rows][:, PAIRS[-1]], CELL), N_TARGET)
     print(m, f"{told.linear:.0f}", f"{told.corrected.value:.2f}")
 
 print("\n999 labelled stars with the errors of field stars, against the other labelled stars")
