@@ -33,7 +33,7 @@ from scattervae.show.explorer.shown_stars import (
     tables_of,
 )
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, SOURCE_COLUMNS
+from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, SOURCE_COLUMNS, rows_of
 from scattervae.spectra.store import SpectrumStore
 
 MOST_STARS = 200_000
@@ -137,7 +137,7 @@ def explore(
     source_id, columns = columns_of(catalogue, drawn.rows)
     columns = [*_embeddings(columns, drawn, model.n_latent, umap=umap), *columns]
     observed = None
-    if stars is not None:
+    if stars is not None and len(source_id):
         columns += _columns_of_stars(Path(stars), source_id, {column.name for column in columns})
         observed = _observed(model, Path(stars), source_id)
         columns += _photometry(observed.g_flux, {column.name for column in columns})
@@ -187,13 +187,12 @@ def _columns_of_stars(stars: Path, source_id: SourceIds, taken: set[str]) -> lis
     """Scalar columns of a store or file of spectra, for the stars of the page; empty ones are left out."""
     if not (stars.is_dir() or stars.suffix == ".parquet"):
         return _labels_of_file(stars, source_id)
-    place, n_kept = _places(source_id), 0
-    kept: list[pa.Table] = []
+    n_kept, kept = 0, list[pa.Table]()
     where = np.full(len(source_id), -1, dtype=np.int64)
     for table in tables_of(stars):
         if "source_id" not in table.column_names:
             return _labels_of_file(stars, source_id)
-        row, known = place(table["source_id"].to_numpy())
+        row, known = rows_of(table["source_id"].to_numpy(), among=source_id)
         where[row[known]] = n_kept + np.arange(known.sum())
         kept.append(table.filter(pa.array(known)))
         n_kept += len(kept[-1])
@@ -224,26 +223,12 @@ def _known(column: Column) -> Column:
     return replace(column, unit=column.unit or unit, description=error + description)
 
 
-def _places(source_id: SourceIds) -> Any:
-    """Where in `source_id` stars are: rows, and which of the stars are there."""
-    order = np.argsort(source_id, kind="stable")
-    ordered = source_id[order]
-
-    def find(wanted: SourceIds) -> tuple[np.ndarray, np.ndarray]:
-        if len(ordered) == 0:
-            return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
-        at = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
-        return order[at], ordered[at] == wanted
-
-    return find
-
-
 def _observed(model: TrainedModel, stars: Path, source_id: SourceIds) -> Observed:
-    place, n = _places(source_id), model.normalization.n_coeffs
+    n = model.normalization.n_coeffs
     x, errors = (np.full((len(source_id), n), np.nan, dtype=np.float32) for _ in range(2))
     g_flux = np.full(len(source_id), np.nan)
     for spectra in _chunks(stars):
-        row, known = place(spectra.source_id)
+        row, known = rows_of(spectra.source_id, among=source_id)
         if known.any():
             shown = spectra.take(known)
             inputs = model.normalization.apply(shown, gaps=model.network.sees_errors)
