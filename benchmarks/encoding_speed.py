@@ -26,10 +26,10 @@ from torch.nn.functional import softplus
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import RECIPES
-from scattervae.model.training_state import initial_network
+from scattervae.model.training import initial_network
 from scattervae.parallel import in_threads
-from scattervae.science.catalogue import catalogue, portions_of, rows_of
-from scattervae.science.partitions import encode_store
+from scattervae.science.catalogue.encoding import catalogue, portions_of, rows_of
+from scattervae.science.catalogue.hats_folder import encode_store
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.store import SpectrumStore

@@ -20,7 +20,7 @@ import torch
 
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.train import fit_network
+from scattervae.model.training import fit_network
 from scattervae.parallel import in_threads
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.normalization import Normalization

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from scattervae.model.batches import StarsInMemory
 from scattervae.model.loss import loss_terms, objective
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.train import fit_network
-from scattervae.model.training_state import TrainingState
+from scattervae.model.training import TrainingState, fit_network
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 

@@ -21,7 +21,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import Degradation
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.widths import encode
-from scattervae.science.refinement import refine
+from scattervae.science.exact_posterior import refine
 from scattervae.science.relative.matching import covariates_of
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.normalization import Inputs

@@ -13,7 +13,7 @@ from torch import Tensor
 from scattervae.arrays import Coeffs, Latents, PerStar, StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.correlated_noise import CorrelatedNoise, Matrices
+from scattervae.model.covariance import CorrelatedNoise, Matrices
 from scattervae.model.loss import loss_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Coupling

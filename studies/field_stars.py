@@ -22,7 +22,7 @@ from scattervae.model.batches import StarsInMemory
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe, load_recipe
-from scattervae.model.train import fit_network
+from scattervae.model.training import fit_network
 from scattervae.science.evaluation import N_DRAWS, evaluate
 from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.parts import order_groups

@@ -21,8 +21,7 @@ from torch import Tensor
 import scattervae
 from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.correlated_noise import CorrelatedNoise, square
-from scattervae.model.covariance import covariances, full_terms
+from scattervae.model.covariance import CorrelatedNoise, covariances, full_terms, square
 from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train

@@ -8,7 +8,7 @@ from scattervae.arrays import Coeffs
 from scattervae.errors import CheckpointError
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.posterior import Posterior
-from scattervae.science.refinement import refine
+from scattervae.science.exact_posterior import refine
 from scattervae.science.scatter.leave_one_out import Residuals
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs

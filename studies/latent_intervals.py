@@ -15,9 +15,9 @@ from scattervae.arrays import Latents
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
-from scattervae.science.calibration.draws import posterior_draws
 from scattervae.science.calibration.fit import made_from
 from scattervae.science.calibration.widths import distances, encode, renoised, without_band
+from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 

@@ -20,8 +20,8 @@ import scattervae
 from scattervae.arrays import Latents
 from scattervae.gaia.basis import design
 from scattervae.model.flow import fit_flow
+from scattervae.science.exact_posterior import log_evidence
 from scattervae.science.generation import from_aggregate, from_flow, from_prior
-from scattervae.science.importance import log_evidence
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.show.style import PAGE_WIDTH, house_style
 from scattervae.spectra.normalization import Inputs

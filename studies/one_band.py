@@ -19,10 +19,10 @@ from scattervae.gaia import reading
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train_once
 from scattervae.science.calibration.calibrated import CALIBRATION, save_calibration
-from scattervae.science.calibration.draws import posterior_draws
 from scattervae.science.calibration.fit import calibrate, made_from
 from scattervae.science.calibration.widths import encode, without_band
 from scattervae.science.evaluation import evaluate
+from scattervae.science.exact_posterior import posterior_draws
 from scattervae.science.paper.sensitivity import variant_of
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, numpy_stream, stream

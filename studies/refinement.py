@@ -18,8 +18,7 @@ from scattervae.arrays import Latents, PerStar
 from scattervae.gaia.facts import g_mag_of
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
-from scattervae.science.importance import log_evidence
-from scattervae.science.refinement import refine
+from scattervae.science.exact_posterior import log_evidence, refine
 from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs
 from studies import arguments

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from scattervae.model.layers import residual_layers
+from scattervae.model.network import residual_layers
 from scattervae.seeds import numpy_stream, stream
 
 Sample = Float64[np.ndarray, "star feature"]

@@ -65,7 +65,7 @@ def test_a_module_imports_from_its_own_room_from_rooms_before_it_and_from_the_to
 def test_the_direction_would_be_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     for name, text in {
-        "seeds.py": "def f():\n    import scattervae.model.train\n",
+        "seeds.py": "def f():\n    import scattervae.model.training\n",
         "spectra/store.py": "from scattervae.gaia import facts\nfrom scattervae import errors, model\n",
         "gaia/files/avro.py": "from ...science.catalogue import Catalogue\nfrom ..facts import UNIT\n",
         "cli/main.py": "from scattervae.spectra.store import SpectrumStore\nimport scattervae.show.style\n",
@@ -74,7 +74,7 @@ def test_the_direction_would_be_noticed(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     found = {str(path.relative_to(tmp_path)): backward_imports(path) for path in tmp_path.rglob("*.py")}
     assert found == {
-        "seeds.py": ["model.train"],
+        "seeds.py": ["model.training"],
         "spectra/store.py": ["gaia.facts", "model"],
         "gaia/files/avro.py": ["science.catalogue.Catalogue"],
         "cli/main.py": [],

@@ -17,7 +17,7 @@ from scattervae.model.degradation import DegradationSettings
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe, TrainingSettings
 from scattervae.model.run import train
-from scattervae.model.training_state import initial_network
+from scattervae.model.training import initial_network
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 from scattervae.spectra.star_tables import StellarLabels

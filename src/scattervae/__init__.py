@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from scattervae.model.recipe import load_recipe as load_recipe
     from scattervae.model.run import RunFolder as RunFolder
     from scattervae.model.run import train as train
-    from scattervae.science.catalogue import catalogue as catalogue
-    from scattervae.science.catalogue_files import write_catalogue as write_catalogue
-    from scattervae.science.cluster import encode_partition as encode_partition
+    from scattervae.science.catalogue.dask import encode_partition as encode_partition
+    from scattervae.science.catalogue.encoding import catalogue as catalogue
+    from scattervae.science.catalogue.hats_folder import encode_store as encode_store
+    from scattervae.science.catalogue.one_file import write_catalogue as write_catalogue
     from scattervae.science.evaluation import evaluate as evaluate
-    from scattervae.science.partitions import encode_store as encode_store
     from scattervae.science.trained import TrainedModel as TrainedModel
     from scattervae.science.trained import load_model as load_model
     from scattervae.seeds import folds as folds
@@ -45,11 +45,11 @@ _HOMES = {
     "model.checkpoint": ("Checkpoint",),
     "model.recipe": ("Recipe", "load_recipe"),
     "model.run": ("RunFolder", "train"),
-    "science.catalogue": ("catalogue",),
-    "science.catalogue_files": ("write_catalogue",),
-    "science.cluster": ("encode_partition",),
+    "science.catalogue.dask": ("encode_partition",),
+    "science.catalogue.encoding": ("catalogue",),
+    "science.catalogue.hats_folder": ("encode_store",),
+    "science.catalogue.one_file": ("write_catalogue",),
     "science.evaluation": ("evaluate",),
-    "science.partitions": ("encode_store",),
     "science.trained": ("TrainedModel", "load_model"),
     "seeds": ("folds",),
     "spectra.spectra": ("Basis", "Spectra"),

@@ -19,7 +19,7 @@ from scattervae.science.calibration.calibrated import (
     with_widths,
 )
 from scattervae.science.calibration.widths import WidthLaw
-from scattervae.science.catalogue import catalogue
+from scattervae.science.catalogue.encoding import catalogue
 from toy import toy_sky, untrained_model
 
 FACTOR = 10.0

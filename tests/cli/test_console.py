@@ -10,7 +10,7 @@ from rich.console import Console
 
 from scattervae.cli import console
 from scattervae.errors import DataError, RecipeError
-from scattervae.model.records import EpochRecord
+from scattervae.model.checkpoint import EpochRecord
 
 
 def test_summary_is_strict_json(capsys):

@@ -9,6 +9,7 @@ from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.basis import flux_from_coeffs
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.science import machine
+from scattervae.science.catalogue import encoding
 
 STARS = toy_stars()
 WELL = [machine.Finding.of("a part", "1", "1", same=True)]
@@ -154,12 +155,11 @@ def test_simulated_stars_are_black_bodies():
 
 
 def test_a_self_test_that_fails_says_what_failed(monkeypatch):
-    from scattervae.science import catalogue
 
     logger, level = logging.getLogger("scattervae"), logging.getLogger("scattervae").level
-    true = catalogue.catalogue
+    true = encoding.catalogue
     monkeypatch.setattr(
-        catalogue, "catalogue", lambda model, stars: true(model, replace(stars, g_flux=2 * stars.g_flux))
+        encoding, "catalogue", lambda model, stars: true(model, replace(stars, g_flux=2 * stars.g_flux))
     )
     finding = machine.self_test()
     assert finding.status == "differs"

@@ -13,8 +13,8 @@ from cli.toys import with_ids, write_csv, write_parquet
 from scattervae.gaia.reading import load
 from scattervae.gaia.transport import transport
 from scattervae.model.checkpoint import read_checkpoint
-from scattervae.science import catalogue_files, partitions
-from scattervae.science.catalogue import catalogue
+from scattervae.science.catalogue import hats_folder, one_file
+from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.trained import load_model
 from scattervae.spectra.hats import HatsFolder
 from scattervae.spectra.spectra import Spectra
@@ -106,8 +106,8 @@ def test_a_catalogue_is_replaced_and_nothing_else_is(cli, model, store, folder, 
 
 @pytest.mark.parametrize("name", ["c.parquet", "c"])
 def test_a_stopped_run_goes_on(cli, model, store, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(catalogue_files, "ROWS_A_GROUP", 128)
-    real, calls = catalogue_files.write_rows, []
+    monkeypatch.setattr(one_file, "ROWS_A_GROUP", 128)
+    real, calls = one_file.write_rows, []
 
     def stop(path, table):
         calls.append(1)
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on(cli, model, store, tmp_path, monkeypatch, name):
             raise KeyboardInterrupt
         return real(path, table)
 
-    for module in (catalogue_files, partitions):
+    for module in (one_file, hats_folder):
         monkeypatch.setattr(module, "write_rows", stop)
     monkeypatch.setattr(Progress, "update", record := Record())
     arguments = ("encode", model, tmp_path / "store", "--out", tmp_path / name)

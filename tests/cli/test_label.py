@@ -8,7 +8,7 @@ import pytest
 
 from cli.toys import write_parquet
 from scattervae.model.checkpoint import read_checkpoint
-from scattervae.science.catalogue import catalogue
+from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model

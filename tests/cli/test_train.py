@@ -9,7 +9,7 @@ import torch
 from cli.toys import RECIPE, write_parquet
 from scattervae.cli.train import free_memory, memory_for_stars
 from scattervae.errors import RecipeError, StoreError
-from scattervae.model import train as training
+from scattervae.model import training
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.model.distributed import AlreadyToldError, World
 from toy import spoiled, toy_sky

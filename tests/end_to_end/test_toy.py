@@ -9,7 +9,7 @@ import pytest
 
 import scattervae as sv
 from cli.toys import RECIPE, write_csv, write_parquet
-from scattervae.model import train as training
+from scattervae.model import training
 from scattervae.show.registry import FigureData, save_figures
 from scattervae.spectra.spectra import Flag
 from toy import DR3, Basis, spoiled, toy_sky

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from scattervae.model.correlated_noise import CorrelatedNoise
+from scattervae.model.covariance import CorrelatedNoise
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Correlations, Spectra
 

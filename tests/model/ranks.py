@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from scattervae.errors import CheckpointError, TrainingError
-from scattervae.model import train as training
+from scattervae.model import training
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import AlreadyToldError, World
 from scattervae.spectra.normalization import Inputs, Normalization

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model.noise_toys import a_noise
 from scattervae.model.batches import Batch, StarsInMemory, StarsOnDisk, TrainingStars
-from scattervae.model.correlated_noise import CorrelatedNoise, square
+from scattervae.model.covariance import CorrelatedNoise, square
 from scattervae.model.degradation import DegradationSettings
 from scattervae.model.distributed import ALONE, World
 from scattervae.seeds import stream

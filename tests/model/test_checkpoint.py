@@ -5,7 +5,7 @@ import pickle
 import re
 import shutil
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,18 @@ from safetensors.torch import load_file, save_file
 
 from scattervae.errors import CheckpointError, DataError
 from scattervae.files import DIGESTS, read_tensors, write_tensors
-from scattervae.model.checkpoint import Checkpoint, Encoded, read_checkpoint, software_versions
+from scattervae.model.checkpoint import (
+    Checkpoint,
+    Encoded,
+    EpochRecord,
+    read_checkpoint,
+    read_records,
+    write_records,
+)
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe
 from scattervae.model.run import train
+from scattervae.provenance import software_versions
 from scattervae.spectra.normalization import Inputs, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag, Spectra, rechunk
 from toy import DR3, SMALL, SPOILED, signed_again, spoiled, toy_recipe, toy_sky, untrained_model
@@ -544,3 +552,11 @@ def test_values_of_other_types(folder):
     torch.testing.assert_close(checkpoint.decode(z).mean, checkpoint.decode(torch.zeros(2, z.shape[1])).mean)
     with pytest.raises(TypeError, match=r"encode takes Spectra, not (Posix)?Path; scattervae.load"):
         checkpoint.encode.__wrapped__(checkpoint, folder)
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    records = [EpochRecord(n, 0.1 * n, 1 / 3, -2e-17, 1e300, -0.0, 5e-3) for n in (1, 2, 3)]
+    write_records(tmp_path / "training.jsonl", records)
+    assert read_records(tmp_path / "training.jsonl") == tuple(records)
+    lines = (tmp_path / "training.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(record) for record in records]

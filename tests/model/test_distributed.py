@@ -15,7 +15,7 @@ from scattervae.model import distributed
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import load_recipe
 from scattervae.model.run import RunFolder, train
-from scattervae.model.training_state import SavedState
+from scattervae.model.training import SavedState
 from scattervae.spectra.store import SpectrumStore
 from spectra.row_group_toys import toy_store
 from toy import toy_sky

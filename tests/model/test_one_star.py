@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.preparation import Machine, prepare_spectra, prepare_store
 from scattervae.model.run import train
-from scattervae.model.survey import Survey
+from scattervae.model.training_stars import Machine, Survey, prepare_spectra, prepare_store
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import LARGEST_INPUT, Normalization

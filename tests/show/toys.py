@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from scattervae.model.records import EpochRecord
+from scattervae.model.checkpoint import EpochRecord
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
 from scattervae.spectra.spectra import Flag

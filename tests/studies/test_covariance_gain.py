@@ -16,8 +16,7 @@ from torch.distributions import MultivariateNormal
 import scattervae
 from model.noise_toys import N, correlated
 from scattervae.errors import DataError
-from scattervae.model.correlated_noise import CorrelatedNoise, draw_correlated
-from scattervae.model.covariance import covariances
+from scattervae.model.covariance import CorrelatedNoise, covariances, draw_correlated
 from scattervae.model.network import Reconstruction
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate

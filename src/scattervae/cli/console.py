@@ -20,7 +20,7 @@ from scattervae.files import restored
 if TYPE_CHECKING:
     import torch
 
-    from scattervae.model.records import EpochRecord
+    from scattervae.model.checkpoint import EpochRecord
 
 stderr = Console(stderr=True)
 TABLE_FILE = ".parquet, .fits, .vot, .ecsv or .csv"

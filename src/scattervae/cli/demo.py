@@ -50,7 +50,7 @@ def demo(
     from scattervae.files import write_json
     from scattervae.gaia.ingest import ingest
     from scattervae.gaia.reading import demo_file
-    from scattervae.science.catalogue_files import write_catalogue
+    from scattervae.science.catalogue.one_file import write_catalogue
     from scattervae.science.evaluation import evaluate
     from scattervae.seeds import folds
     from scattervae.show.registry import FigureData, save_figures
@@ -124,7 +124,7 @@ def _report(
     scores: "dict[str, Evaluation]",
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    from scattervae.model.checkpoint import software_versions
+    from scattervae.provenance import software_versions
 
     return {
         "n_stars": n_stars,

@@ -33,8 +33,8 @@ from scattervae.errors import DataError, RecipeError, counted
 if TYPE_CHECKING:
     from scattervae.gaia.reading import RowTally
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.science.catalogue import CatalogueSummary, Portion
-    from scattervae.science.partitions import Engine
+    from scattervae.science.catalogue.encoding import CatalogueSummary, Portion
+    from scattervae.science.catalogue.hats_folder import Engine
     from scattervae.spectra.spectra import Spectra
 
 
@@ -143,8 +143,8 @@ def _to_file(
     checkpoint: "Checkpoint", inputs: list[Path], out: Path, portions: "Iterator[Portion]"
 ) -> "CatalogueSummary":
     from scattervae.files import file_digest
-    from scattervae.science.catalogue import once_each
-    from scattervae.science.catalogue_files import write_portions
+    from scattervae.science.catalogue.encoding import once_each
+    from scattervae.science.catalogue.one_file import write_portions
     from scattervae.spectra.store import SpectrumStore
 
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
@@ -163,7 +163,7 @@ def _to_file(
 def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally") -> "Iterator[Portion]":
     """The stars of all inputs in order; small files that follow each other share batches."""
     from scattervae.gaia.reading import load_chunks
-    from scattervae.science.catalogue import portions_of
+    from scattervae.science.catalogue.encoding import portions_of
     from scattervae.spectra.store import SpectrumStore
 
     for are_folders, paths in groupby(inputs, Path.is_dir):
@@ -179,7 +179,7 @@ def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally"
     """The stars of all inputs in the model's basis; what is lost is said once for each basis."""
     from scattervae.gaia.reading import load_chunks
     from scattervae.gaia.transport import transport
-    from scattervae.science.catalogue import portions_of
+    from scattervae.science.catalogue.encoding import portions_of
 
     said = set()
 
@@ -200,7 +200,7 @@ def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally"
 def _to_folder(
     checkpoint: "Checkpoint", inputs: list[Path], out: Path, engine: "Engine"
 ) -> "CatalogueSummary":
-    from scattervae.science.partitions import encode_store
+    from scattervae.science.catalogue.hats_folder import encode_store
     from scattervae.spectra.store import SpectrumStore
 
     if len(inputs) > 1 or not inputs[0].is_dir():
@@ -217,8 +217,8 @@ def _to_folder(
 
 @contextmanager
 def _chosen(engine: EngineName, scheduler: str | None, workers: int) -> "Iterator[Engine]":
-    from scattervae.science.cluster import DaskEngine, dask_client
-    from scattervae.science.partitions import encode_here
+    from scattervae.science.catalogue.dask import DaskEngine, dask_client
+    from scattervae.science.catalogue.hats_folder import encode_here
 
     if engine is EngineName.LOCAL:
         yield encode_here

@@ -176,9 +176,9 @@ def model_values(
     checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None" = None
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
-    from scattervae.model.records import Facts
+    from scattervae.provenance import Facts
 
-    training = Facts.of(checkpoint.provenance).training
+    training = Facts.model_validate(checkpoint.provenance).training
     return {
         "recipe": checkpoint.recipe.name,
         **asdict(result),

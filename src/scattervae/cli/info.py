@@ -220,13 +220,13 @@ def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, di
 
 
 def _model(path: Path) -> Summary:
-    from scattervae.model.records import Facts
+    from scattervae.provenance import Facts
     from scattervae.science.calibration.calibrated import is_calibrated
     from scattervae.science.trained import load_model
 
     model = load_model(path)
     n_parameters = sum(p.numel() for p in model.network.parameters())
-    facts = Facts.of(model.provenance)
+    facts = Facts.model_validate(model.provenance)
     labels = [] if model.labels is None else list(model.labels.names)
     calibrated, has_flow = is_calibrated(model), model.flow is not None
     values = {

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from scattervae.arrays import StarArray
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.distributed import World
-    from scattervae.model.preparation import Machine
     from scattervae.model.recipe import Recipe
+    from scattervae.model.training_stars import Machine
     from scattervae.spectra.spectra import Spectra
     from scattervae.spectra.store import SpectrumStore
 
@@ -114,7 +114,7 @@ def _settled(world: "World", device: str, threads: int, memory: str) -> "Machine
     """The machine of this process; where several share one, each takes the GPU of its number."""
     import torch
 
-    from scattervae.model.preparation import Machine
+    from scattervae.model.training_stars import Machine
 
     if world.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{world.local_rank}"

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
-from scattervae.model.correlated_noise import CorrelatedNoise
+from scattervae.model.covariance import CorrelatedNoise
 from scattervae.model.degradation import Degradation, DegradationSettings, draw_degradation
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import TrainingSettings

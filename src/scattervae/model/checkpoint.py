@@ -1,25 +1,23 @@
 """The trained folder: config, weights, normalization and provenance, with no pickle anywhere.
 
 ``config.json`` holds the recipe, ``weights.safetensors`` the network, ``normalization.safetensors`` mean and
-standard deviation of each coefficient, ``provenance.json`` what it was made from and with, and
-``training.jsonl`` a line for each epoch, and ``digests.json`` the digest of each of these.
+standard deviation of each coefficient, ``provenance.json`` what it was made from and with, ``training.jsonl`` a line
+for each epoch, and ``digests.json`` the digest of each of these.
 """
 
 import copy
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import nn
 
-import scattervae
 from scattervae.arrays import Latents, StarMask
 from scattervae.errors import CheckpointError
 from scattervae.files import (
@@ -38,7 +36,7 @@ from scattervae.files import (
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
-from scattervae.model.records import EpochRecord, Facts, read_records, write_records
+from scattervae.provenance import Facts
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra, rechunk
@@ -52,6 +50,53 @@ _FORMAT = 2  # 1 had no digests
 BATCH = 4096
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over the stars of one epoch, in nats per star; the same whatever the objective weighs.
+
+    Attributes:
+        epoch: Counted from 1.
+        objective: What was minimised.
+        chi2: Half the squared normalised errors, summed over coefficients.
+        penalty: Half the log variances, summed over coefficients.
+        kl: Divergence from the prior, summed over latents.
+        negative_elbo: chi2 + penalty + kl.
+        learning_rate: At the epoch's last step.
+    """
+
+    epoch: int
+    objective: float
+    chi2: float
+    penalty: float
+    kl: float
+    negative_elbo: float
+    learning_rate: float
+
+
+Progress = Callable[[EpochRecord], None]
+
+
+def write_records(path: Path, records: Iterable[EpochRecord]) -> None:
+    """Write one JSON line an epoch."""
+    path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
+
+
+def read_records(path: Path) -> tuple[EpochRecord, ...]:
+    """The records that `write_records` wrote.
+
+    Raises:
+        CheckpointError: A line is nothing of the kind.
+    """
+    schema = TypeAdapter(EpochRecord)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(schema.validate_json(line) for line in lines)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {problems(error)}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable: {error}") from error
 
 
 class BasisIds(Settings):
@@ -253,16 +298,6 @@ class Checkpoint:
     def __dask_tokenize__(self) -> tuple[str, str]:
         """What Dask names tasks by that are given this model."""
         return type(self).__name__, self.digest
-
-
-def software_versions() -> dict[str, str]:
-    """The versions that a model or catalogue was made with, for its provenance."""
-    return {
-        "scattervae": scattervae.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def on_cpu(network: nn.Module) -> dict[str, Any]:

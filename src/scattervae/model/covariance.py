@@ -16,14 +16,172 @@ one: the true spectrum is what was scaled, the density then integrates to 1, and
 taken from the data pulls fits low (D'Agostini 1994, Nucl. Instrum. Methods A 346, 306).
 """
 
+import logging
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from scattervae.arrays import Coeffs, PerStar
-from scattervae.model.correlated_noise import CorrelatedNoise, Matrices, Pairs, square
+from scattervae.arrays import CoeffArray, Coeffs, PerStar, StarArray
+from scattervae.spectra.normalization import Normalization
+from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_EIGENVALUE = 1e-3
+"""Of a correlation matrix that is used: the rounding of float32 then moves chi^2 by less than 1 %, 55 x 6e-8 over it,
+at any scatter. Published ones have 0.016 and more (17 of nine stars of G 5 to 18)."""
+_STARS_AT_ONCE = 1024
+
+Pairs = Float[Tensor, "star pair"]
+Matrices = Float[Tensor, "star coeff coeff"]
+
+
+class CorrelatedNoise(NamedTuple):
+    """What is known of the noise of some stars beyond the error of each coefficient.
+
+    Attributes:
+        bp: Correlations of the BP coefficients, strict lower triangle row by row; 0 where a star has none.
+        rp: The same of RP.
+        g_error: Relative error of the G flux; 0 where not known.
+        origin: Mean over standard deviation of each coefficient, so that x + origin is the coefficient over G flux.
+        given: Stars whose correlations are used.
+        refused: Stars with correlations that are none: not positive definite, or incomplete.
+    """
+
+    bp: Float[Tensor, "star bp_pair"]
+    rp: Float[Tensor, "star rp_pair"]
+    g_error: PerStar
+    origin: Float[Tensor, " coeff"]
+    given: Bool[Tensor, " star"]
+    refused: Bool[Tensor, " star"]
+
+    @classmethod
+    def of(
+        cls, spectra: Spectra, normalization: Normalization, *, g_flux_error: StarArray | None = None
+    ) -> "CorrelatedNoise":
+        """The noise of these stars as the model sees them; correlations that are none are left out, and told.
+
+        Args:
+            spectra: Stars; those without correlations have independent coefficients.
+            normalization: Which coefficients are used, and how they are scaled.
+            g_flux_error: One standard deviation of each star's G flux [electron/s], NaN where unknown; not used
+                where the G flux was computed from the coefficients, whose errors it then shares.
+        """
+        sizes = normalization.bp.stop, normalization.n_coeffs - normalization.bp.stop
+        n = len(spectra)
+        given, refused = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+        triangles = []
+        published = spectra.correlations
+        for size, values in zip(sizes, (None, None) if published is None else _both(published), strict=True):
+            pairs = torch.zeros(n, size * (size - 1) // 2)
+            if values is not None:
+                pairs.numpy()[:] = values[:, : pairs.shape[1]]  # of the first orders: the first rows
+                there, sound = ~pairs.isnan().all(dim=1), is_sound(pairs)
+                pairs[~sound] = 0.0
+                given |= sound & there
+                refused |= there & ~sound
+            triangles.append(pairs)
+        if refused.any():
+            logger.warning(
+                "%d of %d stars have correlations that are no correlation matrix (smallest eigenvalue below %g, "
+                "or a value is missing): their coefficients are taken as independent",
+                int(refused.sum()),
+                n,
+                SMALLEST_EIGENVALUE,
+            )
+        relative = np.zeros(n) if g_flux_error is None else g_flux_error / spectra.g_flux
+        known = np.isfinite(relative) & (spectra.g_flux_source == GFluxSource.TABLE)
+        origin = torch.from_numpy((normalization.mean / normalization.std).astype(np.float32))
+        g_error = torch.from_numpy(np.where(known, relative, 0.0).astype(np.float32))
+        return cls(triangles[0], triangles[1], g_error, origin, given, refused)
+
+    @property
+    def bands(self) -> tuple[tuple[Tensor, slice], tuple[Tensor, slice]]:
+        """The correlations of BP and of RP, each with the place of its coefficients."""
+        n_bp = _size(self.bp)
+        return (self.bp, slice(0, n_bp)), (self.rp, slice(n_bp, n_bp + _size(self.rp)))
+
+    def take(self, rows: Tensor | slice) -> "CorrelatedNoise":
+        """That of these stars."""
+        return self._replace(**{name: getattr(self, name)[rows] for name in self._fields if name != "origin"})
+
+    def to(self, target: torch.device | torch.dtype) -> "CorrelatedNoise":
+        """The same on another device, or its numbers of another type."""
+        moved = (
+            v.to(target) if v.is_floating_point() or isinstance(target, torch.device) else v for v in self
+        )
+        return CorrelatedNoise(*moved)
+
+    def independent(self) -> "CorrelatedNoise":
+        """The same stars without correlations and error of the G flux."""
+        none = torch.zeros_like(self.given)
+        bp, rp, g_error = (torch.zeros_like(values) for values in (self.bp, self.rp, self.g_error))
+        return CorrelatedNoise(bp, rp, g_error, self.origin, none, none)
+
+    def draw(self, noise: Coeffs) -> Coeffs:
+        """Standard normal draws made as correlated as each star's coefficients, still of unit variance."""
+        return torch.cat([_drawn(pairs, noise[:, band]) for pairs, band in self.bands], dim=1)
+
+
+def square(pairs: Pairs) -> Matrices:
+    """Correlation matrices from their strict lower triangles, row by row."""
+    n = _size(pairs)
+    place = torch.full((n, n), pairs.shape[1], device=pairs.device)
+    row, column = torch.tril_indices(n, n, offset=-1, device=pairs.device)
+    place[row, column] = place[column, row] = torch.arange(pairs.shape[1], device=pairs.device)
+    with_one = torch.nn.functional.pad(pairs, (0, 1), value=1.0)
+    return with_one.index_select(1, place.flatten()).view(-1, n, n)
+
+
+def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:
+    """True where all pairs are there and no eigenvalue of the matrix lies below `SMALLEST_EIGENVALUE`."""
+    n = _size(pairs)
+    lowered = SMALLEST_EIGENVALUE * torch.eye(n, dtype=torch.float64, device=pairs.device)
+    parts = [
+        torch.linalg.cholesky_ex(square(part.double().nan_to_num(math.inf)) - lowered).info == 0
+        for part in torch.split(pairs, _STARS_AT_ONCE)
+    ]
+    finite = pairs.isfinite().all(dim=1)
+    return torch.cat(parts) & finite if parts else finite
+
+
+def draw_correlated(correlations: Correlations, noise: CoeffArray) -> CoeffArray:
+    """Standard normal draws for all coefficients of a basis, made as correlated as each star's.
+
+    Args:
+        correlations: Of the stars; a band in which a star has none, or what is no correlation matrix, stays as it is.
+        noise: The draws, one for each coefficient of BP and RP.
+    """
+    drawn, start = noise.copy(), 0
+    for values in _both(correlations):
+        here = slice(start, start + _size(values))
+        for first in range(0, len(noise), _STARS_AT_ONCE):
+            rows = slice(first, first + _STARS_AT_ONCE)
+            pairs = torch.from_numpy(values[rows].copy())
+            pairs[~is_sound(pairs)] = 0.0
+            drawn[rows, here] = _drawn(pairs.double(), torch.from_numpy(noise[rows, here])).numpy()
+        start = here.stop
+    return drawn
+
+
+def _drawn(pairs: Pairs, noise: Coeffs) -> Coeffs:
+    root, _ = torch.linalg.cholesky_ex(square(pairs))
+    return torch.bmm(noise[:, None, :], root.mT)[:, 0, :]
+
+
+def _both(
+    published: Correlations,
+) -> tuple[Float32[np.ndarray, "star bp_pair"], Float32[np.ndarray, "star rp_pair"]]:
+    return published.bp, published.rp
+
+
+def _size(pairs: Tensor | np.ndarray) -> int:
+    """Of the matrix with so many pairs."""
+    return (1 + math.isqrt(1 + 8 * pairs.shape[1])) // 2
 
 
 class FullTerms(NamedTuple):

@@ -10,8 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, PerStar
-from scattervae.model.correlated_noise import CorrelatedNoise
-from scattervae.model.covariance import full_terms
+from scattervae.model.covariance import CorrelatedNoise, full_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
 

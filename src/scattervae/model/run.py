@@ -2,31 +2,37 @@
 
 import json
 import logging
+import math
 import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import sole_writer
-from scattervae.model.checkpoint import Checkpoint, read_checkpoint
-from scattervae.model.preparation import (
+from scattervae.model.batches import TrainingStars
+from scattervae.model.checkpoint import Checkpoint, EpochRecord, Progress, read_checkpoint
+from scattervae.model.network import ScatterVAE
+from scattervae.model.posterior import Posterior
+from scattervae.model.recipe import Recipe
+from scattervae.model.training import SavedState, fit_network, training_threads
+from scattervae.model.training_stars import (
     Machine,
     Prepared,
+    Survey,
     data_digest,
     prepare_spectra,
     prepare_store,
     training_stars,
 )
-from scattervae.model.provenance import provenance_of
-from scattervae.model.recipe import Recipe
-from scattervae.model.records import EpochRecord, Progress
-from scattervae.model.survey import Survey
-from scattervae.model.train import fit_network, training_threads
-from scattervae.model.training_state import SavedState
+from scattervae.provenance import CREDIT, commit, software_versions
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 
@@ -36,6 +42,7 @@ _STATE = "state.safetensors"
 _LOG = "training.jsonl"
 _SURVEY = "survey.safetensors"
 _HERE = Machine()
+_STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to three digits
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def _train(
         "seconds": round(seconds, 3),
         "stars_per_second": round(state.n_stars_seen / seconds),
     }
-    checkpoint = replace(checkpoint, provenance=provenance_of(checkpoint, prepared, training))
+    checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, prepared, training))
     _warn_of_collapse(checkpoint)
     if out is not None and work is not None:
         checkpoint.save(out.model)
@@ -271,3 +278,35 @@ def _warn_of_collapse(checkpoint: Checkpoint) -> None:
     warning = collapse_warning(n_active, checkpoint.recipe, checkpoint.normalization.n_coeffs)
     if warning is not None:
         logger.warning(warning)
+
+
+def _provenance(checkpoint: Checkpoint, prepared: Prepared, training: dict[str, Any]) -> dict[str, Any]:
+    """Readable JSON values.
+
+    Args:
+        checkpoint: The trained model.
+        prepared: What it was trained on.
+        training: How that went.
+    """
+    posterior = _posterior(checkpoint.network, prepared.stars, checkpoint.recipe)
+    return {
+        "versions": software_versions(),
+        "commit": commit(),
+        "data": prepared.data,
+        "training": {
+            "device": str(checkpoint.device),
+            **training,
+            "active_latents": posterior.n_active(),
+            "kl_per_latent": posterior.kl_per_latent(),
+        },
+        "credit": CREDIT,
+    }
+
+
+@torch.no_grad()
+def _posterior(network: ScatterVAE, stars: TrainingStars, recipe: Recipe) -> Posterior:
+    """The posteriors of the training stars, or of half a million where there are more."""
+    batches = stars.batches(recipe.training, epoch=0)
+    n_batches = math.ceil(_STARS_FOR_DIVERGENCE / recipe.training.batch_size)
+    parts = [network.encode(batch.x, batch.errors) for batch in islice(batches, n_batches)]
+    return Posterior.concatenate(parts).each(lambda values: values.cpu())

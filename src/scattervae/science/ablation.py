@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scattervae.errors import DataError, TrainingError, counted
+from scattervae.model.checkpoint import Progress
 from scattervae.model.recipe import RECIPES
-from scattervae.model.records import Progress
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.claim import Table

@@ -16,9 +16,10 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.basis import flux_from_coeffs
-from scattervae.model.checkpoint import Checkpoint, software_versions
+from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import LatentFlow
 from scattervae.model.posterior import Posterior
+from scattervae.provenance import software_versions
 from scattervae.seeds import stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis

@@ -144,8 +144,8 @@ def _whole_way(folder: Path) -> str:
     from scattervae.model.network import NetworkShape
     from scattervae.model.recipe import RECIPES
     from scattervae.model.run import train
-    from scattervae.science.catalogue import catalogue
-    from scattervae.science.catalogue_files import write_catalogue
+    from scattervae.science.catalogue.encoding import catalogue
+    from scattervae.science.catalogue.one_file import write_catalogue
     from scattervae.spectra.hats import read_table
 
     stars, file = simulated_stars(), folder / "stars.csv"

@@ -12,8 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.layers import FEATURES_A_COEFF
-from scattervae.model.network import NetworkShape, Reconstruction
+from scattervae.model.network import FEATURES_A_COEFF, NetworkShape, Reconstruction
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
 from scattervae.show.star import Curve, draw_coefficients, median_star, shown_star, star_title

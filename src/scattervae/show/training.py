@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from scattervae.model.records import EpochRecord
+from scattervae.model.checkpoint import EpochRecord
 from scattervae.show.registry import FigureData
 from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marker, note, signed
 

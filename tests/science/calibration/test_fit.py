@@ -19,7 +19,6 @@ from scattervae.science.calibration.calibrated import (
     score_of,
     with_scatter_factor,
 )
-from scattervae.science.calibration.draws import posterior_draws
 from scattervae.science.calibration.fit import (
     CalibrationSettings,
     calibrate,
@@ -29,7 +28,8 @@ from scattervae.science.calibration.fit import (
 )
 from scattervae.science.calibration.score import score_inputs
 from scattervae.science.calibration.widths import encode
-from scattervae.science.catalogue import catalogue, catalogue_schema
+from scattervae.science.catalogue.encoding import catalogue, catalogue_schema
+from scattervae.science.exact_posterior import posterior_draws
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from toy import spoiled, toy_best, toy_model, toy_recipe, toy_sky, untrained_model

@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from model.noise_toys import correlated
 from scattervae.errors import DataError, TrainingError
 from scattervae.model.checkpoint import read_checkpoint
-from scattervae.model.correlated_noise import square
+from scattervae.model.covariance import square
 from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper import sensitivity as module

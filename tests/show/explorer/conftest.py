@@ -14,7 +14,7 @@ from cli.toys import write_parquet
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.score import WIDTH, ScoreMap
 from scattervae.science.calibration.widths import WidthLaw
-from scattervae.science.catalogue import catalogue
+from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.trained import TrainedModel, with_labels
 from scattervae.show.explorer.page import explore
 from toy import DR3, toy_best, toy_recipe, toy_sky, untrained_model, with_own_g

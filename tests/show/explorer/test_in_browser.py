@@ -82,7 +82,7 @@ def test_a_g_flux_that_no_column_gives_comes_from_the_coefficients(page, sky, mo
 def test_the_papers_network_runs_in_the_page_too(browser, sky, tmp_path, calibration):
     import pyarrow.parquet as pq
 
-    from scattervae.science.catalogue import catalogue
+    from scattervae.science.catalogue.encoding import catalogue
     from scattervae.show.explorer.page import explore
 
     model = made_model(sky.spectra, best=False, calibration=calibration)

@@ -15,7 +15,7 @@ from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
-from scattervae.science.calibration.draws import N_DRAWS, WeightedDraws, posterior_draws
+from scattervae.science.exact_posterior import N_DRAWS, WeightedDraws, posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra

@@ -19,9 +19,9 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.degradation import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
-from scattervae.science.calibration.draws import WeightedDraws, posterior_draws
 from scattervae.science.calibration.score import ScoreInputs, fit_score, score_inputs
 from scattervae.science.calibration.widths import encode, fit_widths
+from scattervae.science.exact_posterior import WeightedDraws, posterior_draws
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs

@@ -12,7 +12,7 @@ from scattervae.arrays import Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
-from scattervae.science.calibration.draws import posterior_draws
+from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 

@@ -27,9 +27,10 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.model.checkpoint import BasisIds, software_versions
+from scattervae.model.checkpoint import BasisIds
 from scattervae.model.network import Reconstruction
-from scattervae.model.preparation import data_digest
+from scattervae.model.training_stars import data_digest
+from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.cannon.fit import (
     PerCoeff,
     ScaledLabels,
@@ -239,7 +240,7 @@ class Cannon:
             "versions": software_versions(),
             "data": {"digest": data_digest(stars)},
             "seconds": round(time.perf_counter() - started, 3),
-            "credit": "ESA/Gaia/DPAC",
+            "credit": CREDIT,
         }
         return cls(settings, normalization, label_range, fit.theta, fit.scatter, counts, provenance)
 

@@ -27,9 +27,10 @@ from scattervae.files import (
     written_folder,
 )
 from scattervae.gaia.facts import g_mag_of
-from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, software_versions, with_weights
+from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, with_weights
 from scattervae.model.posterior import Posterior
-from scattervae.model.preparation import training_stars
+from scattervae.model.training_stars import training_stars
+from scattervae.provenance import software_versions
 from scattervae.science.calibration.calibrated import spectrum_score
 from scattervae.science.labels.conformal import Cells, Conformal, Places, scores_of
 from scattervae.science.labels.network import LabelNetwork, predict

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from scattervae.arrays import Coeffs
-from scattervae.model.layers import ResidualBlock, with_errors
-from scattervae.model.network import ScatterVAE
+from scattervae.model.network import ResidualBlock, ScatterVAE, with_errors
 from scattervae.science.labels.targets import LabelTensor
 
 _LOG_VARIANCE_LIMITS = (-12.0, 8.0)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from scattervae.arrays import StarArray
 from scattervae.model.degradation import DegradationSettings, draw_degradation
-from scattervae.model.layers import inner_matrices
-from scattervae.model.network import ScatterVAE
-from scattervae.model.steps import MUON_MOMENTUM, trapezoid_schedule
+from scattervae.model.network import ScatterVAE, inner_matrices
+from scattervae.model.optimizers import MUON_MOMENTUM, trapezoid_schedule
 from scattervae.science.labels.network import LabelNetwork, ScaledLabels
 from scattervae.science.labels.targets import LabelTensor, ScaledTargets
 from scattervae.seeds import stream

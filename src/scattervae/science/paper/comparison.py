@@ -19,7 +19,7 @@ from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
-from scattervae.model.preparation import training_stars
+from scattervae.model.training_stars import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.checkpoint import Checkpoint, EpochRecord
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.records import EpochRecord
 from scattervae.model.run import train_once
 from scattervae.science.latent_volume.comparison import VolumeComparison
 from scattervae.science.paper.claim import Claim

@@ -17,12 +17,11 @@ import numpy as np
 from scattervae.arrays import Latents
 from scattervae.errors import DataError, TrainingError, counted
 from scattervae.files import write_json
-from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.correlated_noise import draw_correlated
-from scattervae.model.preparation import data_digest
+from scattervae.model.checkpoint import Checkpoint, EpochRecord
+from scattervae.model.covariance import draw_correlated
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
-from scattervae.model.records import EpochRecord
 from scattervae.model.run import train, train_once
+from scattervae.model.training_stars import data_digest
 from scattervae.science.evaluation import evaluate
 from scattervae.science.generation import generate
 from scattervae.science.paper.claim import HOLDS, Claim, Table

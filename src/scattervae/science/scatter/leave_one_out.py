@@ -17,7 +17,7 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.network import Reconstruction, ScatterVAE
-from scattervae.science.refinement import refine_means
+from scattervae.science.exact_posterior import refine_means
 from scattervae.spectra.normalization import Inputs
 
 _N_STEPS = 8

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scattervae.model.layers import inner_matrices
-from scattervae.model.network import ScatterVAE
+from scattervae.model.network import ScatterVAE, inner_matrices
 from scattervae.model.recipe import TrainingSettings
 
 _WARM_UP = 0.05

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from scattervae.errors import DataError, RecipeError, StoreError
-from scattervae.science.catalogue import catalogue
-from scattervae.science.cluster import DaskEngine, dask_client, encode_partition
-from scattervae.science.partitions import encode_store
+from scattervae.science.catalogue.dask import DaskEngine, dask_client, encode_partition
+from scattervae.science.catalogue.encoding import catalogue
+from scattervae.science.catalogue.hats_folder import encode_store
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.store import SpectrumStore
 from science.catalogues import bytes_of, check_same, elsewhere, rows_of, stop_after

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from scattervae.model.network import NetworkShape, ScatterVAE
+from scattervae.model.optimizers import Steps
 from scattervae.model.recipe import TrainingSettings
-from scattervae.model.steps import Steps
 
 MUON = TrainingSettings(
     optimizer="muon", learning_rate=0.004, matrix_learning_rate=0.01, schedule="trapezoid"

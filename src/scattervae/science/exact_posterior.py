@@ -1,18 +1,19 @@
-r"""A better posterior at test time: a few steps from the encoder's answer to the most probable latents of a star.
+r"""A star's posterior beyond its encoder: refined, drawn from by weight, and integrated to the evidence ln p(x).
 
 An encoder answers for all stars at once and is a little wrong for each. From its answer the latents of a star are
-improved with the decoder's derivatives, and their covariance follows from the same derivatives; a step that does not
-improve a star is not taken for that star.
+improved with the decoder's derivatives, and their covariance follows from the same derivatives. Weighted draws around
+it stand for the exact posterior; their mean weight is how probable the model finds the star, whatever the encoder.
 """
 
 import copy
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, PerStar
@@ -20,7 +21,9 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Coupling, Posterior
+from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
 
 Decode = Callable[[Tensor], Reconstruction]
 
@@ -186,3 +189,187 @@ def _gaussian(mean: Latents, root: Coupling) -> Posterior:
     sd = root.diagonal(dim1=1, dim2=2)
     coupling = (root / sd[:, None, :]).tril(-1)
     return Posterior(mean, 2.0 * sd.log().to(mean), coupling.to(mean))
+
+
+N_DRAWS = 32
+_WIDER = 1.5  # the tails of what is drawn from must reach over those of the posterior
+_HALF_LN_2_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class WeightedDraws(NamedTuple):
+    """Draws of each star's latents that stand for its posterior by their weights.
+
+    Attributes:
+        z: The draws.
+        weights: Of each star's draws; they add up to 1.
+    """
+
+    z: Float[Tensor, "draw star latent"]
+    weights: Float[Tensor, "draw star"]
+
+    def take(self, rows: Int64[Tensor, " row"]) -> "WeightedDraws":
+        """Those of these stars."""
+        return WeightedDraws(self.z[:, rows], self.weights[:, rows])
+
+    def one(self, generator: torch.Generator) -> Latents:
+        """One draw a star, chosen by its weight: a draw from the posterior."""
+        chosen: Int64[Tensor, " star"] = torch.multinomial(self.weights.T, 1, generator=generator)[:, 0]
+        return self.z[chosen, torch.arange(self.z.shape[1])]
+
+
+@torch.no_grad()
+def posterior_draws(
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    start: Posterior,
+    generator: torch.Generator,
+    *,
+    n_draws: int = N_DRAWS,
+) -> WeightedDraws:
+    r"""Draws from the posterior of each star under the model's prior and decoder, whatever its encoder.
+
+    From the encoder's answer the most probable latents are found (`refine`); draws around them get the weights
+
+    .. math:: w \propto p(x | z)\, p(z) / g(z)
+
+    with g the Gaussian found, a little widened.
+
+    Args:
+        checkpoint: The model.
+        inputs: Stars; missing coefficients have infinite errors.
+        start: What its encoder says of them.
+        generator: Of the draws.
+        n_draws: A star.
+
+    Source:
+        Rubin (1988), sampling importance resampling; Bishop (2006), Pattern Recognition and Machine Learning,
+        sect. 11.1.5.
+    """
+    near = refine(checkpoint, inputs, start).posterior
+    wide = near._replace(log_variance=near.log_variance + 2.0 * math.log(_WIDER))
+    drawn, log_weights = [], []
+    for _ in range(n_draws):
+        z = wide.sample(generator)
+        told = checkpoint.decode(z)
+        variance = inputs.errors.square() + told.scatter.square()
+        terms = gaussian_terms(inputs.x, told.mean, variance, dtype=torch.float64)
+        prior = -0.5 * z.double().square().sum(dim=1) - _HALF_LN_2_PI * z.shape[1]
+        log_weights.append(-terms.nll + prior - wide.log_density(z).double())
+        drawn.append(z)
+    return WeightedDraws(torch.stack(drawn), torch.softmax(torch.stack(log_weights), dim=0))
+
+
+LogDensity = Callable[[Tensor], Tensor]
+Proposals = Literal["encoder", "refined"]
+
+N_EVIDENCE_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """ln p(x) of each star, estimated.
+
+    Attributes:
+        log_evidence: In nats, of coefficients in training standard deviations, without the constant with ln 2 pi of
+            the coefficients: comparable with minus the negative evidence lower bound of `evaluate`. NaN for a star
+            that cannot be encoded.
+        effective_draws: How many equally weighted draws would tell as much; where few, the estimate is too low.
+        n_draws: How many were made for each star.
+
+    Source:
+        Kong (1992) for the effective number, 1 / sum of squares of the normalised weights.
+    """
+
+    log_evidence: PerStar
+    effective_draws: PerStar
+    n_draws: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over the stars that could be encoded."""
+        return self.log_evidence.nanmean().item()
+
+
+def log_evidence(
+    checkpoint: Checkpoint,
+    spectra: Spectra,
+    n_draws: int = N_EVIDENCE_DRAWS,
+    *,
+    proposals: Proposals = "refined",
+    prior: LogDensity | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """ln p(x) of each star under a model, from weighted draws near its posterior.
+
+    Args:
+        checkpoint: The model.
+        spectra: Stars of its basis.
+        n_draws: Draws a star.
+        proposals: Whose posterior the draws come from; ``refined`` (`refine`) lies closer.
+        prior: Natural logarithm of a density over latents, in the place of the standard normal prior's, such as
+            `scattervae.model.flow.LatentFlow.log_density`.
+        seed: Of every draw.
+
+    Raises:
+        DataError: The spectra are of another basis.
+    """
+    generator = stream(seed, "evidence")
+    none = torch.empty(0, dtype=torch.float64)
+    parts = [Evidence(none, none, n_draws)]
+    for encoded in checkpoint.encode_batches([spectra]):
+        inputs, posterior = encoded.inputs, encoded.posterior
+        if proposals == "refined":
+            posterior = refine(checkpoint, inputs, posterior).posterior
+        x, errors = inputs.x, inputs.errors
+
+        def log_joint(z: Latents, x: Coeffs = x, errors: Coeffs = errors) -> PerStar:
+            log_prior = prior(z) if prior is not None else standard_normal(z)
+            return log_likelihood(x, errors, checkpoint.decode(z)) + log_prior.double()
+
+        parts.append(importance_weighted(log_joint, posterior, n_draws, generator))
+    return Evidence(
+        torch.cat([part.log_evidence for part in parts]),
+        torch.cat([part.effective_draws for part in parts]),
+        n_draws,
+    )
+
+
+@torch.no_grad()
+def importance_weighted(
+    log_joint: LogDensity, posterior: Posterior, n_draws: int, generator: torch.Generator
+) -> Evidence:
+    r"""ln p(x) of each star from draws of a Gaussian near its posterior.
+
+    .. math:: \ln \hat p(x) = \ln \frac1K \sum_{k=1}^K w_k, \qquad w_k = \frac{p(x, z_k)}{q(z_k | x)}, \quad z_k \sim q
+
+    Sums are float64 of logarithms. The estimate of p(x) is unbiased; its logarithm is a lower bound on average, and
+    higher the more draws there are.
+
+    Args:
+        log_joint: From one latent vector a star to ln p(x, z).
+        posterior: q, where the draws come from.
+        n_draws: K.
+        generator: Of the draws.
+
+    Source:
+        Burda et al. (2015), arXiv:1509.00519, eq. 8.
+    """
+    first = torch.full_like(posterior.mean[:, 0], -math.inf, dtype=torch.float64)
+    total, squares = first, first.clone()
+    for _ in range(n_draws):
+        z = posterior.sample(generator)
+        log_weight = log_joint(z).double() - posterior.log_density(z).double()
+        total = torch.logaddexp(total, log_weight)
+        squares = torch.logaddexp(squares, 2.0 * log_weight)
+    return Evidence(total - math.log(n_draws), (2.0 * total - squares).exp(), n_draws)
+
+
+def log_likelihood(x: Coeffs, errors: Coeffs, told: Reconstruction) -> PerStar:
+    r"""ln p(x | z) of each star in float64, :math:`\tfrac12 N \ln 2\pi` left out; missing coefficients add nothing."""
+    variance = errors.double().square() + told.scatter.double().square()
+    return -gaussian_terms(x.double(), told.mean.double(), variance).nll
+
+
+def standard_normal(z: Latents) -> PerStar:
+    """Natural logarithm of the prior's density."""
+    return -0.5 * (z.double().square() + math.log(2.0 * math.pi)).sum(dim=1)

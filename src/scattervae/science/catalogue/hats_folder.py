@@ -21,13 +21,18 @@ from scattervae.errors import StoreError
 from scattervae.files import replace_folder, restored, sole_writer, write_json
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import in_threads, reading_threads
-from scattervae.science.catalogue import (
+from scattervae.science.catalogue.encoding import (
     COUNTED,
     CatalogueSummary,
     catalogue_schema,
     encode_block,
 )
-from scattervae.science.catalogue_files import clear_of_full_disks, kept_if_begun, parts_identity, write_rows
+from scattervae.science.catalogue.one_file import (
+    clear_of_full_disks,
+    kept_if_begun,
+    parts_identity,
+    write_rows,
+)
 from scattervae.spectra.columns import store_schema
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from scattervae.errors import BusyError, DataError, StoreError
-from scattervae.science import partitions
-from scattervae.science.catalogue import catalogue
-from scattervae.science.partitions import Encoding, SkyColumns, encode_store, write_partition
+from scattervae.science.catalogue import hats_folder
+from scattervae.science.catalogue.encoding import catalogue
+from scattervae.science.catalogue.hats_folder import (
+    Encoding,
+    SkyColumns,
+    encode_store,
+    write_partition,
+)
 from scattervae.spectra.hats import HatsFolder, Partition, Positions, partition_path
 from scattervae.spectra.spectra import Basis, Flag
 from scattervae.spectra.store import SpectrumStore
@@ -155,7 +160,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on(tmp_path, store, wh
         encode_store(MODEL, store, out, progress=stop_after(1))
     path.with_name(path.name + ".x.partial").symlink_to("/dev/full")
     with monkeypatch.context() as patch:
-        patch.setattr(partitions.uuid, "uuid4", lambda: SimpleNamespace(hex="x"))
+        patch.setattr(hats_folder.uuid, "uuid4", lambda: SimpleNamespace(hex="x"))
         with pytest.raises(StoreError, match=r"c\.parts: the disk is full; .* the same command goes on"):
             encode_store(MODEL, store, out)
     assert not path.exists()

@@ -15,8 +15,8 @@ import pyarrow as pa
 from scattervae.errors import DataError, RecipeError, StoreError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import keep_memory
-from scattervae.science.catalogue import catalogue_schema, encode_block
-from scattervae.science.partitions import Encoding, SkyColumns, write_partition
+from scattervae.science.catalogue.encoding import catalogue_schema, encode_block
+from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write_partition
 from scattervae.spectra.columns import store_schema, stored_columns, stored_from, stored_of
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition

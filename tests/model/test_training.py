@@ -10,13 +10,18 @@ from safetensors.torch import save_file
 
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
+from scattervae.model.checkpoint import EpochRecord
 from scattervae.model.distributed import ALONE
 from scattervae.model.loss import loss_terms, objective
 from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import RECIPES, Recipe
-from scattervae.model.records import EpochRecord
-from scattervae.model.train import fit_network, training_threads
-from scattervae.model.training_state import SavedState, TrainingState, initial_network
+from scattervae.model.training import (
+    SavedState,
+    TrainingState,
+    fit_network,
+    initial_network,
+    training_threads,
+)
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.row_groups import StoredSpectra
@@ -44,7 +49,7 @@ def stop_after(epoch: int) -> Callable[[EpochRecord], None]:
 
 @pytest.fixture
 def saves_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scattervae.model.train._SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("scattervae.model.training._SECONDS_BETWEEN_SAVES", 0.0)
 
 
 def all_numbers(state: TrainingState) -> dict[str, object]:
@@ -78,7 +83,7 @@ def test_each_epoch_draws_from_streams_of_its_own(monkeypatch):
         asked.append(names)
         return stream(*names)
 
-    for module in ("training_state", "batches"):
+    for module in ("training", "batches"):
         monkeypatch.setattr(f"scattervae.model.{module}.stream", noting)
     fit_network(STARS, ADAMW)
     assert len(asked) == len(set(asked)) == 1 + 3 * 5  # the weights; order, latents and damage of each epoch
@@ -171,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tm
         return objective(terms, *args, **kwargs) * torch.nan
 
     with monkeypatch.context() as patch:
-        patch.setattr("scattervae.model.train.objective", broken)
+        patch.setattr("scattervae.model.training.objective", broken)
         with pytest.raises(TrainingError, match="epoch 5: the loss is nan") as caught:
             fit_network(STARS, ADAMW, state_file=file)
     assert "\n" not in str(caught.value)
@@ -194,7 +199,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
     def broken(terms, *args, **kwargs):
         return objective(terms, *args, **kwargs) + (0.0 * terms.kl).sqrt()
 
-    monkeypatch.setattr("scattervae.model.train.objective", broken)
+    monkeypatch.setattr("scattervae.model.training.objective", broken)
     one_step = toy_recipe(epochs=1, batch_size=150)
     with pytest.raises(TrainingError, match="epoch 1: a weight is not a number") as caught:
         fit_network(STARS, one_step, state_file=tmp_path / "state.safetensors")

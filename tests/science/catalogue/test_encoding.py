@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
-from scattervae.science.catalogue import catalogue, catalogue_schema, portions_of, rows_of
+from scattervae.science.catalogue.encoding import catalogue, catalogue_schema, portions_of, rows_of
 from scattervae.spectra.columns import stored_of
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag

@@ -18,10 +18,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
-from scattervae.model.checkpoint import BATCH, Answer, Checkpoint, software_versions
+from scattervae.model.checkpoint import BATCH, Answer, Checkpoint
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
+from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.calibration.calibrated import score_of
 from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel
@@ -119,7 +120,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         "model": checkpoint.digest,
         "recipe": checkpoint.recipe.name,
         "versions": software_versions(),
-        "credit": "ESA/Gaia/DPAC",
+        "credit": CREDIT,
     }
     return pa.schema(fields, metadata={NOTE: json.dumps(about)})
 

@@ -18,7 +18,7 @@ from scattervae.errors import DataError, StoreError
 from scattervae.files import sole_writer, write_json, written_file
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.parallel import reading_threads
-from scattervae.science.catalogue import (
+from scattervae.science.catalogue.encoding import (
     CatalogueSummary,
     Portion,
     catalogue_schema,

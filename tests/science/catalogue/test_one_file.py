@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scattervae.errors import BusyError, DataError, StoreError
-from scattervae.science import catalogue, catalogue_files
-from scattervae.science.catalogue import Portion
-from scattervae.science.catalogue_files import write_catalogue, write_portions
+from scattervae.science.catalogue import encoding, one_file
+from scattervae.science.catalogue.encoding import Portion
+from scattervae.science.catalogue.one_file import write_catalogue, write_portions
 from scattervae.spectra.columns import stored_of
 from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
@@ -31,8 +31,8 @@ def in_pieces(spectra, rows):
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     """Row groups of 32 stars, ten of 300 stars, and portions that do not fit into them."""
-    monkeypatch.setattr(catalogue_files, "ROWS_A_GROUP", 32)
-    monkeypatch.setattr(catalogue, "_ROWS_A_PORTION", 50)
+    monkeypatch.setattr(one_file, "ROWS_A_GROUP", 32)
+    monkeypatch.setattr(encoding, "_ROWS_A_PORTION", 50)
 
 
 def stop_after(n_stars):
@@ -52,8 +52,8 @@ def test_same_bytes_whatever_the_chunks(tmp_path_factory):
     @settings(max_examples=8, deadline=None)
     @given(st.integers(1, 320))
     def check(rows):
-        write_catalogue(MODEL, in_pieces(SKY.spectra, rows), folder / "pieces.parquet")
-        assert (folder / "pieces.parquet").read_bytes() == whole
+        write_catalogue(MODEL, in_pieces(SKY.spectra, rows), folder / "row_groups.parquet")
+        assert (folder / "row_groups.parquet").read_bytes() == whole
 
     check()
 
@@ -61,11 +61,12 @@ def test_same_bytes_whatever_the_chunks(tmp_path_factory):
 def test_a_store_gives_the_bytes_of_its_stars_in_its_order(tmp_path):
     write_store(tmp_path / "store", SKY.spectra, rows_a_partition=40)
     store = SpectrumStore(tmp_path / "store")
-    write_catalogue(MODEL, store, tmp_path / "pieces.parquet")
+    write_catalogue(MODEL, store, tmp_path / "row_groups.parquet")
     write_catalogue(MODEL, store.chunks(77), tmp_path / "chunks.parquet")
-    assert (tmp_path / "pieces.parquet").read_bytes() == (tmp_path / "chunks.parquet").read_bytes()
+    assert (tmp_path / "row_groups.parquet").read_bytes() == (tmp_path / "chunks.parquet").read_bytes()
     assert (
-        pq.read_table(tmp_path / "pieces.parquet")["source_id"].to_pylist() == store.read().source_id.tolist()
+        pq.read_table(tmp_path / "row_groups.parquet")["source_id"].to_pylist()
+        == store.read().source_id.tolist()
     )
 
 
@@ -121,7 +122,7 @@ def test_a_partial_catalogue_with_other_columns_is_not_gone_on_with(tmp_path, mo
     out = tmp_path / "c.parquet"
     with pytest.raises(KeyboardInterrupt):
         write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s", progress=stop_after(64))
-    monkeypatch.setattr(catalogue, "software_versions", lambda: {"scattervae": "a later one"})
+    monkeypatch.setattr(encoding, "software_versions", lambda: {"scattervae": "a later one"})
     assert write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s").n_resumed == 0
 
 

@@ -1,0 +1,1 @@
+"""The catalogue: one row a star, as a table, as one file, or as a HATS folder made here or on a cluster."""
