@@ -196,13 +196,13 @@ def once_each(portions: Iterable[Portion]) -> Iterator[Portion]:
 
     Rows that carry the flag already do not count. Each portion is read once more, and its source_ids stay in memory.
     """
-    known = SeenIds()
+    seen = SeenIds()
     for portion in portions:
         block = portion.read()
         rows = np.flatnonzero((block.flags & np.uint16(Flag.DUPLICATE)) == 0)
         source_id = block.source_id[rows]
-        again = known.among(source_id) | repeats(source_id)
-        known.learn(source_id[~again])
+        again = seen.holds(source_id) | repeats(source_id)
+        seen.add(source_id[~again])
         yield (
             Portion(portion.n_rows, partial(_flagged, portion.read, rows[again])) if again.any() else portion
         )
