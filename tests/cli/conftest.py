@@ -1,10 +1,21 @@
 """Commands run in this process, on toy stars ingested and trained on once."""
 
+from functools import partial
+
 import pytest
 
 from cli.toys import RECIPE, write_parquet
 from scattervae.cli.application import main
+from scattervae.science.labels.model import fit_labels
+from science.labels.label_toys import QUICK
 from toy import DR3, toy_sky
+
+
+@pytest.fixture(autouse=True)
+def quick_labels(monkeypatch):
+    """Labels are fitted in few steps by few networks: how well is asked of the library, not of a command."""
+    quick = partial(fit_labels, settings=QUICK)
+    monkeypatch.setattr("scattervae.science.labels.model.fit_labels", quick)
 
 
 @pytest.fixture(scope="session")

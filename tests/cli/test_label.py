@@ -12,6 +12,7 @@ from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
+from science.labels.label_toys import QUICK
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(400)
@@ -20,12 +21,13 @@ NAMES = ("teff", "logg", "fe_h", "alpha_m")
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A model that was taught labels, and the stars."""
+    """A model with labels, and the stars."""
     folder = tmp_path_factory.mktemp("labelled")
     write_parquet(folder / "stars.parquet", SKY.spectra, SKY.labels)
-    model = toy_model(SKY, toy_recipe(epochs=30))
+    model = toy_model(SKY, toy_recipe(epochs=12))
     model.save(folder / "model")
-    save_label_model(fit_labels(model, SKY.spectra, TargetLabels.of(SKY.labels)), folder / "model" / LABELS)
+    labels = fit_labels(model, SKY.spectra, TargetLabels.of(SKY.labels), QUICK)
+    save_label_model(labels, folder / "model" / LABELS)
     return folder
 
 
@@ -65,9 +67,9 @@ def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, la
 
 
 def test_a_model_with_labels_is_another_model(labelled):
-    plain, fitted = read_checkpoint(labelled / "model"), load_model(labelled / "model")
-    assert plain.digest != fitted.digest
-    assert load_model(labelled / "model").digest == fitted.digest
+    plain, with_labels = read_checkpoint(labelled / "model"), load_model(labelled / "model")
+    assert plain.digest != with_labels.digest
+    assert load_model(labelled / "model").digest == with_labels.digest
     assert labels_of(plain) is None
 
 

@@ -65,7 +65,7 @@ def reproduce(
     from scattervae.model.recipe import RECIPES
     from scattervae.science.paper.claim import as_json as claims_as_json
     from scattervae.science.paper.reproduce import reproduce as test_claims
-    from scattervae.show.report import report_figures, write_report
+    from scattervae.show.report import render_report, report_figures, write_report
 
     choose_device("cpu", threads)
     started = time.perf_counter()
@@ -84,14 +84,14 @@ def reproduce(
     claims = claims_as_json(done.claims)
     write_json(out / "claims.json", claims)
     facts = _facts(sky, done, time.perf_counter() - started)
-    write_report(
-        out / "report.html",
+    page = render_report(
         title="Closing the stellar labels gap, claim by claim",
         claims=done.claims,
         figures=report_figures(figures),
         facts=facts,
         tables=further,
     )
+    write_report(out / "report.html", page)
     rows = [(c.id, "-" if c.measured is None else f"{c.measured:.3g}", c.verdict) for c in done.claims]
     Summary(
         {"out": str(out), "facts": facts, "claims": claims},

@@ -25,6 +25,7 @@ ENCODER, DECODER, SCATTER = "#E69F00", "#7B2D8B", "#009E73"
 _BAR = 0.34
 _TALLEST = 2.5
 _SHORTEST = 0.5
+_CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 _BRANCH = 1.65  # how far above and below the middle the two decoders lie
 
 
@@ -36,13 +37,7 @@ class _Layer(NamedTuple):
 
 
 def plot_network(axes: Axes, shape: NetworkShape, n_coeffs: int) -> None:
-    """Layers as bars with their number of units, the height its logarithm; arrows say what becomes of what.
-
-    Args:
-        axes: Where to draw; its frame is removed.
-        shape: Hidden layers and latents.
-        n_coeffs: Coefficients a star.
-    """
+    """Layers as bars with their number of units, the height its logarithm, and arrows from each to the next."""
     n_hidden = len(shape.hidden)
     sees_errors = shape.encoder_sees == "errors"
     n_seen = n_coeffs * (FEATURES_A_COEFF if sees_errors else 1)
@@ -80,16 +75,8 @@ def _draw_stack(axes: Axes, stack: list[_Layer], colour: str, name: str, *, abov
     axes.add_patch(Polygon(outline, closed=True, facecolor=colour, alpha=0.18, linewidth=0))
     for layer in stack:
         _box(axes, (layer.x, layer.y), (_BAR, layer.height), colour)
-        axes.text(
-            layer.x,
-            layer.y,
-            f"{layer.width}",
-            color="white",
-            fontsize=6.5,
-            rotation=90,
-            ha="center",
-            va="center",
-        )
+        style: dict[str, Any] = {"color": "white", "fontsize": 6.5, "rotation": 90}
+        axes.text(layer.x, layer.y, f"{layer.width}", **style, **_CENTRED)
     tallest = max(layer.height for layer in stack) / 2 + 0.12
     axes.text(
         0.5 * (stack[0].x + stack[-1].x),
@@ -105,20 +92,12 @@ def _draw_stack(axes: Axes, stack: list[_Layer], colour: str, name: str, *, abov
 def _draw_latents(axes: Axes, shape: NetworkShape, parameters: float, middle: float) -> None:
     for y, text in ((0.62, "$\\mu$"), (-0.62, "$\\ln\\sigma^2$")):
         _box(axes, (parameters, y), (0.78, 0.66), ENCODER)
-        axes.text(parameters, y, text, ha="center", va="center", fontsize=7.0)
+        axes.text(parameters, y, text, fontsize=7.0, **_CENTRED)
     _box(axes, (middle, 0.0), (0.5, 0.9), OBSERVED)
-    axes.text(middle, 0.0, "$z$", color="white", ha="center", va="center", fontsize=9.0)
+    axes.text(middle, 0.0, "$z$", color="white", fontsize=9.0, **_CENTRED)
     axes.text(middle + 0.45, 0.0, f"{shape.n_latent} latents", ha="left", va="center", fontsize=7.0)
-    axes.text(
-        parameters + 0.35,
-        -1.45,
-        "$z = \\mu + (1 + C)\\,\\sigma\\,\\epsilon$"
-        if shape.n_couplings
-        else "$z = \\mu + \\sigma\\,\\epsilon$",
-        ha="center",
-        va="center",
-        fontsize=7.5,
-    )
+    coupled = "(1 + C)\\,\\sigma" if shape.n_couplings else "\\sigma"
+    axes.text(parameters + 0.35, -1.45, f"$z = \\mu + {coupled}\\,\\epsilon$", fontsize=7.5, **_CENTRED)
 
 
 def _box(axes: Axes, centre: tuple[float, float], size: tuple[float, float], colour: str) -> None:
@@ -197,7 +176,7 @@ _HEIGHTS = (2.55, 5.3)
 
 
 def architecture_figure(data: FigureData) -> Figure:
-    """The network around one star's coefficients; below, what it and the Cannon tell of them.
+    """The network around one star's coefficients; below, what it and the Cannon predict of them.
 
     Raises:
         DataError: There is no Cannon, or the star lacks one of its labels.
@@ -206,7 +185,7 @@ def architecture_figure(data: FigureData) -> Figure:
     row = _row(data, cannon)
     star = data.spectra.take(slice(row, row + 1))
     (encoded,) = model.encode_batches([star])
-    told = {
+    predicted = {
         name: _curve(encoded.reconstruction, model.normalization),
         "The Cannon": _curve(_of_cannon(cannon, data, row), cannon.normalization),
     }
@@ -214,9 +193,9 @@ def architecture_figure(data: FigureData) -> Figure:
         figure = Figure(figsize=(PAGE_WIDTH, sum(_HEIGHTS)), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=_HEIGHTS)  # annotated as one of three kinds
         above, below = parts
-        _draw_network(above, model, star, told[name])
+        _draw_network(above, model, star, predicted[name])
         grid = below.add_gridspec(3, 2, height_ratios=[2.3, 1.5, 1.3])
-        draw_coefficients(below, grid, star, told)
+        draw_coefficients(below, grid, star, predicted)
         figure.suptitle(star_title(data, row))
     return figure
 
@@ -240,15 +219,15 @@ def _of_cannon(cannon: Cannon, data: FigureData, row: int) -> Reconstruction:
     return cannon.predict(values, errors if cannon.settings.propagate_label_errors else None)
 
 
-def _curve(told: Reconstruction, normalization: Normalization) -> Curve:
+def _curve(decoded: Reconstruction, normalization: Normalization) -> Curve:
     """Coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
     values, sigma = (np.full(normalization.basis.n_coeffs, np.nan) for _ in range(2))
-    values[normalization.columns] = normalization.invert(told.mean, np.ones(1))[0]
-    sigma[normalization.columns] = normalization.invert_errors(told.scatter, np.ones(1))[0]
+    values[normalization.columns] = normalization.invert(decoded.mean, np.ones(1))[0]
+    sigma[normalization.columns] = normalization.invert_errors(decoded.scatter, np.ones(1))[0]
     return Curve(values, sigma)
 
 
-def _draw_network(figure: SubFigure, model: Checkpoint, star: Spectra, told: Curve) -> None:
+def _draw_network(figure: SubFigure, model: Checkpoint, star: Spectra, made: Curve) -> None:
     n_bp = star.basis.n_bp
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
     linear_below = 10.0 ** np.floor(np.log10(np.nanmedian(observed.sigma)))
@@ -258,19 +237,19 @@ def _draw_network(figure: SubFigure, model: Checkpoint, star: Spectra, told: Cur
         given, observed, n_bp=n_bp, linear_below=linear_below, colour=OBSERVED, title="observed coefficients"
     )
     plot_network(figure.add_subplot(grid[:, 1]), model.recipe.network, model.normalization.n_coeffs)
-    made = figure.add_subplot(grid[:2, 2])
+    above = figure.add_subplot(grid[:2, 2])
     plot_all_coefficients(
-        made,
-        Curve(told.values, np.zeros_like(told.sigma)),
+        above,
+        Curve(made.values, np.zeros_like(made.sigma)),
         n_bp=n_bp,
         linear_below=linear_below,
         colour=DECODER,
         title="reconstruction",
     )
-    made.set_ylim(given.get_ylim())
+    above.set_ylim(given.get_ylim())
     plot_all_sigmas(
         figure.add_subplot(grid[2:, 2]),
-        told,
+        made,
         observed,
         n_bp=n_bp,
         colour=SCATTER,

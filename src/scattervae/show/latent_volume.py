@@ -58,15 +58,8 @@ def plot_cells(
 ) -> None:
     """Cells that stars of either set fall in: orange, blue, or grey where stars of both do.
 
-    Cells are those that volumes are counted in: squares whose edges are whole multiples of `side`.
-
-    Args:
-        axes: Where to draw.
-        labelled: As many stars as of the other set, if areas are to be compared.
-        unlabelled: The other set.
-        side: Of a cell, in prior standard deviations.
-        x: Ends of the x axis.
-        y: Ends of the y axis.
+    They are those that volumes are counted in: squares whose edges are whole multiples of `side`.
+    Areas can be compared where both sets have equally many stars; `side` is in prior standard deviations.
     """
     x_edges, y_edges = (
         side * np.arange(np.floor(ends.low / side), np.ceil(ends.high / side) + 1) for ends in (x, y)
@@ -137,8 +130,8 @@ def plot_volumes(axes: Axes, pairs: Sequence[Sequence[Overlap]], full: Sequence[
     Args:
         axes: Where to draw.
         pairs: Each pair of latents at equal numbers, from few to many; thin, with the interval shaded.
-        full: The same in all latents together.
-        name: What to call the latter.
+        full: The same in all latents together, `name` in the legend.
+        name: See `full`.
     """
     axes.axhline(0.0, color=QUIET, linewidth=0.6)
     for index, overlaps in enumerate(pairs):

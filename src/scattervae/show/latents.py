@@ -5,9 +5,8 @@ Laroche & Speagle (2023), fig. 3, which shows where stars lie; colour says what 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -84,7 +83,7 @@ def axis_limits(values: StarArray) -> Limits:
 def plot_pair(
     axes: Axes, first: StarArray, second: StarArray, label: StarArray, *, colours: Limits, colour_map: str
 ) -> PolyCollection:
-    """Hexagons coloured by the mean label of their stars; light grey where none of their stars has the label.
+    """The hexagons drawn, coloured by the mean label of their stars; light grey where no star has the label.
 
     Args:
         axes: Where to draw.
@@ -93,38 +92,20 @@ def plot_pair(
         label: A label of each star, NaN where it is missing.
         colours: What the ends of the colour map stand for.
         colour_map: Its name.
-
-    Returns:
-        The coloured hexagons, for a colour bar.
     """
     x_range, y_range = axis_limits(first), axis_limits(second)
-    extent = (x_range.low, x_range.high, y_range.low, y_range.high)
-    grid = (_CELLS, int(_CELLS / np.sqrt(3)))
+    style: dict[str, Any] = {
+        "gridsize": (_CELLS, int(_CELLS / np.sqrt(3))),
+        "extent": (x_range.low, x_range.high, y_range.low, y_range.high),
+        "mincnt": 1,
+        "linewidths": 0.1,
+    }
     encoded = np.isfinite(first) & np.isfinite(second)
     known = encoded & np.isfinite(label)
-    axes.hexbin(
-        first[encoded],
-        second[encoded],
-        C=np.zeros(int(encoded.sum())),
-        gridsize=grid,
-        extent=extent,
-        mincnt=1,
-        cmap=ListedColormap([FAINT]),
-        linewidths=0.1,
-    )
-    hexagons = axes.hexbin(
-        first[known],
-        second[known],
-        C=label[known],
-        reduce_C_function=np.mean,
-        gridsize=grid,
-        extent=extent,
-        mincnt=1,
-        cmap=matplotlib.colormaps[colour_map],
-        vmin=colours.low,
-        vmax=colours.high,
-        linewidths=0.1,
-    )
+    none = np.zeros(int(encoded.sum()))
+    axes.hexbin(first[encoded], second[encoded], C=none, cmap=ListedColormap([FAINT]), **style)
+    limits = {"vmin": colours.low, "vmax": colours.high}
+    hexagons = axes.hexbin(first[known], second[known], C=label[known], cmap=colour_map, **limits, **style)
     axes.set_xlim(x_range.low, x_range.high)
     axes.set_ylim(y_range.low, y_range.high)
     return hexagons
@@ -182,8 +163,8 @@ def latents_figure(data: FigureData) -> Figure:
         figure = Figure(figsize=(PAGE_WIDTH, 0.7 + 2.05 * max(len(drawn), 1)), layout="constrained")
         if drawn:
             _draw_latents(figure, data, drawn)
-        silent = "; ".join(row.remark for row in rows if not row.means)
-        figure.supxlabel(" ".join(filter(None, [silent, _count_note(data)])), fontsize=7.0)
+        not_drawn = "; ".join(row.remark for row in rows if not row.means)
+        figure.supxlabel(" ".join(filter(None, [not_drawn, _count_note(data)])), fontsize=7.0)
     return figure
 
 

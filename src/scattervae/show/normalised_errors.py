@@ -53,12 +53,7 @@ class ModeLine(NamedTuple):
 
 def mode_line(x: StarArray, y: StarArray, *, bins: int = _BINS, fewest: int = _FEWEST) -> ModeLine:
     """The mode of y in equal bins of x, at the median x of each; bins with too few stars are left out.
-
-    Args:
-        x: Where the stars lie.
-        y: Values; of a quantity on a logarithmic axis, its logarithm.
-        bins: Equal steps between the smallest and the largest x.
-        fewest: Stars in a bin that is kept.
+    Of a quantity on a logarithmic axis, y is the logarithm.
     """
     edges = np.linspace(x.min(), x.max(), bins + 1)
     place = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
@@ -85,13 +80,7 @@ def _mode(values: StarArray) -> float:
 
 def plot_density(axes: Axes, x: StarArray, y: StarArray, *, x_range: Limits, y_range: Limits) -> QuadMesh:
     """Cells that are equal on the axes' own scales, darker where there are more stars, white where none is.
-
-    Args:
-        axes: Where to draw; its scales are set before.
-        x: Where the stars lie.
-        y: The same.
-        x_range: Ends of the x axis; stars outside are not shown.
-        y_range: Ends of the y axis.
+    The scales are set before; stars outside the ranges are not shown.
     """
     axes.set_xlim(x_range.low, x_range.high)
     axes.set_ylim(y_range.low, y_range.high)
@@ -147,14 +136,14 @@ _ROW_HEIGHT = 1.45
 
 
 class _Row(NamedTuple):
-    """What one model tells of the chosen coefficient of each band."""
+    """What one model predicts of the chosen coefficient of each band."""
 
     z: tuple[StarArray, StarArray]
     scatter: tuple[StarArray, StarArray]
 
 
 class _Stars(NamedTuple):
-    """The stars that every model is judged on, and what each model tells of them."""
+    """The stars that every model is judged on, and what each model predicts of them."""
 
     labels: LabelArray
     models: dict[str, _Row]
@@ -168,7 +157,7 @@ def normalised_errors_figure(data: FigureData) -> Figure:
     Raises:
         DataError: There is no Cannon, no usable test star with all labels, or no third coefficient.
     """
-    stars = _tell_all(data)
+    stars = _predictions(data)
     names = [*stars.models, "The Cannon"]
     rows = [*stars.models.values(), stars.cannon]
     with house_style():
@@ -187,7 +176,7 @@ def normalised_errors_figure(data: FigureData) -> Figure:
     return figure
 
 
-def _tell_all(data: FigureData) -> _Stars:
+def _predictions(data: FigureData) -> _Stars:
     cannon = data.require_cannon()
     chosen = data.labelled & data.test & labelled(data.spectra, data.labels, cannon.settings)
     if not chosen.any():
@@ -210,13 +199,14 @@ def _tell_all(data: FigureData) -> _Stars:
     )
 
 
-def _row_of(told: Told, normalization: Normalization, cannon: Cannon) -> _Row:
+def _row_of(predicted: Told, normalization: Normalization, cannon: Cannon) -> _Row:
     """The chosen coefficients, with scatter in the standard deviations that the Cannon was fitted in."""
     own, common = ([_column(n.bp, "BP"), _column(n.rp, "RP")] for n in (normalization, cannon.normalization))
     scale = normalization.std[own] / cannon.normalization.std[common]
     bp, rp = own
     return _Row(
-        (told.z[:, bp], told.z[:, rp]), (told.scatter[:, bp] * scale[0], told.scatter[:, rp] * scale[1])
+        (predicted.z[:, bp], predicted.z[:, rp]),
+        (predicted.scatter[:, bp] * scale[0], predicted.scatter[:, rp] * scale[1]),
     )
 
 
@@ -271,8 +261,8 @@ def _draw_scatter(panels: list[Axes], stars: _Stars, row: _Row, span: Limits) ->
         axes.yaxis.set_minor_locator(NullLocator())
     for band, axes in enumerate(panels[:: len(SHOWN_LABELS)]):
         own, cannon = (float(np.median(s.scatter[band])) for s in (row, stars.cannon))
-        told = f"median {own / cannon:.2g} of\nthe Cannon's" if cannon > 0 else "the Cannon's is 0"
-        note(axes, told, x=0.98, y=0.98)
+        ratio = f"median {own / cannon:.2g} of\nthe Cannon's" if cannon > 0 else "the Cannon's is 0"
+        note(axes, ratio, x=0.98, y=0.98)
 
 
 def _each(

@@ -239,16 +239,7 @@ def save_figures(
     names: Iterable[str] | None = None,
     formats: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Draw figures and write each as ``NAME.FORMAT``; the same data give the same bytes.
-
-    Args:
-        data: What they are drawn from.
-        folder: Where they go; made if it is not there.
-        names: Keys of `FIGURES`; where None, all that the data have everything for.
-        formats: Of png, pdf and svg.
-
-    Returns:
-        The files, figure by figure.
+    """Draw figures and write each as ``NAME.FORMAT``: of `FIGURES`, or all that the data have everything for.
 
     Raises:
         ScatterVaeError: A figure or format is not known, or the data hold nothing to draw.

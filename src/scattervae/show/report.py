@@ -98,21 +98,10 @@ def render_report(
     )
 
 
-def write_report(
-    path: str | Path,
-    *,
-    title: str,
-    claims: Sequence[Claim],
-    figures: Mapping[str, ReportFigure],
-    facts: Mapping[str, str],
-    tables: Sequence[Table] = (),
-) -> Path:
-    """As `render_report`, to a file that appears whole or not at all."""
-    path = Path(path)
-    text = render_report(title=title, claims=claims, figures=figures, facts=facts, tables=tables)
+def write_report(path: Path, page: str) -> None:
+    """Write what `render_report` gave, whole or not at all."""
     with written_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return path
+        partial.write_text(page, encoding="utf-8")
 
 
 def number(value: float | None) -> str:

@@ -56,12 +56,8 @@ class Curve:
 
 def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *, linear_below: float) -> None:
     """Coefficients against order; bars are the measurement's error, and error and scatter in quadrature.
-
-    Args:
-        axes: Where to draw.
-        observed: The star's coefficients in units of its G flux, with their errors; NaN where it has none.
-        models: Reconstruction and scatter by each model's name, same units.
-        linear_below: The axis is linear below this amplitude and logarithmic above.
+    Both are in units of the G flux, NaN where the star has none. The axis is linear below `linear_below` and
+    logarithmic above.
     """
     orders = np.arange(1, len(observed.values) + 1)
     axes.axhline(0.0, color=FAINT, linewidth=0.6)
@@ -171,13 +167,7 @@ def plot_flux(
     axes: Axes, grid_nm: Wavelengths, observed: Curve, models: Mapping[str, Curve], *, power: int
 ) -> None:
     """Flux against wavelength; shaded, each model's reconstruction within one standard deviation of scatter.
-
-    Args:
-        axes: Where to draw.
-        grid_nm: Wavelengths.
-        observed: Flux and its error [W m^-2 nm^-1].
-        models: Reconstruction and scatter by each model's name, same units.
-        power: Of ten, to divide flux by.
+    Fluxes [W m^-2 nm^-1] are divided by ten to this power.
     """
     scale = 10.0**power
     for index, (name, model) in enumerate(models.items()):
@@ -238,15 +228,15 @@ def star_figure(data: FigureData) -> Figure:
     """
     row = shown_star(data)
     star = data.spectra.take(slice(row, row + 1))
-    told = {
+    made = {
         name: generate(model, model.encode(star).mean, star.g_flux) for name, model in data.models.items()
     }
-    flux = _flux(star, told)  # before the style: GaiaXPy changes settings on import
+    flux = _flux(star, made)  # before the style: GaiaXPy changes settings on import
     with house_style():
         figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux else 5.2), layout="constrained")
         heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux else [2.3, 1.5, 1.3]
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-        curves = {name: _curve(data.models[name], made) for name, made in told.items()}
+        curves = {name: _curve(data.models[name], spectra) for name, spectra in made.items()}
         draw_coefficients(figure, grid, star, curves)
         if flux is not None:
             _draw_flux(figure, grid, flux)
@@ -285,10 +275,6 @@ def shown_star(data: FigureData) -> int:
 def median_star(spectra: Spectra, among: StarMask) -> int:
     """The row of the usable test star of median G flux, of all usable stars where none is in the test fold.
 
-    Args:
-        spectra: Stars.
-        among: Which of them may be chosen.
-
     Raises:
         DataError: No star is usable.
     """
@@ -323,14 +309,16 @@ def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
     return Curve(values, sigma)
 
 
-def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: Mapping[str, Curve]) -> None:
+def draw_coefficients(
+    figure: FigureBase, grid: GridSpec, star: Spectra, predicted: Mapping[str, Curve]
+) -> None:
     """One star's BP and RP coefficients in the first three rows of a grid: values, sigmas, residuals."""
     observed = Curve(star.coeffs[0] / star.g_flux[0], star.errors[0] / star.g_flux[0])
     linear_below = 10.0 ** np.floor(np.log10(np.nanmedian(observed.sigma)))
     rows: list[list[Axes]] = [[], [], []]
     for column, (title, band) in enumerate((("BP", star.basis.bp), ("RP", star.basis.rp))):
         seen = Curve(observed.values[band], observed.sigma[band])
-        models = {name: Curve(curve.values[band], curve.sigma[band]) for name, curve in told.items()}
+        models = {name: Curve(curve.values[band], curve.sigma[band]) for name, curve in predicted.items()}
         for row in range(3):
             shared = rows[row][0] if column else None
             rows[row].append(figure.add_subplot(grid[row, column], sharey=shared))
@@ -346,7 +334,7 @@ def draw_coefficients(figure: FigureBase, grid: GridSpec, star: Spectra, told: M
     for axes_above in (*rows[0], *rows[1]):
         axes_above.tick_params(labelbottom=False)
     rows[0][0].legend(loc="upper right")
-    zero = any((curve.sigma == 0).any() for curve in told.values())
+    zero = any((curve.sigma == 0).any() for curve in predicted.values())
     note(
         rows[1][0],
         "steps: measurement error\nmarkers: scatter" + (", none where it is 0" if zero else ""),
@@ -363,15 +351,15 @@ class _Flux(NamedTuple):
     caveat: str
 
 
-def _flux(star: Spectra, told: dict[str, GeneratedSpectra]) -> _Flux | None:
+def _flux(star: Spectra, made: dict[str, GeneratedSpectra]) -> _Flux | None:
     if not is_known(star.basis):
         return None
     sampled = sample_flux(star)
-    made = {name: flux_of(spectra) for name, spectra in told.items()}
+    fluxes = {name: flux_of(spectra) for name, spectra in made.items()}
     return _Flux(
         sampled.grid_nm,
         Curve(sampled.flux[0], sampled.errors[0]),
-        {name: Curve(flux.flux[0], flux.scatter[0]) for name, flux in made.items()},
+        {name: Curve(flux.flux[0], flux.scatter[0]) for name, flux in fluxes.items()},
         ", coefficients taken as independent" if star.correlations is None else "",
     )
 

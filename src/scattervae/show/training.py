@@ -154,7 +154,7 @@ def training_figure(data: FigureData) -> Figure:
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel("epoch")
-        silent = [name for name, epochs in records.items() if not epochs]
-        if silent:
-            note(main, f"no training records: {', '.join(silent)}", y=0.04)
+        without = [name for name, epochs in records.items() if not epochs]
+        if without:
+            note(main, f"no training records: {', '.join(without)}", y=0.04)
     return figure
