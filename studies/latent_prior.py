@@ -27,7 +27,7 @@ from scattervae.show.style import PAGE_WIDTH, house_style
 from scattervae.spectra.normalization import Inputs
 from studies import arguments
 from studies.sample_plots import plot_samples
-from studies.two_sample import Sample, classifier_test, energy_test
+from studies.two_sample import Sample, classifier_test, unbiased_energy_test
 
 MODEL, STARS, CORRELATIONS, *MORE = arguments(__doc__, 3)
 FIGURE = Path(MORE[0]) if MORE else None
@@ -96,9 +96,9 @@ def first_ten(x: torch.Tensor) -> Sample:
 
 
 def compare(what: str, name: str, real: Sample, other: Sample) -> None:
-    energy = energy_test(real[:N_ENERGY], other[:N_ENERGY])
+    energy = unbiased_energy_test(real[:N_ENERGY], other[:N_ENERGY])
     told = classifier_test(real, other)
-    row(what, name, f"{energy.distance:.4f}", f"{energy.p:.3f}", told.accuracy, f"{told.p:.1e}")
+    row(what, name, f"{energy.distance:.4f}", f"{energy.p_value:.3f}", told.accuracy, f"{told.p:.1e}")
 
 
 began = time.process_time()

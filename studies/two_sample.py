@@ -10,7 +10,8 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from scattervae.model.network import residual_layers
-from scattervae.seeds import numpy_stream, stream
+from scattervae.science.relative.differences import EnergyTest, energy_test
+from scattervae.seeds import stream
 
 Sample = Float64[np.ndarray, "star feature"]
 OtherSample = Float64[np.ndarray, "other_star feature"]
@@ -24,21 +25,8 @@ _WEIGHT_DECAY = 0.1
 _REACH = 10.0
 
 
-class EnergyTest(NamedTuple):
-    """Energy distance of two samples.
-
-    Attributes:
-        distance: Squared energy distance over standardised features, estimated without bias: about 0 where the two
-            are alike, and then as often negative.
-        p: Share of random divisions of all stars in two with a distance as large, the true one counted.
-    """
-
-    distance: float
-    p: float
-
-
 class ClassifierTest(NamedTuple):
-    """How well a classifier tells two samples apart.
+    """How well a classifier separates two samples.
 
     Attributes:
         accuracy: Share of held-out stars whose sample it names; 0.5 where the samples are alike.
@@ -51,45 +39,28 @@ class ClassifierTest(NamedTuple):
     n: int
 
 
-def energy_test(
-    a: Sample, b: OtherSample, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0
+def unbiased_energy_test(
+    a: Sample, b: Sample, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0
 ) -> EnergyTest:
-    r"""The energy distance of two samples, with a permutation test.
+    r"""Squared energy distance of two samples of one size, without bias: about 0 where they are alike.
 
     .. math:: 2\, E|a - b| - E|a - a'| - E|b - b'|
 
-    Features are standardised by both samples together. Time and memory grow as the square of the number of stars.
-
-    Args:
-        a: One sample.
-        b: The other.
-        n_permutations: Random divisions.
-        seed: Of them.
+    Features are standardised by both samples together. `energy_test` counts a star's distance to itself, which is 0,
+    among those within a sample; here it does not count.
 
     Source:
         Szekely & Rizzo (2013), Energy statistics: a class of statistics based on distances, sect. 3 and 4.
     """
     both = _standardised(a, b)
-    distances = cdist(both, both)
-    rng = numpy_stream(seed, "energy test")
-    n, m = len(a), len(b)
-    in_a = np.zeros((len(both), 1 + n_permutations))
-    in_a[:n, 0] = 1.0
-    for column in range(1, 1 + n_permutations):
-        in_a[rng.permutation(len(both))[:n], column] = 1.0
-    in_b = 1.0 - in_a
-    from_a = distances @ in_a
-    from_b = distances.sum(axis=1, keepdims=True) - from_a
-    within_a = (in_a * from_a).sum(axis=0) / (n * (n - 1))
-    within_b = (in_b * from_b).sum(axis=0) / (m * (m - 1))
-    between = (in_a * from_b).sum(axis=0) / (n * m)
-    found = 2.0 * between - within_a - within_b
-    slack = 1e-12 * between[0]  # the same division again may round otherwise
-    return EnergyTest(float(found[0]), float((found >= found[0] - slack).mean()))
+    found = energy_test(both[: len(a)], both[len(a) :], n_permutations=n_permutations, seed=seed)
+    squared = found.distance**2
+    within = 2.0 * float(cdist(both, both).mean()) - 0.5 * squared
+    return EnergyTest(squared - within / (len(a) - 1), found.p_value)
 
 
 def classifier_test(a: Sample, b: OtherSample, *, seed: int = 0) -> ClassifierTest:
-    """How well a small residual network, trained on half of both samples, tells the other halves apart.
+    """How well a small residual network, trained on half of both samples, separates the other halves.
 
     As many stars of each are used: the first of the larger one are as many as the smaller has.
 
@@ -130,9 +101,9 @@ def _trained(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(_EPOCHS):
         for rows in torch.split(torch.randperm(len(x), generator=generator), _BATCH):
-            told = network(x[rows])[:, 0]
+            logits = network(x[rows])[:, 0]
             optimizer.zero_grad()
-            loss = nn.functional.binary_cross_entropy_with_logits(told, is_b[rows])
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, is_b[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()

@@ -5,7 +5,7 @@ import pytest
 
 from cli.toys import write_parquet
 from scattervae.gaia import reading
-from scattervae.science.relative import compare_sets
+from scattervae.science.relative.differences import compare_sets
 from science.toys import trained
 
 

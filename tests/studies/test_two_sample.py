@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.stats import kstest, norm
-from studies.two_sample import classifier_test, energy_test
+from studies.two_sample import classifier_test, unbiased_energy_test
 
 
 def gaussians(n, *, shift=0.0, features=1, seed=0):
@@ -21,19 +21,24 @@ def mean_distance(shift):
 def test_energy_distance_is_that_of_two_gaussians():
     shift = 1.0
     truth = 2 * (mean_distance(shift) - mean_distance(0.0)) / np.sqrt(1 + shift**2 / 4)
-    found = [energy_test(*gaussians(500, shift=shift, seed=s), n_permutations=1).distance for s in range(8)]
+    found = [
+        unbiased_energy_test(*gaussians(500, shift=shift, seed=s), n_permutations=1).distance
+        for s in range(8)
+    ]
     assert abs(np.mean(found) - truth) < 3 * np.std(found) / np.sqrt(8) + 0.005
 
 
 def test_energy_test_tells_what_differs():
-    test = energy_test(*gaussians(200, shift=0.7, features=5), n_permutations=199)
-    assert test.p == 1 / 200
+    test = unbiased_energy_test(*gaussians(200, shift=0.7, features=5), n_permutations=199)
+    assert test.p_value == 1 / 200
     assert test.distance > 0
 
 
 def test_energy_test_is_uniform_where_nothing_differs():
-    tests = [energy_test(*gaussians(40, features=3, seed=s), n_permutations=99, seed=s) for s in range(80)]
-    assert kstest([t.p for t in tests], "uniform").pvalue > 0.01
+    tests = [
+        unbiased_energy_test(*gaussians(40, features=3, seed=s), n_permutations=99, seed=s) for s in range(80)
+    ]
+    assert kstest([t.p_value for t in tests], "uniform").pvalue > 0.01
     distances = np.array([t.distance for t in tests])
     assert abs(distances.mean()) < 3 * distances.std() / np.sqrt(80)
 
@@ -43,7 +48,7 @@ def test_energy_test_sees_a_change_of_shape():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(400, 2))
     b = np.sqrt(0.1) * rng.normal(size=(400, 2)) + np.sqrt(0.9) * rng.choice([-1, 1], (400, 2))
-    assert energy_test(a, b, n_permutations=99).p == 0.01
+    assert unbiased_energy_test(a, b, n_permutations=99).p_value == 0.01
 
 
 def test_classifier_is_as_right_as_can_be():
@@ -71,4 +76,4 @@ def test_classifier_guesses_where_nothing_differs():
 def test_seeds_and_sizes():
     a, b = gaussians(200, features=2)
     assert classifier_test(a, b[:150], seed=3) == classifier_test(a[:150], b[:150], seed=3)
-    assert energy_test(a, b, seed=1) == energy_test(a, b, seed=1)
+    assert unbiased_energy_test(a, b, seed=1) == unbiased_energy_test(a, b, seed=1)

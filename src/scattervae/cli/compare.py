@@ -19,7 +19,8 @@ from scattervae.errors import counted
 if TYPE_CHECKING:
     import numpy as np
 
-    from scattervae.science.relative import Comparison, Contrast
+    from scattervae.science.relative.contrast import Contrast
+    from scattervae.science.relative.differences import Comparison
 
 
 def compare(
@@ -63,7 +64,8 @@ def compare(
         scattervae compare model halo.parquet disk.parquet --level 0.01 --json
     """
     from scattervae.gaia import reading
-    from scattervae.science.relative import Significance, compare_sets
+    from scattervae.science.relative.contrast import Significance
+    from scattervae.science.relative.differences import compare_sets
     from scattervae.science.trained import load_model
 
     choose_device("cpu", threads)

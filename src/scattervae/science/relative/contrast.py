@@ -36,7 +36,6 @@ class Significance(Settings):
         dependence: ``positive`` is Benjamini & Hochberg's procedure, valid for quantities that are
             independent or positively dependent; ``any`` is Benjamini & Yekutieli's, valid for all, which
             asks of 343 wavelengths p-values 6.4 times smaller.
-        confidence: Of the intervals, each by itself.
         n_permutations: Rearrangements of the stars, at least; more are made where one quantity alone could
             otherwise never be a finding.
         seed: Of the rearrangements.
@@ -44,7 +43,6 @@ class Significance(Settings):
 
     level: float = Field(default=0.05, gt=0.0, lt=1.0)
     dependence: Literal["positive", "any"] = "positive"
-    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     n_permutations: PositiveInt = 9999
     seed: NonNegativeInt = 0
 
@@ -55,6 +53,7 @@ class Significance(Settings):
 
 
 DEFAULT = Significance()
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,14 @@ class Contrast:
     Attributes:
         difference: In `unit`.
         standard_error: One standard error of the difference, same unit.
-        low: Lower end of the interval at `significance.confidence`.
+        low: Lower end of the 95 % interval of each quantity by itself.
         high: Upper end.
         p_value: Of no difference, two-sided, by rearranging the stars.
         q_value: The smallest false-discovery rate at which the quantity is a finding.
-        found: True where `q_value` is at most `significance.level`.
+        found: True where `q_value` is at most the level asked for.
         n_a: Stars of A.
         n_b: Stars of B.
-        paired: Whether star i of A was compared with star i of B.
         unit: Of the quantities.
-        significance: What was asked for.
     """
 
     difference: PerQuantity
@@ -85,9 +82,7 @@ class Contrast:
     found: Bool[np.ndarray, " quantity"]
     n_a: int
     n_b: int
-    paired: bool
     unit: str
-    significance: Significance
 
     @property
     def n_found(self) -> int:
@@ -119,7 +114,7 @@ def contrast(
         unit: Of the values.
         own_variances: What each value's own uncertainty adds to its variance (a posterior width squared):
             to that of the intervals, and as Gaussian noise to that of the rearrangements.
-        significance: Level, kind of dependence, number of rearrangements.
+        significance: What is called a finding.
 
     Raises:
         DataError: A value of a star in a group is not a finite number.
@@ -141,7 +136,7 @@ def contrast(
     if own_variances is not None:
         own = sum(own_variances[rows].mean(axis=0) / len(rows) for rows in (groups.rows_a, groups.rows_b))
     error = np.sqrt(variance + own)
-    reach = stats.t.ppf(0.5 + 0.5 * significance.confidence, freedom) * error
+    reach = stats.t.ppf(0.5 + 0.5 * _CONFIDENCE, freedom) * error
     p_value = _p_values(a, b, np.sqrt(own), paired=groups.paired, significance=significance)
     method = "bh" if significance.dependence == "positive" else "by"
     q_value = np.asarray(stats.false_discovery_control(p_value, method=method))
@@ -155,9 +150,7 @@ def contrast(
         found=q_value <= significance.level,
         n_a=len(a),
         n_b=len(b),
-        paired=groups.paired,
         unit=unit,
-        significance=significance,
     )
 
 
@@ -191,8 +184,8 @@ class _Draws(NamedTuple):
     n: int
     chance: np.random.Generator
 
-    def batches(self, x: ValuesA) -> list[int]:
-        """Sizes of the parts that fit in memory together with what they give."""
+    def sizes(self, x: ValuesA) -> list[int]:
+        """How many to make at a time, so that they fit in memory together with what they give."""
         size = max(1, _NUMBERS_AT_ONCE // sum(x.shape))
         return [min(size, self.n - start) for start in range(0, self.n, size)]
 
@@ -210,7 +203,7 @@ def _flipped(
     d = (a - b) / len(a)
 
     def flipped() -> Rearranged:
-        for size in draws.batches(d):
+        for size in draws.sizes(d):
             signs = 2.0 * draws.chance.integers(0, 2, (size, len(d))) - 1.0
             yield np.abs(signs @ d + draws.noise(size, blur))
 
@@ -226,7 +219,7 @@ def _exchanged(a: ValuesA, b: ValuesB, blur: PerQuantity, draws: _Draws) -> tupl
     in_a = np.arange(len(x)) < len(a)
 
     def exchanged() -> Rearranged:
-        for size in draws.batches(x):
+        for size in draws.sizes(x):
             chosen = draws.chance.permuted(np.tile(in_a, (size, 1)), axis=1)
             yield _squared_t(chosen, x, draws.noise(size, blur / scale))
 

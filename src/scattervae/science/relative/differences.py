@@ -7,9 +7,10 @@ differences between stellar populations".
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from scattervae.errors import DataError
 from scattervae.gaia.basis import design
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
-from scattervae.science.generation import generate
 from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
 from scattervae.science.relative.matching import CALIPER, Groups, Matched, covariates_of, groups_of, match
 from scattervae.seeds import numpy_stream
@@ -31,27 +31,21 @@ SHAPE_UNIT = "1 in the basis, of the G flux"
 FLUX_UNIT = "W m^-2 nm^-1 / (electron/s)"
 
 _MOST_STARS = 2000  # a group, in the energy distance: its memory grows as their square
-_ENERGY_PERMUTATIONS = 999
 
 LatentMatrix = Float64[np.ndarray, "latent latent"]
 
 
-@dataclass(frozen=True)
-class EnergyTest:
+class EnergyTest(NamedTuple):
     """How far apart two distributions are as a whole, and whether chance could do it.
 
     Attributes:
-        distance: Energy distance between the groups' posterior means; 0 for equal distributions.
+        distance: Energy distance; 0 for equal distributions, and with few stars above it for any.
         p_value: Of equal distributions, by rearranging the stars; too large rather than too small for
             matched groups.
-        n_a: Stars of A that were used, a random part of large groups.
-        n_b: The same of B.
     """
 
     distance: float
     p_value: float
-    n_a: int
-    n_b: int
 
 
 @dataclass(frozen=True)
@@ -59,20 +53,15 @@ class LatentDifference:
     """The difference between two groups as a distribution in the latent space; latents have no unit.
 
     The difference of the groups' means is Gaussian with mean `means.difference` and covariance `covariance`.
-    A star of A less a star of B taken at random has that mean and covariance `spread_a + spread_b`.
 
     Attributes:
         means: Latent by latent.
         covariance: Of the difference of means, between latents; posterior widths are included.
-        spread_a: Covariance of the latents of A's stars, posterior widths included.
-        spread_b: The same of B's.
-        energy: Of the distributions as a whole, which may differ at equal means.
+        energy: Of the posterior means' distributions as a whole, which may differ at equal means.
     """
 
     means: Contrast
     covariance: LatentMatrix
-    spread_a: LatentMatrix
-    spread_b: LatentMatrix
     energy: EnergyTest
 
 
@@ -109,107 +98,17 @@ class FluxDifference:
         return np.asarray(self.contrast.difference / self.reference)
 
 
-def observed_shapes(spectra: Spectra) -> Shapes:
-    """Published coefficients over G flux."""
-    g_flux = np.where(spectra.usable, spectra.g_flux, np.nan)
-    return Shapes(spectra.coeffs / g_flux[:, None], spectra.basis)
-
-
-def decoded_shapes(checkpoint: Checkpoint, posterior: Posterior) -> Shapes:
-    """What the model tells at the posterior means: without noise or scatter.
-
-    What the latents leave out is missing here, and coefficients that the model does not use are 0.
-    """
-    decoded = generate(checkpoint, posterior.mean, np.ones(len(posterior.mean)))
-    return Shapes(decoded.coeffs, decoded.basis)
-
-
-def latent_difference(
-    posterior: Posterior, groups: Groups, *, significance: Significance = DEFAULT
-) -> LatentDifference:
-    r"""How two groups differ in the latent space.
-
-    Standard errors hold the spread of the posterior means and, added to it, the mean posterior variance,
-    :math:`s_\mu^2 / n + \overline{\sigma^2} / n`; p-values do likewise. So a latent without information is
-    no finding, and intervals are sooner too wide than too narrow. Wide posteriors draw the means of both
-    groups towards the prior, and so towards each other.
-
-    Args:
-        posterior: Of all stars of the table that the groups are rows of.
-        groups: Matched or not.
-        significance: Level, kind of dependence, number of rearrangements.
-
-    Raises:
-        DataError: A star of the groups could not be encoded.
-    """
-    mean = posterior.mean.double().numpy()
-    covariances = posterior.each(Tensor.double).covariance.numpy()
-    variances = np.diagonal(covariances, axis1=1, axis2=2)
-    means = contrast(mean, groups, own_variances=variances, significance=significance)
-    a, b = mean[groups.rows_a], mean[groups.rows_b]
-    widths_a, widths_b = (covariances[rows].mean(axis=0) for rows in (groups.rows_a, groups.rows_b))
-    spread_a, spread_b = _covariance(a) + widths_a, _covariance(b) + widths_b
-    if groups.paired:
-        covariance = (_covariance(a - b) + widths_a + widths_b) / len(a)
-    else:
-        covariance = spread_a / len(a) + spread_b / len(b)
-    return LatentDifference(means, covariance, spread_a, spread_b, _energy_test(mean, groups, significance))
-
-
-def coefficient_difference(
-    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
-) -> Contrast:
-    """The difference spectrum in coefficients over G flux, BP then RP.
-
-    Args:
-        shapes: Of all stars of the table that the groups are rows of, observed or decoded.
-        groups: Matched or not.
-        significance: The false-discovery rate is held over the coefficients.
-
-    Raises:
-        DataError: A star of the groups has a value that is no number.
-    """
-    return contrast(shapes.coeffs, groups, unit=SHAPE_UNIT, significance=significance)
-
-
-def flux_difference(
-    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
-) -> FluxDifference:
-    """The difference spectrum as flux over G flux at 336 to 1020 nm.
-
-    Neighbouring wavelengths are strongly correlated: 343 of them carry far fewer independent numbers, and
-    findings come in runs.
-
-    Args:
-        shapes: Of all stars of the table that the groups are rows of, observed or decoded.
-        groups: Matched or not.
-        significance: The false-discovery rate is held over the wavelengths.
-
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows, or a star has a value that is no number.
-    """
-    grid = design(shapes.basis)
-    flux = shapes.coeffs @ grid.matrix.T
-    return FluxDifference(
-        grid_nm=grid.grid_nm,
-        contrast=contrast(flux, groups, unit=FLUX_UNIT, significance=significance),
-        reference=flux[groups.rows_b].mean(axis=0),
-    )
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Two sets of stars under one model.
 
     Attributes:
-        groups: The stars that were compared, as rows of A's stars and then B's.
-        matched: How they were paired; None where the sets were taken as they are.
+        matched: How stars were paired; None where the sets were taken as they are.
         latents: In the latent space.
         coefficients: In observed coefficients over G flux.
         flux: In observed flux over G flux; None where the basis functions are not known.
     """
 
-    groups: Groups
     matched: Matched | None
     latents: LatentDifference
     coefficients: Contrast
@@ -233,13 +132,10 @@ def compare_sets(
         labels: Labels of any of them.
         match_on: Covariates on which stars are paired (`covariates_of`); none takes the sets as they are.
         caliper: The largest distance within a pair, in standard deviations within the sets.
-        significance: The false-discovery rate of the findings, by kind of quantity.
+        significance: What is called a finding, by kind of quantity.
 
     Raises:
         DataError: The sets share a star, have too few stars, or the spectra are of another basis.
-
-    Source:
-        Laroche & Speagle (2023), sect. 4: relative differences between stellar populations.
     """
     stars = Spectra.concatenate(list(spectra))
     in_a = np.arange(len(stars)) < len(spectra[0])
@@ -255,7 +151,6 @@ def compare_sets(
         logger.warning("no difference in flux: %s", error)
         flux = None
     return Comparison(
-        groups=groups,
         matched=matched,
         latents=latent_difference(model.encode(stars), groups, significance=significance),
         coefficients=coefficient_difference(observed, groups, significance=significance),
@@ -263,12 +158,90 @@ def compare_sets(
     )
 
 
-def _covariance(x: Float64[np.ndarray, "row latent"]) -> LatentMatrix:
-    return np.atleast_2d(np.cov(x.T))
+def latent_difference(
+    posterior: Posterior, groups: Groups, *, significance: Significance = DEFAULT
+) -> LatentDifference:
+    r"""How two groups differ in the latent space.
+
+    Standard errors hold the spread of the posterior means and, added to it, the mean posterior variance,
+    :math:`s_\mu^2 / n + \overline{\sigma^2} / n`; p-values do likewise. So a latent without information is
+    no finding, and intervals are sooner too wide than too narrow. Wide posteriors draw the means of both
+    groups towards the prior, and so towards each other.
+
+    Args:
+        posterior: Of all stars of the table that the groups are rows of.
+        groups: Matched or not.
+        significance: What is called a finding.
+
+    Raises:
+        DataError: A star of the groups could not be encoded.
+    """
+    mean = posterior.mean.double().numpy()
+    covariances = posterior.each(Tensor.double).covariance.numpy()
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    means = contrast(mean, groups, own_variances=variances, significance=significance)
+    a, b = mean[groups.rows_a], mean[groups.rows_b]
+    widths_a, widths_b = (covariances[rows].mean(axis=0) for rows in (groups.rows_a, groups.rows_b))
+    if groups.paired:
+        covariance = (_covariance(a - b) + widths_a + widths_b) / len(a)
+    else:
+        covariance = (_covariance(a) + widths_a) / len(a) + (_covariance(b) + widths_b) / len(b)
+    return LatentDifference(means, covariance, energy_test(a, b, seed=significance.seed))
 
 
-def _energy_test(
-    z: Float64[np.ndarray, "star latent"], groups: Groups, significance: Significance
+def observed_shapes(spectra: Spectra) -> Shapes:
+    """Published coefficients over G flux."""
+    g_flux = np.where(spectra.usable, spectra.g_flux, np.nan)
+    return Shapes(spectra.coeffs / g_flux[:, None], spectra.basis)
+
+
+def coefficient_difference(
+    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
+) -> Contrast:
+    """The difference spectrum in coefficients over G flux, BP then RP.
+
+    Args:
+        shapes: Of all stars of the table that the groups are rows of.
+        groups: Matched or not.
+        significance: The false-discovery rate is held over the coefficients.
+
+    Raises:
+        DataError: A star of the groups has a value that is no number.
+    """
+    return contrast(shapes.coeffs, groups, unit=SHAPE_UNIT, significance=significance)
+
+
+def flux_difference(
+    shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
+) -> FluxDifference:
+    """The difference spectrum as flux over G flux at 336 to 1020 nm.
+
+    Neighbouring wavelengths are strongly correlated: 343 of them carry far fewer independent numbers, and
+    findings come in runs.
+
+    Args:
+        shapes: Of all stars of the table that the groups are rows of.
+        groups: Matched or not.
+        significance: The false-discovery rate is held over the wavelengths.
+
+    Raises:
+        DataError: The basis is not one that GaiaXPy knows, or a star has a value that is no number.
+    """
+    grid = design(shapes.basis)
+    flux = shapes.coeffs @ grid.matrix.T
+    return FluxDifference(
+        grid_nm=grid.grid_nm,
+        contrast=contrast(flux, groups, unit=FLUX_UNIT, significance=significance),
+        reference=flux[groups.rows_b].mean(axis=0),
+    )
+
+
+def energy_test(
+    a: Float64[np.ndarray, "a dimension"],
+    b: Float64[np.ndarray, "b dimension"],
+    *,
+    n_permutations: int = 999,
+    seed: int = 0,
 ) -> EnergyTest:
     r"""Energy distance of two groups with its p-value; any two stars change groups, also where matched.
 
@@ -279,28 +252,28 @@ def _energy_test(
     pairs leans the same way in neighbouring pairs: random halves of a toy sky matched on what its latents
     are made of, with a caliper of 0.5, then differed at the 5 % level 45 times in 200.
 
+    Args:
+        a: The stars of one group; of more than 2,000, a random 2,000 are used.
+        b: Those of the other.
+        n_permutations: Rearrangements.
+        seed: Of the rearrangements.
+
     Source:
         Székely & Rizzo (2013), Journal of Statistical Planning and Inference 143, 1249, eq. 2.
     """
-    chance = numpy_stream(significance.seed, "energy")
-    rows_a, rows_b = (_thinned(rows, chance) for rows in (groups.rows_a, groups.rows_b))
-    n_a, n_b = len(rows_a), len(rows_b)
-    stars = z[np.concatenate([rows_a, rows_b])]
+    chance = numpy_stream(seed, "energy")
+    a, b = (
+        z[np.sort(chance.choice(len(z), _MOST_STARS, replace=False))] if len(z) > _MOST_STARS else z
+        for z in (a, b)
+    )
+    stars = np.concatenate([a, b])
     distances = cdist(stars, stars)
-    weights = np.concatenate([np.full(n_a, 1.0 / n_a), np.full(n_b, -1.0 / n_b)])
-    drawn = chance.permuted(np.tile(weights, (_ENERGY_PERMUTATIONS, 1)), axis=1)
+    weights = np.concatenate([np.full(len(a), 1.0 / len(a)), np.full(len(b), -1.0 / len(b))])
+    drawn = chance.permuted(np.tile(weights, (n_permutations, 1)), axis=1)
     squared = -weights @ distances @ weights
     at_least = (-((drawn @ distances) * drawn).sum(axis=1) >= squared * (1.0 - 1e-9)).sum()
-    return EnergyTest(
-        distance=float(np.sqrt(max(squared, 0.0))),
-        p_value=float((1 + at_least) / (1 + _ENERGY_PERMUTATIONS)),
-        n_a=n_a,
-        n_b=n_b,
-    )
+    return EnergyTest(float(np.sqrt(max(squared, 0.0))), float((1 + at_least) / (1 + n_permutations)))
 
 
-def _thinned(rows: Int64[np.ndarray, " row"], chance: np.random.Generator) -> Int64[np.ndarray, " kept"]:
-    """All rows, or a random part of too many."""
-    if len(rows) <= _MOST_STARS:
-        return rows
-    return rows[np.sort(chance.choice(len(rows), _MOST_STARS, replace=False))]
+def _covariance(x: Float64[np.ndarray, "row latent"]) -> LatentMatrix:
+    return np.atleast_2d(np.cov(x.T))

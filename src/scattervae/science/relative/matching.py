@@ -31,13 +31,7 @@ PerCovariate = Float64[np.ndarray, " covariate"]
 
 @dataclass(frozen=True)
 class Groups:
-    """Two groups of stars, as rows of one table.
-
-    Attributes:
-        rows_a: Rows of the first group.
-        rows_b: Rows of the second.
-        paired: Row i of the first is matched with row i of the second.
-    """
+    """Two groups of stars, as rows of one table; row i of A is matched with row i of B where `paired`."""
 
     rows_a: Int64[np.ndarray, " a"]
     rows_b: Int64[np.ndarray, " b"]
@@ -46,13 +40,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Covariates:
-    """What stars may be matched on; a row of NaN where a star cannot be used.
-
-    Attributes:
-        source_id: Gaia's identifier.
-        names: Of the columns; their units are in `COVARIATE_UNITS`.
-        values: One row a star.
-    """
+    """What stars may be matched on; a row of NaN where a star cannot be used. Units are in `COVARIATE_UNITS`."""
 
     source_id: SourceIds
     names: tuple[str, ...]
@@ -125,7 +113,7 @@ def covariates_of(spectra: Spectra, labels: StellarLabels, names: Sequence[str])
     Args:
         spectra: The stars.
         labels: Labels of any stars; joined by source_id.
-        names: Of ``teff``, ``logg``, ``fe_h``, ``alpha_m``, ``g_mag``, ``bp1_rp1``.
+        names: Of `COVARIATE_UNITS`.
 
     Raises:
         DataError: Another name, or none.
@@ -146,12 +134,6 @@ def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: fl
 
     S is the covariance of the covariates within the groups, pooled. Errors of the covariates are not
     taken into account: stars are matched on what was measured.
-
-    Args:
-        covariates: Of all stars.
-        in_a: Stars of the first group.
-        in_b: Stars of the second.
-        caliper: Largest distance within a pair, in standard deviations.
 
     Raises:
         DataError: A star is in both groups, a covariate does not vary or follows from the others, or fewer
@@ -192,11 +174,9 @@ def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: fl
 def closest_pairs(
     a: Float64[np.ndarray, "a covariate"], b: Float64[np.ndarray, "b covariate"], caliper: float
 ) -> Int64[np.ndarray, "pair 2"]:
-    """Rows of `a` and `b` paired greedily, the closest pair of all first, in the order of `a`.
-
-    Two points that are each other's nearest free neighbour are a pair of that greedy order, whatever comes
-    before it; so all such pairs are taken at once, until none is left within the caliper.
-    """
+    """Rows of `a` and `b` paired greedily, the closest pair of all first, in the order of `a`."""
+    # Two points that are each other's nearest free neighbour are a pair of that greedy order, whatever comes
+    # before it: all such pairs are taken at once, until none is left within the caliper
     free_a, free_b = np.arange(len(a)), np.arange(len(b))
     found = [np.empty((0, 2), dtype=np.int64)]
     while len(free_a) and len(free_b):
