@@ -133,10 +133,10 @@ def _less_to_do() -> None:
 
     Processes that are forked later have them too.
     """
-    from scattervae.science import catalogue_files
+    from scattervae.science.catalogue import one_file
     from scattervae.science.labels.training import LabelSettings
 
-    catalogue_files.ROWS_A_GROUP = _ROWS_A_PART
+    one_file.ROWS_A_GROUP = _ROWS_A_PART
     for name, value in {"steps": 15, "members": 2}.items():
         LabelSettings.model_fields[name].default = value
     LabelSettings.model_rebuild(force=True)
