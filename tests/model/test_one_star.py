@@ -77,7 +77,7 @@ def test_a_star_that_is_left_out_trains_neither_in_memory_nor_from_a_store(tmp_p
     survey = Survey.of(store, RECIPE)
     survey.save(tmp_path / "survey", store, RECIPE)
     again = Survey.saved(tmp_path / "survey", store, RECIPE)
-    assert again.normalization.left_out.tolist() == in_memory.normalization.left_out.tolist() == [spoilt]
+    assert again.normalization.outliers.tolist() == in_memory.normalization.outliers.tolist() == [spoilt]
     n_trained_on = int((~folds(stars.source_id).test).sum()) - 1
     assert len(in_memory.stars) == n_trained_on == in_memory.data["n_trained_on"]
     for streamed in (False, True):

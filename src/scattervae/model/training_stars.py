@@ -32,20 +32,20 @@ from scattervae.spectra.windows import ChosenStars
 
 
 def trained_on(
-    stars: Spectra | StoredSpectra, recipe: Recipe, *, left_out: Int64[np.ndarray, " outlier"] | None = None
+    stars: Spectra | StoredSpectra, recipe: Recipe, *, outliers: Int64[np.ndarray, " outlier"] | None = None
 ) -> StarMask:
     """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
 
     Args:
         stars: The stars; those with one band train where the recipe's encoder sees what is missing.
         recipe: Says whether the validation fold is held out.
-        left_out: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.left_out`).
+        outliers: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.outliers`).
     """
     fold = folds(stars.source_id)
     usable = stars.usable_with_one_band if recipe.trains_on_one_band else stars.usable
     chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
-    if left_out is not None and len(left_out):
-        chosen &= ~np.isin(stars.source_id, left_out)
+    if outliers is not None and len(outliers):
+        chosen &= ~np.isin(stars.source_id, outliers)
     return chosen
 
 
@@ -76,9 +76,9 @@ class Survey:
         """
         counts = np.zeros((4, len(store.row_groups)), dtype=np.int64)
 
-        def chosen(index: int, left_out: Int64[np.ndarray, " outlier"] | None = None) -> StoredSpectra:
+        def chosen(index: int, outliers: Int64[np.ndarray, " outlier"] | None = None) -> StoredSpectra:
             block = store.read_row_group(store.row_groups[index])
-            kept = block.take(np.flatnonzero(trained_on(block, recipe, left_out=left_out)))
+            kept = block.take(np.flatnonzero(trained_on(block, recipe, outliers=outliers)))
             counts[:, index] = block.usable.sum(), *counts_of(kept).values()
             return kept
 
@@ -88,9 +88,9 @@ class Survey:
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
         normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
-        if len(normalization.left_out):  # rare, and only then is it known which row_groups have them
+        if len(normalization.outliers):  # rare, and only then is it known which row_groups have them
             for index in range(len(store.row_groups)):
-                chosen(index, normalization.left_out)
+                chosen(index, normalization.outliers)
         return cls(normalization, *counts)
 
     def totals(self, n_stars: int) -> dict[str, int]:
@@ -113,7 +113,7 @@ class Survey:
             "n_g_flux_from_table": str(normalization.n_g_flux_from_table),
         }
         arrays = {name: getattr(self, name) for name in vars(self) if name != "normalization"}
-        arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std", "left_out")}
+        arrays |= {name: getattr(normalization, name) for name in ("columns", "mean", "std", "outliers")}
         write_tensors(path, arrays, notes)
 
     @classmethod
@@ -124,7 +124,7 @@ class Survey:
         except CheckpointError:
             return None
         counted = [name for name in cls.__dataclass_fields__ if name != "normalization"]
-        if notes.get("of") != _subject(store, recipe) or not {"left_out", *counted} <= arrays.keys():
+        if notes.get("of") != _subject(store, recipe) or not {"outliers", *counted} <= arrays.keys():
             return None
         normalization = Normalization.of(
             Basis(**json.loads(notes["basis"])),
@@ -132,7 +132,7 @@ class Survey:
             n_stars=int(notes["n_stars"]),
             n_g_flux_from_table=int(notes["n_g_flux_from_table"]),
         )
-        normalization = replace(normalization, left_out=arrays["left_out"])
+        normalization = replace(normalization, outliers=arrays["outliers"])
         return cls(normalization, **{name: arrays[name] for name in counted})
 
 
@@ -243,8 +243,8 @@ def prepare_spectra(
     if g_flux_error is not None:
         g_flux_error = g_flux_error[trained_on(spectra, recipe)]
     normalization = Normalization.fit(lambda: [stars], recipe.normalization)
-    if len(normalization.left_out):
-        inside = ~np.isin(stars.source_id, normalization.left_out)
+    if len(normalization.outliers):
+        inside = ~np.isin(stars.source_id, normalization.outliers)
         stars, g_flux_error = stars.take(inside), None if g_flux_error is None else g_flux_error[inside]
     counts = {
         "n_stars": len(spectra),
@@ -282,7 +282,7 @@ def prepare_store(
         return _prepare_with_correlations(store, recipe, machine, survey=survey, streamed=streamed)
     chosen = ChosenStars(
         source=store,
-        keep=lambda block: trained_on(block, recipe, left_out=survey.normalization.left_out),
+        keep=lambda block: trained_on(block, recipe, outliers=survey.normalization.outliers),
         n_kept=survey.n_trained_on,
         normalization=survey.normalization,
         gaps=recipe.trains_on_one_band,

@@ -5,7 +5,7 @@ and unit variance over the training stars, errors scaled alike (Laroche & Speagl
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,10 +16,10 @@ from jaxtyping import Int64
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, StarArray
+from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, SourceIds, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
-from scattervae.spectra.moments import Seen, clipped_moments, moments_and_outliers, quotients
+from scattervae.spectra.moments import FluxRatios, Moments, moments_and_outliers
 from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 
@@ -28,11 +28,10 @@ logger = logging.getLogger(__name__)
 LARGEST_INPUT = 1e4
 """Coefficients and errors are held inside so many training standard deviations; in real data a coefficient reaches 139.
 Their squares then stay inside float32's range, whatever a file holds."""
-_ROWS_IN_CACHE = 512  # of 110 coefficients in float64: 450 kB
-_CLIP_PASSES = 5
-_OUTLIER_PASSES = 10
-_NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 NOT_ENCODABLE = Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX
+_ROWS_IN_CACHE = 512  # of 110 coefficients in float64: 450 kB
+_CLIP_PASSES, _OUTLIER_PASSES = 5, 10
+_NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviation of equal numbers
 
 
 class NormalizationSettings(Settings):
@@ -49,6 +48,17 @@ class NormalizationSettings(Settings):
     n_rp: PositiveInt | None = None
     clip_sigma: PositiveFloat | None = None
 
+    def columns(self, basis: Basis) -> Int64[np.ndarray, " coeff"]:
+        """Which of the basis's coefficients are used.
+
+        Raises:
+            DataError: More are asked for than there are.
+        """
+        n_bp, n_rp = self.n_bp or basis.n_bp, self.n_rp or basis.n_rp
+        if n_bp > basis.n_bp or n_rp > basis.n_rp:
+            raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
+        return np.concatenate([np.arange(n_bp), basis.n_bp + np.arange(n_rp)])
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -63,6 +73,9 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, rows: slice) -> "Inputs":
+        return Inputs(x=self.x[rows], errors=self.errors[rows])
 
     @staticmethod
     def empty(n_stars: int, n_coeffs: int, *, dtype: torch.dtype = torch.float32) -> "Inputs":
@@ -92,25 +105,9 @@ class Inputs:
             errors=self.errors.masked_fill(gaps, torch.inf).masked_fill_(nothing, torch.nan),
         )
 
-    def __getitem__(self, rows: slice) -> "Inputs":
-        return Inputs(x=self.x[rows], errors=self.errors[rows])
-
     def to(self, device: torch.device) -> "Inputs":
         """The same inputs on another device."""
         return Inputs(x=self.x.to(device), errors=self.errors.to(device))
-
-
-def _why_constant(columns: Sequence[int], n_stars: int, basis: Basis) -> str:
-    """Why coefficients without a spread cannot be scaled, and the way out."""
-    found = f"coefficient {columns[0]} is the same in all {n_stars} training stars"
-    if n_stars < 3:
-        return f"{found}; a coefficient needs a spread to be scaled by: train on more stars"
-    band = f"BP {columns[0]}" if columns[0] < basis.n_bp else f"RP {columns[0] - basis.n_bp}"
-    others = f", and so are {len(columns) - 1} others" if len(columns) > 1 else ""
-    return (
-        f"{found} ({band}, counted from 0){others}: it holds no measurement, as where a file is padded with one value; "
-        "mend the file, or leave out the high orders (normalization.n_bp and n_rp of the recipe)"
-    )
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,8 @@ class Normalization:
         std: Standard deviation of the same.
         n_stars: How many stars went into the statistics.
         n_g_flux_from_table: How many of them had their G flux from a table, not from the coefficients.
-        left_out: Stars that were left out because alone they move the statistics by more than others do, or lie too
-            far out (`scattervae.spectra.moments`); no model is to train on them. Not kept with a model.
+        outliers: Stars that were dropped because alone they move the statistics by more than others do, or lie too
+            far out; no model is to train on them. Not kept with a model.
     """
 
     basis: Basis
@@ -134,7 +131,7 @@ class Normalization:
     std: CoeffVector
     n_stars: int
     n_g_flux_from_table: int
-    left_out: Int64[np.ndarray, " outlier"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    outliers: SourceIds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def of(
@@ -170,58 +167,49 @@ class Normalization:
     ) -> "Normalization":
         """Statistics of the usable stars, streamed in float64 with any chunk size giving the same bits.
 
-        The stars are read once, again where one has to be left out, and five more times with `clip_sigma`. A star with
+        The stars are read once, again where one has to be dropped, and five more times with `clip_sigma`. A star with
         one band counts in that band.
 
         Args:
             chunks: Gives the training stars, chunk by chunk, each time it is called.
             settings: Which coefficients, and whether outlying values count.
-            basis: That of the stars; needed where they come as blocks, which do not say it.
+            basis: That of the stars; needed where they come as `StoredSpectra`, which do not name it.
 
         Raises:
             DataError: No usable stars, more coefficients asked for than there are, or a constant one.
         """
         settings = settings or NormalizationSettings()
-        sizes = settings.n_bp, settings.n_rp
-        left_out = np.empty(0, dtype=np.int64)
+        outliers = np.empty(0, dtype=np.int64)
         for _ in range(_OUTLIER_PASSES):
-            seen = Seen(basis, *sizes, left_out=left_out)
-            moments, alone = moments_and_outliers(quotients(chunks(), seen))
-            outliers = np.array(seen.far, dtype=np.int64)
+            ratios = FluxRatios(basis, settings.columns, outliers)
+            moments, alone = moments_and_outliers(ratios.blocks(chunks()))
+            found = np.array(ratios.far, dtype=np.int64)
             if settings.clip_sigma is None:
-                outliers = np.union1d(outliers, alone)
-            if len(outliers) == 0:
+                found = np.union1d(found, alone)
+            if len(found) == 0:
                 break
-            left_out = np.union1d(left_out, outliers)
-        mean, std = moments.mean, moments.std
+            outliers = np.union1d(outliers, found)
         if settings.clip_sigma is not None:
             for _ in range(_CLIP_PASSES):
-                reach = settings.clip_sigma * std
-                again = quotients(chunks(), Seen(basis, *sizes, left_out=left_out))
-                moments = clipped_moments(again, mean - reach, mean + reach)
-                mean, std = moments.mean, moments.std
-        if len(left_out):
+                reach = settings.clip_sigma * moments.std
+                low, high, moments = moments.mean - reach, moments.mean + reach, Moments()
+                for block in FluxRatios(basis, settings.columns, outliers).blocks(chunks()):
+                    moments.add(block.values, low=low, high=high)
+        mean, std = moments.mean, moments.std
+        if len(outliers):
+            shown = ", ".join(map(str, outliers[:3].tolist())) + (" ..." if len(outliers) > 3 else "")
             logger.warning(
                 "%d of %d stars are left out of training: with them the scale of the coefficients would be another; "
                 "source_id %s",
-                len(left_out),
-                seen.n_stars + len(left_out),
-                ", ".join(map(str, left_out[:3].tolist())) + (" ..." if len(left_out) > 3 else ""),
+                len(outliers),
+                ratios.n_stars + len(outliers),
+                shown,
             )
-        columns = seen.columns
-        spread = std / np.maximum(np.abs(mean), np.finfo(float).tiny)
-        if not (spread > _NO_SPREAD).all():
-            constant = columns[~(spread > _NO_SPREAD)]
-            raise DataError(_why_constant(constant.tolist(), seen.n_stars, seen.known_basis))
-        return cls(
-            basis=seen.known_basis,
-            columns=columns,
-            mean=mean,
-            std=std,
-            n_stars=seen.n_stars,
-            n_g_flux_from_table=seen.n_g_flux_from_table,
-            left_out=left_out,
-        )
+        columns, basis = settings.columns(ratios.known_basis), ratios.known_basis
+        constant = ~(std / np.maximum(np.abs(mean), np.finfo(float).tiny) > _NO_SPREAD)
+        if constant.any():
+            raise DataError(_why_constant(columns[constant].tolist(), ratios.n_stars, basis))
+        return cls(basis, columns, mean, std, ratios.n_stars, ratios.n_g_flux_from_table, outliers)
 
     @property
     def n_coeffs(self) -> int:
@@ -238,7 +226,12 @@ class Normalization:
         return slice(self.bp.stop, self.n_coeffs)
 
     def apply(
-        self, stars: Spectra | StoredSpectra, *, dtype: torch.dtype = torch.float32, gaps: bool = False
+        self,
+        stars: Spectra | StoredSpectra,
+        *,
+        dtype: torch.dtype = torch.float32,
+        quick: bool = False,
+        gaps: bool = False,
     ) -> Inputs:
         """The stars as the model sees them; rows of NaN where a star cannot be encoded.
 
@@ -247,6 +240,7 @@ class Normalization:
         Args:
             stars: The stars.
             dtype: Of what comes back.
+            quick: As `apply_to` has it.
             gaps: Keep stars with a missing band or bad coefficients, as an encoder that sees errors can have them.
 
         Raises:
@@ -255,7 +249,7 @@ class Normalization:
         if isinstance(stars, Spectra):
             self.require_basis(stars.basis)
         inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
-        self.apply_to(stars, np.arange(len(stars)), inputs, gaps=gaps)
+        self.apply_to(stars, np.arange(len(stars)), inputs, quick=quick, gaps=gaps)
         return inputs
 
     def require_basis(self, basis: Basis) -> None:
@@ -289,35 +283,36 @@ class Normalization:
             stars: Stars of the basis of this normalization.
             rows: Which of them.
             inputs: As many rows as are written.
-            quick: Compute in float32, which takes half the time and rounds to some 1e-6.
+            quick: Compute in float32, which takes a third of the time and rounds to some 1e-6.
             gaps: As `apply` has it.
         """
         kind: np.dtype[Any] = np.dtype(np.float32 if quick else np.float64)
         flags = stars.flags[rows]
         encodable = (flags & np.uint16(Flag.NO_G_FLUX if gaps else NOT_ENCODABLE)) == 0
-        g_flux = np.where(encodable, stars.g_flux[rows], np.nan)[:, None].astype(kind)
-        mean, std = self.mean.astype(kind), self.std.astype(kind)
+        g_flux = np.where(encodable, stars.g_flux[rows], np.nan)[:, None]
+        per_flux, mean, std = (1.0 / g_flux).astype(kind), self.mean.astype(kind), self.std.astype(kind)
         for start in range(0, len(rows), _ROWS_IN_CACHE):
             here = slice(start, start + _ROWS_IN_CACHE)
             for values, scaled in ((stars.coeffs, inputs.x), (stars.errors, inputs.errors)):
-                quotient: np.ndarray = values.take(rows[here], axis=0).astype(kind, copy=False)
+                ratio: np.ndarray = values.take(rows[here], axis=0).astype(kind, copy=False)
                 if self.n_coeffs < self.basis.n_coeffs:
-                    quotient = quotient[:, self.columns]
-                target, finite = scaled.numpy()[here], np.isfinite(quotient)
-                with np.errstate(over="ignore"):
-                    quotient /= g_flux[here]
+                    ratio = ratio[:, self.columns]
+                target, missing = scaled.numpy()[here], ~np.isfinite(ratio) if gaps else None
+                with np.errstate(over="ignore", invalid="ignore"):
+                    if quick:
+                        ratio *= per_flux[here]
+                    else:
+                        ratio /= g_flux[here]
                     if values is stars.coeffs:
-                        quotient -= mean
-                    np.divide(quotient, std, out=target, casting="same_kind")
-                np.clip(target, -LARGEST_INPUT, LARGEST_INPUT, out=target, where=finite)
-        if gaps:
-            self._open_gaps(inputs, np.flatnonzero(flags & np.uint16(NOT_ENCODABLE)))
-
-    @staticmethod
-    def _open_gaps(inputs: Inputs, rows: Int64[np.ndarray, " row"]) -> None:
-        """Mark what these stars lack as missing, in place; the others lack nothing."""
-        with_gaps = inputs.take(torch.from_numpy(rows)).with_gaps()
-        inputs.x.numpy()[rows], inputs.errors.numpy()[rows] = with_gaps.x.numpy(), with_gaps.errors.numpy()
+                        ratio -= mean
+                    np.divide(ratio, std, out=target, casting="same_kind")
+                np.clip(target, -LARGEST_INPUT, LARGEST_INPUT, out=target)  # NaN stays
+                if missing is not None:
+                    target[missing] = np.nan
+        lacking = torch.from_numpy(np.flatnonzero(flags & np.uint16(NOT_ENCODABLE)))
+        if gaps and len(lacking):
+            with_gaps = inputs.take(lacking).with_gaps()
+            inputs.x[lacking], inputs.errors[lacking] = with_gaps.x, with_gaps.errors
 
     def invert(self, x: Coeffs, g_flux: StarArray) -> CoeffArray:
         """Coefficients in archive units of stars of this G flux [electron/s]; the inverse of `apply`."""
@@ -334,4 +329,17 @@ class Normalization:
 def _warn_of_unnamed(basis: Basis, own: Basis) -> None:
     logger.warning(
         "spectra of %s, taken for those that the model was trained on, %s: no ids say so", basis, own
+    )
+
+
+def _why_constant(columns: list[int], n_stars: int, basis: Basis) -> str:
+    """Why coefficients without a spread cannot be scaled, and the way out."""
+    found = f"coefficient {columns[0]} is the same in all {n_stars} training stars"
+    if n_stars < 3:
+        return f"{found}; a coefficient needs a spread to be scaled by: train on more stars"
+    band = f"BP {columns[0]}" if columns[0] < basis.n_bp else f"RP {columns[0] - basis.n_bp}"
+    others = f", and so are {len(columns) - 1} others" if len(columns) > 1 else ""
+    return (
+        f"{found} ({band}, counted from 0){others}: it holds no measurement, as where a file is padded with one value; "
+        "mend the file, or leave out the high orders (normalization.n_bp and n_rp of the recipe)"
     )

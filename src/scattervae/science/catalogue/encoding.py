@@ -30,7 +30,7 @@ from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
 from scattervae.science.trained import labels_of
 from scattervae.spectra.columns import described, flag_legend, stored_of
-from scattervae.spectra.normalization import NOT_ENCODABLE, Inputs
+from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
@@ -233,7 +233,8 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
     with torch.inference_mode():
         for start in range(0, len(block), BATCH):
             stars = _rows(block, slice(start, start + BATCH))
-            inputs = _inputs(checkpoint, stars).to(checkpoint.device)
+            inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.network.sees_errors)
+            inputs = inputs.to(checkpoint.device)
             answer = checkpoint.answer(inputs)
             told = _columns(checkpoint, inputs, answer)
             if labels is not None:
@@ -249,21 +250,6 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
     columns = dict(zip(names, values.numpy(), strict=True))
     columns |= {"source_id": block.source_id, "flags": block.flags, "label_flags": doubts}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
-
-
-def _inputs(checkpoint: Checkpoint, stars: StoredSpectra) -> Inputs:
-    """What `Normalization.apply` gives, in float32 throughout: a third of the time of encoding is saved.
-
-    Both agree to a few roundings of the coefficients, which were rounded to float32 when they were stored.
-    """
-    normalization, gaps = checkpoint.normalization, checkpoint.network.sees_errors
-    cannot = stars.flags & np.uint16(Flag.NO_G_FLUX if gaps else NOT_ENCODABLE)
-    per_flux = torch.from_numpy(1.0 / np.where(cannot, np.nan, stars.g_flux)).float()[:, None]
-    mean, std = (torch.from_numpy(values).float() for values in (normalization.mean, normalization.std))
-    columns = slice(None) if normalization.n_coeffs == stars.coeffs.shape[1] else normalization.columns
-    coeffs, errors = (torch.from_numpy(values[:, columns]) for values in (stars.coeffs, stars.errors))
-    inputs = Inputs(x=(coeffs * per_flux).sub_(mean).div_(std), errors=(errors * per_flux).div_(std))
-    return inputs.with_gaps() if gaps and (stars.flags & np.uint16(NOT_ENCODABLE)).any() else inputs
 
 
 def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str, Tensor]:
