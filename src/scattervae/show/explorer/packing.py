@@ -10,12 +10,10 @@ from jaxtyping import Float32, Float64
 
 from scattervae.show.explorer.shown_stars import Column
 
-MISSING_16 = 65535
 MOST_CATEGORIES = 12
-_STEPS = 65534
 _LINEAR_ENOUGH = 2e-4  # a step, as a share of the middle 90 % of the values
 _ASINH_BELOW = 0.02  # training standard deviations
-_MANTISSA = np.uint32(0xFFFFFF80)  # 16 of 23 bits
+_MANTISSA = np.uint32(0xFFFFFF80)  # 16 of 23 bits, the first being understood
 
 
 def deflated(values: np.ndarray) -> str:
@@ -24,37 +22,37 @@ def deflated(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 6)).decode()
 
 
-def packed_column(column: Column, *, exact: bool) -> tuple[dict[str, Any], str]:
+def packed_column(column: Column) -> tuple[dict[str, Any], str]:
     """How the page reads a column, and its text.
 
-    Args:
-        column: Of numbers or of text.
-        exact: Keep 17 bits of each number rather than a step of the whole range.
+    Numbers are rounded to steps of their range: 254 for correlations, else 65,534. Latents, positions and columns with
+    values far from all others keep 17 bits of each number instead. Text is a byte a star, rare texts one kind.
     """
-    about: dict[str, Any] = {
-        "name": column.name,
-        "unit": column.unit,
-        "description": column.description,
-    }
+    about = {"name": column.name, "unit": column.unit, "description": column.description}
     if column.is_text:
         return about | _categories(column.values), deflated(_category_of(column.values))
-    known = column.values[np.isfinite(column.values)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-    middle = float(np.subtract(*np.percentile(known, [95, 5]))) if len(known) else 0.0
-    step = (high - low) / _STEPS
-    if exact or not math.isfinite(step) or step > _LINEAR_ENOUGH * middle:
-        with np.errstate(over="ignore"):
-            bits = column.values.astype(np.float32).view(np.uint32)
-        rounded = np.where(
-            np.isfinite(column.values), (bits + 64) & _MANTISSA, np.float32(np.nan).view(np.uint32)
-        )
-        return about | {"code": "f32", "loss": 2.0**-17, "relative": True}, deflated(
-            rounded.astype(np.uint32)
-        )
-    codes = np.full(len(column.values), MISSING_16, dtype=np.uint16)
     finite = np.isfinite(column.values)
-    codes[finite] = np.rint((column.values[finite] - low) / (step or 1.0))
-    return about | {"code": "u16", "low": low, "step": step, "loss": step / 2}, deflated(codes)
+    known = column.values[finite]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    kind: type[np.unsignedinteger[Any]] = np.uint8 if column.name.endswith("_corr") else np.uint16
+    missing = int(np.iinfo(kind).max)
+    step = (high - low) / (missing - 1)
+    middle = float(np.subtract(*np.percentile(known, [95, 5]))) if len(known) else 0.0
+    far = kind is np.uint16 and not step <= _LINEAR_ENOUGH * middle
+    if far or column.name in ("ra", "dec") or column.name.endswith("_mean"):
+        return about | {"code": "f32", "loss": 2.0**-17, "relative": True}, deflated(_rounded(column.values))
+    codes = np.full(len(finite), missing, dtype=kind)
+    codes[finite] = np.rint((known - low) / (step or 1.0))
+    code = "u8" if kind is np.uint8 else "u16"
+    return about | {"code": code, "low": low, "step": step, "loss": step / 2}, deflated(codes)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 numbers that hold 17 of 24 bits; beyond their range, and where missing, NaN."""
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    bits = (numbers.view(np.uint32) + np.uint32(64)) & _MANTISSA
+    return np.where(np.isfinite(numbers), bits, np.float32(np.nan).view(np.uint32)).astype(np.uint32)
 
 
 def _categories(values: np.ndarray) -> dict[str, Any]:

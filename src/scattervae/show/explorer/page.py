@@ -285,8 +285,7 @@ class _Contents:
         blocks["weights"] = deflated(self.drawn.weights.astype(np.float32))
         columns = []
         for index, column in enumerate(self.columns):
-            exact = column.name in ("ra", "dec") or column.name.endswith("_mean")
-            packed, blocks[f"column_{index}"] = packed_column(column, exact=exact)
+            packed, blocks[f"column_{index}"] = packed_column(column)
             columns.append(packed)
         about = {
             "version": scattervae.__version__,

@@ -127,7 +127,7 @@ class App {
     const missing = pixel("#8a8a8a"), shade = this.map.shade;
     if (column.numeric) {
       const known = values.filter((v, i) => Number.isFinite(v) && (chosen[i] || !shape)).sort();
-      let [low, high] = known.length ? [known[Math.floor(0.02 * (known.length - 1))], known[Math.ceil(0.98 * (known.length - 1))]] : [0, 1];
+      let [low, high] = known.length ? [known[Math.floor(0.05 * (known.length - 1))], known[Math.ceil(0.95 * (known.length - 1))]] : [0, 1];
       if (low === high) [low, high] = [low - 0.5, high + 0.5];
       const pixels = this.about.palette.map((hex) => pixel(hex));
       for (let i = 0; i < n; i++) shade[i] = Number.isFinite(values[i]) ? pixels[Math.round(63 * Math.min(Math.max((values[i] - low) / (high - low), 0), 1))] : missing;
@@ -141,7 +141,7 @@ class App {
   }
 
   ramp(column, low, high) {
-    const ticks = Array.from({ length: 5 }, (_, i) => shown(Number((low + ((high - low) * i) / 4).toPrecision(4))));
+    const ticks = Array.from({ length: 5 }, (_, i) => shown(Number((low + ((high - low) * i) / 4).toPrecision(3))));
     const ramp = made("div", { class: "ramp" });
     ramp.style.background = `linear-gradient(to right, ${this.about.palette.join(",")})`;
     byId("legend").replaceChildren(made("div", { text: `${withUnit(column.name, column.unit ? `[${column.unit}]` : "")}${column.description ? `: ${column.description}` : ""}`, class: "hint" }), ramp, made("div", { class: "ticks" }, ...ticks.map((text, i) => made("span", { text: i === 0 ? `≤ ${text}` : i === 4 ? `≥ ${text}` : text }))), this.greyKey());
@@ -216,6 +216,7 @@ class App {
 
   choose(row) {
     this.say(`Star ${this.stars.ids[row]}: its spectrum and row are in the panel Star.`);
+    if (window.matchMedia("(max-width: 900px)").matches) byId("side").scrollIntoView();
     return this.set({ star: this.stars.ids[row], tab: "star" });
   }
 
@@ -285,6 +286,7 @@ class App {
 
   buttons() {
     byId("undo").onclick = () => this.undo();
+    byId("to-map").onclick = () => byId("map-panel").scrollIntoView();
     byId("whole").onclick = () => this.set({ view: null });
     byId("add-filter").onclick = () => this.addFilter(byId("pick-filter").value);
     byId("clear-selection").onclick = () => this.set({ shape: null, filters: [] });

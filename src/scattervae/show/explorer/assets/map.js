@@ -73,12 +73,11 @@ class StarMap {
     const w = Math.max(Math.round(width * ratio), 1), h = Math.max(Math.round(height * ratio), 1);
     Object.assign(this.canvas.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
     if (this.canvas.width !== w || this.canvas.height !== h) { this.canvas.width = w; this.canvas.height = h; }
-    const context = this.canvas.getContext("2d"), image = context.createImageData(w, h), pixels = new Uint32Array(image.data.buffer);
-    const [x0, x1, y0, y1] = this.view, sx = w / (x1 - x0), sy = h / (y1 - y0);
+    const context = this.canvas.getContext("2d"), [x0, x1, y0, y1] = this.view, sx = w / (x1 - x0), sy = h / (y1 - y0);
     const at = this.places(x0, sx, y0, sy, w, h);
-    this.density(pixels, at, w, h);
-    this.points(pixels, at, w, h, ratio);
-    context.putImageData(image, 0, 0);
+    context.clearRect(0, 0, w, h);
+    this.density(context, at, w, h, Math.round(CELL * ratio));
+    context.drawImage(this.layer(1, w, h, (pixels) => this.points(pixels, at, w, h, ratio)), 0, 0);
     this.drawMarks(context, (x, y) => [(x - x0) * sx, h - (y - y0) * sy], ratio);
   }
 
@@ -92,21 +91,27 @@ class StarMap {
     return at;
   }
 
-  /** How many stars of the catalogue lie in each cell, as a wash of the page's ink. */
-  density(pixels, at, w, h) {
-    const columns = Math.ceil(w / CELL), cells = new Float32Array(columns * Math.ceil(h / CELL)), weights = this.stars.weights;
+  /** A canvas of our own, its pixels as `draw` sets them. */
+  layer(index, w, h, draw) {
+    const canvas = ((this.layers ??= [])[index] ??= document.createElement("canvas"));
+    canvas.width = w;
+    canvas.height = h;
+    const context = canvas.getContext("2d"), image = context.createImageData(w, h);
+    draw(new Uint32Array(image.data.buffer));
+    context.putImageData(image, 0, 0);
+    return canvas;
+  }
+
+  /** How many stars of the catalogue lie in each cell, as a smooth wash of the page's ink. */
+  density(context, at, w, h, cell) {
+    const columns = Math.ceil(w / cell), rows = Math.ceil(h / cell), cells = new Float32Array(columns * rows), { weights } = this.stars;
     for (let i = 0; i < at.length; i++) {
-      if (at[i] >= 0) cells[((at[i] / w / CELL) | 0) * columns + (((at[i] % w) / CELL) | 0)] += weights[i];
+      if (at[i] >= 0) cells[((at[i] / w / cell) | 0) * columns + (((at[i] % w) / cell) | 0)] += weights[i];
     }
     const most = Math.log1p(cells.reduce((a, b) => Math.max(a, b), 0)) || 1, ink = Plots.colour("ink");
-    const washes = Uint32Array.from({ length: 33 }, (_, k) => (k ? pixel(ink, 10 + k * 2) : 0));
-    for (let row = 0; row < h; row++) {
-      const start = ((row / CELL) | 0) * columns;
-      for (let column = 0; column < w; column++) {
-        const count = cells[start + ((column / CELL) | 0)];
-        if (count) pixels[row * w + column] = washes[Math.ceil((32 * Math.log1p(count)) / most)];
-      }
-    }
+    const washes = Uint32Array.from({ length: 33 }, (_, k) => pixel(ink, k ? 14 + 3 * k : 0));
+    const layer = this.layer(0, columns, rows, (pixels) => { for (let i = 0; i < cells.length; i++) pixels[i] = washes[Math.ceil((32 * Math.log1p(cells[i])) / most)]; });
+    context.drawImage(layer, 0, 0, columns * cell, rows * cell);
   }
 
   points(pixels, at, w, h, ratio) {

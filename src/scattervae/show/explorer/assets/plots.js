@@ -77,10 +77,10 @@ class SpectrumView {
     this.sources = { coeffs: source(["i", "mean", "low", "high"]), seen: source(["i", "x", "low", "high"]), left: source(["i", "r"]), flux: source(["w", "mean", "low", "high"]), seenFlux: source(["w", "f", "low", "high"]), leftFlux: source(["w", "r", "low", "high", "error", "minus"]), family: source(["w", "f", "colour"]) };
     this.panels = {};
     await this.panel("coeffs", 220, { x: this.residuals ? "" : "coefficient (BP, then RP)", y: "coefficient [training sd]" }, "coefficients, observed and decoded");
-    if (this.residuals) await this.panel("left", 120, { x: "coefficient (BP, then RP)", y: "residual [σ]" }, "residuals of the coefficients");
+    if (this.residuals) await this.panel("left", 130, { x: "coefficient (BP, then RP)", y: "residual [σ]" }, "residuals of the coefficients");
     if (this.network.about.design) {
       await this.panel("flux", 230, { x: this.residuals ? "" : "wavelength [nm]", y: "flux" }, "flux, observed and decoded");
-      if (this.residuals) await this.panel("leftFlux", 120, { x: "wavelength [nm]", y: "residual" }, "residuals of the flux");
+      if (this.residuals) await this.panel("leftFlux", 170, { x: "wavelength [nm]", y: "residual" }, "residuals of the flux");
     } else {
       const note = document.createElement("p");
       note.className = "hint";
@@ -91,9 +91,19 @@ class SpectrumView {
     Plots.all.add({ recolour: () => this.recolour() });
   }
 
+  /** Ranges of the axes, set from what is drawn; a long error bar does not squeeze all else. */
+  fit(key, xs, ...ys) {
+    const panel = this.panels[key];
+    if (!panel) return;
+    const values = ys.flatMap((list) => Array.from(list)).filter(Number.isFinite), figure = panel.entry.figure;
+    const low = Math.min(...values), high = Math.max(...values), margin = 0.06 * (high - low) || 1;
+    if (values.length) figure.y_range.setv({ start: low - margin, end: high + margin });
+    figure.x_range.setv({ start: xs[0] - 0.02 * (xs[xs.length - 1] - xs[0]), end: xs[xs.length - 1] + 0.02 * (xs[xs.length - 1] - xs[0]) });
+  }
+
   async panel(key, height, labels, name) {
     const { box, plot, button } = Plots.holder(this.parent, height, name);
-    const entry = await Plots.figure(plot, labels);
+    const entry = await Plots.figure(plot, { ...labels, x_range: new Bokeh.Range1d({ start: 0, end: 1 }), y_range: new Bokeh.Range1d({ start: 0, end: 1 }) });
     button.onclick = () => Plots.save(Plots.picture(entry), `${this.name()}_${key}`);
     const f = entry.figure, field = (name) => ({ field: name }), s = this.sources;
     const glyphs = {
@@ -118,6 +128,8 @@ class SpectrumView {
     const seen = x ? at(x, (v, k) => (Number.isFinite(errors[k]) ? v : NaN)) : new Float64Array();
     s.seen.data = x ? { i, x: seen, low: at(seen, (v, k) => v - errors[k]), high: at(seen, (v, k) => v + errors[k]) } : { i: [], x: [], low: [], high: [] };
     s.left.data = x ? { i, r: at(seen, (v, k) => (v - mean[k]) / Math.hypot(errors[k], scatter[k])) } : { i: [], r: [] };
+    this.fit("coeffs", i, s.coeffs.data.low, s.coeffs.data.high, seen);
+    this.fit("left", i, s.left.data.r, [-1, 1]);
     for (const key of ["left", "leftFlux"]) if (this.panels[key]) this.panels[key].box.hidden = !x;
     if (this.network.about.design) this.drawFlux({ x, errors, gFlux, mean, scatter, family });
   }
@@ -131,11 +143,14 @@ class SpectrumView {
     const at = (values, f) => Float64Array.from(values, f);
     s.flux.data = { w, mean: at(of.values, (v) => v / scale), low: at(of.values, (v, k) => (v - of.errors[k]) / scale), high: at(of.values, (v, k) => (v + of.errors[k]) / scale) };
     s.family.data = family ? { w: family.map(() => w), f: family.map((one) => at(one.values, (v) => v / scale)), colour: family.map((one) => one.colour) } : { w: [], f: [], colour: [] };
+    this.fit("flux", w, s.flux.data.low, s.flux.data.high, ...s.family.data.f);
     if (!x) { s.seenFlux.data = { w: [], f: [], low: [], high: [] }; s.leftFlux.data = { w: [], r: [], low: [], high: [], error: [], minus: [] }; return; }
     const seen = this.network.flux(x, errors, gFlux);
     s.seenFlux.data = { w, f: at(seen.values, (v) => v / scale), low: at(seen.values, () => NaN), high: at(seen.values, () => NaN) };
+    this.fit("flux", w, s.flux.data.low, s.flux.data.high, s.seenFlux.data.f);
     if (!this.panels.leftFlux) return;
-    this.panels.leftFlux.entry.figure.left[0].axis_label = label.replace("flux", "residual");
+    this.panels.leftFlux.entry.figure.left[0].axis_label = label.replace("flux ", "Δ ");
     s.leftFlux.data = { w, r: at(seen.values, (v, k) => (v - of.values[k]) / scale), low: at(of.errors, (v) => -v / scale), high: at(of.errors, (v) => v / scale), error: at(seen.errors, (v) => v / scale), minus: at(seen.errors, (v) => -v / scale) };
+    this.fit("leftFlux", w, s.leftFlux.data.r, s.leftFlux.data.low, s.leftFlux.data.high);
   }
 }

@@ -36,8 +36,8 @@ class Stars {
     const block = `column_${column.index}`;
     if (column.code === "category") return (column.values = await unpacked(block, Uint8Array));
     if (column.code === "f32") return (column.values = await unpacked(block, Float32Array));
-    const codes = await unpacked(block, Uint16Array);
-    return (column.values = Float32Array.from(codes, (c) => (c === 65535 ? NaN : column.low + c * column.step)));
+    const codes = await unpacked(block, column.code === "u8" ? Uint8Array : Uint16Array), missing = column.code === "u8" ? 255 : 65535;
+    return (column.values = Float32Array.from(codes, (c) => (c === missing ? NaN : column.low + c * column.step)));
   }
 
   get latentNames() { return Array.from({ length: this.about.network.n_latent }, (_, k) => `latent_${k + 1}_mean`); }
@@ -87,7 +87,7 @@ function shown(value, column = null) {
   if (!Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   let digits = 5;
-  if (column && column.code === "u16" && column.loss > 0) digits = Math.min(6, Math.max(1, Math.ceil(Math.log10(Math.abs(value) / column.loss))));
+  if (column && !column.relative && column.loss > 0) digits = Math.min(6, Math.max(1, Math.ceil(Math.log10(Math.abs(value) / column.loss))));
   if (column && (column.name === "ra" || column.name === "dec")) return value.toFixed(4);
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(Math.min(digits - 1, 3)).replace("-", "−");
