@@ -10,8 +10,9 @@ from scattervae.errors import DataError
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.gaia.facts import g_flux_of
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.reading import GFluxes, load
+from scattervae.gaia.reading import BLENDED_BY, GFluxes, has_excess, load
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
+from scattervae.spectra.star_tables import SourceColumns
 from toy import DR3
 
 
@@ -57,6 +58,32 @@ def test_a_g_flux_that_is_magnitudes_off_is_replaced(shared_data, fainter, caplo
     settled = Spectra.concatenate(halves)
     np.testing.assert_allclose(settled.g_flux, g_flux_from_coeffs(stars))
     assert f"file: {len(stars)} of {len(stars)} stars" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fainter", "expected"), [(0.0, 0.0), (0.09, 0.0), (0.13, 0.9), (1.4, 1.0), (-0.3, 0.0)]
+)
+def test_a_spectrum_brighter_than_its_star_is_flagged_as_blended(shared_data, fainter, expected):
+    """All but the faintest, whose errors would allow the difference."""
+    stars = real_stars(shared_data, fainter=fainter)
+    blended = (GFluxes("file").of(stars).flags & np.uint16(Flag.BLENDED)) > 0
+    assert blended.mean() >= expected
+    assert blended.any() == (expected > 0)
+    noisy = replace(stars, errors=stars.errors * 1e4)
+    assert not (GFluxes("file").of(noisy).flags & np.uint16(Flag.BLENDED)).any()
+
+
+def test_the_excess_factor_flags_blends_too(shared_data):
+    """Three stars of one excess factor: at BP - RP = 1 single stars have 1.2168 (Riello et al. 2021, table 2)."""
+    usual = 1.162004 + 0.011464 + 0.049255 - 0.005879
+    factors = usual * 10 ** (0.4 * np.array([0.0, BLENDED_BY - 0.01, BLENDED_BY + 0.01, np.nan]))
+    values = {"phot_bp_rp_excess_factor": factors, "bp_rp": np.ones(4), "phot_g_mean_mag": np.full(4, 14.0)}
+    sources = SourceColumns(np.arange(1, 5), values)
+    assert has_excess(sources).tolist() == [False, False, True, False]
+    stars = real_stars(shared_data).take(slice(0, 4))
+    sources = replace(sources, source_id=stars.source_id[::-1].copy())
+    flags = GFluxes("file").of(stars, sources).flags
+    assert flags.tolist() == [0, Flag.BLENDED, 0, 0]
 
 
 def test_faint_stars_have_the_benefit_of_their_errors(shared_data):

@@ -89,12 +89,12 @@ def test_without_a_positive_finite_g_flux_it_is_unknown(g_flux):
     assert (stars.g_flux_source == GFluxSource.NONE).all()
 
 
-def test_inferred_stars_are_used_and_every_other_flag_forbids_it():
+def test_inferred_and_blended_stars_are_used_and_every_other_flag_forbids_it():
     for flag in Flag:
         bits = np.full(len(STARS), flag, dtype=np.uint16)
-        assert STARS.with_flags(bits).usable.any() == (flag is Flag.INFERRED)
+        assert STARS.with_flags(bits).usable.any() == (flag in {Flag.INFERRED, Flag.BLENDED})
         assert flag.meaning
-    assert Flag.INFERRED not in UNUSABLE
+    assert not (Flag.INFERRED | Flag.BLENDED) & UNUSABLE
 
 
 def test_with_flags_adds_to_what_is_there():

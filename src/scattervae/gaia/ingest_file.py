@@ -180,7 +180,7 @@ class _Reading:
             if len(placed.spectra) == 0:
                 continue
             labels = stars.labels if self.task.labels is None else self.task.labels
-            yield g_fluxes.of(placed.spectra), labels, placed.sources
+            yield g_fluxes.of(placed.spectra, placed.sources), labels, placed.sources
         g_fluxes.warn()
         if self.n_rows == len(self.skipped):
             first = f"; the first, {self.skipped[0]}" if self.skipped else ""

