@@ -16,7 +16,16 @@ def _kills(work: Path, given: argparse.Namespace) -> Iterable[Row]:
     return outcomes(work, given.kills, seed=given.seed, only=given.only)
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterable[Row]]] = {"kills": _kills}
+def _corruption(work: Path, given: argparse.Namespace) -> Iterable[Row]:
+    from torture.corruption import outcomes
+
+    return outcomes(work, flips=given.flips, seed=given.seed, only=given.only)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterable[Row]]] = {
+    "corruption": _corruption,
+    "kills": _kills,
+}
 
 
 def main() -> None:
@@ -24,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m torture")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all where none is named")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
+    parser.add_argument("--flips", type=int, default=20, help="of a bit of each file")
     parser.add_argument("--only", default="", help="rows whose name has this word")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -115,16 +115,24 @@ def command(arguments: Sequence[object], log: Path, kill: Kill | None = None) ->
 
 def learn_modules(arguments: Sequence[object], log: Path) -> Ended:
     """Run a command, and import here what it imported, so that those that follow start at once."""
+    names = log.with_suffix(".modules")
 
     def act() -> None:
         try:
             run(arguments)
         finally:
-            sys.stdout.write("\n" + " ".join(sys.modules) + "\n")
+            names.write_text(" ".join(sys.modules))
 
     ended = forked(act, log)
-    for name in ended.line.split():
+    for name in names.read_text().split():
         if not name.startswith(("__", "torture")):
             with suppress(Exception):
                 importlib.import_module(name)
     return ended
+
+
+def made(arguments: Sequence[object], log: Path) -> None:
+    """Run a command that has to succeed; see `learn_modules`."""
+    ended = learn_modules(arguments, log)
+    if ended.code:
+        raise RuntimeError(ended.text)

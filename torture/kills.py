@@ -28,6 +28,7 @@ class Killed:
         again: What the second run is given as well.
         inputs: Copied into the folder of the run, since the command writes into them.
         share: Of the kills asked for that are made.
+        code: With which it ends.
         ready: A part of a message of the second run that is as good as success: nothing was left to do.
     """
 
@@ -37,6 +38,7 @@ class Killed:
     inputs: tuple[Path, ...] = ()
     share: float = 1.0
     ready: str = ""
+    code: int = 0
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -77,7 +79,7 @@ def kills(killed: Killed, work: Path, *, n: int, seed: int = 0) -> Row:
     """Kill it so many times, half of them with all processes that it has started, half without."""
     work.mkdir(parents=True, exist_ok=True)
     expected, whole = undisturbed(killed, work)
-    if whole.code not in (0, 1) or not expected:
+    if whole.code != killed.code or not expected:
         return row_of("kills", killed.name, [f"undisturbed: code {whole.code}, {whole.line}"])
     moments = _moments(whole, random.Random(f"{seed} {killed.name}"))
     endings = [_ending(killed, work, (expected, whole), moments) for _ in range(n)]

@@ -1,3 +1,4 @@
+import gzip
 import sys
 from importlib.resources import files
 from itertools import repeat
@@ -121,6 +122,56 @@ def test_a_table_that_is_none(server):
     server.trouble[f"{JOBS}/3/results"] = repeat(Answer(b"<VOTABLE><RESOURCE/></VOTABLE>"))
     with pytest.raises(FetchError, match="sent something that is not what was asked for"):
         services(server).sources_of(IDS)
+
+
+LIES = {
+    "a star that nobody asked for": lambda s: f"{s.header}\n{s.spectra[IDS[0]]}\n{s.spectra[IDS[1]]}\n",
+    "a star twice": lambda s: f"{s.header}\n" + f"{s.spectra[IDS[0]]}\n" * 2,
+    "a row that is cut": lambda s: f"{s.header}\n{s.spectra[IDS[0]][:300]}\n",
+    "a number that is none": lambda s: f"{s.header}\nx{s.spectra[IDS[0]]}\n",
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_rows_that_are_not_those_asked_for_are_refused(server, tmp_path, name):
+    server.trouble[DATA] = repeat(zipped({"a.csv": LIES[name](server)}))
+    with pytest.raises(FetchError, match="sent something that is not what was asked for"):
+        services(server, tries=1).spectra_of(IDS[:1], tmp_path / "x")
+
+
+def test_an_archive_that_grows_out_of_proportion_is_not_unpacked(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCATTERVAE_READ_LIMIT_GB", "0.001")
+    server.trouble[DATA] = repeat(zipped({"a.csv": "0" * 10**7}))
+    with pytest.raises(
+        FetchError, match=f"^{server.url}: sent a table that .*no file of spectra grows like that"
+    ):
+        services(server).spectra_of(IDS, tmp_path / "x")
+    server.trouble[f"{JOBS}/"] = iter([None, Answer(gzip.compress(b"0" * 10**7))] * 9)
+    with pytest.raises(FetchError, match="no file of spectra grows like that"):
+        services(server).sources_of(IDS)
+
+
+def test_an_endless_answer_ends(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("scattervae.gaia.archive.services._LARGEST_ANSWER", 1000)
+    with pytest.raises(FetchError, match="sent a table that has more than 1e-06 GB"):
+        services(server).spectra_of(IDS, tmp_path / "x")
+
+
+@pytest.mark.parametrize("zip_it", [bytes, gzip.compress])
+def test_a_result_opens_nothing_outside_itself(server, tmp_path, zip_it):
+    (tmp_path / "secret").write_bytes(b"\0" * 80)
+    stream = f'<BINARY><STREAM href="file://{tmp_path}/secret"/></BINARY>'
+    field = '<FIELD name="source_id" datatype="long"/>'
+    content = f"<VOTABLE><RESOURCE><TABLE>{field}<DATA>{stream}</DATA></TABLE></RESOURCE></VOTABLE>"
+    server.trouble[f"{JOBS}/1/results"] = repeat(Answer(zip_it(content.encode())))
+    with pytest.raises(FetchError, match="which is not opened"):
+        services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source")
+
+
+def test_identifiers_that_are_no_integers(server):
+    server.found = Table({"source_id": ["a", "b"]})
+    with pytest.raises(FetchError, match="sent something that is not what was asked for"):
+        services(server, tries=1).ids_of("SELECT source_id FROM x")
 
 
 @pytest.mark.parametrize("status", [400, 500])

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -19,7 +20,7 @@ import requests
 from astropy.table import Table
 
 from scattervae.arrays import SourceIds
-from scattervae.errors import FetchError
+from scattervae.errors import DataError, FetchError
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.transport import (
     CONNECT_TIMEOUT,
@@ -28,7 +29,9 @@ from scattervae.gaia.archive.transport import (
     Patience,
     reason_of,
 )
+from scattervae.gaia.files.checks import checked_votable
 from scattervae.gaia.files.rows import duplicates
+from scattervae.opening import Budget
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -36,9 +39,9 @@ logger = logging.getLogger(__name__)
 _TIMEOUT = 600.0  # the server may think for minutes about a batch before the first byte comes [s]
 _UPLOAD = "stars"
 _REFUSAL_BYTES = 2**16
-_UNKNOWN = re.compile(
-    r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL
-)  # what the archive says of a word that it lacks
+_LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
+# What the archive says of a word that it lacks.
+_UNKNOWN = re.compile(r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL)
 _Result = TypeVar("_Result")
 
 
@@ -97,11 +100,16 @@ class Services:
         Raises:
             FetchError: The archive refuses the query, or it gives no column source_id.
         """
-        table = self._ask(lambda: self._job(adql), self._tap_connection, passing=PASSING_STATUSES - {500})
-        name = next((name for name in table.colnames if name.lower() == "source_id"), None)
-        if name is None:
-            raise FetchError(f"{adql}: gives {', '.join(table.colnames) or 'no columns'}; expected source_id")
-        ids = np.asarray(table[name], dtype=np.int64)
+
+        def found() -> SourceIds:
+            table = self._job(adql)
+            name = next((name for name in table.colnames if name.lower() == "source_id"), None)
+            if name is None:
+                gives = ", ".join(table.colnames) or "no columns"
+                raise FetchError(f"{adql}: gives {gives}; expected source_id")
+            return np.asarray(table[name], dtype=np.int64)
+
+        ids = self._ask(found, self._tap_connection, passing=PASSING_STATUSES - {500})
         return ids[~duplicates(ids)]
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
@@ -169,16 +177,18 @@ class Services:
             f"JOIN tap_upload.{_UPLOAD} AS u ON s.{own['source_id']} = u.source_id"
         )
         upload = Table({"source_id": source_id})
-        rows = self._ask(lambda: self._job(adql, upload), self._tap_connection)
-        names = {name.lower(): name for name in rows.colnames}
-        place = {name: names.get(theirs.lower()) for name, theirs in own.items()}
-        return SourceColumns(
-            source_id=np.asarray(rows[place["source_id"]], dtype=np.int64),
-            values={
-                name: np.full(len(rows), np.nan) if place[name] is None else _floats(rows[place[name]])
-                for name in SOURCE_COLUMNS
-            },
-        )
+
+        def found() -> SourceColumns:
+            rows = self._job(adql, upload)
+            names = {name.lower(): name for name in rows.colnames}
+            place = {name: names.get(theirs.lower()) for name, theirs in own.items()}
+            if place["source_id"] is None:
+                raise ValueError(f"a table without {own['source_id']}")
+            empty = np.full(len(rows), np.nan)
+            values = {n: empty if place[n] is None else _floats(rows[place[n]]) for n in SOURCE_COLUMNS}
+            return SourceColumns(np.asarray(rows[place["source_id"]], dtype=np.int64), values)
+
+        return self._ask(found, self._tap_connection)
 
     def spectra_of(self, source_id: SourceIds, scratch: Path) -> list[str]:
         """The mean spectra of these stars as lines of the archive's csv, the header first, in lower case.
@@ -239,6 +249,7 @@ class Services:
             header = [name.strip().lower() for name in next(csv.reader(lines[:1]))]
             if "source_id" not in header:
                 raise ValueError(f"no column source_id in {lines[0][:80]}")
+            _require_asked(lines[1:], header, source_id)
             return [",".join(header), *lines[1:]] if len(lines) > 1 else []
 
         return self._ask(load, self._data_connection)
@@ -272,7 +283,15 @@ class Services:
                 raise FetchError(refusal) from error
             except (OSError, HTTPException, zipfile.BadZipFile) as error:
                 raise PassingError(f"{self._url}: {reason_of(error)}") from error
-            except (ValueError, LookupError) as error:  # an answer that is no table
+            except DataError as error:  # which no second try makes better
+                raise FetchError(f"{self._url}: sent a table that {error}") from error
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+                EOFError,
+                zlib.error,
+            ) as error:  # an answer that is no table
                 raise PassingError(
                     f"{self._url}: sent something that is not what was asked for ({reason_of(error)})"
                 ) from error
@@ -311,7 +330,7 @@ class _Connections:
         answer = connection.getresponse
 
         def kept() -> HTTPResponse:
-            self._answers.append(answer())
+            self._answers.append(_bounded(answer()))
             return self._answers[-1]
 
         connection.getresponse = kept  # type: ignore[method-assign]  # astroquery drops what a refusal says
@@ -332,13 +351,43 @@ class _Connections:
             self._open.pop().close()
 
 
+def _bounded(response: HTTPResponse) -> HTTPResponse:
+    """The same answer, which ends where it grows too large; a table in it is checked before astropy opens it."""
+    read, left = response.read, _LARGEST_ANSWER
+
+    def bounded(amount: int | None = None) -> bytes:
+        nonlocal left
+        content = read(left + 1 if amount is None else min(amount, left + 1))
+        left -= len(content)
+        if left < 0:
+            raise DataError(
+                f"has more than {_LARGEST_ANSWER / 1e9:g} GB; ask for fewer stars at once (--batch)"
+            )
+        return checked_votable(content) if amount is None else content
+
+    response.read = bounded  # type: ignore[method-assign]
+    return response
+
+
 def _only_member(path: Path) -> bytes:
     """The one file in a zip archive, nothing where there is none."""
     with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
-        if len(names) > 1:
-            raise ValueError(f"{len(names)} files instead of one")
-        return archive.read(names[0]) if names else b""
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if len(members) > 1:
+            raise ValueError(f"{len(members)} files instead of one")
+        Budget(path.stat().st_size).spend(sum(member.file_size for member in members))
+        return archive.read(members[0]) if members else b""
+
+
+def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds) -> None:
+    """Refuse rows that are cut, of stars that nobody asked for, or of one star twice."""
+    wanted, place = set(source_id.tolist()), header.index("source_id")
+    for row in csv.reader(lines):
+        if len(row) != len(header):
+            raise ValueError(f"a row of {len(row)} values below {len(header)} names")
+        if int(row[place]) not in wanted:
+            raise ValueError(f"star {row[place]}, which was not asked for, or twice")
+        wanted.remove(int(row[place]))
 
 
 def _floats(column: Any) -> np.ndarray:
