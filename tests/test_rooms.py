@@ -81,6 +81,73 @@ def test_the_direction_would_be_noticed(tmp_path, monkeypatch):
     }
 
 
+def offered(package: tuple[str, ...]) -> list[str]:
+    """The modules and folders that a room, or a folder of one, offers to other rooms."""
+    tree = ast.parse(PACKAGE.joinpath(*package, "__init__.py").read_text(encoding="utf-8"))
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and "__all__" in ast.unparse(node)
+    ]
+    return ast.literal_eval(lists[0]) if lists else []
+
+
+def is_module(name: tuple[str, ...]) -> bool:
+    place = PACKAGE.joinpath(*name)
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def imports_past(path: Path) -> list[str]:
+    """What a module imports of another room that the room does not offer."""
+    own, past = room_of(name_of(path)), []
+    for name in imports_of(path):
+        if room_of(name) in (None, own):
+            continue
+        module = next(name[:n] for n in range(len(name), 0, -1) if is_module(name[:n]))
+        if any(module[n] not in offered(module[:n]) for n in range(1, len(module))):
+            past.append(".".join(module))
+    return past
+
+
+def test_nobody_imports_past_what_a_room_offers():
+    assert {".".join(name_of(path)): imports_past(path) for path in MODULES if imports_past(path)} == {}
+
+
+def test_what_a_room_offers_is_there_and_asked_for():
+    """A name that no other room imports is not offered: the list is what the room's neighbours stand on."""
+    asked = {
+        name[:n]
+        for path in MODULES
+        for name in imports_of(path)
+        if room_of(name) not in (None, room_of(name_of(path)))
+        for n in range(2, len(name) + 1)
+    }
+    folders = [name_of(path) for path in MODULES if path.name == "__init__.py" and room_of(name_of(path))]
+    for package in folders:
+        if package != ("cli",):  # which offers a function, to ``python -m scattervae``
+            assert {(*package, name) for name in offered(package)} <= asked
+            assert all(is_module((*package, name)) for name in offered(package))
+
+
+def test_an_import_past_a_room_would_be_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    for name, text in {
+        "gaia/__init__.py": '__all__ = ["files", "ingest"]\n',
+        "gaia/ingest.py": "",
+        "gaia/hidden.py": "",
+        "gaia/files/__init__.py": '__all__ = ["reading"]\n',
+        "gaia/files/reading.py": "",
+        "gaia/files/avro.py": "from scattervae.gaia.hidden import f\n",
+        "cli/a.py": "from scattervae.gaia.ingest import f\nfrom scattervae.gaia.files import reading, avro\n",
+        "cli/b.py": "from scattervae.gaia import hidden\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = {str(path.relative_to(tmp_path)): imports_past(path) for path in tmp_path.rglob("*.py")}
+    assert {name: past for name, past in found.items() if past} == {
+        "cli/a.py": ["gaia.files.avro"],
+        "cli/b.py": ["gaia.hidden"],
+    }
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(name_of(path)) or "scattervae")
 def test_a_module_can_be_read_at_once_and_its_name_says_what_it_is(path):
     text = path.read_text(encoding="utf-8")

@@ -3,3 +3,5 @@
 This room turns published files and tables into `Spectra`, and coefficients into flux and back. It must not
 know that a model exists.
 """
+
+__all__ = ["archive", "basis", "facts", "files", "ingest", "instrument", "reading", "transport"]

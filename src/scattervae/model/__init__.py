@@ -3,3 +3,18 @@
 This room turns `Inputs` into latents, reconstructions and scatter. It must not know of Gaia's files, of
 figures, or of what anybody asks of the stars.
 """
+
+__all__ = [
+    "checkpoint",
+    "covariance",
+    "degradation",
+    "distributed",
+    "flow",
+    "loss",
+    "network",
+    "optimizers",
+    "posterior",
+    "recipe",
+    "run",
+    "training_stars",
+]

@@ -3,3 +3,20 @@
 This room takes `Spectra` and a `Checkpoint` and gives tables and numbers. It must not know how they are drawn
 or which command asked.
 """
+
+__all__ = [
+    "ablation",
+    "calibration",
+    "cannon",
+    "catalogue",
+    "crossmatch",
+    "evaluation",
+    "generation",
+    "labels",
+    "latent_volume",
+    "machine",
+    "paper",
+    "relative",
+    "scatter",
+    "trained",
+]

@@ -4,3 +4,5 @@ This room turns trained models and the stars they are shown into figures, each b
 and claims of the paper, with what was measured, into one page.
 It must not know how a model is trained, where stars come from, or which command asked.
 """
+
+__all__ = ["calibration", "explorer", "latent_volume", "registry", "report"]

@@ -4,3 +4,20 @@ This room offers `Spectra` and its companions, the `SpectrumStore` with its `Sto
 Columns go by the archive's names, but the room must not know how spectra are published: nothing here reads one of
 Gaia's files or names the network.
 """
+
+__all__ = [
+    "bases",
+    "columns",
+    "foreign",
+    "hats",
+    "manifest",
+    "normalization",
+    "row_groups",
+    "spectra",
+    "staging",
+    "star_tables",
+    "store",
+    "store_writer",
+    "tables",
+    "windows",
+]

@@ -2,3 +2,5 @@
 
 Both go on where they were stopped. Nothing here looks at a spectrum's numbers, or knows what becomes of the files.
 """
+
+__all__ = ["bulk", "doctor", "ids", "listing", "services", "transport"]

@@ -3,3 +3,5 @@
 The trunk of a scatter VAE's encoder, which has seen every spectrum, is tuned on the labelled stars. Held-out labelled
 stars calibrate the intervals, and the latents of labelled stars show where the labels can be trusted.
 """
+
+__all__ = ["model", "targets"]

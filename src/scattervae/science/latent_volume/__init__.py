@@ -2,3 +2,5 @@
 
 Everything is exact expectations and closed-form intervals. It must not know where latents come from.
 """
+
+__all__ = ["comparison"]

@@ -4,6 +4,4 @@ They are computed from what models told of the same stars. It must not know how 
 report looks.
 """
 
-from scattervae.science.paper.claim import Claim, Table, as_json
-
-__all__ = ["Claim", "Table", "as_json"]
+__all__ = ["claim", "comparison", "reproduce", "sensitivity"]

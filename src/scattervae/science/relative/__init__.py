@@ -2,3 +2,5 @@
 
 Findings hold a chosen false-discovery rate. It must not know what the populations are.
 """
+
+__all__ = ["contrast", "differences"]
