@@ -1,5 +1,8 @@
 """The errors a user of scattervae can meet; the command line prints each as one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun, for messages: 1 star, 2,000 stars."""
@@ -15,6 +18,19 @@ class ScatterVaeError(Exception):
 
 class DataError(ScatterVaeError):
     """A file or table holds no spectra that can be read."""
+
+    def located(self, where: object) -> "DataError":
+        """The same error of a file or table of this name."""
+        return DataError(f"{where}: {self}")
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Let errors in what a file or table holds begin with its name."""
+    try:
+        yield
+    except DataError as error:
+        raise error.located(where) from error.__cause__
 
 
 class SkippedRowsError(DataError):

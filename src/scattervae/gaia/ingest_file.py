@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scattervae.errors import DataError, ScatterVaeError, StoreError, counted
+from scattervae.errors import DataError, ScatterVaeError, StoreError, counted, located
 from scattervae.files import file_digest
 from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.files.assemble import bases_of
@@ -226,10 +226,9 @@ class _Reading:
 
 def _digest(file: Path) -> str:
     try:
-        require_file(file)
+        with located(file):
+            require_file(file)
         return file_digest(file)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
 

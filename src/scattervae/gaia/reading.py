@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from scattervae.arrays import StarArray, StarMask
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, counted, located
 from scattervae.gaia.basis import g_flux_error_from_coeffs, g_flux_from_coeffs, known_basis, require_known
 from scattervae.gaia.bulk.reading import is_bulk, read_bulk
 from scattervae.gaia.facts import DR3, G_LIMITS, g_flux_of
@@ -21,7 +21,7 @@ from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table
 from scattervae.gaia.files.tables import TableLike
 from scattervae.gaia.inference import infer_coeffs
-from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, is_of
+from scattervae.spectra.bases import BasisIds, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, SampledSpectra, Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels
@@ -159,10 +159,8 @@ def read_stars(
 def _require_basis(path: Path, spectra: Spectra, wanted: Basis | BasisIds | None) -> None:
     """Refuse stars of which the file settles the basis, not its rows: a store's, or inferred ones."""
     if wanted is not None and not is_of(spectra.basis, wanted):
-        try:
+        with located(path):
             check_taken(spectra.basis, 0, Counter({spectra.basis: len(spectra)}), wanted)
-        except SeveralBasesError as error:
-            raise error.located(str(path)) from None
 
 
 def _joined(chunks: Sequence[Stars]) -> Stars:
@@ -178,10 +176,8 @@ def _joined(chunks: Sequence[Stars]) -> Stars:
 def _stars_of(contents: FileContents, where: str) -> Stars:
     stars, note = contents.stars, None
     if isinstance(stars, SampledSpectra):
-        try:
+        with located(where):
             inferred = infer_coeffs(stars)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
         stars, note = inferred.spectra, inferred.provenance
     labels = contents.labels.aligned_to(stars.source_id)
     return Stars(stars, labels, contents.kind, contents.skipped, note, contents.sources)

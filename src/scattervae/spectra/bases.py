@@ -52,7 +52,7 @@ class SeveralBasesError(DataError):
         super().__init__(message)
         self.counts = counts
 
-    def located(self, where: str) -> "SeveralBasesError":
+    def located(self, where: object) -> "SeveralBasesError":
         """The same error of a file or table of this name."""
         return SeveralBasesError(f"{where}: {self}", self.counts)
 

@@ -109,19 +109,6 @@ def test_as_astropy_reads_them(tmp_path, name):
         )
 
 
-def test_some_columns_and_some_stars(tmp_path):
-    cells = rows(50)
-    path = write(tmp_path, text_of(cells))
-    wanted = np.array([int(cells[row]["source_id"]) for row in (40, 3, 3, 17)] + [12345])
-    sources = read_sources(path, ["ruwe"], wanted=wanted)
-    assert set(sources.values) == {"ra", "dec", "ruwe"}
-    assert sources.source_id.tolist() == [int(cells[row]["source_id"]) for row in (3, 17, 40)]
-    np.testing.assert_array_equal(sources.values["ra"], [float(cells[row]["ra"]) for row in (3, 17, 40)])
-    assert len(read_sources(path, wanted=np.empty(0, dtype=np.int64))) == 0
-    with pytest.raises(ValueError, match="columns radial_velocity are not read; expected some of ra, dec"):
-        read_sources(path, ["radial_velocity"])
-
-
 def assert_as_read_sources_file(path):
     ours, theirs = read_sources(path), read_sources_file(path)
     np.testing.assert_array_equal(ours.source_id, theirs.source_id)

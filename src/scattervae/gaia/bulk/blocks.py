@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from isal import igzip_lib
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, located
 from scattervae.opening import BROKEN_LINE_BYTES, LINE_BYTES, LONGEST_LINE, Budget, require_file
 
 _UNPACKING_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]  # isal's stub has it wrong
@@ -95,9 +95,7 @@ def _spans(text: bytes, start: int, stop: int) -> list[tuple[int, int]]:
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
     """Texts with a place at the start of a line and one after the end of a line."""
     rest = b""
-    for text in read_texts(
-        path, line_bytes=2 * BROKEN_LINE_BYTES
-    ):  # as if all were broken: whole ones are long
+    for text in read_texts(path, line_bytes=2 * BROKEN_LINE_BYTES):  # as if all were broken: others are long
         first, last = text.find(b"\n") + 1, text.rfind(b"\n") + 1
         if first:
             whole = rest + text[:first]
@@ -107,9 +105,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
         else:
             rest += text
         if len(rest) > LONGEST_LINE:
-            raise DataError(
-                f"{path}: a line of more than {LONGEST_LINE} bytes; expected a line for each star"
-            )
+            raise DataError(f"{path}: a line of more than {LONGEST_LINE} bytes; expected one for each star")
     yield rest, 0, len(rest)
 
 
@@ -123,15 +119,11 @@ def read_texts(path: Path, *, line_bytes: int = LINE_BYTES) -> Iterator[bytes]:
         DataError: The file cannot be opened, or grows out of proportion to its size.
         BrokenFileError: It is cut off or damaged; all before that has been given.
     """
-    try:
+    with located(path):
         budget = Budget(require_file(path))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     for text in _texts(path):
-        try:
+        with located(path):
             budget.spend(len(text) + line_bytes * text.count(b"\n"))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
         yield text
 
 
@@ -189,9 +181,7 @@ def _next_member(unused: bytes, file: io.BufferedReader) -> bytes:
     return packed
 
 
-_QUOTED = (
-    b"\r"  # stands for a quoted cell among those that are not: a line that holds it there is not regular
-)
+_QUOTED = b"\r"  # stands for a quoted cell among the others: a line that holds it there is not regular
 
 
 class Cells(NamedTuple):
@@ -205,19 +195,15 @@ class Cells(NamedTuple):
 class Layout:
     """Which columns of a file are quoted in its regular lines, and which of them are wanted."""
 
-    n_columns: int  # number of columns
+    n_columns: int
     quoted: tuple[int, ...]  # indices of the quoted columns
     wanted: tuple[int, ...]  # indices of those of them that are wanted
 
     @classmethod
-    def learn(
+    def of_lines(
         cls, n_columns: int, arrays: Iterable[int], wanted: Iterable[int], lines: Iterable[bytes]
     ) -> "Layout":
-        """The layout of the first of these lines in which all arrays are quoted.
-
-        Args:
-            arrays: Columns of arrays; where no line tells, these are taken to be all that are quoted.
-        """
+        """The layout of the first of these lines in which all arrays are quoted; where there is none, no others are."""
         quoted = tuple(sorted(arrays))
         needed = set(quoted)
         for line in lines:

@@ -1,7 +1,7 @@
 """What Gaia's source table says of stars: a few of the 152 columns of its bulk files, streamed."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from pyarrow import csv
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import DataError, counted
 from scattervae.gaia.bulk.blocks import BrokenFileError, read_texts
-from scattervae.gaia.bulk.table import Header, read_header
+from scattervae.gaia.bulk.table import Header, lacking_columns, read_header
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import assemble_sources
 from scattervae.gaia.files.cells import floats
@@ -32,36 +32,23 @@ def is_bulk_sources(path: str | Path) -> bool:
         header, _ = read_header(Path(path))
     except DataError:
         return False
-    return not _lacking(_picked(header, SOURCE_COLUMNS))
+    return not lacking_columns(_picked(header), POSITION_COLUMNS)
 
 
-def read_sources(
-    path: str | Path, columns: Iterable[str] = tuple(SOURCE_COLUMNS), *, wanted: SourceIds | None = None
-) -> SourceColumns:
-    """Columns of a bulk file of ``gaia_source``, csv or csv.gz, in the order of the file, one row a star.
+def read_sources(path: str | Path) -> SourceColumns:
+    """The `SOURCE_COLUMNS` that a bulk file of ``gaia_source`` has, in the order of the file, one row a star.
 
     A cell that is no number becomes NaN. Rows without an identifier are left out, and so are those with more
     or fewer cells than the header; the log says how many.
-
-    Args:
-        columns: Some of `SOURCE_COLUMNS`; ra and dec are always read, and those that the file lacks are not.
-        wanted: Keep these stars alone.
 
     Raises:
         DataError: The file cannot be opened, is cut off or damaged, or has no identifiers or positions.
     """
     path = Path(path)
-    names = {*columns, *POSITION_COLUMNS}
-    if not names <= set(SOURCE_COLUMNS):
-        unknown = ", ".join(sorted(names - set(SOURCE_COLUMNS)))
-        raise ValueError(f"columns {unknown} are not read; expected some of {', '.join(SOURCE_COLUMNS)}")
     header, _ = read_header(path)
-    picked = _picked(header, names)
-    if lacking := _lacking(picked):
-        found = ", ".join(header.names[:8])[:200] or "not divided by commas"
-        raise DataError(f"{path}: is no gaia_source file: columns {found}; lacks {', '.join(lacking)}")
-    stars = None if wanted is None else np.unique(wanted)
-    parts = [_cells(batch, stars) for batch in _batches(path, header, picked)]
+    picked = _picked(header)
+    header.require(picked, POSITION_COLUMNS, f"{path}: is no gaia_source file")
+    parts = [_cells(batch) for batch in _batches(path, header, picked)]
     cells = {
         name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype=np.int64)
         for name in picked
@@ -69,19 +56,12 @@ def read_sources(
     return assemble_sources(Columns.of("gaia_source csv", cells, header.names))
 
 
-def _picked(header: Header, names: Iterable[str]) -> dict[str, int]:
+def _picked(header: Header) -> dict[str, int]:
     """Columns to read, with their places: the best identifier first, under whatever name it has."""
-    places = {
-        name: header.names.index(own)
-        for name, own in pick(header.names, frozenset((*SOURCE_ID_NAMES, *names))).items()
-    }
-    identifiers = [name for name in SOURCE_ID_NAMES if name in places]
-    return {name: places[name] for name in (*identifiers[:1], *names) if name in places}
-
-
-def _lacking(picked: Mapping[str, int]) -> list[str]:
-    names = [name for name in POSITION_COLUMNS if name not in picked]
-    return names if set(SOURCE_ID_NAMES) & set(picked) else [SOURCE_ID_NAMES[0], *names]
+    own = pick(header.names, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
+    identifiers = [name for name in SOURCE_ID_NAMES if name in own]
+    names = (*identifiers[:1], *SOURCE_COLUMNS)
+    return {name: header.names.index(own[name]) for name in names if name in own}
 
 
 def _batches(path: Path, header: Header, picked: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
@@ -144,13 +124,12 @@ class _Stream:
         return whole[:size]
 
 
-def _cells(batch: pa.RecordBatch, stars: SourceIds | None) -> dict[str, np.ndarray]:
-    """The columns as numbers: rows of these stars, or all that have an identifier."""
+def _cells(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+    """The columns as numbers, of all rows that have an identifier."""
     identifier, *others = batch.column_names
     source_id = _integers(batch[identifier])
-    kept = source_id > 0 if stars is None else np.isin(source_id, stars)
     cells = {identifier: source_id, **{name: _floats(batch[name]) for name in others}}
-    return {name: column[kept] for name, column in cells.items()}
+    return {name: column[source_id > 0] for name, column in cells.items()}
 
 
 def _integers(cells: pa.StringArray) -> SourceIds:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, located
 from scattervae.gaia.bulk.blocks import BrokenFileError, Lines
 from scattervae.gaia.bulk.regular_lines import RegularRows
 from scattervae.gaia.bulk.table import BulkTable, bulk_columns, open_table, read_header, read_rows
 from scattervae.gaia.facts import SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import ReadRows, bases_of
+from scattervae.gaia.files.assemble import ReadRows, bases_of, no_stars
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, SkippedRow, pick, wanted_columns
 from scattervae.gaia.files.rows import SeenStars, flag_duplicates
-from scattervae.spectra.bases import BasisIds, SeveralBasesError, check_taken, warn_if_unnamed
+from scattervae.spectra.bases import BasisIds, check_taken, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 
 CHUNK_ROWS = 8192
@@ -26,9 +26,7 @@ class BulkChunk:
     """Stars of lines that follow each other in a bulk file."""
 
     spectra: Spectra  # the stars, in archive units, without G flux
-    skipped: tuple[
-        SkippedRow, ...
-    ]  # rows among these lines that could not be used, each by its line in the file
+    skipped: tuple[SkippedRow, ...]  # rows that could not be used, each by its line in the file
 
 
 def is_bulk(path: str | Path) -> bool:
@@ -171,15 +169,7 @@ class _SoFar:
 
     def require_stars(self, path: Path, taken: Basis, wanted: Basis | BasisIds | None) -> None:
         """Refuse a file that has been read to its end without a star, or with more stars of another basis."""
-        try:
+        with located(path):
             check_taken(taken, self._n_stars, self._others, wanted)
-        except SeveralBasesError as error:
-            raise error.located(str(path)) from None
-        if self._n_stars:
-            return
-        if self._first_skipped is None:
-            raise DataError(f"{path}: has columns of spectra but no rows; expected a row for each star")
-        first = self._first_skipped
-        raise DataError(
-            f"{path}: none of {counted(self.n_rows, 'row')} can be used; the first, row {first.row}: {first.reason}"
-        )
+            if not self._n_stars:
+                raise no_stars(self.n_rows, self._first_skipped)

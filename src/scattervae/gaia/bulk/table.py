@@ -1,6 +1,6 @@
 """What a bulk file is, told from its first lines: its columns, its basis, the layout of its lines."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, located
 from scattervae.gaia.bulk.blocks import BrokenFileError, Layout, Lines, read_lines, read_texts
 from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import ReadRows, assemble_rows
@@ -35,6 +35,22 @@ class Header(NamedTuple):
     form: str  # the kind of text file, as `scattervae.gaia.files` calls it
     names: tuple[str, ...]  # the columns as the file calls them; none where they are not divided by commas
     n_before: int  # number of lines before it
+
+    def require(self, there: Mapping[str, object], names: Sequence[str], refusal: str) -> None:
+        """Refuse a file without an identifier or some other column.
+
+        Raises:
+            DataError: It is one.
+        """
+        if lacking := lacking_columns(there, names):
+            found = ", ".join(self.names[:8])[:200] or "not divided by commas"
+            raise DataError(f"{refusal}: columns {found}; lacks {', '.join(lacking)}")
+
+
+def lacking_columns(there: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    """Which of these columns, and of one with Gaia's identifier, are not there."""
+    lacking = [name for name in names if name not in there]
+    return lacking if any(name in there for name in SOURCE_ID_NAMES) else [SOURCE_ID_NAMES[0], *lacking]
 
 
 @dataclass(frozen=True)
@@ -89,17 +105,12 @@ def open_table(
     """
     header, lines = read_header(path)
     columns = pick(header.names, bulk_columns(correlations=correlations))
-    lacking = [name for name in CONTINUOUS_COLUMNS if name not in columns]
-    if not any(name in columns for name in SOURCE_ID_NAMES):
-        lacking.insert(0, SOURCE_ID_NAMES[0])
-    if lacking:
-        found = ", ".join(header.names[:8])[:200] or "not divided by commas"
-        raise DataError(f"{path}: is no bulk file: columns {found}; lacks {', '.join(lacking)}")
+    header.require(columns, CONTINUOUS_COLUMNS, f"{path}: is no bulk file")
     vote = _vote(lines, header, columns, basis)
     arrays = pick(header.names, frozenset((*ARRAYS, *CORRELATIONS)))
     places = {name: header.names.index(own) for name, own in arrays.items()}
     wanted = [place for name, place in places.items() if name in columns]
-    layout = Layout.learn(len(header.names), places.values(), wanted, vote.lines)
+    layout = Layout.of_lines(len(header.names), places.values(), wanted, vote.lines)
     return BulkTable(header, columns, vote.basis, layout, vote.is_named), read_header(path)[1]
 
 
@@ -126,19 +137,15 @@ def read_header(path: Path) -> tuple[Header, Iterator[Lines]]:
 def _require_text(path: Path) -> None:
     """Refuse what is no text, of which a line may never end."""
     head = next(read_texts(path), b"")
-    try:
+    with located(path):
         kind = recognise(BytesIO(head))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    if kind is not Kind.TEXT:
-        raise DataError(f"{path}: is {kind.value}; expected {Kind.TEXT.value}")
+        if kind is not Kind.TEXT:
+            raise DataError(f"is {kind.value}; expected {Kind.TEXT.value}")
 
 
 def _header(path: Path, lines: list[bytes]) -> Header:
-    try:
+    with located(path):
         columns = read_text(BytesIO(b"\n".join(lines)), frozenset())
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     divided = len(columns.names) == lines[-1].count(b",") + 1
     return Header(lines[-1], columns.form, columns.names if divided else (), len(lines) - 1)
 
@@ -152,10 +159,7 @@ class _Vote(NamedTuple):
 
 
 def _vote(
-    lines: Iterable[Lines],
-    header: Header,
-    columns: Mapping[str, str],
-    wanted: Basis | BasisIds | None,
+    lines: Iterable[Lines], header: Header, columns: Mapping[str, str], wanted: Basis | BasisIds | None
 ) -> _Vote:
     """The vote of the first lines that have both bands and name their ids, or else of the best before."""
     rows = _rows(lines)
@@ -193,11 +197,7 @@ def read_rows(
     wanted: frozenset[str],
     basis: Basis | BasisIds | None,
 ) -> ReadRows:
-    """The stars of some lines of a file, and why the others cannot be used.
-
-    Args:
-        basis: The basis to take; None where that is yet to be found, which these lines then vote on.
-    """
+    """The stars of some lines of a file in this basis, else in that of most, and why the others cannot be used."""
     text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))
     read = assemble_rows(read_text(text, wanted), basis)
     line_of = np.concatenate([np.zeros(_LINES_AHEAD + 1, dtype=np.int64), np.array(numbers, dtype=np.int64)])

@@ -207,13 +207,16 @@ def _check_rows(
 ) -> None:
     if isinstance(stars, Spectra):
         check_taken(stars.basis, len(stars), bases_of(skipped), wanted)
-    if len(stars):
-        return
-    if not skipped:
-        raise DataError("has columns of spectra but no rows; expected a row for each star")
-    first = skipped[0]
-    raise DataError(
-        f"none of {counted(len(skipped), 'row')} can be used; the first, row {first.row}: {first.reason}"
+    if not len(stars):
+        raise no_stars(len(skipped), next(iter(skipped), None))
+
+
+def no_stars(n_rows: int, first: SkippedRow | None) -> DataError:
+    """What is wrong with a file of which no row could be used, by the first."""
+    if first is None:
+        return DataError("has columns of spectra but no rows; expected a row for each star")
+    return DataError(
+        f"none of {counted(n_rows, 'row')} can be used; the first, row {first.row}: {first.reason}"
     )
 
 

@@ -21,7 +21,7 @@ from astropy.utils.exceptions import AstropyWarning
 from fastavro.schema import SchemaParseException
 
 from scattervae.arrays import SourceIds
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, counted, located
 from scattervae.gaia.facts import DR3, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import (
     FileContents,
@@ -47,7 +47,7 @@ from scattervae.gaia.files.tables import (
 )
 from scattervae.gaia.files.text import encoding_of, read_text, text_lines
 from scattervae.opening import open_file, unpacked
-from scattervae.spectra.bases import BasisIds, SeveralBasesError, warn_if_unnamed
+from scattervae.spectra.bases import BasisIds, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns, StellarLabels
 
@@ -193,7 +193,7 @@ def read_file(
         DataError: The file cannot be opened, is damaged, or holds no spectra that can be used.
     """
     path = Path(path)
-    with _located(str(path)):
+    with located(path):
         columns = replace(_read_columns(path, wanted_columns(correlations=correlations)), release=release)
         if columns.grid_nm is None and columns.holds_flux and not columns.holds_coeffs:
             columns = replace(columns, grid_nm=companion_grid(path))
@@ -213,7 +213,7 @@ def read_table(
         DataError: The table holds no spectra that can be used.
     """
     columns = columns_in_memory(table, wanted_columns(correlations=correlations))
-    with _located(columns.form):
+    with located(columns.form):
         contents = assemble(columns, basis)
     return _with_warning(columns.form, contents, basis)
 
@@ -231,7 +231,7 @@ def read_labels_file(path: str | Path) -> StellarLabels:
         DataError: The file cannot be opened, is damaged, or holds no labels.
     """
     path = Path(path)
-    with _located(str(path)):
+    with located(path):
         wanted = frozenset((*SOURCE_ID_NAMES, *_LABELS, SNR_NAME, *label_flags()))
         return assemble_labels(_read_columns(path, wanted, fits=read_mapped_fits))
 
@@ -247,7 +247,7 @@ def read_sources_file(path: str | Path, *, release: DataRelease = DR3) -> Source
         DataError: The file cannot be opened, is damaged, or holds no positions.
     """
     path = Path(path)
-    with _located(str(path)):
+    with located(path):
         columns = _read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
         return assemble_sources(replace(columns, release=release))
 
@@ -263,7 +263,7 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
         DataError: The file cannot be opened, is damaged, or holds no identifiers.
     """
     path = Path(path)
-    with _located(str(path)):
+    with located(path):
         with _readable():
             ids = _listed_ids(path, release.name)
         if ids is None:
@@ -289,16 +289,6 @@ def _listed_ids(path: Path, release: str) -> SourceIds | None:
         found = f"{texts[row][:40]} is no source_id" if "no integer" in why or not why else why
         raise DataError(f"line {lines[row][0]}: {found}; expected one a line")
     return read.values
-
-
-@contextmanager
-def _located(where: str) -> Iterator[None]:
-    try:
-        yield
-    except SeveralBasesError as error:
-        raise error.located(where) from None
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error.__cause__
 
 
 def _with_warning(where: str, contents: FileContents, basis: Basis | BasisIds | None) -> FileContents:
