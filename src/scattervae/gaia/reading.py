@@ -196,7 +196,7 @@ N_SIGMA = 5.0
 
 @dataclass
 class GFluxes:
-    """Settles the G flux of all chunks of a file, and counts what was refused."""
+    """Decides on the G flux of all chunks of a file, and counts what was refused."""
 
     where: str  # name of the file, for messages
     n_stars: int = 0  # stars so far
@@ -216,24 +216,24 @@ class GFluxes:
             require_known(spectra.basis)
         except DataError as error:
             wrong = in_table & ~_plausible(spectra.g_flux)
-            settled = spectra.without_g_flux(wrong)
-            self._require_some(settled, error)
+            stars = spectra.without_g_flux(wrong)
+            self._require_some(stars, error)
         else:
             computed = g_flux_from_coeffs(spectra)
             reach = N_SIGMA * g_flux_error_from_coeffs(spectra)
             wrong = in_table & (~_plausible(spectra.g_flux) | _contradicted(spectra, computed, reach))
             blended = in_table & ~wrong & (computed - reach > spectra.g_flux * 10 ** (0.4 * BLENDED_BY))
-            settled = (
+            stars = (
                 _with_blends(spectra, blended)
                 .without_g_flux(wrong)
                 .with_g_flux(computed, GFluxSource.COEFFICIENTS)
             )
         if sources is not None and set(_EXCESS_COLUMNS) <= set(sources.values):
-            settled = _with_blends(settled, has_excess(sources.aligned_to(spectra.source_id)))
+            stars = _with_blends(stars, has_excess(sources.aligned_to(spectra.source_id)))
         self.n_stars += len(spectra)
         self.n_refused += int(wrong.sum())
-        self.n_unknown += int((wrong & (settled.g_flux_source == GFluxSource.NONE)).sum())
-        return settled
+        self.n_unknown += int((wrong & (stars.g_flux_source == GFluxSource.NONE)).sum())
+        return stars
 
     def warn(self) -> None:
         """Say once, after the last chunk, how many stars had a G flux that cannot be."""

@@ -15,6 +15,7 @@ from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files.reading import read_sources_file
 from scattervae.gaia.files.rows import duplicates
+from scattervae.gaia.files.star_columns import joined_sources
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import GFluxSource, Spectra
 from scattervae.spectra.star_tables import G_FLUX_COLUMN, SOURCE_COLUMNS, DataRelease, SourceColumns
@@ -30,8 +31,6 @@ Source:
 # Files of the bulk archive are named after the first and last level-8 pixel they hold.
 # Source: cdn.gea.esac.esa.int/Gaia/gdr3/gaia_source, _readme.txt.
 _RANGE = re.compile(r"_(\d{6})-(\d{6})\.")
-
-
 _OPEN = 3  # tables kept in memory: a spectrum file rarely needs more than one, of about 50 MB
 _MIXED = {
     Positions.MEASURED: "has measured positions, but the store has the centres of pixels; "
@@ -202,17 +201,7 @@ def _sorted(sources: SourceColumns) -> SourceColumns:
 
 def _write_table(paths: Sequence[Path], scratch: Path, release: DataRelease) -> Path:
     """The rows of all files, sorted, as arrays that processes share through the machine's page cache."""
-    tables = [_read(path, release) for path in paths]
-    joined = _sorted(
-        SourceColumns(
-            np.concatenate([table.source_id for table in tables]),
-            {
-                name: np.concatenate([_column(table, name) for table in tables])
-                for name in SOURCE_COLUMNS
-                if any(name in table.values for table in tables)
-            },
-        )
-    )
+    joined = _sorted(joined_sources([_read(path, release) for path in paths]))
     if len(joined) == 0:
         raise DataError(f"{paths[0]}: holds no star; give gaia_source files that do")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -220,10 +209,6 @@ def _write_table(paths: Sequence[Path], scratch: Path, release: DataRelease) -> 
     for name, column in {"source_id": joined.source_id, **joined.values}.items():
         np.save(scratch / f"{name}.npy", column)
     return scratch
-
-
-def _column(table: SourceColumns, name: str) -> np.ndarray:
-    return table.values.get(name, np.full(len(table), np.nan))
 
 
 def _open_table(folder: Path) -> SourceColumns:

@@ -81,7 +81,7 @@ def transport(
         C' = T C T^T + (S^{-1} + A'^T N^{-1} A')^{-1} + V
 
     with N the functions' rounding and S a prior of coefficients whose size falls with their order, as `infer_coeffs`
-    has it: least squares where the flux tells a combination, the prior where it does not. V is the variance, the
+    has it: least squares where the flux determines a combination, the prior where it does not. V is the variance, the
     prior's and that of the band's errors, of the combinations orthogonal to all that the source can make, which stay
     0: both bases are near orthonormal in the data that they were fitted to, so these are what the other left out.
 
@@ -169,7 +169,7 @@ class _BandMap:
 
     Attributes:
         matrix: T.
-        unknown: A root of the covariance of what the source does not tell, for a star of unit flux.
+        unknown: A root of the covariance of what the source does not determine, for a star of unit flux.
         beyond: Combinations that no source coefficient moves; they have the band's own errors too.
         n_unknown: Combinations of which the prior says more than the source.
         flux: The source's functions.
@@ -192,11 +192,11 @@ class _BandMap:
         rounding += np.finfo(float).tiny ** 0.5 * (rounding == 0)
         u, size, vt = np.linalg.svd(b * sigma / rounding, full_matrices=False)
         matrix = sigma[:, None] * (vt.T * (size / (size**2 + 1))) @ (u.T @ (a / rounding))
-        told = sigma[:, None] * vt[size >= 1].T  # combinations that the target's flux tells
-        untold = sigma[:, None] * vt.T / np.sqrt(size**2 + 1)
-        beyond = _not_reached(matrix, told)
+        determined = sigma[:, None] * vt[size >= 1].T  # combinations that the target's flux determines
+        undetermined = sigma[:, None] * vt.T / np.sqrt(size**2 + 1)
+        beyond = _not_reached(matrix, determined)
         n_unknown = int((size < 1).sum()) + beyond.shape[1]
-        unknown = np.hstack([untold, sigma[:, None] * beyond])
+        unknown = np.hstack([undetermined, sigma[:, None] * beyond])
         return cls(matrix, unknown, beyond, n_unknown, a, a - b @ matrix)
 
     def apply(self, coeffs: CoeffArray, errors: CoeffArray, pairs: np.ndarray | None) -> _Band:
@@ -235,10 +235,10 @@ class _BandMap:
 
 
 def _not_reached(
-    matrix: _Map, told: Float64[np.ndarray, "target told"]
+    matrix: _Map, determined: Float64[np.ndarray, "target determined"]
 ) -> Float64[np.ndarray, "target beyond"]:
-    """Orthonormal combinations of target coefficients that its flux tells, and that no source coefficient moves."""
-    within = np.linalg.qr(told)[0]
+    """Orthonormal combinations of target coefficients that its flux determines and no source coefficient moves."""
+    within = np.linalg.qr(determined)[0]
     left, sizes, _ = np.linalg.svd(within.T @ matrix)
     n_reached = int((sizes > _DETERMINED * sizes[0]).sum())
     return np.asarray(within @ left[:, n_reached:])

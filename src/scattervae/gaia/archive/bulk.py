@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -83,10 +84,13 @@ class Plan:
         if not missing:
             return
         needed = int(missing * (1 + _SPARE_SHARE)) + _SPARE_BYTES
-        free = shutil.disk_usage(_nearest_folder(self.out)).free
+        folder = next(
+            there for there in (self.out.absolute(), *self.out.absolute().parents) if there.is_dir()
+        )
+        free = shutil.disk_usage(folder).free
         if free < needed:
             raise FetchError(
-                f"{self.out}: {_gigabytes(free)} are free, but {_gigabytes(needed)} are needed for what is missing "
+                f"{self.out}: {free / 1e9:,.2f} GB are free, but {needed / 1e9:,.2f} GB are needed for what is missing "
                 "with something to spare; choose fewer files or another disk"
             )
 
@@ -95,11 +99,9 @@ class Plan:
 class Report:
     """What became of a run."""
 
-    fetched: list[str] = field(
-        default_factory=list
-    )  # files that came, by their path below the folder for all
-    kept: list[str] = field(default_factory=list)  # files that were here and whole
-    failed: dict[str, str] = field(default_factory=dict)  # files that did not come, each with the reason
+    fetched: list[str] = field(default_factory=list)  # files, by their path below the folder for all
+    kept: list[str] = field(default_factory=list)  # those that were here and whole
+    failed: dict[str, str] = field(default_factory=dict)  # those that did not come, each with the reason
 
 
 def plan(
@@ -123,8 +125,8 @@ def plan(
         if not verify and checked.knows(file.path, file.md5):
             n_bytes = path.stat().st_size
             return Task(file, n_bytes, n_bytes, done=True)
-        partial = partial_path(path.parent, file)
-        here = next((found.stat().st_size for found in (path, partial) if found.is_file()), 0)
+        places = (path, partial_path(path.parent, file))
+        here = next((found.stat().st_size for found in places if found.is_file()), 0)
         return Task(file, _size(file, patience), here)
 
     tasks = []
@@ -149,7 +151,7 @@ def fetch(
     plan.check_space()
     patience, report, lock = patience or Patience(), Report(), Lock()
 
-    def told(news: Moved) -> None:
+    def report_move(news: Moved) -> None:
         with lock:
             progress(news)
 
@@ -157,17 +159,17 @@ def fetch(
         plan.out.mkdir(parents=True, exist_ok=True)
         checked = CheckedFiles(plan.out)
         with thread_pool(workers, on_error=patience.stop.set) as pool:
-            futures = {
-                pool.submit(_fetch_one, task, plan.out, checked=checked, patience=patience, told=told): task
-                for task in plan.tasks
-            }
-            for future in as_completed(futures):
-                _note(report, futures[future], future, plan.out)
-                told(Moved(futures[future].file.path, 0, finished=True))
+            fetch_one = partial(
+                _fetch_one, out=plan.out, checked=checked, patience=patience, moved=report_move
+            )
+            paths = {pool.submit(fetch_one, task): task.file.path for task in plan.tasks}
+            for future in as_completed(paths):
+                _note(report, paths[future], future, plan.out)
+                report_move(Moved(paths[future], 0, finished=True))
     return report
 
 
-def _fetch_one(task: Task, out: Path, *, checked: CheckedFiles, patience: Patience, told: Progress) -> bool:
+def _fetch_one(task: Task, out: Path, *, checked: CheckedFiles, patience: Patience, moved: Progress) -> bool:
     """True where the file had to be fetched."""
     file, path = task.file, out / task.file.path
     if task.done:
@@ -179,15 +181,14 @@ def _fetch_one(task: Task, out: Path, *, checked: CheckedFiles, patience: Patien
             checked.note(file.path, file.md5)
             return False
         logger.warning("%s: its MD5 is not the one of the archive's list; fetched again", path)
-        told(Moved(file.path, -path.stat().st_size))
+        moved(Moved(file.path, -path.stat().st_size))
         path.unlink()
-    transfer(file, path.parent, patience=patience, received=lambda n: told(Moved(file.path, n)))
+    transfer(file, path.parent, patience=patience, received=lambda n: moved(Moved(file.path, n)))
     checked.note(file.path, file.md5)
     return True
 
 
-def _note(report: Report, task: Task, future: Future[bool], out: Path) -> None:
-    path = task.file.path
+def _note(report: Report, path: str, future: Future[bool], out: Path) -> None:
     try:
         (report.fetched if future.result() else report.kept).append(path)
     except FetchError as error:
@@ -195,9 +196,8 @@ def _note(report: Report, task: Task, future: Future[bool], out: Path) -> None:
         logger.warning("%s", error)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise FetchError(
-                f"{out}: the disk is full; free some space, and the same command goes on"
-            ) from error
+            why = "the disk is full; free some space, and the same command goes on"
+            raise FetchError(f"{out}: {why}") from error
         where = error.filename or out / path
         raise FetchError(f"{where}: cannot be written: {error.strerror or error}") from error
 
@@ -215,11 +215,3 @@ def _size(file: BulkFile, patience: Patience) -> int | None:
     except FetchError as error:
         logger.info("%s", error)
         return None
-
-
-def _nearest_folder(path: Path) -> Path:
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
-
-
-def _gigabytes(n: int) -> str:
-    return f"{n / 1e9:,.2f} GB"

@@ -20,6 +20,7 @@ from scattervae.files import written_file
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
 from scattervae.gaia.files.rows import duplicates
+from scattervae.gaia.files.star_columns import joined_sources
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)
@@ -118,16 +119,8 @@ def _digest(release: Release, batch: SourceIds) -> str:
 
 
 def _sources(source_id: SourceIds, services: Services) -> SourceColumns:
-    pieces = [
-        services.sources_of(source_id[i : i + _SOURCES_BATCH])
-        for i in range(0, len(source_id), _SOURCES_BATCH)
-    ]
-    if not pieces:
-        return SourceColumns.empty()
-    return SourceColumns(
-        source_id=np.concatenate([piece.source_id for piece in pieces]),
-        values={name: np.concatenate([piece.values[name] for piece in pieces]) for name in pieces[0].values},
-    )
+    starts = range(0, len(source_id), _SOURCES_BATCH)
+    return joined_sources([services.sources_of(source_id[i : i + _SOURCES_BATCH]) for i in starts])
 
 
 def _fetch_batch(source_id: SourceIds, path: Path, services: Services, sources: SourceColumns) -> None:

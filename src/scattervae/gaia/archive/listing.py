@@ -44,33 +44,24 @@ class Bulk(Settings):
 
 
 class DataLink(Settings):
-    """The words of the service that gives single spectra.
+    """The words of the service that gives single spectra."""
 
-    Attributes:
-        release: Its ``RELEASE``.
-        retrieval_type: Its ``RETRIEVAL_TYPE`` of mean spectra as coefficients.
-        data_structures: Its ``DATA_STRUCTURE`` of many stars in one table; the first that it knows is used.
-        batch_limit: Stars that it gives at once.
-    """
-
-    release: str
-    retrieval_type: str
-    data_structures: tuple[str, ...]
-    batch_limit: PositiveInt = 5000
+    release: str  # its ``RELEASE``
+    retrieval_type: str  # its ``RETRIEVAL_TYPE`` of mean spectra as coefficients
+    data_structures: tuple[
+        str, ...
+    ]  # ``DATA_STRUCTURE`` of many stars in one table; the first that it knows is used
+    batch_limit: PositiveInt = 5000  # stars that it gives at once
 
 
 class Tables(Settings):
-    """The release's tables.
+    """The release's tables."""
 
-    Attributes:
-        sources: The table of all sources, with positions and photometry.
-        photometry: Another table with the G flux of sources that the first one lacks.
-        columns: Its own names of columns that it calls otherwise than DR3 did.
-    """
-
-    sources: str
-    photometry: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    sources: str  # with positions and photometry
+    photometry: str | None = None  # another one with the G flux of sources that the first one lacks
+    columns: dict[str, str] = Field(
+        default_factory=dict
+    )  # what it calls otherwise than DR3 did, by DR3's names
 
 
 class ReleaseBasis(Settings):
@@ -83,37 +74,23 @@ class ReleaseBasis(Settings):
 
 
 class Release(Settings):
-    """One data release.
-
-    Attributes:
-        preliminary: True where it was written before the release was published.
-        epoch: Reference epoch of positions [Julian year].
-        g_zero_point: VEGAMAG zero point of G, where it is known: flux [electron/s] = 10**(0.4 (zero point - G)).
-        ids_hold_pixels: True where a source_id is documented to begin with an order-12 nested HEALPix pixel.
-        archive_url: Its TAP and DataLink servers.
-        basis: Of its mean spectra.
-        datalink: Words of the service that gives single spectra.
-        tap: Its tables.
-        bulk: Its bulk files; None where it is not known where they are.
-    """
+    """One data release."""
 
     name: str
-    preliminary: bool = False
-    epoch: PositiveFloat
-    g_zero_point: PositiveFloat | None = None
-    ids_hold_pixels: bool = False
-    archive_url: str
+    preliminary: bool = False  # true where it was written before the release was published
+    epoch: PositiveFloat  # reference epoch of positions [Julian year]
+    g_zero_point: PositiveFloat | None = None  # of G, VEGAMAG: flux [electron/s] = 10**(0.4 (zero point - G))
+    ids_hold_pixels: bool = (
+        False  # true where source_ids are documented to begin with an order-12 nested pixel
+    )
+    archive_url: str  # its TAP and DataLink servers
     basis: ReleaseBasis | None = None
     datalink: DataLink
     tap: Tables
-    bulk: Bulk | None = None
+    bulk: Bulk | None = None  # None where it is not known where they are
 
     def product(self, name: str) -> Product:
-        """The bulk files of this name.
-
-        Raises:
-            FetchError: The release has no such files.
-        """
+        """The bulk files of this name."""
         products = {} if self.bulk is None else {product.name: product for product in self.bulk.products}
         if name not in products:
             known = ", ".join(products) or "none that are known yet"
@@ -129,11 +106,7 @@ class Release(Settings):
         return DataRelease(self.name, self.epoch, self.ids_hold_pixels, self.g_zero_point)
 
     def require_own(self, basis: Basis, *, where: str) -> None:
-        """Refuse spectra of a basis that is another release's.
-
-        Raises:
-            DataError: The basis is that of another built-in release, and not of this one; `where` leads the message.
-        """
+        """Refuse spectra of a basis that is another built-in release's, and not this one's."""
         if self.basis is None or self.has_basis(basis):
             return
         others = [other.name for other in built_in().values() if other.has_basis(basis)]
@@ -144,13 +117,12 @@ class Release(Settings):
             )
 
     def warn_if_preliminary(self) -> None:
-        """Say, where the release was described before it was published, that it may have changed."""
+        """Warn, where the release was described before it was published, that it may have changed."""
         if self.preliminary:
             logger.warning(
                 "%s: what is known of it was written before it was published; `scattervae doctor --release %s` "
                 "says what has changed",
-                self.name,
-                self.name,
+                *(self.name, self.name),
             )
 
     def has_basis(self, basis: Basis) -> bool:
@@ -173,14 +145,11 @@ def release_of(name: str) -> Release:
         FetchError: There is none, or the file is not what a release's file is.
     """
     if name.endswith(".toml"):
-        release = _read(Path(name))
-    elif name.upper() in built_in():
-        release = built_in()[name.upper()]
-    else:
-        raise FetchError(
-            f"no release is called {name}; choose {' or '.join(built_in())}, or give a .toml file"
-        )
-    return release
+        return _read(Path(name))
+    if name.upper() not in built_in():
+        known = " or ".join(built_in())
+        raise FetchError(f"no release is called {name}; choose {known}, or give a .toml file")
+    return built_in()[name.upper()]
 
 
 def _read(path: Path) -> Release:

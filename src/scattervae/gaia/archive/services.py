@@ -31,6 +31,7 @@ from scattervae.gaia.archive.transport import (
 )
 from scattervae.gaia.files.checks import checked_votable
 from scattervae.gaia.files.rows import duplicates
+from scattervae.gaia.files.star_columns import joined_sources
 from scattervae.opening import Budget
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
@@ -42,6 +43,7 @@ _REFUSAL_BYTES = 2**16
 _LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
 # What the archive says of a word that it lacks.
 _UNKNOWN = re.compile(r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL)
+_NO_TABLE = (ValueError, LookupError, TypeError, EOFError, zlib.error)  # what an answer ends in that is none
 _Result = TypeVar("_Result")
 
 
@@ -132,12 +134,7 @@ class Services:
         if other is None or len(missing) == 0:
             return found
         more = self._rows_of(other, missing)
-        return SourceColumns(
-            source_id=np.concatenate([found.source_id, more.source_id]),
-            values={
-                name: np.concatenate([column, more.values[name]]) for name, column in found.values.items()
-            },
-        )
+        return joined_sources([found, more])
 
     @property
     def structure(self) -> str:
@@ -180,13 +177,10 @@ class Services:
 
         def found() -> SourceColumns:
             rows = self._job(adql, upload)
-            names = {name.lower(): name for name in rows.colnames}
-            place = {name: names.get(theirs.lower()) for name, theirs in own.items()}
-            if place["source_id"] is None:
-                raise ValueError(f"a table without {own['source_id']}")
+            cells = {name.lower(): rows[name] for name in rows.colnames}
             empty = np.full(len(rows), np.nan)
-            values = {n: empty if place[n] is None else _floats(rows[place[n]]) for n in SOURCE_COLUMNS}
-            return SourceColumns(np.asarray(rows[place["source_id"]], dtype=np.int64), values)
+            values = {name: _floats(cells.get(own[name].lower(), empty)) for name in SOURCE_COLUMNS}
+            return SourceColumns(np.asarray(cells[own["source_id"].lower()], dtype=np.int64), values)
 
         return self._ask(found, self._tap_connection)
 
@@ -285,16 +279,9 @@ class Services:
                 raise PassingError(f"{self._url}: {reason_of(error)}") from error
             except DataError as error:  # which no second try makes better
                 raise FetchError(f"{self._url}: sent a table that {error}") from error
-            except (
-                ValueError,
-                LookupError,
-                TypeError,
-                EOFError,
-                zlib.error,
-            ) as error:  # an answer that is no table
-                raise PassingError(
-                    f"{self._url}: sent something that is not what was asked for ({reason_of(error)})"
-                ) from error
+            except _NO_TABLE as error:
+                why = f"sent something that is not what was asked for ({reason_of(error)})"
+                raise PassingError(f"{self._url}: {why}") from error
             finally:
                 self._connections.close()
 

@@ -6,11 +6,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import requests
 
@@ -27,7 +26,7 @@ from scattervae.gaia.archive.transport import (
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 2**16  # small enough that a stop is heard soon on a slow line
+_CHUNK = 2**16  # small enough that a stop takes effect soon on a slow line
 _GZIP = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
@@ -103,13 +102,10 @@ def partial_path(folder: Path, file: BulkFile) -> Path:
     return folder / f"{file.name}.{file.md5[:8]}.partial"
 
 
-def transfer(file: BulkFile, folder: Path, *, patience: Patience, received: Received) -> Path:
-    """Fetch a file, going on where an earlier run was stopped.
+def transfer(file: BulkFile, folder: Path, *, patience: Patience, received: Received) -> None:
+    """Fetch a file to a folder, going on where an earlier run was stopped.
 
     A wrong checksum throws away all that came and fetches it once more.
-
-    Returns:
-        Where the file lies, its checksum the archive's.
 
     Raises:
         FetchError: The server does not give it, or gives something else; what came of it stays for another run.
@@ -121,7 +117,7 @@ def transfer(file: BulkFile, folder: Path, *, patience: Patience, received: Rece
             found = partial.md5
             if found == file.md5:
                 partial.finish(folder / file.name)
-                return folder / file.name
+                return
             logger.info("%s: its MD5 is %s, not %s; thrown away", file.url, found, file.md5)
             _forget(partial, received)
             partial.reached = 0
@@ -183,7 +179,8 @@ def _agreed_size(response: requests.Response, partial: Partial, received: Receiv
         if start != partial.size or (total is not None and total < partial.size):
             _forget(partial, received)
             raise PassingError(f"{response.url}: the server sent another part than was asked for")
-    partial.tag = _version(response)
+    tag = str(response.headers.get("ETag", ""))  # a weak one, W/"...", may be of other bytes
+    partial.tag = tag if tag.startswith('"') else str(response.headers.get("Last-Modified", ""))
     return total
 
 
@@ -193,18 +190,11 @@ def _forget(partial: Partial, received: Received) -> None:
     partial.restart()
 
 
-def _version(response: requests.Response) -> str:
-    """What the server calls the version of its file, where that can be trusted to the byte."""
-    tag = str(response.headers.get("ETag", ""))
-    return tag if tag.startswith('"') else str(response.headers.get("Last-Modified", ""))
-
-
 NAME = "checksums.jsonl"
 _HASHED_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     md5: str
     n_bytes: int
     changed_ns: int

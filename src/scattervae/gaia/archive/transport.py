@@ -19,7 +19,7 @@ from scattervae.errors import FetchError
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # a person waits for the first word no longer [s]
-_TIMEOUT = (CONNECT_TIMEOUT, 60.0)  # to connect, and between two pieces of an answer [s]
+_TIMEOUT = (CONNECT_TIMEOUT, 60.0)  # to connect, and between two parts of an answer [s]
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT})
 # Statuses that pass: a slow client, too many requests, and any trouble of the server's own.
 # Source: RFC 9110, sections 15.5.9 and 15.6; RFC 6585, section 4.
@@ -27,7 +27,7 @@ PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 _PAGE_BYTES = 512
 _LARGEST_TEXT = 64 * 10**6  # bytes; the largest list of the archive is below 1 MB
-_WORTH_SAYING = 0.5  # a wait that a person would notice [s]
+_NOTICED = 0.5  # a wait that a person would notice [s]
 _ASKED = Retry(retry_after_max=3600)  # a server that asks for more time [s] is asked earlier all the same
 
 _Result = TypeVar("_Result")
@@ -90,8 +90,10 @@ class Patience:
                 if failures >= self.tries:
                     raise FetchError(f"{error}; tried {failures} times; try again later") from error
                 wait = max(min(self.first_wait * 2 ** (failures - 1), self.longest_wait), error.after or 0.0)
-                say = logger.warning if failures == 1 and wait >= _WORTH_SAYING else logger.info
-                say("%s; trying again in %.0f s, at most %d times in all", error, wait, self.tries)
+                level = logging.WARNING if failures == 1 and wait >= _NOTICED else logging.INFO
+                logger.log(
+                    level, "%s; trying again in %.0f s, at most %d times in all", error, wait, self.tries
+                )
                 self.stop.wait(wait)
 
 
@@ -168,10 +170,10 @@ def _check_status(response: requests.Response, url: str) -> None:
     status = response.status_code
     if status < 400 or status == 416:
         return
-    told = f"{url}: the server answers {status} {response.reason}".rstrip()
+    answer = f"{url}: the server answers {status} {response.reason}".rstrip()
     if status in PASSING_STATUSES:
-        raise PassingError(told, after=_asked_wait(response))
-    raise FetchError(told)
+        raise PassingError(answer, after=_asked_wait(response))
+    raise FetchError(answer)
 
 
 def _asked_wait(response: requests.Response) -> float | None:

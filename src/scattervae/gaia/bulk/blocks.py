@@ -110,7 +110,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_texts(path: Path, *, line_bytes: int = LINE_BYTES) -> Iterator[bytes]:
-    """The content of a file, unpacked where it is gzipped, in pieces that end anywhere.
+    """The content of a file, unpacked where it is gzipped, in texts that end anywhere.
 
     Args:
         line_bytes: What reading a line takes in memory beside its characters.

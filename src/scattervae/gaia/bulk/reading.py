@@ -58,7 +58,7 @@ def read_bulk(
     """The stars of a bulk file of any size, csv or csv.gz, in the order of the file.
 
     They are those that `scattervae.gaia.files.read_file` gives, to the last bit, with two differences of
-    reading only once: the basis of the file is told from its first lines, and of several rows of one star in
+    reading only once: the basis of the file is that of its first lines, and of several rows of one star in
     different chunks the first is the one that is not flagged as a duplicate.
 
     Args:
@@ -81,7 +81,7 @@ def read_bulk(
     chunk, so_far = _GrowingChunk(table, rows), _SoFar()
     broken: BrokenFileError | None = None
     try:
-        for lines in _portions(blocks, rows):
+        for lines in _cut_for_chunks(blocks, rows):
             chunk.add(lines)
             if chunk.is_full:
                 yield so_far.noted(chunk.finished())
@@ -96,16 +96,16 @@ def read_bulk(
     so_far.require_stars(path, table.basis, basis)
 
 
-def _portions(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
+def _cut_for_chunks(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
     """The same lines, divided where a chunk ends."""
     room = rows
     for block in blocks:
         left = block
         while left.spans:
-            portion = left[:room]
-            yield portion
+            first = left[:room]
+            yield first
             left = left[room:]
-            room = room - len(portion.spans) or rows
+            room = room - len(first.spans) or rows
 
 
 class _GrowingChunk:

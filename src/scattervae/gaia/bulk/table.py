@@ -1,4 +1,4 @@
-"""What a bulk file is, told from its first lines: its columns, its basis, the layout of its lines."""
+"""What a bulk file is by its first lines: its columns, its basis, the layout of its lines."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -76,12 +76,12 @@ def read_bands(columns: Columns, skips: Skips, wanted: Basis | BasisIds | None =
         reason = f"basis {other.basis.ids} where others have {basis.ids}"
         skips.add(other.rows, reason, basis=other.basis)
     bp, rp = (
-        band.read(columns, skips, own, is_known=bool((said.sizes[taken] > 0).any()))
-        for band, said, own in zip(
+        band.read(columns, skips, own, is_known=bool((rows.sizes[taken] > 0).any()))
+        for band, rows, own in zip(
             bands, stated, ((basis.n_bp, basis.bp_id), (basis.n_rp, basis.rp_id)), strict=True
         )
     )
-    return Bands(bp, rp, is_named=any(bool((said.ids[taken] >= 0).any()) for said in stated))
+    return Bands(bp, rp, is_named=any(bool((rows.ids[taken] >= 0).any()) for rows in stated))
 
 
 @dataclass(frozen=True)

@@ -159,34 +159,34 @@ def read_mapped_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 def _columns(table: fits.BinTableHDU, picked: dict[str, str], buffer: memoryview | mmap) -> Columns:
     columns = {name: table.columns[own] for name, own in picked.items()}
     cells = {
-        name: _numbers(pieces, columns[name])
-        for name, pieces in _pieces(table, picked, buffer).items()
-        if pieces[0].ndim == 1
+        name: _numbers(chunks, columns[name])
+        for name, chunks in _stored(table, picked, buffer).items()
+        if chunks[0].ndim == 1
     }
     return Columns.of("FITS", cells, table.columns.names)
 
 
-def _pieces(
+def _stored(
     table: fits.BinTableHDU, picked: dict[str, str], buffer: memoryview | mmap
 ) -> dict[str, list[np.ndarray]]:
-    """Copies of the columns as they are stored, cut into pieces of rows; no view of the buffer is left."""
+    """Copies of the columns as they are stored, some rows at a time; no view of the buffer is left."""
     n = table.header["NAXIS2"]
     kind = table.columns.dtype.newbyteorder(">")
     rows = np.ndarray(n, dtype=kind, buffer=buffer, offset=table.fileinfo()["datLoc"])
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in picked}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in picked}
     for start in range(0, max(n, 1), _ROWS):
         for name, own in picked.items():
-            pieces[name].append(np.array(rows[own][start : start + _ROWS]))
-    return pieces
+            chunks[name].append(np.array(rows[own][start : start + _ROWS]))
+    return chunks
 
 
-def _numbers(pieces: list[np.ndarray], column: fits.Column) -> np.ndarray:
+def _numbers(chunks: list[np.ndarray], column: fits.Column) -> np.ndarray:
     """One column, masked where its header says that a number stands for none, scaled where it says how.
 
     Source:
         FITS standard 4.0, section 7.3.2: TNULL, TSCAL, TZERO.
     """
-    stored = np.concatenate(pieces)
+    stored = np.concatenate(chunks)
     cells = stored
     if stored.dtype.kind in "iu" and column.bzero == 2**63:  # unsigned numbers, which no float64 holds
         cells = stored.astype(np.uint64) ^ np.uint64(2**63)

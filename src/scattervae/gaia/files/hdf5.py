@@ -113,14 +113,14 @@ class _Reading:
     def _objects(self, dataset: h5py.Dataset, field: str | None) -> np.ndarray:
         """Text or lists of any length, of which many may share a place in the file: a few at a time."""
         self._budget.spend(_OBJECT_BYTES * dataset.size)
-        pieces = [np.empty(0, dtype=object)]
+        chunks = [np.empty(0, dtype=object)]
         for start in range(0, len(dataset), _OBJECTS):
             rows = slice(start, start + _OBJECTS)
-            pieces.append(dataset[rows] if field is None else dataset[rows][field])
+            chunks.append(dataset[rows] if field is None else dataset[rows][field])
             self._budget.spend(
-                sum(getattr(cell, "nbytes", 0) or len(cell or b"") for cell in pieces[-1].flat)
+                sum(getattr(cell, "nbytes", 0) or len(cell or b"") for cell in chunks[-1].flat)
             )
-        return np.concatenate(pieces) if dataset.ndim == 1 else np.concatenate(pieces[1:] or [dataset[()]])
+        return np.concatenate(chunks) if dataset.ndim == 1 else np.concatenate(chunks[1:] or [dataset[()]])
 
 
 def _unit(dataset: h5py.Dataset) -> str:

@@ -35,7 +35,7 @@ from scattervae.gaia.files.columns import Columns, wanted_columns
 from scattervae.gaia.files.fits_and_votable import read_fits, read_mapped_fits, read_votable
 from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.rows import identifiers, looks_like_identifier
-from scattervae.gaia.files.sampled import companion_grid, with_id_of_name
+from scattervae.gaia.files.sampled import grid_beside, with_id_of_name
 from scattervae.gaia.files.star_columns import label_flags
 from scattervae.gaia.files.tables import (
     TableLike,
@@ -196,7 +196,7 @@ def read_file(
     with located(path):
         columns = replace(_read_columns(path, wanted_columns(correlations=correlations)), release=release)
         if columns.grid_nm is None and columns.holds_flux and not columns.holds_coeffs:
-            columns = replace(columns, grid_nm=companion_grid(path))
+            columns = replace(columns, grid_nm=grid_beside(path))
         contents = assemble(with_id_of_name(columns, path.name), basis)
     return _with_warning(str(path), contents, basis)
 
@@ -221,7 +221,7 @@ def read_table(
 def read_labels_file(path: str | Path) -> StellarLabels:
     """The labels in a file of any kind, with or without spectra; one row a star.
 
-    APOGEE's allStar and astroNN's catalogue of it are told by their columns, and cut as their makers do
+    APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do
     (`scattervae.gaia.files.star_columns`); a FITS table may be larger than memory.
 
     Args:

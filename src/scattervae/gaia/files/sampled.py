@@ -18,7 +18,7 @@ from scattervae.gaia.files.rows import Skips, identifiers
 from scattervae.gaia.files.star_columns import read_g_flux
 from scattervae.spectra.spectra import Flag, SampledSpectra
 
-_NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its companion file, and people name it
+_NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its beside file, and people name it
 
 
 def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:
@@ -34,23 +34,21 @@ def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:
     return None
 
 
-def companion_grid(path: Path) -> Wavelengths | None:
+def grid_beside(path: Path) -> Wavelengths | None:
     """The wavelengths in ``NAME_sampling.csv`` beside a file, as GaiaXPy writes it; None where there is none.
 
     Raises:
         DataError: It holds no list of wavelengths.
     """
-    companion = path.with_name(f"{path.name.split('.')[0]}_sampling.csv")
-    if not companion.is_file() or companion == path:
+    beside = path.with_name(f"{path.name.split('.')[0]}_sampling.csv")
+    if not beside.is_file() or beside == path:
         return None
-    lines = companion.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = beside.read_text(encoding="utf-8", errors="replace").splitlines()
     grid = grid_of(lines[1].strip().strip('"')) if len(lines) == 2 else None
     if grid is None and len(lines) > 2:  # a wavelength a line, below a name
         grid = grid_of(f"[{','.join(line.strip() for line in lines[1:])}]")
     if grid is None:
-        raise DataError(
-            f"{companion.name} beside it holds no list of wavelengths [nm]; mend it or take it away"
-        )
+        raise DataError(f"{beside.name} beside it holds no list of wavelengths [nm]; mend it or take it away")
     return grid
 
 

@@ -78,6 +78,18 @@ logger = logging.getLogger(__name__)
 _ANY_BIT = -1
 
 
+def joined_sources(tables: Sequence[SourceColumns]) -> SourceColumns:
+    """The rows of all tables, NaN where one lacks a column that another has."""
+    if not tables:
+        return SourceColumns.empty()
+    values = {
+        name: np.concatenate([table.values.get(name, np.full(len(table), np.nan)) for table in tables])
+        for name in SOURCE_COLUMNS
+        if any(name in table.values for table in tables)
+    }
+    return SourceColumns(np.concatenate([table.source_id for table in tables]), values)
+
+
 @dataclass(frozen=True)
 class Cut:
     """A reason not to trust a row's labels: bits that are set, or an error that is too large or missing."""
@@ -104,14 +116,14 @@ class AllStar:
 
     Attributes:
         name: For people.
-        told_by: Columns, in lower case, by which it is told from any other table of labels.
+        own_columns: Columns, in lower case, that no other table of labels has together.
         cuts: What its makers leave out.
         best: Of several rows of a star the one with the highest value of this column is used, or the lowest,
             where a minus stands before it.
     """
 
     name: str
-    told_by: frozenset[str]
+    own_columns: frozenset[str]
     cuts: tuple[Cut, ...]
     best: str
 
@@ -141,7 +153,7 @@ class AllStar:
 ALLSTARS = (
     AllStar(
         name="APOGEE allStar",
-        told_by=frozenset({"aspcapflag", "starflag", "teff"}),
+        own_columns=frozenset({"aspcapflag", "starflag", "teff"}),
         cuts=(
             Cut("STAR_BAD", "aspcapflag", bits=2**23),
             Cut("M_H_BAD", "aspcapflag", bits=2**19),
@@ -151,7 +163,7 @@ ALLSTARS = (
     ),
     AllStar(
         name="astroNN's APOGEE catalogue",
-        told_by=frozenset({"apogee_id", "nn_parallax", "teff"}),
+        own_columns=frozenset({"apogee_id", "nn_parallax", "teff"}),
         cuts=(
             Cut("TEFF_ERR above 100 K", "teff_err", limit=100.0),
             Cut("LOGG_ERR above 0.2 dex", "logg_err", limit=0.2),
@@ -176,7 +188,7 @@ Source:
 def allstar_of(names: Sequence[str]) -> AllStar | None:
     """Which of APOGEE's tables has these columns, if any."""
     lower = {name.strip().lower() for name in names}
-    return next((table for table in ALLSTARS if table.told_by <= lower), None)
+    return next((table for table in ALLSTARS if table.own_columns <= lower), None)
 
 
 def label_flags() -> frozenset[str]:
