@@ -1,4 +1,7 @@
+"""None"""
+
 import hashlib
+import json
 import os
 import re
 
@@ -10,7 +13,7 @@ from gaia.archive.server import Break, Corrupt, Drip, FileServer, NoRange, Page,
 from gaia.archive.toys import content, patience
 from scattervae.errors import FetchError
 from scattervae.gaia.archive.listing import BulkFile
-from scattervae.gaia.archive.transfer import partial_path, transfer
+from scattervae.gaia.archive.transfer import CHECKSUMS, CheckedFiles, md5_of, partial_path, transfer
 from scattervae.gaia.archive.transport import StoppedError
 
 NAME = "GaiaSource_000000-000999.csv.gz"
@@ -264,3 +267,78 @@ def test_whatever_happens_the_file_is_right_or_absent(tmp_path_factory, faults, 
         assert (folder / NAME).read_bytes() == body
         assert told.total == len(body)
         assert os.listdir(folder) == [NAME]
+
+
+WHOLE = b"some bytes" * 1000
+MD5 = hashlib.md5(WHOLE).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "gaia_source").mkdir()
+    for name in "ab":
+        (tmp_path / "gaia_source" / name).write_bytes(WHOLE)
+    return tmp_path
+
+
+def noted(folder, *names):
+    checked = CheckedFiles(folder)
+    for name in names:
+        checked.note(f"gaia_source/{name}", MD5)
+    return checked
+
+
+def test_what_was_noted_is_known_in_the_next_run(folder):
+    assert not CheckedFiles(folder).knows("gaia_source/a", MD5)
+    assert noted(folder, "a").knows("gaia_source/a", MD5)
+    again = CheckedFiles(folder)
+    assert again.knows("gaia_source/a", MD5)
+    assert not again.knows("gaia_source/a", "0" * 32)
+    assert not again.knows("gaia_source/b", MD5)
+    assert not again.knows("gaia_source/c", MD5)
+
+
+def test_a_file_is_noted_once(folder):
+    noted(folder, "a", "b", "a")
+    noted(folder, "a", "b", "missing")
+    lines = (folder / CHECKSUMS).read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["gaia_source/a", "gaia_source/b"]
+
+
+@pytest.mark.parametrize("change", ["size", "time", "gone"])
+def test_a_file_that_changed_is_not_known(folder, change):
+    noted(folder, "a")
+    path = folder / "gaia_source" / "a"
+    status = path.stat()
+    if change == "size":
+        path.write_bytes(WHOLE + b"x")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "time":
+        path.write_bytes(WHOLE[::-1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+    else:
+        path.unlink()
+    assert not CheckedFiles(folder).knows("gaia_source/a", MD5)
+
+
+def test_a_line_cut_short_costs_no_other(folder):
+    noted(folder, "a", "b")
+    path = folder / CHECKSUMS
+    path.write_bytes(path.read_bytes()[:-20])
+    checked = CheckedFiles(folder)
+    assert checked.knows("gaia_source/a", MD5)
+    assert not checked.knows("gaia_source/b", MD5)
+    checked.note("gaia_source/b", MD5)
+    assert CheckedFiles(folder).knows("gaia_source/b", MD5)
+
+
+def test_a_ledger_of_something_else_is_no_reason_to_fail(folder):
+    (folder / CHECKSUMS).write_text('[1, 2]\nnull\n{"path": "gaia_source/a"}\nmd5 text\n')
+    assert not CheckedFiles(folder).knows("gaia_source/a", MD5)
+
+
+def test_md5_of_a_file(folder):
+    path = folder / "gaia_source" / "a"
+    assert md5_of(path, stopped=lambda: False) == MD5
+    with pytest.raises(StoppedError):
+        md5_of(path, stopped=lambda: True)

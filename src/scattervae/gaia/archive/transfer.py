@@ -190,7 +190,7 @@ def _forget(partial: Partial, received: Received) -> None:
     partial.restart()
 
 
-NAME = "checksums.jsonl"
+CHECKSUMS = "checksums.jsonl"
 _HASHED_BYTES = 2**20
 
 
@@ -211,7 +211,7 @@ class CheckedFiles:
         self._folder = folder
         self._lock = Lock()
         self._entries: dict[str, _Entry] = {}
-        path = folder / NAME
+        path = folder / CHECKSUMS
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         self._before_next = "\n" if text and not text.endswith("\n") else ""
         for line in text.splitlines():
@@ -232,7 +232,7 @@ class CheckedFiles:
         if entry is None or self._entries.get(path) == entry:
             return
         line = {"path": path, "md5": md5, "bytes": entry.n_bytes, "changed_ns": entry.changed_ns}
-        with self._lock, (self._folder / NAME).open("a", encoding="utf-8") as file:
+        with self._lock, (self._folder / CHECKSUMS).open("a", encoding="utf-8") as file:
             file.write(self._before_next + json.dumps(line) + "\n")
             self._before_next = ""
             self._entries[path] = entry

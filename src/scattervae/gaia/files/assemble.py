@@ -37,24 +37,14 @@ from scattervae.spectra.star_tables import POSITION_COLUMNS, SourceColumns, Stel
 
 @dataclass(frozen=True)
 class FileContents:
-    """What a file or table holds.
+    """What a file or table holds; of labels and source columns one row for each star that is no duplicate."""
 
-    Attributes:
-        kind: Kind of the file, for people, as in ``bulk csv`` or ``sampled FITS``.
-        stars: The stars in the order of the file.
-        labels: One row for each star that is no duplicate; empty where the file has no label columns.
-        sources: What the file has of ``gaia_source``, one row for each star that is no duplicate; empty where
-            it has no ra and dec.
-        skipped: Rows that could not be used.
-        is_named: False where no star names the ids of its basis.
-    """
-
-    kind: str
-    stars: Spectra | SampledSpectra
-    labels: StellarLabels
-    sources: SourceColumns
+    kind: str  # for people, as in ``bulk csv`` or ``sampled FITS``
+    stars: Spectra | SampledSpectra  # in the order of the file
+    labels: StellarLabels  # empty where the file has no label columns
+    sources: SourceColumns  # what the file has of ``gaia_source``; empty where it has no ra and dec
     skipped: tuple[SkippedRow, ...]
-    is_named: bool = True
+    is_named: bool = True  # false where no star names the ids of its basis
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 
 from scattervae.arrays import CoeffArray, StarMask
 from scattervae.gaia.facts import BANDS, DR3_BASIS
-from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, floats, integers
+from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
 from scattervae.gaia.files.columns import FIT_COLUMNS, Columns, object_array
 from scattervae.gaia.files.rows import Skips
 from scattervae.spectra.bases import BasisIds, OfBasis, StatedBand, sort_by_basis
@@ -207,10 +207,8 @@ def _width(read: Arrays) -> int:
 def _disagrees(columns: Columns, band: str) -> StarMask:
     """True where standard deviation, chi squared and degrees of freedom disagree: one of them has been changed."""
     names = FIT_COLUMNS[BANDS.index(band)]
-    if not all(name in columns for name in names):
-        return np.zeros(len(columns), dtype=bool)
     with np.errstate(all="ignore"):
-        return np.asarray(fit_disagrees(*(floats(columns.cells[name]) for name in names)))
+        return np.asarray(fit_disagrees(*map(columns.numbers, names)))
 
 
 def fit_disagrees(deviation: Numbers, chi_squared: Numbers, degrees_of_freedom: Numbers) -> StarMask | bool:

@@ -1,5 +1,6 @@
 """FITS and VOTable checked before astropy makes tables of them: sizes, checksums, nothing that lies elsewhere."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +34,8 @@ def tables_of(hdus: fits.HDUList, stream: BufferedIOBase) -> list[fits.BinTableH
     for number, hdu in enumerate(_with_headers_that_end(hdus, stream)):
         budget.spend(_HDU_BYTES)
         if isinstance(hdu, fits.BinTableHDU):
-            _spend(hdu, budget)
+            n, width = hdu.header["NAXIS2"], hdu.header["NAXIS1"]
+            budget.spend(n * (max(width, 1) + _LIST_BYTES * len(_lists(hdu))))
             tables.append(hdu)
         _verify(hdu, number, stream)
     return tables
@@ -84,11 +86,6 @@ def _lists(table: fits.BinTableHDU) -> list[str]:
     return [column.name for column in table.columns if re.match(r"\d*[PQ]", str(column.format))]
 
 
-def _spend(table: fits.BinTableHDU, budget: Budget) -> None:
-    n, width = table.header["NAXIS2"], table.header["NAXIS1"]
-    budget.spend(n * (max(width, 1) + _LIST_BYTES * len(_lists(table))))
-
-
 def _verify(hdu: fits.PrimaryHDU | fits.BinTableHDU, number: int, stream: BufferedIOBase) -> None:
     """Compare the sums of an HDU with those that its header states.
 
@@ -102,9 +99,11 @@ def _verify(hdu: fits.PrimaryHDU | fits.BinTableHDU, number: int, stream: Buffer
     place = hdu.fileinfo()
     data = _sum(stream, place["datLoc"], place["datSpan"])
     whole = _folded(_sum(stream, place["hdrLoc"], place["datLoc"] - place["hdrLoc"]) + data)
-    if (datasum and datasum != str(data)) or (checksum and whole != _ALL_ONES):
-        name = "DATASUM" if datasum and datasum != str(data) else "CHECKSUM"
-        raise DataError(f"HDU {number} is not as it was written: its {name} disagrees; download it again")
+    wrong = ["DATASUM"] * (datasum not in ("", str(data))) + ["CHECKSUM"] * (
+        checksum != "" and whole != _ALL_ONES
+    )
+    if wrong:
+        raise DataError(f"HDU {number} is not as it was written: its {wrong[0]} disagrees; download it again")
 
 
 def _sum(stream: BufferedIOBase, start: int, size: int) -> int:
@@ -146,13 +145,10 @@ def parse_votable(stream: BufferedIOBase) -> tree.VOTableFile:
     stream.seek(0)
     budget_of(stream).spend(_GROWTH * size)
     _refuse_entities(stream)
-    config: dict[str, object] = {
-        "invalid": "exception",
-        "verify": "ignore",
-        "filename": None,
-        "datatype_mapping": {},
-    }
-    config |= dict.fromkeys(("columns", "chunk_size", "table_number", "table_id", "unit_format"))
+    config: dict[str, object] = dict.fromkeys(
+        ("filename", "columns", "table_number", "table_id", "unit_format")
+    )
+    config |= {"invalid": "exception", "verify": "ignore", "datatype_mapping": {}}
     config["chunk_size"] = tree.DEFAULT_CHUNK_SIZE
     with get_xml_iterator(stream) as events:
         watched = _Watch(budget_of(stream)).all(events)
@@ -246,9 +242,7 @@ class _Watch:
         Source:
             VOTable 1.4, section 2.2: ``arraysize="64x10*"``; the last dimension may vary.
         """
-        n_values = 1
-        for size in re.findall(r"\d+(?!\d*\*)", arraysize):
-            n_values *= int(size)
+        n_values = math.prod(int(size) for size in re.findall(r"\d+(?!\d*\*)", arraysize))
         if n_values == 0:
             raise DataError(f"has a FIELD with arraysize {arraysize[:20]!r}; expected a size above 0")
         varies = "*" in arraysize

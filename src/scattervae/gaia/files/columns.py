@@ -10,7 +10,7 @@ import astropy.units as u
 import numpy as np
 from jaxtyping import Int64
 
-from scattervae.arrays import Wavelengths
+from scattervae.arrays import StarArray, Wavelengths
 from scattervae.errors import DataError
 from scattervae.gaia.facts import (
     BANDS,
@@ -44,43 +44,29 @@ _SCALARS = (G_FLUX_NAME, *G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that could not be used, and why.
+    """A row that could not be used, and why."""
 
-    Attributes:
-        row: In text files the line as an editor counts it; elsewhere the row counted from 1, through all
-            groups or tables of the file in their order.
-        reason: Why the row could not be used, without the row number.
-        basis: The basis of a row that could be used alone, but not with the file's other rows; None for others.
-    """
-
-    row: int
+    row: int  # the line of a text file; elsewhere counted from 1, through all groups or tables of the file
     reason: str
-    basis: Basis | None = None
+    basis: Basis | None = None  # of a row that could be used alone, but not with the file's other rows
 
 
 @dataclass(frozen=True)
 class Columns:
     """What a reader of one kind hands over: cells as the file has them.
 
-    Attributes:
-        form: Name of the kind of file, for people.
-        cells: Wanted columns by their name in lower case: one entry a row, numbers, text or arrays, masked or
-            not, or a row of a two-dimensional array.
-        names: All columns of the file as the file calls them, wanted or not.
-        row_numbers: What `SkippedRow.row` says of each row.
-        units: Units that the file states, by the columns' names in lower case.
-        grid_nm: Wavelengths of sampled spectra [nm], where the file states them beside its columns.
-        release: The data release that its identifiers and magnitudes are of.
+    The cells of a column are one entry a row, numbers, text or arrays, masked or not, or a row of a two-dimensional
+    array.
     """
 
-    form: str
-    cells: Mapping[str, np.ndarray]
-    names: tuple[str, ...]
-    row_numbers: Int64[np.ndarray, " row"]
+    form: str  # name of the kind of file, for people
+    cells: Mapping[str, np.ndarray]  # wanted columns by their name in lower case
+    names: tuple[str, ...]  # all columns as the file calls them, wanted or not
+    row_numbers: Int64[np.ndarray, " row"]  # what `SkippedRow.row` says of each row
     skipped: tuple[SkippedRow, ...] = ()
-    units: Mapping[str, str] = field(default_factory=dict)
-    grid_nm: Wavelengths | None = None
-    release: DataRelease = DR3
+    units: Mapping[str, str] = field(default_factory=dict)  # that the file states, by names in lower case
+    grid_nm: Wavelengths | None = None  # of sampled spectra, where the file states it beside its columns [nm]
+    release: DataRelease = DR3  # that its identifiers and magnitudes are of
 
     @classmethod
     def of(
@@ -92,12 +78,7 @@ class Columns:
         row_numbers: Int64[np.ndarray, " row"] | None = None,
         skipped: Sequence[SkippedRow] = (),
     ) -> "Columns":
-        """Columns of a file as `pick` names them, arrays that have a column a number put together.
-
-        Args:
-            cells: Cells by the keys of `pick`.
-            row_numbers: Where None, rows are simply counted from 1.
-        """
+        """Columns as `pick` names them, arrays that have a column a number put together; rows are counted from 1."""
         if row_numbers is None:
             n = len(next(iter(cells.values()))) if cells else 0
             row_numbers = np.arange(1, n + 1, dtype=np.int64)
@@ -118,6 +99,10 @@ class Columns:
 
     def __contains__(self, name: str) -> bool:
         return name in self.cells
+
+    def numbers(self, name: str) -> StarArray:
+        """A column as float64, NaN throughout where the file lacks it."""
+        return floats(self.cells[name]) if name in self else np.full(len(self), np.nan)
 
     @property
     def source_id_name(self) -> str | None:
@@ -191,13 +176,9 @@ def _gathered(cells: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name, _, number = key.removesuffix("]").partition("[")
         parts.setdefault(name, {})[int(number)] = cells[key]
     for name, columns in parts.items():
-        first = min(columns)
-        if (
-            name not in whole
-            and len(columns) > 1
-            and sorted(columns) == [*range(first, first + len(columns))]
-        ):
-            whole[name] = np.stack([floats(columns[number]) for number in sorted(columns)], axis=1)
+        numbers = range(min(columns), max(columns) + 1)
+        if name not in whole and len(numbers) == len(columns) > 1:
+            whole[name] = np.stack([floats(columns[number]) for number in numbers], axis=1)
     return whole
 
 
@@ -270,11 +251,9 @@ def in_archive_units(columns: Columns) -> Columns:
     Raises:
         DataError: A unit is unknown, or cannot be converted into the archive's.
     """
-    cells = dict(columns.cells)
-    for name, stated in columns.units.items():
-        if name in cells and name in ARCHIVE_UNITS:
-            cells[name] = _converted(cells[name], name, stated)
-    return replace(columns, cells=cells, units={})
+    stated = {name: unit for name, unit in columns.units.items() if name in columns and name in ARCHIVE_UNITS}
+    converted = {name: _converted(columns.cells[name], name, unit) for name, unit in stated.items()}
+    return replace(columns, cells={**columns.cells, **converted}, units={})
 
 
 def _converted(cells: np.ndarray, name: str, stated: str) -> np.ndarray:
@@ -305,7 +284,7 @@ def parse_unit(stated: str) -> Any:
     """The unit, None where astropy knows no such unit in any way to write units."""
     stated = stated.strip().replace(
         "'", ""
-    )  # VOUnit's quotes around units of its user's own, the archive's electron
+    )  # VOUnit's quotes around units of its user's own, such as electron
     stated = _SPELLINGS.get(stated.lower().replace(" ", ""), stated)
     for form in _FORMATS:
         try:
@@ -317,10 +296,7 @@ def parse_unit(stated: str) -> Any:
 
 
 def _fits(unit: Any, target: Any) -> bool:
-    if unit == u.dimensionless_unscaled:
-        return True
     try:
-        (np.ones(1) * unit).to(target)
+        return unit == u.dimensionless_unscaled or (np.ones(1) * unit).to(target) is not None
     except (u.UnitConversionError, u.UnitTypeError, TypeError):
         return False
-    return True

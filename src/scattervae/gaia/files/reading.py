@@ -140,7 +140,6 @@ def _recognise_markup(start: str) -> Kind:
     raise DataError(f"is XML but no VOTable; {_EXPECTED}")
 
 
-_LABELS = tuple(name for pair in LABEL_COLUMNS for name in pair)
 _Reader = Callable[[BufferedIOBase, frozenset[str]], Columns]
 _READERS: dict[Kind, _Reader] = {
     Kind.VOTABLE: read_votable,
@@ -206,9 +205,6 @@ def read_table(
 ) -> FileContents:
     """All stars of a table in memory with the archive's column names; units that it states are converted.
 
-    Args:
-        table: A table or several, of any library; array cells may be arrays, lists or archive text.
-
     Raises:
         DataError: The table holds no spectra that can be used.
     """
@@ -224,40 +220,32 @@ def read_labels_file(path: str | Path) -> StellarLabels:
     APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do
     (`scattervae.gaia.files.star_columns`); a FITS table may be larger than memory.
 
-    Args:
-        path: A table with Gaia's identifier and columns such as teff, teff_err, logg, fe_h, alpha_m.
-
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no labels.
     """
-    path = Path(path)
+    labels = (name for pair in LABEL_COLUMNS for name in pair)
     with located(path):
-        wanted = frozenset((*SOURCE_ID_NAMES, *_LABELS, SNR_NAME, *label_flags()))
-        return assemble_labels(_read_columns(path, wanted, fits=read_mapped_fits))
+        wanted = frozenset((*SOURCE_ID_NAMES, *labels, SNR_NAME, *label_flags()))
+        return assemble_labels(_read_columns(Path(path), wanted, fits=read_mapped_fits))
 
 
 def read_sources_file(path: str | Path, *, release: DataRelease = DR3) -> SourceColumns:
     """What a file of any kind has of ``gaia_source``, with or without spectra; one row a star.
 
-    Args:
-        path: A table with Gaia's identifier, ra, dec, and columns such as phot_g_mean_flux and ruwe.
-        release: Whose identifiers the file has; designations of another are refused.
+    Designations of another release are refused.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no positions.
     """
-    path = Path(path)
     with located(path):
-        columns = _read_columns(path, frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
+        columns = _read_columns(Path(path), frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
         return assemble_sources(replace(columns, release=release))
 
 
 def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
     """The source_ids in a file, in its order: one a line, or in the identifier's column of a table of any kind.
 
-    Args:
-        path: The file; a source_id may also read as the archive's designation does: Gaia DR3 5853498713190525696.
-        release: The data release that they are of; designations of another are refused.
+    One may also read as the archive's designation does, Gaia DR3 5853498713190525696; another release's is refused.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no identifiers.

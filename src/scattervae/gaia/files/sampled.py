@@ -18,7 +18,7 @@ from scattervae.gaia.files.rows import Skips, identifiers
 from scattervae.gaia.files.star_columns import read_g_flux
 from scattervae.spectra.spectra import Flag, SampledSpectra
 
-_NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its beside file, and people name it
+_NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its file beside, and people name it
 
 
 def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:
@@ -28,18 +28,11 @@ def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:
         GaiaXPy, ``output.sampled_spectra_data``: ``sampling`` in ECSV and VOTable, ``SAMPLING`` in FITS.
     """
     by_name = {str(key).strip().lower(): value for key, value in metadata.items()}
-    for name in _NAMES:
-        if name in by_name:
-            return grid_of(by_name[name])
-    return None
+    return next((grid_of(by_name[name]) for name in _NAMES if name in by_name), None)
 
 
 def grid_beside(path: Path) -> Wavelengths | None:
-    """The wavelengths in ``NAME_sampling.csv`` beside a file, as GaiaXPy writes it; None where there is none.
-
-    Raises:
-        DataError: It holds no list of wavelengths.
-    """
+    """The wavelengths in ``NAME_sampling.csv`` beside a file, as GaiaXPy writes it; None where there is none."""
     beside = path.with_name(f"{path.name.split('.')[0]}_sampling.csv")
     if not beside.is_file() or beside == path:
         return None
@@ -53,11 +46,7 @@ def grid_beside(path: Path) -> Wavelengths | None:
 
 
 def column_grid(columns: Columns) -> Wavelengths | None:
-    """The wavelengths in a column of arrays, the same in all rows; None where there is no such column.
-
-    Raises:
-        DataError: Rows differ, or hold no rising wavelengths.
-    """
+    """The wavelengths in a column of arrays, the same in all rows; None where there is no such column."""
     if "wavelength" not in columns:
         return None
     read = arrays(columns.cells["wavelength"])
@@ -67,9 +56,9 @@ def column_grid(columns: Columns) -> Wavelengths | None:
     first = np.asarray(read.rows[int(present[0])])
     for row in present[1:].tolist():
         if not np.array_equal(first, np.asarray(read.rows[row])):
+            numbers = " and ".join(str(columns.row_numbers[one]) for one in (present[0], row))
             raise DataError(
-                f"rows {int(columns.row_numbers[present[0]])} and {int(columns.row_numbers[row])} have other "
-                "wavelengths; pass stars of different sampling as files of their own"
+                f"rows {numbers} have other wavelengths; pass stars of different sampling as files of their own"
             )
     grid = grid_of(first)
     if grid is None:
@@ -81,11 +70,8 @@ def grid_of(value: object) -> Wavelengths | None:
     """Rising, finite wavelengths from an array, a list or its text; None from anything else."""
     cell = value if isinstance(value, str) else np.asarray(value)
     grid = arrays(object_array([cell])).rows[0]
-    if grid is None or grid.ndim != 1 or len(grid) < 2:
-        return None
-    if not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
-        return None
-    return np.asarray(grid, dtype=np.float64)
+    rising = grid is not None and len(grid) > 1 and np.isfinite(grid).all() and (np.diff(grid) > 0).all()
+    return np.asarray(grid, dtype=np.float64) if rising else None
 
 
 WAVELENGTH = "wavelength"
@@ -164,7 +150,10 @@ def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> Sample
             "holds internally calibrated sampled spectra (column xp, pseudo-wavelengths), which have no "
             "wavelengths; pass the continuous spectra that they were made from"
         )
-    grid_nm = _grid(columns)
+    grid_nm = column_grid(columns)
+    grid_nm = columns.grid_nm if grid_nm is None else grid_nm
+    if grid_nm is None or (grid_nm.shape == SAMPLED_GRID_NM.shape and np.allclose(grid_nm, SAMPLED_GRID_NM)):
+        grid_nm = SAMPLED_GRID_NM  # the archive's files state none
     flux, errors = (_on_grid(columns, name, skips, grid_nm) for name in ("flux", "flux_error"))
     if MEDIAN_FLUX_NAME in columns:
         median = floats(columns.cells[MEDIAN_FLUX_NAME])[:, None]
@@ -173,24 +162,10 @@ def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> Sample
             flux, errors = flux * median, errors * median
     good = np.isfinite(flux) & np.isfinite(errors) & (errors > 0)
     flags = np.where(good.all(axis=1), 0, Flag.BAD_COEFFS).astype(np.uint16)
-    stars = SampledSpectra(
-        source_id=source_id,
-        flux=flux,
-        errors=errors,
-        grid_nm=grid_nm,
-        g_flux=np.where((g_flux := read_g_flux(columns)) > 0, g_flux, np.nan),
-        flags=flags,
-    )
+    g_flux = read_g_flux(columns)
+    g_flux = np.where(g_flux > 0, g_flux, np.nan)
+    stars = SampledSpectra(source_id, flux, errors, grid_nm=grid_nm, g_flux=g_flux, flags=flags)
     return stars.take(skips.kept)
-
-
-def _grid(columns: Columns) -> Wavelengths:
-    """The wavelengths that the file states, else the archive's, whose files state none."""
-    stated = column_grid(columns)
-    stated = columns.grid_nm if stated is None else stated
-    if stated is None or (stated.shape == SAMPLED_GRID_NM.shape and np.allclose(stated, SAMPLED_GRID_NM)):
-        return SAMPLED_GRID_NM
-    return stated
 
 
 def _on_grid(columns: Columns, name: str, skips: Skips, grid_nm: Wavelengths) -> FluxArray:

@@ -9,10 +9,13 @@ from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.gaia.facts import G_FLUX_NAME, G_MAG_NAMES, LABEL_COLUMNS, NO_LABEL, g_flux_of
-from scattervae.gaia.files.cells import floats, integers
+from scattervae.gaia.files.cells import integers
 from scattervae.gaia.files.columns import Columns
 from scattervae.spectra.star_tables import POSITION_COLUMNS, SOURCE_COLUMNS, SourceColumns, StellarLabels
 
+logger = logging.getLogger(__name__)
+
+_ANY_BIT = -1
 _POSITION_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
 
 
@@ -20,26 +23,17 @@ def read_g_flux(columns: Columns) -> StarArray:
     """Mean G flux [electron/s]: the column of it, else from a magnitude, else NaN; never from coefficients.
 
     Magnitudes are not used where the release's zero point is not known.
-
-    Source:
-        `scattervae.gaia.facts.g_flux_of`.
     """
-    flux, zero_point = np.full(len(columns), np.nan), columns.release.g_zero_point
-    if G_FLUX_NAME in columns:
-        flux = floats(columns.cells[G_FLUX_NAME])
+    flux, zero_point = columns.numbers(G_FLUX_NAME), columns.release.g_zero_point
     for name in G_MAG_NAMES:
         if name in columns and zero_point is not None:
-            from_mag = g_flux_of(floats(columns.cells[name]), zero_point=zero_point)
+            from_mag = g_flux_of(columns.numbers(name), zero_point=zero_point)
             flux = np.where(np.isfinite(flux) & (flux > 0), flux, from_mag)
     return flux
 
 
 def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]) -> StellarLabels:
-    """Labels of these rows, no row where the file has no column of labels.
-
-    Source:
-        `scattervae.gaia.facts.LABEL_COLUMNS`.
-    """
+    """Labels of these rows, no row where the file has no column of labels."""
     if not any(name in columns for name, _ in LABEL_COLUMNS):
         rows = rows[:0]
     values, errors = (
@@ -51,31 +45,20 @@ def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarra
 
 
 def _label(columns: Columns, name: str) -> StarArray:
-    if name not in columns:
-        return np.full(len(columns), np.nan)
-    values = floats(columns.cells[name])
+    values = columns.numbers(name)
     return np.where(np.isfinite(values) & (values > NO_LABEL), values, np.nan)
 
 
 def read_source_columns(
     columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]
 ) -> SourceColumns:
-    """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec.
-
-    Source:
-        `scattervae.spectra.star_tables.SOURCE_COLUMNS`.
-    """
+    """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec."""
     if not all(name in columns for name in POSITION_COLUMNS):
         return SourceColumns.empty()
-    values = {name: floats(columns.cells[name])[rows] for name in SOURCE_COLUMNS if name in columns}
+    values = {name: columns.numbers(name)[rows] for name in SOURCE_COLUMNS if name in columns}
     for name, (low, high) in _POSITION_LIMITS.items():
         values[name] = np.where((values[name] >= low) & (values[name] <= high), values[name], np.nan)
     return SourceColumns(source_id[rows], values)
-
-
-logger = logging.getLogger(__name__)
-
-_ANY_BIT = -1
 
 
 def joined_sources(tables: Sequence[SourceColumns]) -> SourceColumns:
@@ -103,11 +86,9 @@ class Cut:
         """True for the rows that it drops; none where the table lacks the column."""
         if self.column not in columns:
             return np.zeros(len(columns), dtype=bool)
-        cells = columns.cells[self.column]
         if self.limit is not None:
-            return ~(floats(cells) <= self.limit)
-        marked: StarMask = (integers(cells).values & self.bits) != 0
-        return marked
+            return ~(columns.numbers(self.column) <= self.limit)
+        return np.asarray((integers(columns.cells[self.column]).values & self.bits) != 0)
 
 
 @dataclass(frozen=True)
@@ -135,10 +116,7 @@ class AllStar:
             dropped = cut.drops(columns) & trusted
             counts.append(f"{cut.name} {int(dropped.sum()):,}")
             trusted &= ~dropped
-        labelled = np.zeros(len(columns), dtype=bool)
-        for name, _ in LABEL_COLUMNS:
-            if name in columns:
-                labelled |= floats(columns.cells[name]) > NO_LABEL
+        labelled = np.any([columns.numbers(name) > NO_LABEL for name, _ in LABEL_COLUMNS], axis=0)
         counts.append(f"no label {int((trusted & ~labelled).sum()):,}")
         logger.info("%s: %s rows; left out: %s", self.name, f"{len(columns):,}", ", ".join(counts))
         return trusted & labelled
@@ -146,7 +124,7 @@ class AllStar:
     def worth(self, columns: Columns) -> StarArray:
         """How good each row is beside others of the same star."""
         name = self.best.removeprefix("-")
-        values = floats(columns.cells[name]) if name in columns else np.zeros(len(columns))
+        values = columns.numbers(name)
         return np.nan_to_num(-values if self.best.startswith("-") else values, nan=-np.inf)
 
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BytesIO, StringIO, TextIOWrapper
-from itertools import product
 from typing import IO, NamedTuple, cast
 
 import numpy as np
@@ -152,11 +151,7 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 
 def as_plain_csv(stream: BufferedIOBase, wanted: frozenset[str]) -> BufferedIOBase | None:
-    """The same table in UTF-8, separated by commas, below one line of names; None where it is ECSV, which says more.
-
-    Raises:
-        DataError: There is no header.
-    """
+    """The same table in UTF-8, separated by commas, below one line of names; None where it is ECSV, which says more."""
     lines = _Lines(text_lines(stream))
     table = _layout(lines, wanted)
     if table.ecsv or (table.separator == "," and table.n_ahead == 1 and not _has_mark(stream)):
@@ -208,16 +203,12 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
     if len(line) > _LONGEST_NAMES:
         raise DataError(f"has a first line of {len(line)} characters; expected the names of the columns")
     choices = [(line, mark) for mark in _SEPARATORS]
-    choices += [
-        (text, mark)
-        for text, mark in product([comments.last], _SEPARATORS)
-        if _n_known(text, mark, wanted)[0]
-    ]
+    choices += [(comments.last, mark) for mark in _SEPARATORS if _n_known(comments.last, mark, wanted)[0]]
     if comments.ecsv:
         choices = [(line, comments.separator)]
         if comments.separator not in (",", " "):
             raise DataError(f"names {comments.separator[:9]!r} as its delimiter; ECSV has a comma or a space")
-    text, separator = max(choices, key=lambda choice: _n_known(choice[0], choice[1], wanted))
+    text, separator = max(choices, key=lambda choice: _n_known(*choice, wanted))
     header = _split(text, separator)
     if not header:
         raise DataError("holds no header line; expected the names of the columns in its first line")
@@ -248,14 +239,11 @@ def _split(line: str, separator: str) -> list[str] | None:
 def _split_across(line: str, lines: _Lines, separator: str) -> list[str] | None:
     """The cells of a line of which a quoted one goes on in the next lines; None, and no line taken, if none does."""
     taken: list[tuple[int, str]] = []
-    if not line.count('"') % 2:
-        return None
-    for number, more in lines:
+    for number, more in lines if line.count('"') % 2 else ():
         taken.append((number, more))
         inside, quote, after = more.partition('"')
-        if not _ARRAY_TEXT.fullmatch(inside) or len(taken) > _MOST_LINES:
-            break
-        if quote and after[:1] not in ("", separator):
+        too_long = not _ARRAY_TEXT.fullmatch(inside) or len(taken) > _MOST_LINES
+        if too_long or (quote and after[:1] not in ("", separator)):
             break
         if more.count('"') % 2:
             cells = _split(" ".join((line, *(text for _, text in taken))), separator)
