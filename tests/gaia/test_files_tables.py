@@ -99,6 +99,15 @@ def test_frames_of_gaiaxpy(formats):
     np.testing.assert_array_equal(stars.grid_nm, sampled[1])
 
 
+def test_a_cell_of_another_length_among_columns_by_name_costs_its_row():
+    """numpy makes no array of lists of different lengths."""
+    columns = {name: list(cells) for name, cells in TOY.columns().items()}
+    columns["bp_coefficients"][1] = 5.0
+    contents = read_table(columns)
+    assert contents.stars.source_id.tolist() == TOY.source_id[[0, 2]].tolist()
+    assert "bp_coefficients is no list of numbers" in contents.skipped[0].reason
+
+
 @pytest.mark.parametrize(
     ("table", "told"),
     [

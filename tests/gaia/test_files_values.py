@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
 from astropy.table import Table
-from files_toys import ToyStars, write
+from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
+from scattervae.gaia.bulk.reading import read_bulk
 from scattervae.gaia.files.reading import read_file, read_labels_file, read_sources_file, read_table
 from scattervae.gaia.reading import load
 from scattervae.spectra.spectra import Flag
@@ -343,3 +344,21 @@ class TestCorrelations:
         assert stars.flags[0] & Flag.MISSING_BP
         assert np.isnan(stars.correlations.bp[0]).all()
         np.testing.assert_allclose(stars.correlations.rp, published.correlations.rp, atol=1e-6)
+
+
+@pytest.mark.parametrize("digits", [26, 401, 5001])
+@pytest.mark.parametrize("name", HEADER.split(","))
+def test_an_integer_too_large_for_a_float_costs_its_own_row_alone(tmp_path, name, digits):
+    """10**400 is no float (OverflowError), and text of more than 4,300 digits no int of Python's (ValueError)."""
+    toy = ToyStars()
+    rows, large = toy.cells(), "1" + "0" * (digits - 1)
+    rows = [[cell.replace("(", "[").replace(")", "]") for cell in row] for row in rows]
+    array = toy.cells()[1][HEADER.split(",").index(name)].startswith('"')
+    set_cell(rows, 1, name, f'"[{large}{",1" * 54}]"' if array else large)
+    path = write(tmp_path, "# %ECSV 1.0\n# ---\n# delimiter: ','\n" + csv_of(rows))
+    (chunk,) = read_bulk(path)
+    for stars in (read_file(path).stars, chunk.spectra):
+        broken = np.uint16(Flag.BAD_COEFFS | Flag.BAD_ERRORS)
+        sound = np.isin(toy.source_id, stars.source_id[(stars.flags & broken) == 0])
+        assert sound[[0, 2]].all()
+        assert not sound[1] or (array and digits == 26)

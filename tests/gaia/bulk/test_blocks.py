@@ -197,5 +197,5 @@ def test_every_line_of_the_layout_is_cut(cells):
 
 def test_layout_is_learned_from_the_first_line_that_has_all_arrays():
     lines = [b'1,,"[2]",x,', b'1,"[1],"[2]",x,y', b'1,"[1]","[2]",x,"a note"', b'1,"[1]","[2]",x,y']
-    assert Layout.learn(5, [1, 2], [1], lines) == Layout(5, (1, 2, 4), (1,))
-    assert Layout.learn(5, [2, 1], [1], lines[:2]) == Layout(5, (1, 2), (1,))
+    assert Layout.of_lines(5, [1, 2], [1], lines) == Layout(5, (1, 2, 4), (1,))
+    assert Layout.of_lines(5, [2, 1], [1], lines[:2]) == Layout(5, (1, 2), (1,))

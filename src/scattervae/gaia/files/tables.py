@@ -190,7 +190,7 @@ def _columns_of_several(tables: Mapping[str, Any] | Sequence[Any], wanted: froze
             frame = frame.assign(**{WAVELENGTH: [wavelengths] * len(frame)})
             return _columns_of_frame(frame, wanted)
     if isinstance(tables, Mapping) and not any(_is_tables(value) for value in tables.values()):
-        cells = {name: np.asarray(tables[own]) for name, own in pick([*tables], wanted).items()}
+        cells = {name: _column(tables[own]) for name, own in pick([*tables], wanted).items()}
         return Columns.of("columns by name", cells, [*tables])
     named = tables.items() if isinstance(tables, Mapping) else (("", table) for table in tables)
     parts = [
@@ -202,6 +202,14 @@ def _columns_of_several(tables: Mapping[str, Any] | Sequence[Any], wanted: froze
         raise DataError("no table is given; expected one at least")
     useful = with_spectra(parts)
     return join(useful[0].form, useful)
+
+
+def _column(cells: Any) -> np.ndarray:
+    """The cells as numpy has them; lists of different lengths, or beside numbers, stay what they are."""
+    try:
+        return np.asarray(cells)
+    except ValueError:
+        return object_array(cells)
 
 
 def _is_tables(value: object) -> bool:
