@@ -1,4 +1,4 @@
-"""Contests written down number by number, and models whose latents are known; for tests of the claims."""
+"""Comparisons written down number by number, and models whose latents are known; for tests of the claims."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.paper.claim import Claim
-from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, Contest, Told
+from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, ModelComparison, Scores
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels
 from scattervae.spectra.normalization import Normalization
@@ -24,10 +24,10 @@ FIRST_TEN = {"bp": np.r_[0:10], "rp": np.r_[13:23]}
 MODELS = (NETWORK, DRAWN, CANNON, ROBUST)
 
 
-def told_of(z: np.ndarray, scatter: object = 0.1) -> Told:
-    """What a model tells whose normalised errors and scatter are these."""
+def scores_of(z: np.ndarray, scatter: object = 0.1) -> Scores:
+    """The scores of a model whose normalised errors and scatter are these."""
     widths = np.broadcast_to(scatter, z.shape).astype(float).copy()
-    return Told(z, widths, (0.5 * z**2 + np.log(widths)).sum(axis=1), np.abs(z * widths).mean(axis=1))
+    return Scores(z, widths, (0.5 * z**2 + np.log(widths)).sum(axis=1), np.abs(z * widths).mean(axis=1))
 
 
 def labels_of(n: int, *, seed: int = 0, **given: np.ndarray) -> StellarLabels:
@@ -46,58 +46,56 @@ def labels_of(n: int, *, seed: int = 0, **given: np.ndarray) -> StellarLabels:
     return StellarLabels(np.arange(1, n + 1), values, errors)
 
 
-def contest_of(
-    told: Mapping[str, Told] | None = None,
+def comparison_of(
+    scores: Mapping[str, Scores] | None = None,
     *,
     n: int = 600,
     seed: int = 0,
     labels: StellarLabels | None = None,
     cannon_scatter: object = 0.2,
-    incomplete: Told | None = None,
+    incomplete: Scores | None = None,
     extrapolated: np.ndarray | None = None,
-) -> Contest:
-    """A contest of calibrated models; what is given replaces that."""
+) -> ModelComparison:
+    """A comparison of calibrated models; what is given replaces that."""
     rng = np.random.default_rng([2, seed])
-    all_told = {name: told_of(rng.normal(size=(n, N))) for name in MODELS} | dict(told or {})
-    incomplete = told_of(rng.normal(size=(60, N))) if incomplete is None else incomplete
-    ones = np.ones((n, N))
-    return Contest(
-        spectra=Spectra.of(np.arange(1, n + 1), ones, ones, basis=BASIS, g_flux=np.ones(n)),
+    of_models = {name: scores_of(rng.normal(size=(n, N))) for name in MODELS} | dict(scores or {})
+    incomplete = scores_of(rng.normal(size=(60, N))) if incomplete is None else incomplete
+    return ModelComparison(
         labels=labels_of(n, seed=seed) if labels is None else labels,
         normalization=Normalization(BASIS, np.arange(N), np.zeros(N), np.ones(N), n, n),
-        told=all_told,
+        scores=of_models,
         cannon_scatter=np.broadcast_to(cannon_scatter, N).astype(float).copy(),
         extrapolated=np.zeros(n, dtype=bool) if extrapolated is None else extrapolated,
-        n_incomplete=len(incomplete.nll),
         incomplete=incomplete,
     )
 
 
-def permuted(contest: Contest, order: np.ndarray) -> Contest:
-    """The same contest with its stars in another order."""
-    return Contest(
-        spectra=contest.spectra.take(order),
-        labels=contest.labels.take(order),
-        normalization=contest.normalization,
-        told={name: told.take(order) for name, told in contest.told.items()},
-        cannon_scatter=contest.cannon_scatter,
-        extrapolated=contest.extrapolated[order],
-        n_incomplete=contest.n_incomplete,
-        incomplete=contest.incomplete,
+def permuted(comparison: ModelComparison, order: np.ndarray) -> ModelComparison:
+    """The same comparison with its stars in another order."""
+    return ModelComparison(
+        labels=comparison.labels.take(order),
+        normalization=comparison.normalization,
+        scores={
+            name: Scores(*(values[order] for values in vars(scores).values()))
+            for name, scores in comparison.scores.items()
+        },
+        cannon_scatter=comparison.cannon_scatter,
+        extrapolated=comparison.extrapolated[order],
+        incomplete=comparison.incomplete,
     )
 
 
-def claims_of(contest: Contest) -> list[Claim]:
-    """Every claim that a contest decides."""
+def claims_of(comparison: ModelComparison) -> list[Claim]:
+    """Every claim that a comparison decides."""
     return [
-        tails(contest),
-        normalised_error_ratio(contest, "bp"),
-        normalised_error_ratio(contest, "rp"),
-        scatter_ratio(contest),
-        region(contest, "cool_stars"),
-        region(contest, "low_gravity"),
-        bad_labels(contest),
-        incomplete_labels(contest),
+        tails(comparison),
+        normalised_error_ratio(comparison, "bp"),
+        normalised_error_ratio(comparison, "rp"),
+        scatter_ratio(comparison),
+        region(comparison, "cool_stars"),
+        region(comparison, "low_gravity"),
+        bad_labels(comparison),
+        incomplete_labels(comparison),
     ]
 
 

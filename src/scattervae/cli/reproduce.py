@@ -152,7 +152,7 @@ def _facts(sky: "Stars", done: "Reproduction", seconds: float) -> dict[str, Any]
     return {
         "stars": f"{len(sky.spectra):,} ({sky.kind})",
         "trained on": f"{done.model.provenance['data']['n_trained_on']:,} (VAE), {counts.trained_on:,} (Cannon)",
-        "fully labelled test stars": f"{len(done.contest):,}",
+        "fully labelled test stars": f"{len(done.comparison):,}",
         "recipe": done.model.recipe.name,
         "active latents": str(done.model.provenance["training"]["active_latents"]),
         "seconds": f"{seconds:.0f}",

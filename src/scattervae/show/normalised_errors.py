@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
-from scattervae.science.paper.comparison import Told, coefficient, tell, told_by_network
+from scattervae.science.paper.comparison import Scores, coefficient, score, score_network
 from scattervae.show.latents import LABEL_TITLES, Limits
 from scattervae.show.registry import SHOWN_LABELS, FigureData
 from scattervae.show.star import RESIDUAL_LABEL
@@ -187,11 +187,13 @@ def _predictions(data: FigureData) -> _Stars:
     stars, labels = data.spectra.take(chosen), data.labels.take(chosen)
     columns = [LABEL_NAMES.index(name) for name in cannon.settings.labels]
     propagated = labels.errors[:, columns] if cannon.settings.propagate_label_errors else None
-    by_cannon = tell(cannon.normalization.apply(stars), cannon.predict(labels.values[:, columns], propagated))
+    by_cannon = score(
+        cannon.normalization.apply(stars), cannon.predict(labels.values[:, columns], propagated)
+    )
     return _Stars(
         labels=np.stack([labels[name] for name in SHOWN_LABELS], axis=1),
         models={
-            name: _row_of(told_by_network(model, stars), model.normalization, cannon)
+            name: _row_of(score_network(model, stars), model.normalization, cannon)
             for name, model in data.models.items()
         },
         cannon=_row_of(by_cannon, cannon.normalization, cannon),
@@ -199,7 +201,7 @@ def _predictions(data: FigureData) -> _Stars:
     )
 
 
-def _row_of(predicted: Told, normalization: Normalization, cannon: Cannon) -> _Row:
+def _row_of(predicted: Scores, normalization: Normalization, cannon: Cannon) -> _Row:
     """The chosen coefficients, with scatter in the standard deviations that the Cannon was fitted in."""
     own, common = ([_column(n.bp, "BP"), _column(n.rp, "RP")] for n in (normalization, cannon.normalization))
     scale = normalization.std[own] / cannon.normalization.std[common]

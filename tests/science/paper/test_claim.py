@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table, as_json
 from scattervae.science.paper.comparison import CANNON, NETWORK
-from science.toys import FIRST_TEN, N, claims_of, contest_of, labels_of, permuted, told_of
+from science.toys import FIRST_TEN, N, claims_of, comparison_of, labels_of, permuted, scores_of
 
 IDS = [
     "tails",
@@ -25,39 +25,39 @@ IDS = [
 ]
 
 
-def rich_contest(n=600):
+def rich_comparison(n=600):
     """Cool giants among the stars, a Cannon with tails: every claim has a number."""
     rng = np.random.default_rng(5)
     labels = labels_of(n, teff=rng.uniform(3500, 6500, n), logg=rng.uniform(0.2, 5.0, n))
     z = rng.standard_t(3, size=(n, N))
-    return contest_of({CANNON: told_of(z)}, n=n, labels=labels)
+    return comparison_of({CANNON: scores_of(z)}, n=n, labels=labels)
 
 
-def degenerate_contests():
-    """Contests that divide by nothing, or have nothing to say of a claim."""
+def degenerate_comparisons():
+    """Comparisons that divide by nothing, or have nothing to say of a claim."""
     n = 600
     rng = np.random.default_rng(6)
-    tame = told_of(rng.uniform(-4.0, 4.0, (n, N)))
+    tame = scores_of(rng.uniform(-4.0, 4.0, (n, N)))
     no_errors, few_errors, equal_errors = (np.full((n, 4), value) for value in (np.nan, np.nan, 0.1))
     few_errors[:3] = 1.0
     return {
-        "no errors of labels": contest_of(labels=labels_of(n, errors=no_errors)),
-        "errors of three stars": contest_of(labels=labels_of(n, errors=few_errors)),
-        "equal errors": contest_of(labels=labels_of(n, errors=equal_errors)),
-        "errors of nothing": contest_of(labels=labels_of(n, errors=np.zeros((n, 4)))),
-        "no scatter in the Cannon": contest_of(cannon_scatter=0.0),
-        "no tails at all": contest_of({NETWORK: tame, CANNON: tame}),
-        "all stars are cool": contest_of(labels=labels_of(n, teff=rng.uniform(3000, 3500, n))),
-        "no star lacks a label": contest_of(incomplete=told_of(np.zeros((0, N)))),
+        "no errors of labels": comparison_of(labels=labels_of(n, errors=no_errors)),
+        "errors of three stars": comparison_of(labels=labels_of(n, errors=few_errors)),
+        "equal errors": comparison_of(labels=labels_of(n, errors=equal_errors)),
+        "errors of nothing": comparison_of(labels=labels_of(n, errors=np.zeros((n, 4)))),
+        "no scatter in the Cannon": comparison_of(cannon_scatter=0.0),
+        "no tails at all": comparison_of({NETWORK: tame, CANNON: tame}),
+        "all stars are cool": comparison_of(labels=labels_of(n, teff=rng.uniform(3000, 3500, n))),
+        "no star lacks a label": comparison_of(incomplete=scores_of(np.zeros((0, N)))),
     }
 
 
-CONTESTS = {"rich": rich_contest(), "plain": contest_of(), **degenerate_contests()}
+COMPARISONS = {"rich": rich_comparison(), "plain": comparison_of(), **degenerate_comparisons()}
 
 
-@pytest.mark.parametrize("name", CONTESTS)
+@pytest.mark.parametrize("name", COMPARISONS)
 def test_every_claim_keeps_to_its_form(name):
-    claims = claims_of(CONTESTS[name])
+    claims = claims_of(COMPARISONS[name])
     assert [claim.id for claim in claims] == IDS
     for claim in claims:
         text = [claim.title, claim.paper, claim.verdict, claim.note]
@@ -78,11 +78,11 @@ def test_every_claim_keeps_to_its_form(name):
             assert {len(row) for row in table.rows} == {len(table.header)}
 
 
-@pytest.mark.parametrize("name", CONTESTS)
+@pytest.mark.parametrize("name", COMPARISONS)
 def test_claims_are_strict_json(name):
-    claims = claims_of(CONTESTS[name])
-    told = json.loads(json.dumps(as_json(claims), allow_nan=False))
-    for claim, values in zip(claims, told, strict=True):
+    claims = claims_of(COMPARISONS[name])
+    as_read = json.loads(json.dumps(as_json(claims), allow_nan=False))
+    for claim, values in zip(claims, as_read, strict=True):
         assert {"id", "paper", "measured", "interval", "verdict", "note"} <= set(values)
         assert set(values) == {field.name for field in fields(Claim)}
         assert (values["id"], values["verdict"]) == (claim.id, claim.verdict)
@@ -93,21 +93,21 @@ def test_claims_are_strict_json(name):
 
 def test_a_number_that_is_not_finite_is_null_at_any_depth():
     claim = Claim("a", "b", "c", math.nan, (1.0, math.inf), HOLDS, "d", (Table("t", ("h",), (("1",),)),))
-    (told,) = as_json([claim])
-    assert told["measured"] is None
-    assert told["interval"] == [1.0, None]
-    assert told["details"] == [{"title": "t", "header": ["h"], "rows": [["1"]]}]
+    (as_read,) = as_json([claim])
+    assert as_read["measured"] is None
+    assert as_read["interval"] == [1.0, None]
+    assert as_read["details"] == [{"title": "t", "header": ["h"], "rows": [["1"]]}]
 
 
-def test_the_rich_contest_has_a_number_for_every_claim():
-    assert all(claim.measured is not None for claim in claims_of(CONTESTS["rich"]))
+def test_the_rich_comparison_has_a_number_for_every_claim():
+    assert all(claim.measured is not None for claim in claims_of(COMPARISONS["rich"]))
 
 
 @settings(max_examples=3, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_order_of_the_stars_changes_no_number(seed):
     order = np.random.default_rng(seed).permutation(600)
-    before, after = CONTESTS["rich"], permuted(CONTESTS["rich"], order)
+    before, after = COMPARISONS["rich"], permuted(COMPARISONS["rich"], order)
     for old, new in zip(claims_of(before), claims_of(after), strict=True):
         assert new.measured == pytest.approx(old.measured, rel=1e-9)
         assert [astuple(t)[:2] for t in new.details] == [astuple(t)[:2] for t in old.details]
@@ -115,13 +115,13 @@ def test_the_order_of_the_stars_changes_no_number(seed):
 
 def test_the_first_ten_of_each_band_are_what_counts():
     assert len(FIRST_TEN["bp"]) == len(FIRST_TEN["rp"]) == 10
-    contest = CONTESTS["rich"]
-    z = contest.told[NETWORK].z.copy()
+    comparison = COMPARISONS["rich"]
+    z = comparison.scores[NETWORK].z.copy()
     z[:, [10, 11, 12, 23, 24]] *= 50.0
-    spoilt = replace(contest, told={**contest.told, NETWORK: told_of(z)})
+    spoilt = replace(comparison, scores={**comparison.scores, NETWORK: scores_of(z)})
     changed = {
         old.id
-        for old, new in zip(claims_of(contest), claims_of(spoilt), strict=True)
+        for old, new in zip(claims_of(comparison), claims_of(spoilt), strict=True)
         if old.measured != new.measured
     }
     assert changed == {"tails"}

@@ -24,16 +24,16 @@ from scattervae.science.paper.comparison import (
     bootstrap_mean,
     bootstrap_ratio,
     coefficient,
+    compare_models,
     first_ten,
     fit_cannons,
-    hold_contest,
-    tell,
-    told_by_network,
+    score,
+    score_network,
 )
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.star_tables import StellarLabels
-from science.toys import BASIS, MODELS, contest_of, told_of, trained
+from science.toys import BASIS, MODELS, comparison_of, trained
 from toy import spoiled
 
 
@@ -48,65 +48,59 @@ def simulated(n=40, k=5, *, seed=0, width=1.0):
 
 
 def test_normalised_errors_and_likelihood_match_torch_distributions():
-    inputs, told = simulated()
-    got = tell(inputs, told)
-    truth = Normal(told.mean, (inputs.errors**2 + told.scatter**2).sqrt())
+    inputs, predicted = simulated()
+    got = score(inputs, predicted)
+    truth = Normal(predicted.mean, (inputs.errors**2 + predicted.scatter**2).sqrt())
     nll = -truth.log_prob(inputs.x).sum(1) - 2.5 * math.log(2 * math.pi)
     np.testing.assert_allclose(got.nll, nll, rtol=1e-12)
     np.testing.assert_allclose(norm.cdf(got.z), truth.cdf(inputs.x), rtol=1e-9, atol=1e-14)
-    np.testing.assert_array_equal(got.scatter, told.scatter)
+    np.testing.assert_array_equal(got.scatter, predicted.scatter)
 
 
 def test_crps_is_the_integral_of_its_definition():
-    inputs, told = simulated(12, 1, width=3.0)
-    got = tell(inputs, told).crps
+    inputs, predicted = simulated(12, 1, width=3.0)
+    got = score(inputs, predicted).crps
     for i in range(12):
-        x, mean = inputs.x[i, 0].item(), told.mean[i, 0].item()
-        sd = math.hypot(inputs.errors[i, 0].item(), told.scatter[i, 0].item())
+        x, mean = inputs.x[i, 0].item(), predicted.mean[i, 0].item()
+        sd = math.hypot(inputs.errors[i, 0].item(), predicted.scatter[i, 0].item())
         below = quad(lambda y, m=mean, s=sd: norm.cdf(y, m, s) ** 2, min(x, mean) - 12 * sd, x)[0]
         above = quad(lambda y, m=mean, s=sd: norm.sf(y, m, s) ** 2, x, max(x, mean) + 12 * sd)[0]
         assert got[i] == pytest.approx(below + above, rel=1e-6)
 
 
 def test_crps_is_the_mean_distance_less_half_the_mean_difference_of_two_draws():
-    inputs, told = simulated(30, 4)
+    inputs, predicted = simulated(30, 4)
     rng = np.random.default_rng(0)
-    sd = torch.hypot(inputs.errors, told.scatter).numpy()
-    a, b = (told.mean.numpy() + sd * rng.normal(size=(4000, 30, 4)) for _ in range(2))
+    sd = torch.hypot(inputs.errors, predicted.scatter).numpy()
+    a, b = (predicted.mean.numpy() + sd * rng.normal(size=(4000, 30, 4)) for _ in range(2))
     draws = (np.abs(a - inputs.x.numpy()) - 0.5 * np.abs(a - b)).mean(axis=2)
     error = draws.std(axis=0) / math.sqrt(4000)
-    assert (np.abs(tell(inputs, told).crps - draws.mean(axis=0)) < 5 * error).all()
+    assert (np.abs(score(inputs, predicted).crps - draws.mean(axis=0)) < 5 * error).all()
 
 
-def test_float32_inputs_are_told_in_float64():
-    inputs, told = simulated()
-    single = tell(Inputs(inputs.x.float(), inputs.errors.float()), Reconstruction(*(p.float() for p in told)))
+def test_float32_inputs_are_scored_in_float64():
+    inputs, predicted = simulated()
+    single = score(
+        Inputs(inputs.x.float(), inputs.errors.float()), Reconstruction(*(p.float() for p in predicted))
+    )
     assert single.crps.dtype == single.z.dtype == np.float64
-    np.testing.assert_allclose(single.nll, tell(inputs, told).nll, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(single.nll, score(inputs, predicted).nll, rtol=1e-4, atol=1e-4)
 
 
 def test_widths_that_are_right_hold_their_shares():
-    told = tell(*simulated(20_000, 5, seed=1))
+    predicted = score(*simulated(20_000, 5, seed=1))
     n = 100_000
-    for share, level in ((told.share_inside_68, norm.cdf(1) * 2 - 1), (told.share_inside_95, 0.95)):
+    for share, level in ((predicted.share_inside_68, norm.cdf(1) * 2 - 1), (predicted.share_inside_95, 0.95)):
         low, high = binom.interval(0.9999, n, level)
         assert low / n < share.mean() < high / n
-    wide = tell(*simulated(2000, 5, seed=1, width=2.0))
+    wide = score(*simulated(2000, 5, seed=1, width=2.0))
     assert wide.share_inside_68.mean() == pytest.approx(2 * norm.cdf(0.5) - 1, abs=0.02)
 
 
-def test_taking_rows_takes_them_of_everything():
-    told = told_of(np.arange(12.0).reshape(4, 3), np.arange(1.0, 13.0).reshape(4, 3))
-    for rows in (np.array([True, False, False, True]), np.array([0, 3])):
-        taken = told.take(rows)
-        for name in ("z", "scatter", "nll", "crps"):
-            np.testing.assert_array_equal(getattr(taken, name), getattr(told, name)[[0, 3]])
-
-
-def test_a_network_is_told_at_its_posterior_mean():
+def test_a_network_is_scored_at_its_posterior_mean():
     sky, model = trained()
     stars = sky.spectra.take(slice(0, 50))
-    got = told_by_network(model, stars)
+    got = score_network(model, stars)
     with torch.no_grad():
         x = torch.from_numpy(stars.coeffs / stars.g_flux[:, None] - model.normalization.mean)
         x = x / torch.from_numpy(model.normalization.std)
@@ -123,22 +117,22 @@ def test_drawn_latents_are_draws_from_the_posterior():
     """The mean likelihood over draws agrees with our own draws by torch.distributions."""
     sky, model = trained()
     stars = sky.spectra.take(slice(0, 200))
-    drawn = np.array([told_by_network(model, stars, draw_seed=s).nll.mean() for s in range(60)])
+    drawn = np.array([score_network(model, stars, draw_seed=s).nll.mean() for s in range(60)])
     inputs, posterior = model.normalization.apply(stars), model.encode(stars)
     mine = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(60):
-            told = model.decode(Normal(posterior.mean, posterior.sd).sample())
-            sd = (inputs.errors**2 + told.scatter**2).sqrt()
-            mine.append(-Normal(told.mean, sd).log_prob(inputs.x).sum(1).mean().item())
+            predicted = model.decode(Normal(posterior.mean, posterior.sd).sample())
+            sd = (inputs.errors**2 + predicted.scatter**2).sqrt()
+            mine.append(-Normal(predicted.mean, sd).log_prob(inputs.x).sum(1).mean().item())
     expected = np.array(mine) - 5.5 * math.log(2 * math.pi)
     error = math.hypot(drawn.std(), expected.std()) / math.sqrt(60)
     assert abs(drawn.mean() - expected.mean()) < 5 * error
-    assert drawn.mean() > told_by_network(model, stars).nll.mean()
-    again = told_by_network(model, stars, draw_seed=3)
-    np.testing.assert_array_equal(again.z, told_by_network(model, stars, draw_seed=3).z)
-    assert (again.z != told_by_network(model, stars, draw_seed=4).z).any()
+    assert drawn.mean() > score_network(model, stars).nll.mean()
+    again = score_network(model, stars, draw_seed=3)
+    np.testing.assert_array_equal(again.z, score_network(model, stars, draw_seed=3).z)
+    assert (again.z != score_network(model, stars, draw_seed=4).z).any()
 
 
 def test_the_interval_of_a_mean_is_about_students():
@@ -190,13 +184,13 @@ def test_same_seed_same_interval():
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(15)))
 def test_the_order_of_the_stars_changes_no_value(order):
-    inputs, told = simulated(15, 3)
+    inputs, predicted = simulated(15, 3)
     rows = np.array(order)
-    got = tell(inputs, told).take(rows)
-    moved = tell(Inputs(inputs.x[rows], inputs.errors[rows]), Reconstruction(*(p[rows] for p in told)))
-    np.testing.assert_array_equal(got.crps, moved.crps)
-    np.testing.assert_array_equal(got.nll, moved.nll)
-    values = tell(inputs, told).nll
+    got = score(inputs, predicted)
+    moved = score(Inputs(inputs.x[rows], inputs.errors[rows]), Reconstruction(*(p[rows] for p in predicted)))
+    np.testing.assert_array_equal(got.crps[rows], moved.crps)
+    np.testing.assert_array_equal(got.nll[rows], moved.nll)
+    values = got.nll
     assert bootstrap_mean(values[rows]).value == pytest.approx(bootstrap_mean(values).value, rel=1e-12)
 
 
@@ -220,51 +214,52 @@ def held():
     labels = missing(missing(sky.labels, slice(0, None, 9), 2), slice(0, None, 7), 3)
     labels = labels.take(np.arange(len(labels))[::-1])
     cannons = fit_cannons(model, spectra, labels)
-    return spectra, labels, model, cannons, hold_contest(model, cannons, spectra, labels)
+    return spectra, labels, model, cannons, compare_models(model, cannons, spectra, labels)
 
 
 def test_all_fully_labelled_stars_of_the_test_fold_and_no_other(held):
-    spectra, labels, _, _, contest = held
+    spectra, labels, _, _, comparison = held
     finite = {
         int(i) for i, v in zip(labels.source_id, labels.values, strict=True) if np.isfinite(v[:3]).all()
     }
     usable = [int(i) for i in spectra.source_id[folds(spectra.source_id).test & (spectra.flags == 0)]]
     expected = [i for i in usable if i in finite]
-    assert contest.spectra.source_id.tolist() == contest.labels.source_id.tolist() == expected
-    assert len(contest) == len(expected)
-    assert contest.n_incomplete == len(usable) - len(expected) > 5
-    assert len(contest.incomplete.nll) == contest.n_incomplete
-    assert np.isnan(contest.labels.values[:, 3]).any()  # a label that the Cannon does not take
+    assert comparison.labels.source_id.tolist() == expected
+    assert len(comparison) == len(expected)
+    assert len(comparison.incomplete.nll) == len(usable) - len(expected) > 5
+    assert np.isnan(comparison.labels.values[:, 3]).any()  # a label that the Cannon does not take
 
 
-def test_all_models_are_told_of_the_same_stars(held):
-    _, _, model, cannons, contest = held
-    assert tuple(contest.told) == MODELS
-    stars = contest.spectra
+def test_all_models_are_scored_on_the_same_stars(held):
+    spectra, _, model, cannons, comparison = held
+    assert tuple(comparison.scores) == MODELS
+    stars = spectra.take(spectra.usable & np.isin(spectra.source_id, comparison.labels.source_id))
     norm = model.normalization
     x = (stars.coeffs / stars.g_flux[:, None] - norm.mean) / norm.std
     errors = stars.errors / stars.g_flux[:, None] / norm.std
     for name, cannon in ((CANNON, cannons.plain), (ROBUST, cannons.robust)):
-        scaled = (contest.labels.values[:, :3] - cannon.label_range.mean) / cannon.label_range.std
+        scaled = (comparison.labels.values[:, :3] - cannon.label_range.mean) / cannon.label_range.std
         mean = PolynomialFeatures(2).fit_transform(scaled) @ cannon.theta.numpy()
         sd = np.hypot(errors, cannon.scatter.numpy())
-        np.testing.assert_allclose(contest.told[name].z, (x - mean) / sd, rtol=1e-4, atol=1e-4)  # float32
-    for told in contest.told.values():
-        assert told.z.shape == x.shape
-        assert np.isfinite(told.z).all()
-    np.testing.assert_array_equal(contest.cannon_scatter, cannons.plain.scatter)
-    assert np.abs(contest.told[NETWORK].z).mean() < 2.0
+        np.testing.assert_allclose(
+            comparison.scores[name].z, (x - mean) / sd, rtol=1e-4, atol=1e-4
+        )  # float32
+    for scores in comparison.scores.values():
+        assert scores.z.shape == x.shape
+        assert np.isfinite(scores.z).all()
+    np.testing.assert_array_equal(comparison.cannon_scatter, cannons.plain.scatter)
+    assert np.abs(comparison.scores[NETWORK].z).mean() < 2.0
 
 
 def test_extrapolated_are_those_outside_the_simplices_of_the_training_labels(held):
-    spectra, labels, _, cannons, contest = held
+    spectra, labels, _, cannons, comparison = held
     train = spectra.take(~folds(spectra.source_id).test & (spectra.flags == 0)).source_id
     known = labels.take(np.isin(labels.source_id, train)).values[:, :3]
     known = known[np.isfinite(known).all(axis=1)]
     scale = known.std(axis=0)
-    outside = Delaunay(known / scale).find_simplex(contest.labels.values[:, :3] / scale) < 0
-    np.testing.assert_array_equal(contest.extrapolated, outside)
-    assert 0 < outside.sum() < len(contest)
+    outside = Delaunay(known / scale).find_simplex(comparison.labels.values[:, :3] / scale) < 0
+    np.testing.assert_array_equal(comparison.extrapolated, outside)
+    assert 0 < outside.sum() < len(comparison)
     assert cannons.plain.counts.trained_on == len(known)
 
 
@@ -279,24 +274,24 @@ def test_labels_of_the_test_fold_do_not_reach_the_cannons(held):
     assert cannons.robust.settings.clip_sigma == 5.0
 
 
-def test_no_star_without_labels_is_no_star_told_of():
+def test_where_no_star_lacks_a_label_none_is_scored_so():
     sky, model = trained()
-    contest = hold_contest(model, fit_cannons(model, sky.spectra, sky.labels), sky.spectra, sky.labels)
-    assert contest.n_incomplete == len(contest.incomplete.nll) == 0
-    assert len(contest) == folds(sky.spectra.source_id).test.sum()
+    comparison = compare_models(model, fit_cannons(model, sky.spectra, sky.labels), sky.spectra, sky.labels)
+    assert len(comparison.incomplete.nll) == 0
+    assert len(comparison) == folds(sky.spectra.source_id).test.sum()
 
 
 def test_too_few_stars_is_an_error_of_one_line():
     sky, model = trained()
     cannons = fit_cannons(model, sky.spectra, sky.labels)
     test = np.flatnonzero(folds(sky.spectra.source_id).test)
-    enough = hold_contest(model, cannons, sky.spectra.take(test[:100]), sky.labels)
+    enough = compare_models(model, cannons, sky.spectra.take(test[:100]), sky.labels)
     assert len(enough) == 100
     for stars in (sky.spectra.take(test[:99]), sky.spectra.take(slice(0, 0))):
         with pytest.raises(
             DataError, match=rf"^{len(stars)} usable test stars have all of teff, logg, fe_h"
         ) as e:
-            hold_contest(model, cannons, stars, sky.labels)
+            compare_models(model, cannons, stars, sky.labels)
         assert "\n" not in str(e.value)
     with pytest.raises(DataError, match="needs at least 20 stars") as caught:
         fit_cannons(model, sky.spectra, sky.labels.take(slice(0, 10)))
@@ -304,6 +299,8 @@ def test_too_few_stars_is_an_error_of_one_line():
 
 
 def test_first_ten_are_the_papers():
-    contest = contest_of(n=10)
-    assert (contest.first_ten("bp"), contest.first_ten("rp")) == (slice(0, 10), slice(13, 23))
+    comparison = comparison_of(n=10)
+    assert [first_ten(band) for band in comparison.bands] == [slice(0, 10), slice(13, 23)]
+    every = comparison.scores[NETWORK]
+    np.testing.assert_array_equal(comparison.low_orders(every), np.abs(every.z[:, np.r_[0:10, 13:23]]))
     assert BASIS.n_coeffs == 25

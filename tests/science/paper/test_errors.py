@@ -1,4 +1,4 @@
-"""Claims about errors and scatter: numbers recomputed from the arrays, verdicts on contests made for them."""
+"""Claims about errors and scatter: numbers recomputed from the arrays, verdicts on comparisons made for them."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from scattervae.science.paper.errors import (
     normalised_error_ratio,
     region,
     scatter_ratio,
-    scores,
+    score_table,
     tails,
 )
-from science.toys import FIRST_TEN, N, contest_of, labels_of, told_of
+from science.toys import FIRST_TEN, N, comparison_of, labels_of, scores_of
 
 BOTH = np.concatenate(list(FIRST_TEN.values()))
 N_STARS = 600
@@ -25,9 +25,9 @@ def normal(seed, width=1.0, n=N_STARS):
 
 @pytest.mark.parametrize("band", ["bp", "rp"])
 def test_the_ratio_of_normalised_errors_is_that_of_the_arrays(band):
-    contest = contest_of({NETWORK: told_of(normal(0, 1.3))})
-    claim = normalised_error_ratio(contest, band)
-    size = {name: np.abs(told.z[:, FIRST_TEN[band]]) for name, told in contest.told.items()}
+    comparison = comparison_of({NETWORK: scores_of(normal(0, 1.3))})
+    claim = normalised_error_ratio(comparison, band)
+    size = {name: np.abs(scores.z[:, FIRST_TEN[band]]) for name, scores in comparison.scores.items()}
     assert claim.measured == pytest.approx(size[NETWORK].sum() / size[CANNON].sum(), rel=1e-12)
     table = {row[0]: row[1:] for row in claim.details[0].rows}
     assert float(table[f"{DRAWN} / {ROBUST}"][0]) == pytest.approx(
@@ -36,7 +36,7 @@ def test_the_ratio_of_normalised_errors_is_that_of_the_arrays(band):
     assert claim.verdict.startswith("depends on what is compared: holds for VAE, drawn latents / Cannon")
     assert f"is {100 * (claim.measured - 1):.0f} % larger" in claim.note
     moments = {row[0]: [float(cell) for cell in row[1:]] for row in claim.details[1].rows}
-    z = contest.told[NETWORK].z[:, FIRST_TEN[band]]
+    z = comparison.scores[NETWORK].z[:, FIRST_TEN[band]]
     assert moments[NETWORK] == pytest.approx([np.abs(z).mean(), z.mean(), z.std()], abs=2e-3)
 
 
@@ -45,9 +45,9 @@ def test_only_so_much_larger_is_an_upper_limit(band):
     z = normal(1)
     paper = PAPER_RATIO[band]
     for factor, verdict in ((1.0, HOLDS), (paper, HOLDS), (0.7, HOLDS), (paper + 0.01, DOES_NOT_HOLD)):
-        network, cannon = told_of(factor * z), told_of(z)
-        told = {NETWORK: network, DRAWN: network, CANNON: cannon, ROBUST: cannon}
-        claim = normalised_error_ratio(contest_of(told), band)
+        network, cannon = scores_of(factor * z), scores_of(z)
+        scores = {NETWORK: network, DRAWN: network, CANNON: cannon, ROBUST: cannon}
+        claim = normalised_error_ratio(comparison_of(scores), band)
         assert claim.measured == pytest.approx(factor)
         assert claim.interval == pytest.approx((factor, factor))
         assert claim.verdict == verdict
@@ -57,7 +57,7 @@ def test_only_so_much_larger_is_an_upper_limit(band):
 def with_outliers(z, rows, size, columns=slice(None)):
     z = z.clip(-4, 4)
     z[rows, columns] = size
-    return told_of(z)
+    return scores_of(z)
 
 
 def test_the_ratio_of_tails_is_that_of_the_arrays():
@@ -65,7 +65,7 @@ def test_the_ratio_of_tails_is_that_of_the_arrays():
     network[:5, 7] = 5.5
     cannon[:20, 2] = -11.0
     cannon[:20, 15] = 12.0
-    claim = tails(contest_of({NETWORK: told_of(network), CANNON: told_of(cannon)}))
+    claim = tails(comparison_of({NETWORK: scores_of(network), CANNON: scores_of(cannon)}))
     assert claim.measured == pytest.approx(5 / 40)
     assert claim.verdict == HOLDS
     row = next(row for row in claim.details[0].rows if row[0] == CANNON)
@@ -83,22 +83,22 @@ def test_the_ratio_of_tails_is_that_of_the_arrays():
     ],
 )
 def test_tails_hold_where_the_networks_end_and_the_cannons_go_on(network, cannon, verdict):
-    told = {
+    scores = {
         NETWORK: with_outliers(normal(4), slice(0, 2), network, [2, 15]),
         CANNON: with_outliers(normal(5), slice(0, 30), cannon, [2, 15]),
     }
-    claim = tails(contest_of(told))
+    claim = tails(comparison_of(scores))
     assert claim.verdict == verdict
     if cannon < 5:
         assert claim.measured is claim.interval is None
 
 
 def test_a_network_with_more_tails_than_the_cannon_does_not_truncate():
-    told = {
+    scores = {
         NETWORK: with_outliers(normal(4), slice(0, 60), 5.5, [2, 15]),
         CANNON: with_outliers(normal(5), slice(0, 10), 20.0, [2, 15]),
     }
-    claim = tails(contest_of(told))
+    claim = tails(comparison_of(scores))
     assert claim.measured == pytest.approx(6.0)
     assert claim.verdict == DOES_NOT_HOLD
 
@@ -107,7 +107,7 @@ def test_the_median_scatter_is_that_of_the_arrays():
     rng = np.random.default_rng(7)
     scatter, cannon = rng.lognormal(-3, 1, (601, N)), rng.uniform(0.1, 0.5, N)
     claim = scatter_ratio(
-        contest_of({NETWORK: told_of(normal(6, n=601), scatter)}, n=601, cannon_scatter=cannon)
+        comparison_of({NETWORK: scores_of(normal(6, n=601), scatter)}, n=601, cannon_scatter=cannon)
     )
     over = (scatter / cannon)[:, BOTH]
     assert claim.measured == pytest.approx(np.median(over), rel=1e-3)
@@ -129,8 +129,8 @@ def test_the_median_scatter_is_that_of_the_arrays():
 def test_scatter_is_smaller_by_two_orders_where_it_is(typical, smallest, verdict):
     scatter = np.full((N_STARS, N), typical)
     scatter[:30] = smallest
-    contest = contest_of({NETWORK: told_of(normal(8), scatter)}, cannon_scatter=1.0)
-    claim = scatter_ratio(contest)
+    comparison = comparison_of({NETWORK: scores_of(normal(8), scatter)}, cannon_scatter=1.0)
+    claim = scatter_ratio(comparison)
     assert claim.measured == typical
     assert claim.verdict == verdict
 
@@ -139,11 +139,11 @@ def test_a_cannon_without_scatter_is_not_left_out_of_the_median():
     """In half of the coefficients and one more nothing is smaller than none, however small the others are."""
     cannon = np.ones(N)
     cannon[:14] = 0.0
-    few = scatter_ratio(contest_of({NETWORK: told_of(normal(9), 1e-3)}, cannon_scatter=cannon))
+    few = scatter_ratio(comparison_of({NETWORK: scores_of(normal(9), 1e-3)}, cannon_scatter=cannon))
     assert (few.measured, few.verdict) == (None, DOES_NOT_HOLD)
     assert "no scatter in 11 of 20" in few.note
     cannon[2:] = 1.0
-    most = scatter_ratio(contest_of({NETWORK: told_of(normal(9), 1e-3)}, cannon_scatter=cannon))
+    most = scatter_ratio(comparison_of({NETWORK: scores_of(normal(9), 1e-3)}, cannon_scatter=cannon))
     assert (most.measured, most.verdict) == (1e-3, HOLDS)
     assert "no scatter in 2 of 20" in most.note
     assert len(most.details[0].rows) == 18
@@ -152,17 +152,17 @@ def test_a_cannon_without_scatter_is_not_left_out_of_the_median():
 REGIONS = {"cool_stars": ("teff", 3800.0, 5000.0), "low_gravity": ("logg", 0.5, 3.0)}
 
 
-def region_contest(claim_id, network, cannon, *, n_inside=120, seed=0):
+def region_comparison(claim_id, network, cannon, *, n_inside=120, seed=0):
     """Errors of the first stars, inside the region, grow by these factors."""
     label, there, elsewhere = REGIONS[claim_id]
     inside = np.arange(N_STARS) < n_inside
     labels = labels_of(N_STARS, **{label: np.where(inside, there, elsewhere)})
     growth = {NETWORK: network, CANNON: cannon}
-    told = {
-        name: told_of(normal(10 + 7 * seed + k) * np.where(inside, g, 1.0)[:, None])
+    scores = {
+        name: scores_of(normal(10 + 7 * seed + k) * np.where(inside, g, 1.0)[:, None])
         for k, (name, g) in enumerate(growth.items())
     }
-    return contest_of(told, labels=labels), inside
+    return comparison_of(scores, labels=labels), inside
 
 
 @pytest.mark.parametrize("claim_id", REGIONS)
@@ -176,12 +176,12 @@ def region_contest(claim_id, network, cannon, *, n_inside=120, seed=0):
     ],
 )
 def test_regions_hold_where_the_cannon_blows_up_and_the_network_does_not(claim_id, network, cannon, verdict):
-    contest, inside = region_contest(claim_id, network, cannon, seed=1)
-    claim = region(contest, claim_id)
+    comparison, inside = region_comparison(claim_id, network, cannon, seed=1)
+    claim = region(comparison, claim_id)
     assert claim.id == claim_id
     growth = []
     for name in (NETWORK, CANNON):
-        size = np.abs(contest.told[name].z[:, BOTH])
+        size = np.abs(comparison.scores[name].z[:, BOTH])
         growth.append(np.percentile(size[inside], 95) / np.percentile(size[~inside], 95))
     assert claim.measured == pytest.approx(growth[0] / growth[1], rel=1e-12)
     assert claim.verdict == verdict
@@ -190,41 +190,43 @@ def test_regions_hold_where_the_cannon_blows_up_and_the_network_does_not(claim_i
 
 
 def test_a_network_that_is_the_cannon_is_no_less_susceptible():
-    contest, _ = region_contest("cool_stars", 3.0, 3.0)
-    contest = contest_of({NETWORK: contest.told[CANNON], CANNON: contest.told[CANNON]}, labels=contest.labels)
-    claim = region(contest, "cool_stars")
+    comparison, _ = region_comparison("cool_stars", 3.0, 3.0)
+    comparison = comparison_of(
+        {NETWORK: comparison.scores[CANNON], CANNON: comparison.scores[CANNON]}, labels=comparison.labels
+    )
+    claim = region(comparison, "cool_stars")
     assert (claim.measured, claim.interval, claim.verdict) == (1.0, (1.0, 1.0), DOES_NOT_HOLD)
 
 
 @pytest.mark.parametrize("claim_id", REGIONS)
 @pytest.mark.parametrize("n_inside", [0, 29, N_STARS - 29, N_STARS])
 def test_a_region_without_stars_or_with_all_of_them_is_not_tested(claim_id, n_inside):
-    contest, _ = region_contest(claim_id, 1.0, 1.0, n_inside=n_inside)
-    claim = region(contest, claim_id)
+    comparison, _ = region_comparison(claim_id, 1.0, 1.0, n_inside=n_inside)
+    claim = region(comparison, claim_id)
     assert (claim.verdict, claim.measured, claim.interval) == (NOT_TESTABLE, None, None)
     assert str(n_inside) in claim.note
-    assert region(region_contest(claim_id, 1.0, 1.0, n_inside=30)[0], claim_id).verdict != NOT_TESTABLE
+    assert region(region_comparison(claim_id, 1.0, 1.0, n_inside=30)[0], claim_id).verdict != NOT_TESTABLE
 
 
 def test_the_mode_of_a_third_coefficient_is_where_most_stars_are():
-    contest, inside = region_contest("cool_stars", 1.0, 1.0)
-    z = contest.told[NETWORK].z.copy()
+    comparison, inside = region_comparison("cool_stars", 1.0, 1.0)
+    z = comparison.scores[NETWORK].z.copy()
     z[inside, 2], z[inside, 15] = 2.13, -0.31
-    table = region(contest_of({NETWORK: told_of(z)}, labels=contest.labels), "cool_stars").details[0]
+    table = region(comparison_of({NETWORK: scores_of(z)}, labels=comparison.labels), "cool_stars").details[0]
     assert table.rows[0][4:6] == ("+2.1", "-0.3")
 
 
 def test_scores_are_means_and_medians_over_the_same_stars():
-    contest = contest_of()
-    table = scores(contest)
+    comparison = comparison_of()
+    table = score_table(comparison)
     assert "600 fully labelled" in table.title
     for row in table.rows:
-        told = contest.told[row[0]]
-        assert row[1].startswith(f"{told.nll.mean():.1f} (")
+        scores = comparison.scores[row[0]]
+        assert row[1].startswith(f"{scores.nll.mean():.1f} (")
         assert row[2:] == (
-            f"{np.median(told.nll):.1f}",
-            f"{told.crps.mean():.4f}",
-            f"{100 * (np.abs(told.z) <= 1).mean():.1f}",
-            f"{100 * (np.abs(told.z) <= 1.959964).mean():.1f}",
+            f"{np.median(scores.nll):.1f}",
+            f"{scores.crps.mean():.4f}",
+            f"{100 * (np.abs(scores.z) <= 1).mean():.1f}",
+            f"{100 * (np.abs(scores.z) <= 1.959964).mean():.1f}",
         )
     assert len(table.rows) == 4

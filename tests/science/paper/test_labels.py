@@ -9,11 +9,11 @@ from sklearn.metrics import roc_auc_score
 from scattervae.gaia.basis import design
 from scattervae.gaia.instrument import archive_design
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.comparison import CANNON, NETWORK, fit_cannons, hold_contest
+from scattervae.science.paper.comparison import CANNON, NETWORK, compare_models, fit_cannons
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels
-from science.toys import FIRST_TEN, N, contest_of, labels_of, told_of, trained
+from science.toys import FIRST_TEN, N, comparison_of, labels_of, scores_of, trained
 
 BOTH = np.concatenate(list(FIRST_TEN.values()))
 N_STARS = 600
@@ -24,24 +24,24 @@ def normal(seed, n=N_STARS):
 
 
 def failing(rows, errors=None, **given):
-    """A contest whose Cannon fails on these stars."""
+    """A comparison whose Cannon fails on these stars."""
     z = normal(0)
     z[rows] *= 30.0
     labels = labels_of(N_STARS, **({} if errors is None else {"errors": errors}))
-    return contest_of({CANNON: told_of(z)}, labels=labels, **given)
+    return comparison_of({CANNON: scores_of(z)}, labels=labels, **given)
 
 
 def test_the_chance_of_bad_labels_is_the_area_under_the_curve():
-    contest = failing(slice(0, 30))
-    claim = bad_labels(contest)
-    errors = contest.labels.errors[:, :3]
+    comparison = failing(slice(0, 30))
+    claim = bad_labels(comparison)
+    errors = comparison.labels.errors[:, :3]
     uncertainty = (errors / np.median(errors, axis=0)).mean(axis=1)
     assert claim.measured == pytest.approx(roc_auc_score(np.arange(N_STARS) < 30, uncertainty), rel=1e-12)
     assert claim.interval[0] <= claim.measured <= claim.interval[1]
     worst, others = claim.details[0].rows
     assert (worst[1], others[1]) == ("30", "570")
     assert float(worst[2]) == pytest.approx(np.median(uncertainty[:30]), abs=5e-3)
-    assert float(worst[4]) == pytest.approx(np.median(contest.labels["teff"][:30]), abs=0.5)
+    assert float(worst[4]) == pytest.approx(np.median(comparison.labels["teff"][:30]), abs=0.5)
 
 
 @pytest.mark.parametrize(("rows", "verdict"), [(slice(0, 30), HOLDS), (slice(570, 600), DOES_NOT_HOLD)])
@@ -71,10 +71,10 @@ def test_stars_and_labels_without_errors_are_left_out_of_the_chance():
     errors[:, 2] = 0.0  # and those of [Fe/H] are not given
     assert bad_labels(failing(slice(0, 30), errors)).measured == whole
     errors[10:20] = errors[50:300] = np.nan
-    contest = failing(slice(0, 30), errors)
+    comparison = failing(slice(0, 30), errors)
     known = np.isfinite(errors[:, 0])
     expected = roc_auc_score((np.arange(N_STARS) < 30)[known], errors[known, 0])
-    assert bad_labels(contest).measured == pytest.approx(expected, rel=1e-12)
+    assert bad_labels(comparison).measured == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0, 0.1])
@@ -95,8 +95,8 @@ def test_corrupt_labels_of_a_real_fit_are_what_the_cannon_fails_on():
     values[bad] += rng.choice([-4.0, 4.0], (len(bad), 4)) * values.std(axis=0)
     errors[bad] *= 20.0
     labels = StellarLabels(sky.labels.source_id, values, errors)
-    contest = hold_contest(model, fit_cannons(model, sky.spectra, labels), sky.spectra, labels)
-    claim = bad_labels(contest)
+    comparison = compare_models(model, fit_cannons(model, sky.spectra, labels), sky.spectra, labels)
+    claim = bad_labels(comparison)
     assert claim.verdict == HOLDS
     assert claim.measured > 0.9
     worst, others = (float(row[-1]) for row in claim.details[0].rows)
@@ -106,10 +106,10 @@ def test_corrupt_labels_of_a_real_fit_are_what_the_cannon_fails_on():
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, HOLDS), (1.5, DOES_NOT_HOLD), (0.8, HOLDS)])
 def test_stars_without_labels_are_compared_with_the_others(factor, verdict):
-    lacking = told_of(factor * normal(1, 200))
-    contest = contest_of(incomplete=lacking)
-    claim = incomplete_labels(contest)
-    others = np.abs(contest.told[NETWORK].z[:, BOTH])
+    lacking = scores_of(factor * normal(1, 200))
+    comparison = comparison_of(incomplete=lacking)
+    claim = incomplete_labels(comparison)
+    others = np.abs(comparison.scores[NETWORK].z[:, BOTH])
     assert claim.measured == pytest.approx(np.abs(lacking.z[:, BOTH]).mean() / others.mean(), rel=1e-12)
     assert claim.interval[0] < claim.measured < claim.interval[1]
     assert claim.verdict == verdict
@@ -118,7 +118,7 @@ def test_stars_without_labels_are_compared_with_the_others(factor, verdict):
 
 
 def test_too_few_stars_without_labels_are_not_tested():
-    few, enough = (contest_of(incomplete=told_of(normal(2, n))) for n in (29, 30))
+    few, enough = (comparison_of(incomplete=scores_of(normal(2, n))) for n in (29, 30))
     assert incomplete_labels(few).verdict == NOT_TESTABLE
     assert incomplete_labels(few).measured is None
     assert incomplete_labels(enough).measured is not None

@@ -74,8 +74,8 @@ def test_every_claim_is_tested(done):
         assert "CRPS" in claim.details[-1].header
         assert len(claim.details[-1].rows) == 4
     assert any("training" in what for what in stages)
-    assert result.contest.n_incomplete > 30
-    test = folds(result.contest.spectra.source_id).test
+    assert len(result.comparison.incomplete.nll) > 30
+    test = folds(result.comparison.spectra.source_id).test
     assert test.all()
 
 

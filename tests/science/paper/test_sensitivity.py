@@ -1,4 +1,4 @@
-"""The table of variants: what varies, and that nothing is seeds_trained twice or taken from elsewhere."""
+"""The table of variants: what varies, and that nothing is trained twice or taken from elsewhere."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper import sensitivity as module
 from scattervae.science.paper.claim import HOLDS
-from scattervae.science.paper.comparison import fit_cannons, hold_contest
+from scattervae.science.paper.comparison import compare_models, fit_cannons
 from scattervae.science.paper.sensitivity import (
     HEADER,
     PAPER_N_STARS,
@@ -65,12 +65,12 @@ def test_residuals_over_error_and_scatter_in_quadrature_are_standard_normal():
     made = simulate(model, NOISY.spectra, NOISY.labels, N)
     star, norm = which(made), model.normalization
     z = torch.from_numpy(NOISY.spectra.coeffs[:, :3] / NOISY.spectra.g_flux[:, None]).float()
-    told = model.decode(z)
+    scores = model.decode(z)
     g = made.spectra.g_flux[:, None]
     x, errors = (made.spectra.coeffs / g - norm.mean) / norm.std, made.spectra.errors / g / norm.std
-    scatter = told.scatter.numpy()[star]
+    scatter = scores.scatter.numpy()[star]
     assert 0.1 < np.median(errors / scatter) < 10  # neither hides the other
-    residual = (x - told.mean.numpy()[star]) / np.hypot(errors, scatter)
+    residual = (x - scores.mean.numpy()[star]) / np.hypot(errors, scatter)
     np.testing.assert_allclose(residual.var(axis=0), 1.0, atol=5 * math.sqrt(2 / N))
     assert kstest(residual.ravel(), "norm").pvalue > 1e-4
     correlations = np.corrcoef(residual.T) - np.eye(residual.shape[1])
@@ -85,9 +85,9 @@ def test_latents_are_drawn_from_the_posteriors():
     norm, posterior = base.normalization, base.encode(one)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        told = base.decode(Normal(posterior.mean[0], posterior.sd[0]).sample((N,)))
+        scores = base.decode(Normal(posterior.mean[0], posterior.sd[0]).sample((N,)))
         errors = torch.from_numpy(one.errors / one.g_flux / norm.std).float()
-        mine = Normal(told.mean, torch.hypot(told.scatter, errors)).sample().numpy()
+        mine = Normal(scores.mean, torch.hypot(scores.scatter, errors)).sample().numpy()
     x = (made.spectra.coeffs / made.spectra.g_flux[:, None] - norm.mean) / norm.std
     width = mine.std(axis=0)
     np.testing.assert_allclose(x.mean(axis=0), mine.mean(axis=0), atol=6 * width.max() * math.sqrt(2 / N))
@@ -164,10 +164,10 @@ def test_noise_is_as_correlated_as_that_of_the_star(model):
 
 def test_latents_are_what_the_stars_were_made_from(model):
     made = simulate(model, NOISY.spectra, NOISY.labels, N)
-    norm, told = model.normalization, model.decode(made.latents)
+    norm, scores = model.normalization, model.decode(made.latents)
     errors = made.spectra.errors / made.spectra.g_flux[:, None] / norm.std
     x = (made.spectra.coeffs / made.spectra.g_flux[:, None] - norm.mean) / norm.std
-    residual = (x - told.mean.numpy()) / np.hypot(errors, told.scatter.numpy())
+    residual = (x - scores.mean.numpy()) / np.hypot(errors, scores.scatter.numpy())
     np.testing.assert_allclose(residual.var(axis=0), 1.0, atol=5 * math.sqrt(2 / N))
 
 
@@ -284,8 +284,8 @@ def test_a_row_has_the_numbers_of_its_model():
     test = sky.spectra.take(folds(sky.spectra.source_id).test)
     score = evaluate(model, test)
     assert cells[:2] == [f"{score.negative_elbo:.1f}", f"{score.active_latents} of 3"]
-    contest = hold_contest(model, fit_cannons(model, sky.spectra, sky.labels), sky.spectra, sky.labels)
-    claims = {claim.id: claim for claim in claims_of(contest)}
+    comparison = compare_models(model, fit_cannons(model, sky.spectra, sky.labels), sky.spectra, sky.labels)
+    claims = {claim.id: claim for claim in claims_of(comparison)}
     order = ("normalised_error_ratio_bp10", "normalised_error_ratio_rp10", "tails", "scatter_ratio")
     for cell, name in zip(cells[2:6], order, strict=True):
         claim = claims[name]

@@ -1,7 +1,6 @@
 """The paper's quantitative claims, one function a claim: its number here, an interval, and a verdict.
 
-They are computed from what models told of the same stars. It must not know how models were trained or how a
-report looks.
+It must not know how models were trained or how a report looks.
 """
 
 __all__ = ["claim", "comparison", "reproduce", "sensitivity"]

@@ -1,20 +1,20 @@
 """The scatter VAE and *The Cannon* on the same stars: the same folds, the same fully labelled test stars.
 
 Laroche & Speagle (2023), sect. 3. A plain and a robust (clipped) Cannon stand beside the network at its
-posterior mean and at draws from its posterior.
+posterior mean and at draws from its posterior. All numbers are per star and per coefficient in training standard
+deviations, with bootstrap intervals over stars.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from torch.special import ndtr
 
-from scattervae.arrays import StarArray, StarMask
+from scattervae.arrays import CoeffArray, CoeffVector, StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import gaussian_terms
@@ -26,16 +26,17 @@ from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
-CoeffsOf: TypeAlias = Float64[np.ndarray, "star coeff"]
-
+NETWORK, DRAWN, CANNON, ROBUST = "VAE, posterior mean", "VAE, drawn latents", "Cannon", "robust Cannon"
+CANNON_LABELS = LABEL_NAMES[:3]
+ROBUST_SIGMA = 5.0
+FEWEST_STARS = 100
 N_RESAMPLES = 1000
-_Z68 = 1.0
-_Z95 = 1.959963984540054
+_Z68, _Z95 = 1.0, 1.959963984540054
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a model tells of stars, beside what was observed.
+class Scores:
+    """A model's predictions of stars beside what was observed.
 
     Attributes:
         z: Normalised errors: residual over error and scatter in quadrature.
@@ -45,14 +46,10 @@ class Told:
             deviations; lower is better, and no scatter can be bought with it.
     """
 
-    z: CoeffsOf
-    scatter: CoeffsOf
+    z: CoeffArray
+    scatter: CoeffArray
     nll: StarArray
     crps: StarArray
-
-    def take(self, rows: StarMask | np.ndarray) -> "Told":
-        """The same for some of the stars."""
-        return Told(self.z[rows], self.scatter[rows], self.nll[rows], self.crps[rows])
 
     @property
     def share_inside_68(self) -> StarArray:
@@ -65,51 +62,142 @@ class Told:
         return np.asarray((np.abs(self.z) <= _Z95).mean(axis=1))
 
 
-class Interval(NamedTuple):
-    """A number with its 95 % bootstrap interval over stars."""
+@dataclass(frozen=True)
+class Cannons:
+    """A Cannon fitted plainly and one fitted without its outlying values."""
 
-    value: float
-    low: float
-    high: float
+    plain: Cannon
+    robust: Cannon
 
 
-def tell(inputs: Inputs, reconstruction: Reconstruction) -> Told:
-    r"""What a reconstruction tells of these stars.
+@dataclass(frozen=True)
+class ModelComparison:
+    """The scores of each model on the same stars.
 
-    The score of a Gaussian forecast with mean m and width :math:`\sigma` is
+    Attributes:
+        labels: Of the fully labelled, usable stars of the test fold.
+        normalization: What "training standard deviations" means for all models.
+        scores: Each model's, by its name.
+        cannon_scatter: The plain Cannon's one scatter for each coefficient.
+        extrapolated: Stars outside the convex hull of the Cannon's training labels.
+        incomplete: The network's, at the posterior mean, on the usable test stars that the Cannon cannot score for
+            want of a label.
+    """
+
+    labels: StellarLabels
+    normalization: Normalization
+    scores: Mapping[str, Scores]
+    cannon_scatter: CoeffVector
+    extrapolated: StarMask
+    incomplete: Scores
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def bands(self) -> tuple[slice, slice]:
+        """The columns of BP and of RP."""
+        return self.normalization.bp, self.normalization.rp
+
+    def low_orders(self, scores: Scores) -> CoeffArray:
+        """Absolute normalised errors of the first ten coefficients of both bands."""
+        return np.abs(np.hstack([scores.z[:, first_ten(band)] for band in self.bands]))
+
+
+def fit_cannons(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> Cannons:
+    """Cannons fitted to the stars that the network was trained on, as far as they have every label.
+
+    Args:
+        model: The network: its recipe says the training stars, its normalization the units.
+        spectra: All stars.
+        labels: Labels of any stars, joined by source_id.
+
+    Raises:
+        DataError: Too few stars with every label.
+    """
+    stars = training_stars(spectra, model.recipe)
+    plain, robust = (
+        Cannon.fit(stars, labels, model.normalization, CannonSettings(labels=CANNON_LABELS, clip_sigma=clip))
+        for clip in (None, ROBUST_SIGMA)
+    )
+    return Cannons(plain, robust)
+
+
+def compare_models(
+    model: Checkpoint, cannons: Cannons, spectra: Spectra, labels: StellarLabels
+) -> ModelComparison:
+    """All models on the fully labelled stars of the test fold.
+
+    Raises:
+        DataError: Fewer than a hundred test stars have every label.
+    """
+    settings = cannons.plain.settings
+    test = spectra.take(folds(spectra.source_id).test & spectra.usable)
+    all_labels = labels.aligned_to(test.source_id)
+    complete = labelled(test, all_labels, settings)
+    if complete.sum() < FEWEST_STARS:
+        raise DataError(
+            f"{int(complete.sum())} usable test stars have all of {', '.join(settings.labels)}; at least "
+            f"{FEWEST_STARS} are needed to compare models on"
+        )
+    stars, star_labels = test.take(complete), all_labels.take(complete)
+    values = star_labels.values[:, settings.columns]
+    inputs = model.normalization.apply(stars)
+    return ModelComparison(
+        labels=star_labels,
+        normalization=model.normalization,
+        scores={
+            NETWORK: score_network(model, stars),
+            DRAWN: score_network(model, stars, draw_seed=0),
+            CANNON: score(inputs, cannons.plain.predict(values)),
+            ROBUST: score(inputs, cannons.robust.predict(values)),
+        },
+        cannon_scatter=cannons.plain.scatter.numpy(),
+        extrapolated=cannons.plain.label_range.outside(values),
+        incomplete=score_network(model, test.take(~complete)),
+    )
+
+
+def score(inputs: Inputs, predicted: Reconstruction) -> Scores:
+    r"""The scores of a prediction of these stars.
+
+    The continuous ranked probability score of a Gaussian with mean m and width :math:`\sigma` is
 
     .. math:: \sigma \left[ z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi} \right], \quad z = (x - m) / \sigma
 
-    Args:
-        inputs: Observed coefficients and errors.
-        reconstruction: Mean and scatter of the same stars.
-
     Source:
-        Laroche & Speagle (2023), eqs. 3-4 and sect. 3; Gneiting & Raftery (2007), eq. 21, for the score.
+        Laroche & Speagle (2023), eqs. 3-4 and sect. 3; Gneiting & Raftery (2007), eq. 21, for the CRPS.
     """
     x, errors = inputs.x.double(), inputs.errors.double()
-    mean, scatter = reconstruction.mean.double(), reconstruction.scatter.double()
+    mean, scatter = predicted.mean.double(), predicted.scatter.double()
     variance = errors.square() + scatter.square()
     sigma = variance.sqrt()
     z = (x - mean) / sigma
     density = (-0.5 * z.square()).exp() / (2.0 * torch.pi) ** 0.5
     crps = sigma * (z * (2.0 * ndtr(z) - 1.0) + 2.0 * density - torch.pi**-0.5)
     nll = gaussian_terms(x, mean, variance).nll
-    return Told(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy())
+    return Scores(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy())
 
 
-def told_by_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | None = None) -> Told:
-    """What a scatter VAE tells of stars from their own spectra.
+def score_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | None = None) -> Scores:
+    """The scores of a scatter VAE that predicts stars from their own spectra.
 
     Args:
         checkpoint: The model.
         spectra: Usable stars.
         draw_seed: Draw each star's latents from its posterior; its mean is taken where None.
     """
-    inputs = checkpoint.normalization.apply(spectra)
     posterior = checkpoint.encode(spectra)
     z = posterior.mean if draw_seed is None else posterior.sample(stream(draw_seed, "compare"))
-    return tell(inputs, checkpoint.decode(z))
+    return score(checkpoint.normalization.apply(spectra), checkpoint.decode(z))
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % bootstrap interval over stars."""
+
+    value: float
+    low: float
+    high: float
 
 
 def bootstrap(
@@ -137,24 +225,24 @@ def bootstrap(
     return Interval(float(statistic(np.arange(n_stars))), float(low), float(high))
 
 
-def bootstrap_ratio(top: StarArray, bottom: StarArray, *, seed: int = 0) -> Interval:
-    """Ratio of the means of two numbers of the same stars, both resampled together.
+def bootstrap_ratio(top: StarArray, bottom: StarArray) -> Interval:
+    """Ratio of the means of two numbers of the same stars, neither below 0, both resampled together.
 
     Infinite where the lower mean is 0, NaN where both are.
     """
-    return bootstrap(lambda rows: ratio(top[rows].mean(), bottom[rows].mean()), len(top), seed=seed)
+
+    def ratio(rows: np.ndarray) -> float:
+        over, under = top[rows].mean(), bottom[rows].mean()
+        if under > 0:
+            return float(over / under)
+        return math.inf if over > 0 else math.nan
+
+    return bootstrap(ratio, len(top))
 
 
 def bootstrap_mean(values: StarArray, *, seed: int = 0) -> Interval:
     """Mean over stars."""
     return bootstrap(lambda rows: float(values[rows].mean()), len(values), seed=seed)
-
-
-def ratio(top: float, bottom: float) -> float:
-    """The ratio of two numbers, neither below 0: infinite where only the lower is 0, NaN where both are."""
-    if bottom > 0:
-        return float(top / bottom)
-    return math.inf if top > 0 else math.nan
 
 
 def first_ten(band: slice) -> slice:
@@ -165,107 +253,3 @@ def first_ten(band: slice) -> slice:
 def coefficient(band: slice, order: int) -> int:
     """The column of a band's coefficient, counted from 1 as the paper does."""
     return int(band.start + order - 1)
-
-
-NETWORK, DRAWN, CANNON, ROBUST = "VAE, posterior mean", "VAE, drawn latents", "Cannon", "robust Cannon"
-ROBUST_SIGMA = 5.0
-CANNON_LABELS = LABEL_NAMES[:3]
-FEWEST_STARS = 100
-
-
-@dataclass(frozen=True)
-class Contest:
-    """What each model tells of the same stars.
-
-    Attributes:
-        spectra: The fully labelled, usable stars of the test fold.
-        labels: Their labels.
-        normalization: What "training standard deviations" means for all models.
-        told: What each model tells of them, by its name.
-        cannon_scatter: The plain Cannon's one scatter for each coefficient.
-        extrapolated: Stars outside the convex hull of the Cannon's training labels.
-        n_incomplete: Usable test stars that the Cannon cannot score, for want of a label.
-        incomplete: What the network tells of those, at the posterior mean.
-    """
-
-    spectra: Spectra
-    labels: StellarLabels
-    normalization: Normalization
-    told: Mapping[str, Told]
-    cannon_scatter: np.ndarray
-    extrapolated: StarMask
-    n_incomplete: int
-    incomplete: Told
-
-    def __len__(self) -> int:
-        return len(self.spectra)
-
-    def first_ten(self, band: str) -> slice:
-        """The first ten columns of ``"bp"`` or ``"rp"``, those that the paper averages over."""
-        return first_ten(self.normalization.bp if band == "bp" else self.normalization.rp)
-
-
-@dataclass(frozen=True)
-class Cannons:
-    """A Cannon fitted plainly and one fitted without its outlying values."""
-
-    plain: Cannon
-    robust: Cannon
-
-
-def fit_cannons(
-    model: Checkpoint, spectra: Spectra, labels: StellarLabels, names: tuple[str, ...] = CANNON_LABELS
-) -> Cannons:
-    """Cannons fitted to the stars that the network was trained on, as far as they have every label.
-
-    Args:
-        model: The network: its recipe says the training stars, its normalization the units.
-        spectra: All stars.
-        labels: Labels of any stars, joined by source_id.
-        names: Which labels the Cannons take.
-
-    Raises:
-        DataError: Too few stars with every label.
-    """
-    stars = training_stars(spectra, model.recipe)
-    plain, robust = (
-        Cannon.fit(stars, labels, model.normalization, CannonSettings(labels=names, clip_sigma=clip))
-        for clip in (None, ROBUST_SIGMA)
-    )
-    return Cannons(plain=plain, robust=robust)
-
-
-def hold_contest(model: Checkpoint, cannons: Cannons, spectra: Spectra, labels: StellarLabels) -> Contest:
-    """All models on the fully labelled stars of the test fold.
-
-    Raises:
-        DataError: Fewer than a hundred test stars have every label.
-    """
-    settings = cannons.plain.settings
-    test = spectra.take(folds(spectra.source_id).test & spectra.usable)
-    all_labels = labels.aligned_to(test.source_id)
-    complete = labelled(test, all_labels, settings)
-    if complete.sum() < FEWEST_STARS:
-        raise DataError(
-            f"{int(complete.sum())} usable test stars have all of {', '.join(settings.labels)}; at least "
-            f"{FEWEST_STARS} are needed to compare models on"
-        )
-    stars, star_labels = test.take(complete), all_labels.take(complete)
-    values = star_labels.values[:, [LABEL_NAMES.index(name) for name in settings.labels]]
-    inputs = model.normalization.apply(stars)
-    told = {
-        NETWORK: told_by_network(model, stars),
-        DRAWN: told_by_network(model, stars, draw_seed=0),
-        CANNON: tell(inputs, cannons.plain.predict(values)),
-        ROBUST: tell(inputs, cannons.robust.predict(values)),
-    }
-    return Contest(
-        spectra=stars,
-        labels=star_labels,
-        normalization=model.normalization,
-        told=told,
-        cannon_scatter=cannons.plain.scatter.numpy(),
-        extrapolated=cannons.plain.label_range.outside(values),
-        n_incomplete=int((~complete).sum()),
-        incomplete=told_by_network(model, test.take(~complete)),
-    )

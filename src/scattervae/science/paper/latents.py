@@ -1,6 +1,6 @@
-"""The paper's outlook that relative differences between populations can be inferred from latents.
+"""The paper's claims about the latent space: its volume, and differences between populations.
 
-Laroche & Speagle (2023), sect. 4, on alpha-rich against alpha-poor giants.
+Laroche & Speagle (2023), sect. 3, third point, and fig. 3; sect. 4, on alpha-rich against alpha-poor giants.
 """
 
 import numpy as np
@@ -18,18 +18,22 @@ from scattervae.science.latent_volume.comparison import (
 from scattervae.science.latent_volume.richness import Estimate
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
 from scattervae.science.paper.comparison import CANNON_LABELS
-from scattervae.science.relative.differences import (
-    LatentDifference,
-    flux_difference,
-    latent_difference,
-    observed_shapes,
-)
-from scattervae.science.relative.matching import Matched, covariates_of, match
+from scattervae.science.relative.differences import flux_difference, latent_difference, observed_shapes
+from scattervae.science.relative.matching import covariates_of, match
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StellarLabels
 
 PAPER_DELTA_V = 0.30
 PAPER_FACTOR = 65.0
+FE_H_RANGE = (-0.8, 0.1)
+VALLEY, SLOPE, MARGIN = 0.14, -0.05, 0.02
+"""The line between the two sequences, [alpha/M] = 0.14 - 0.05 [Fe/H], drawn through the gap that these APOGEE
+giants show, and the margin dropped on either side."""
+_MATCHINGS = (("teff", "logg", "fe_h"), ("teff", "logg", "fe_h", "bp1_rp1"))
+_UNTESTED = {
+    "coverage_delta_v": ("Latent volume of unlabelled stars beyond the labelled", "about 30 %"),
+    "coverage_extrapolation": ("Latent volume added by all 220 million spectra", "x 65"),
+}
 
 
 def volumes(
@@ -61,18 +65,21 @@ def volume_claims(
     model: Checkpoint, spectra: Spectra, labels: StellarLabels, unlabelled: Spectra | None
 ) -> tuple[list[Claim], tuple[VolumeComparison, ...]]:
     """`coverage_delta_v` and `coverage_extrapolation`, and what they were computed from."""
+    note = (
+        "No second set was given (--unlabelled); the tables show stated selections as an illustration only."
+    )
     try:
         found = volumes(model, spectra, labels, unlabelled)
     except DataError as error:
-        return [
-            _untestable(name, str(error), ()) for name in ("coverage_delta_v", "coverage_extrapolation")
-        ], ()
+        found, note = (), str(error)
     details = tuple(table for compared in found for table in _tables(compared))
-    if unlabelled is None:
-        note = "No second set was given (--unlabelled); the tables show stated selections as an illustration only."
-        names = ("coverage_delta_v", "coverage_extrapolation")
-        return [_untestable(name, note, details) for name in names], found
-    return [_delta_v(found[0], details), _extrapolation(found[0])], found
+    if unlabelled is not None and found:
+        return [_delta_v(found[0], details), _extrapolation(found[0])], found
+    untested = [
+        Claim(claim_id, title, paper, None, None, NOT_TESTABLE, note, details)
+        for claim_id, (title, paper) in _UNTESTED.items()
+    ]
+    return untested, found
 
 
 def _delta_v(compared: VolumeComparison, details: tuple[Table, ...]) -> Claim:
@@ -123,16 +130,12 @@ def _extrapolation(compared: VolumeComparison) -> Claim:
         verdict = DOES_NOT_HOLD
     else:
         verdict = HOLDS if reliable else "depends on the extrapolation"
-    rows = tuple(
-        (
-            _name(p),
-            f"{p.extrapolation.linear:.0f}",
-            f"{p.extrapolation.corrected.value:.2f}",
-            f"{p.extrapolation.corrected.low:.2f} to {p.extrapolation.corrected.high:.2f}",
-        )
-        for p in projections
-    )
-    first = compared.pairs[0].extrapolation
+    rows = []
+    for p in projections:
+        low, high = p.extrapolation.corrected.low, p.extrapolation.corrected.high
+        cells = (f"{p.extrapolation.linear:.0f}", f"{p.extrapolation.corrected.value:.2f}")
+        rows.append((_name(p), *cells, f"{low:.2f} to {high:.2f}"))
+    times = compared.pairs[0].extrapolation.times_the_sample
     return Claim(
         id="coverage_extrapolation",
         title="Latent volume added by all 220 million spectra, over the labelled, corrected for sample size",
@@ -143,68 +146,43 @@ def _extrapolation(compared: VolumeComparison) -> Claim:
         note=(
             f"The paper's linear rule gives {linear:.0f} here, an upper bound: every further star is taken to open "
             f"as much volume as the first ones. Corrected for sample size it is {middle.value:.1f}, a lower bound"
-            + (
-                ""
-                if reliable
-                else f", not to be trusted {first.times_the_sample:.0f} times beyond the sample"
-            )
+            + ("" if reliable else f", not to be trusted {times:.0f} times beyond the sample")
             + "."
         ),
         details=(
             Table(
                 "Extrapolated to 220 million stars",
                 ("latents", "linear (paper)", "corrected", "95 % interval"),
-                rows,
+                tuple(rows),
             ),
         ),
     )
 
 
-def _untestable(claim_id: str, note: str, details: tuple[Table, ...]) -> Claim:
-    title, paper = {
-        "coverage_delta_v": ("Latent volume of unlabelled stars beyond the labelled", "about 30 %"),
-        "coverage_extrapolation": ("Latent volume added by all 220 million spectra", "x 65"),
-    }[claim_id]
-    return Claim(claim_id, title, paper, None, None, NOT_TESTABLE, note, details)
-
-
-def _tables(compared: VolumeComparison) -> tuple[Table, ...]:
-    sets = f"{compared.n_labelled:,} labelled, {compared.n_unlabelled:,} unlabelled"
+def _tables(compared: VolumeComparison) -> tuple[Table, Table]:
     name = compared.selection or "unlabelled set"
-    projections = (*compared.pairs, compared.full)
-    volumes = tuple(
+    rows = tuple(
         (
             _name(p),
             f"{p.cell:g}",
-            _percent(p.as_given.new),
-            _percent(p.equal_n.new),
-            _percent(p.equal_n.difference),
-            _percent(p.equal_n.share_new),
+            *map(_percent, (p.as_given.new, p.equal_n.new, p.equal_n.difference, p.equal_n.share_new)),
             "yes" if p.resolved else "no",
         )
-        for p in projections
+        for p in (*compared.pairs, compared.full)
+    )
+    header = (
+        *("latents", "cell", "new, all stars", "new, equal numbers"),
+        *("difference, equal numbers", "stars in new cells", "cells resolved"),
     )
     curve = tuple(
-        (
-            f"{p.over_n[i].n_labelled:,}",
-            *(_percent(q.over_n[i].new) if i < len(q.over_n) else "-" for q in compared.pairs),
-        )
-        for p in compared.pairs[:1]
-        for i in range(len(p.over_n))
+        (f"{at_n[0].n_labelled:,}", *(_percent(overlap.new) for overlap in at_n))
+        for at_n in zip(*(p.over_n for p in compared.pairs), strict=True)
     )
     return (
         Table(
-            f"Latent volume: {name} ({sets})",
-            (
-                "latents",
-                "cell",
-                "new, all stars",
-                "new, equal numbers",
-                "difference, equal numbers",
-                "stars in new cells",
-                "cells resolved",
-            ),
-            volumes,
+            f"Latent volume: {name} ({compared.n_labelled:,} labelled, {compared.n_unlabelled:,} unlabelled)",
+            header,
+            rows,
         ),
         Table(
             f"New volume over number of stars: {name}",
@@ -222,88 +200,70 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.0f} % ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
 
 
-FE_H_RANGE = (-0.8, 0.1)
-VALLEY, SLOPE, MARGIN = 0.14, -0.05, 0.02
-"""The line between the two sequences, [alpha/M] = 0.14 - 0.05 [Fe/H], drawn through the gap that these APOGEE
-giants show, and the margin left out on either side."""
-_MATCHINGS = (("teff", "logg", "fe_h"), ("teff", "logg", "fe_h", "bp1_rp1"))
-
-
 def relative_inference(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> Claim:
-    """Whether latents tell alpha-rich from alpha-poor giants of the same Teff, log g and [Fe/H]."""
+    """Whether latents separate alpha-rich from alpha-poor giants of the same Teff, log g and [Fe/H]."""
     title = "Largest difference of a mean latent, alpha-rich less alpha-poor giants, labels matched"
     paper = "inference in the latent space can identify relative differences between populations"
     stars = spectra.take(spectra.usable)
     own = labels.aligned_to(stars.source_id)
-    fe_h, alpha_m = own["fe_h"], own["alpha_m"]
+    fe_h = own["fe_h"]
     giants = (own["logg"] < GIANT_BELOW_LOGG) & (fe_h > FE_H_RANGE[0]) & (fe_h < FE_H_RANGE[1])
-    above = alpha_m - (VALLEY + SLOPE * fe_h)
+    above = own["alpha_m"] - (VALLEY + SLOPE * fe_h)
     rich, poor = giants & (above > MARGIN), giants & (above < -MARGIN)
-    posterior = model.encode(stars)
-    shapes = observed_shapes(stars)
-    found = []
+    posterior, shapes = model.encode(stars), observed_shapes(stars)
+    rows, contrasts, p_values, n_found = [], [], {}, []
     try:
         for names in _MATCHINGS:
-            matched = match(covariates_of(stars, own, list(names)), rich, poor)
+            matched = match(covariates_of(stars, own, names), rich, poor)
             latents = latent_difference(posterior, matched.groups)
-            flux = flux_difference(shapes, matched.groups)
-            found.append((names, matched, latents, flux))
+            means, energy = latents.means, latents.energy
+            wavelengths = flux_difference(shapes, matched.groups).contrast.n_found
+            rows.append(
+                (
+                    ", ".join(names),
+                    f"{matched.n_pairs:,}",
+                    f"{np.abs(matched.balance.after).max():.3f}",
+                    " ".join(
+                        f"{d:+.2f}{'*' if f else ''}"
+                        for d, f in zip(means.difference, means.found, strict=True)
+                    ),
+                    f"{energy.distance:.2f} (p = {energy.p_value:.3f})",
+                    str(wavelengths),
+                )
+            )
+            contrasts.append(means)
+            p_values[", ".join(names)] = energy.p_value
+            n_found.append(wavelengths)
     except DataError as error:
         return Claim("relative_inference", title, paper, None, None, NOT_TESTABLE, str(error))
-    rows = tuple(
-        (
-            ", ".join(names),
-            f"{matched.n_pairs:,}",
-            f"{_imbalance(matched):.3f}",
-            " ".join(f"{d:+.2f}{'*' if f else ''}" for d, f in zip(*_means(latents), strict=True)),
-            f"{latents.energy.distance:.2f} (p = {latents.energy.p_value:.3f})",
-            str(flux.contrast.n_found),
-        )
-        for names, matched, latents, flux in found
+    first = contrasts[0]
+    largest = int(np.abs(first.difference).argmax())
+    holding = [names for names, p in p_values.items() if p < 0.05]
+    if len(holding) in (0, len(p_values)):
+        verdict = HOLDS if holding else DOES_NOT_HOLD
+    else:
+        verdict = f"depends on what is matched: holds for {'; '.join(holding)}"
+    header = (
+        *("matched on", "pairs", "largest imbalance", "mean latent differences"),
+        *("energy distance", "wavelengths found, of 343"),
     )
-    first, means = found[0][1], found[0][2].means
-    largest = int(np.abs(means.difference).argmax())
-    n_found = [flux.contrast.n_found for *_, flux in found]
     return Claim(
         id="relative_inference",
         title=title,
         paper=paper,
-        measured=float(means.difference[largest]),
-        interval=(float(means.low[largest]), float(means.high[largest])),
-        verdict=_verdict({names: latents.energy.p_value for names, _, latents, _ in found}),
+        measured=float(first.difference[largest]),
+        interval=(float(first.low[largest]), float(first.high[largest])),
+        verdict=verdict,
         note=(
-            f"{first.n_pairs:,} pairs of {int(rich.sum()):,} rich and {int(poor.sum()):,} poor giants, latent "
+            f"{first.n_a:,} pairs of {int(rich.sum()):,} rich and {int(poor.sum()):,} poor giants, latent "
             f"{largest + 1}. {n_found[0]} wavelengths differ at a false-discovery rate of 5 %, {n_found[1]} when a "
             "colour is matched too: what goes with colour can be extinction as well as chemistry."
         ),
         details=(
             Table(
                 "Matched pairs; latents that differ at a false-discovery rate of 5 % have a star",
-                (
-                    "matched on",
-                    "pairs",
-                    "largest imbalance",
-                    "mean latent differences",
-                    "energy distance",
-                    "wavelengths found, of 343",
-                ),
-                rows,
+                header,
+                tuple(rows),
             ),
         ),
     )
-
-
-def _verdict(p_values: dict[tuple[str, ...], float]) -> str:
-    holding = [", ".join(names) for names, p in p_values.items() if p < 0.05]
-    if len(holding) in (0, len(p_values)):
-        return HOLDS if holding else DOES_NOT_HOLD
-    return f"depends on what is matched: holds for {'; '.join(holding)}"
-
-
-def _imbalance(matched: Matched) -> float:
-    return float(np.abs(matched.balance.after).max())
-
-
-def _means(latents: LatentDifference) -> tuple[np.ndarray, np.ndarray]:
-    means = latents.means
-    return means.difference, means.found

@@ -1,22 +1,23 @@
 """The paper, claim by claim: both models trained on the same stars and folds, and every claim with its number."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scattervae.model.checkpoint import Checkpoint, EpochRecord
+from scattervae.model.checkpoint import Checkpoint, Progress
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.run import train_once
 from scattervae.science.latent_volume.comparison import VolumeComparison
 from scattervae.science.paper.claim import Claim
-from scattervae.science.paper.comparison import Cannons, Contest, fit_cannons, hold_contest
-from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, scores, tails
+from scattervae.science.paper.comparison import Cannons, ModelComparison, compare_models, fit_cannons
+from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, score_table, tails
 from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
 from scattervae.science.paper.latents import relative_inference, volume_claims
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StellarLabels
 
-Stage = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Reproduction:
     Attributes:
         model: The network the claims are tested on.
         cannons: The plain and the robust Cannon, in the network's units.
-        contest: All of them on the same fully labelled test stars.
+        comparison: All of them on the same fully labelled test stars.
         volumes: Latent volumes, of the unlabelled set or of stated selections.
         claims: Every claim, in the paper's order.
     """
 
     model: Checkpoint
     cannons: Cannons
-    contest: Contest
+    comparison: ModelComparison
     volumes: tuple[VolumeComparison, ...]
     claims: list[Claim]
 
@@ -45,8 +46,8 @@ def reproduce(
     *,
     unlabelled: Spectra | None = None,
     recipe: Recipe = RECIPES["elbo"],
-    stage: Stage | None = None,
-    progress: Callable[[EpochRecord], None] | None = None,
+    stage: Callable[[str], None] = logger.debug,
+    progress: Progress | None = None,
 ) -> Reproduction:
     """Train both models, compare them on the test fold, and test every claim.
 
@@ -68,32 +69,31 @@ def reproduce(
     Source:
         Laroche & Speagle (2023), sect. 3.
     """
-    say = stage or (lambda _what: None)
-    say(f"training the network, recipe {recipe.name}")
+    stage(f"training the network, recipe {recipe.name}")
     model = train_once(spectra, recipe, out / "model", progress=progress)
-    say("fitting the Cannon, plain and robust")
+    stage("fitting the Cannon, plain and robust")
     cannons = fit_cannons(model, spectra, labels)
     cannons.plain.save(out / "cannon")
     cannons.robust.save(out / "cannon_robust")
-    say("comparing them on the test fold")
-    contest = hold_contest(model, cannons, spectra, labels)
-    say("measuring latent volumes")
+    stage("comparing them on the test fold")
+    comparison = compare_models(model, cannons, spectra, labels)
+    stage("measuring latent volumes")
     about_volumes, volumes = volume_claims(model, spectra, labels, unlabelled)
-    table = scores(contest)
+    table = score_table(comparison)
     of_errors = (
-        tails(contest),
-        normalised_error_ratio(contest, "bp"),
-        normalised_error_ratio(contest, "rp"),
-        scatter_ratio(contest),
+        tails(comparison),
+        normalised_error_ratio(comparison, "bp"),
+        normalised_error_ratio(comparison, "rp"),
+        scatter_ratio(comparison),
     )
     claims = [
         lossless_flux(),
         *(replace(claim, details=(*claim.details, table)) for claim in of_errors),
-        region(contest, "cool_stars"),
-        region(contest, "low_gravity"),
-        bad_labels(contest),
-        incomplete_labels(contest),
+        region(comparison, "cool_stars"),
+        region(comparison, "low_gravity"),
+        bad_labels(comparison),
+        incomplete_labels(comparison),
         *about_volumes,
         relative_inference(model, spectra, labels),
     ]
-    return Reproduction(model, cannons, contest, volumes, claims)
+    return Reproduction(model, cannons, comparison, volumes, claims)
