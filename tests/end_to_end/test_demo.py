@@ -48,6 +48,7 @@ def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
     for name, full in list(recipe.RECIPES.items()):
         short = full.model_copy(update={"training": full.training.model_copy(update={"epochs": 3})})
         monkeypatch.setitem(recipe.RECIPES, name, short)
+    monkeypatch.setattr("scattervae.show.style.DPI", 40)
     out = tmp_path / "demo"
     run = cli("demo", "--out", out, "--json")
     report = left_behind(out, run)

@@ -74,6 +74,7 @@ def test_killed_at_each_step(sky, tmp_path, monkeypatch, part):
         shutil.rmtree(store)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(sky, tmp_path, monkeypatch):
     store = tmp_path / "store"
     for n_steps in (3, 5, 8, 9, 13, 4, 20, 21):
@@ -101,7 +102,8 @@ def test_stopped_between_files(sky, tmp_path):
         assert contents(store) == sky.expected
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_process_killed_at_random_moments(sky, tmp_path, workers):
     store = tmp_path / "store"
     rng = np.random.default_rng(workers)

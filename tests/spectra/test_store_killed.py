@@ -10,7 +10,8 @@ from spectra.killed_ingest import KILLED, SITTINGS
 TESTS = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a plain run kills an ingest at each fourth step: tests/gaia/test_ingest_killed.py
+@pytest.mark.parametrize("stride", [1, 13])
 def test_killed_at_any_step_and_restarted_a_store_has_the_same_bytes(tmp_path, stride):
     program = [
         sys.executable,
