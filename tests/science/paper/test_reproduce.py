@@ -75,7 +75,7 @@ def test_every_claim_is_tested(done):
         assert len(claim.details[-1].rows) == 4
     assert any("training" in what for what in stages)
     assert len(result.comparison.incomplete.nll) > 30
-    test = folds(result.comparison.spectra.source_id).test
+    test = folds(result.comparison.labels.source_id).test
     assert test.all()
 
 
