@@ -163,6 +163,30 @@ def test_load_of_a_store_gives_back_what_was_ingested(tmp_path):
     np.testing.assert_array_equal(chunk.coeffs, first.spectra.coeffs)
 
 
+def test_a_store_and_its_file_give_the_same_chosen_stars(tmp_path, monkeypatch):
+    path = write(tmp_path, with_g(bright(n=50), [5000.0] * 20 + [None] * 30, "teff"))
+    ingest([path], tmp_path / "store", labels=load(path).labels)
+    labelled = load(path).spectra.source_id[:20]
+
+    def where(source_id, _):
+        return np.isin(source_id, labelled)
+
+    for source in (path, tmp_path / "store"):
+        stars = load(source, where=where)
+        np.testing.assert_array_equal(np.sort(stars.spectra.source_id), np.sort(labelled))
+        assert (stars.labels["teff"] == 5000.0).all()
+        assert stars.n_source == 50
+        drawn = load(source, where=where, at_most=7)
+        assert len(drawn.spectra) == len(drawn.labels) == 7
+        assert np.isin(drawn.spectra.source_id, labelled).all()
+    for others, n_stars in ((False, 20), (True, 30)):
+        monkeypatch.setattr(reading, "MOST_STARS", 30)
+        chosen = load(tmp_path / "store", where=reading.labelled_stars(tmp_path / "store", others=others))
+        assert len(chosen.spectra) == n_stars
+        assert np.isfinite(chosen.labels["teff"]).sum() == 20
+    assert reading.labelled_stars(path) is None
+
+
 def test_folder_that_is_no_store(tmp_path):
     for read in (load, lambda path: list(load_chunks(path))):
         with pytest.raises(StoreError, match=r"not a store. `scattervae ingest"):

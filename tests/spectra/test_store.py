@@ -97,6 +97,31 @@ def test_chunks_are_the_stars_in_the_stores_order(tmp_path, monkeypatch, rows):
         np.testing.assert_array_equal(stars.coeffs, expected.coeffs.astype(np.float32))
 
 
+@pytest.mark.parametrize("at_most", [None, 0, 5, 100])
+def test_only_the_stars_that_are_asked_for_are_read(tmp_path, monkeypatch, at_most):
+    monkeypatch.setattr(hats, "ROWS_A_GROUP", 6)
+    write_store(tmp_path, SKY.spectra, labels=SKY.labels, rows_a_partition=15)
+    store = SpectrumStore(tmp_path)
+    whole, half = store.read(), np.sort(SKY.spectra.source_id)[:20]
+
+    def where(source_id, flags):
+        return np.isin(source_id, half) & (flags == 0)
+
+    plain, read = store._spectra, []
+    monkeypatch.setattr(store, "_spectra", lambda group, columns: read.append(group) or plain(group, columns))
+    stars = store.read(where=where, at_most=at_most)
+    expected = whole.take(np.isin(whole.source_id, stars.source_id))
+    assert len(stars) == min(20, 20 if at_most is None else at_most)
+    assert np.isin(stars.source_id, half).all()
+    np.testing.assert_array_equal(stars.source_id, expected.source_id)
+    np.testing.assert_array_equal(stars.coeffs, expected.coeffs)
+    assert len(read) < len(store.row_groups) - 1
+    assert at_most != 0 or len(read) == 1  # for what it says of columns
+    labels = store.labels(where=where, at_most=at_most)
+    np.testing.assert_array_equal(labels.source_id, stars.source_id)
+    assert store.read(where=where, at_most=at_most).source_id.tolist() == stars.source_id.tolist()
+
+
 def test_pieces_are_the_stars_too(tmp_path, monkeypatch):
     monkeypatch.setattr(hats, "ROWS_A_GROUP", 4)
     write_store(tmp_path, rich_stars(), rows_a_partition=15)

@@ -48,7 +48,7 @@ def ablate(
     from scattervae.science.ablation import ablate as compare
 
     choose_device("cpu", threads)
-    spectra = reading.load(stars).spectra
+    spectra = reading.load(stars, at_most=reading.MOST_STARS).spectra
     run = Run(epochs=epochs, n_seeds=seeds)
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
         table = compare(spectra, out, run, stage=print_stage, progress=progress)

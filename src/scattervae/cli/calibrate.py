@@ -48,11 +48,13 @@ def calibrate(
     from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
     from scattervae.science.trained import load_model
+    from scattervae.seeds import folds
 
     machine, settings = choose_device(device, threads), CalibrationSettings(epochs=epochs)
     with sole_writer(model):
         checkpoint = load_model(model, calibrated=False, labels=False).to(machine)
-        calibrated = fit(checkpoint, reading.load(store).spectra, settings, progress=print_stage)
+        stars = reading.load(store, where=lambda ids, _: ~folds(ids).test, at_most=reading.MOST_STARS)
+        calibrated = fit(checkpoint, stars.spectra, settings, progress=print_stage)
         path = save_calibration(calibrated, model)
     factors = calibrated.scatter_factor.cpu()
     changed = factors[factors != 1.0]

@@ -70,7 +70,7 @@ def compare(
 
     choose_device("cpu", threads)
     checkpoint = load_model(model)
-    a, b = reading.load(first), reading.load(second)
+    a, b = (reading.load(stars, at_most=reading.MOST_STARS) for stars in (first, second))
     found = compare_sets(
         checkpoint,
         (a.spectra, b.spectra),

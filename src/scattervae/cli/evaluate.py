@@ -23,10 +23,10 @@ from scattervae.errors import DataError, counted
 if TYPE_CHECKING:
     import torch
 
+    from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.calibration.coverage import CoverageTable, Share
     from scattervae.science.evaluation import Evaluation
-    from scattervae.spectra.spectra import Spectra
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -90,13 +90,12 @@ def evaluate(
                 f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
             )
         check_format(figure)
-    from scattervae.gaia import reading
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.evaluation import evaluate as score
 
     checkpoints = loaded(models, choose_device(device, threads))
-    spectra = reading.load(store).spectra
-    stars = stars_of_fold(spectra, fold, where=store)
+    loaded_stars = load_fold(store, fold)
+    stars, n_source = loaded_stars.spectra, loaded_stars.n_source
     scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
     tables = {
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
@@ -104,7 +103,7 @@ def evaluate(
     n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
     n_test = next(iter(scores.values())).n_stars
     values = {
-        "n_stars": len(spectra),
+        "n_stars": n_source,
         "n_one_band": n_one_band,
         "fold": str(fold),
         "n_test": n_test,
@@ -112,7 +111,7 @@ def evaluate(
             name: model_values(checkpoints[name], result, tables.get(name)) for name, result in scores.items()
         },
     }
-    lines = [f"{counted(n_test, 'star')} of the {fold} fold, of {len(spectra):,}", *score_lines(scores)]
+    lines = [f"{counted(n_test, 'star')} of the {fold} fold, of {n_source:,}", *score_lines(scores)]
     if n_one_band:
         lines.insert(
             1,
@@ -130,19 +129,20 @@ def evaluate(
     Summary(values, tuple(lines)).show(as_json=as_json)
 
 
-def stars_of_fold(spectra: "Spectra", fold: Fold, *, where: Path) -> "Spectra":
-    """The stars of a fold.
+def load_fold(store: Path, fold: Fold) -> "Stars":
+    """The stars of a fold, at most `scattervae.gaia.reading.MOST_STARS` of them, drawn at random.
 
     Raises:
         DataError: None of them is usable.
     """
+    from scattervae.gaia import reading
     from scattervae.seeds import folds
 
-    rows = slice(None) if fold is Fold.ALL else getattr(folds(spectra.source_id), fold)
-    stars = spectra.take(rows)
-    if not stars.usable.any():
+    where = None if fold is Fold.ALL else lambda source_id, _: getattr(folds(source_id), fold)
+    stars = reading.load(store, where=where, at_most=reading.MOST_STARS)
+    if not stars.spectra.usable.any():
         raise DataError(
-            f"{where}: {counted(len(spectra), 'star')}, of which {len(stars)} are in the {fold} fold, "
+            f"{store}: {counted(stars.n_source, 'star')}, of which {len(stars.spectra)} are in the {fold} fold, "
             "none of them usable" + ("" if fold is Fold.ALL else "; --fold all takes every star")
         )
     return stars

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scattervae.science.cannon.model import Cannon
     from scattervae.show.registry import FigureData
     from scattervae.spectra.spectra import Spectra
+    from scattervae.spectra.store import Choice
 
 NAMES = "\n\n".join(
     ["**Names**", *(f"{name}: {entry.title} ({entry.answers})" for name, entry in FIGURES.items())]
@@ -72,8 +73,8 @@ def figure(
 
     choose_device("cpu", threads)
     checkpoints = {title: load_model(path) for title, path in zip(model_names(models), models, strict=True)}
-    sky = reading.load(stars)
-    others = None if unlabelled is None else reading.load(unlabelled).spectra
+    sky = reading.load(stars, where=_shown(stars, star))
+    others = None if unlabelled is None else reading.load(unlabelled, at_most=reading.MOST_STARS).spectra
     data = FigureData(checkpoints, sky.spectra, sky.labels, source_id=star, unlabelled=others)
     data = _completed(data, FIGURES[name].needs | FIGURES[name].shows)
     save_figure(draw_figure(data, name), out)
@@ -94,6 +95,16 @@ def figure(
     if data.cannon is not None:
         lines.append(f"fitted a Cannon to {counted(data.cannon.counts.trained_on, 'star')}")
     Summary(values, (*lines, f"wrote {out}")).show(as_json=as_json)
+
+
+def _shown(stars: Path, star: int | None) -> "Choice | None":
+    """Labelled stars, others beside them, and the star that is to be shown."""
+    from scattervae.gaia import reading
+
+    drawn = reading.labelled_stars(stars, others=True)
+    if drawn is None or star is None:
+        return drawn
+    return lambda source_id, flags: drawn(source_id, flags) | (source_id == star)
 
 
 def _check(name: str, out: Path) -> None:

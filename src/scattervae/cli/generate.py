@@ -20,9 +20,9 @@ from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
     from scattervae.arrays import Latents
+    from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.flow import FlowEpoch, LatentFlow
-    from scattervae.spectra.spectra import Spectra
 
 _DEFAULT_NUMBER = 100
 
@@ -187,11 +187,16 @@ class _LatentSource:
             return generation.from_prior(checkpoint, n, seed=seed)
         if self.between is not None and n == 1:
             raise DataError("--between steps from one star to the other; give --number 2 or more")
-        spectra = reading.load(self.stars).spectra
         if self.source_ids:
-            spectra = spectra.take(
-                [_row(checkpoint, spectra, wanted, self.stars) for wanted in self.source_ids]
+            import numpy as np
+
+            wanted = np.array(self.source_ids)
+            found = reading.load(self.stars, where=lambda source_id, _: np.isin(source_id, wanted))
+            spectra = found.spectra.take(
+                [_row(checkpoint, found, one, self.stars) for one in self.source_ids]
             )
+        else:
+            spectra = reading.load(self.stars, at_most=reading.MOST_STARS).spectra
         posterior = checkpoint.encode(spectra)
         if self.between is not None:
             return generation.between(posterior.mean[:1], posterior.mean[1:], n)
@@ -212,7 +217,8 @@ class _LatentSource:
             def show(record: "FlowEpoch") -> None:
                 bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")
 
-            flow = fit_flow(checkpoint, reading.load(self.stars).spectra, settings, progress=show)
+            stars = reading.load(self.stars, at_most=reading.MOST_STARS)
+            flow = fit_flow(checkpoint, stars.spectra, settings, progress=show)
             flow.save(self.model)
         return flow
 
@@ -233,13 +239,14 @@ def _parsed(latent: str, n_latent: int) -> "Latents":
     return torch.tensor([values])
 
 
-def _row(checkpoint: "Checkpoint", spectra: "Spectra", wanted: int, stars: Path) -> int:
+def _row(checkpoint: "Checkpoint", found: "Stars", wanted: int, stars: Path) -> int:
     """The row of this star that the model can encode."""
     from scattervae.spectra.spectra import flag_counts
 
+    spectra = found.spectra
     rows = (spectra.source_id == wanted).nonzero()[0]
     if len(rows) == 0:
-        raise DataError(f"{stars}: no star {wanted} among {len(spectra):,}")
+        raise DataError(f"{stars}: no star {wanted} among {found.n_source:,}")
     usable = rows[checkpoint.usable(spectra.take(rows))]
     if len(usable) == 0:
         raise DataError(

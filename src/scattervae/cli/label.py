@@ -52,7 +52,8 @@ def label(
     choose_device("cpu", threads)
     out = model / LABELS
     with sole_writer(model), progress_bar("networks") as bar:
-        checkpoint, stars = load_model(model, labels=False), reading.load(store)
+        checkpoint = load_model(model, labels=False)
+        stars = reading.load(store, where=reading.labelled_stars(store))
         task = bar.add_task("learning labels", total=None)
         trained = fit_labels(
             checkpoint,

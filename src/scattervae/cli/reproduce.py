@@ -72,8 +72,9 @@ def reproduce(
     if stars is None:
         print_stage("reading the demo's stars")
         ingest([reading.demo_file()], out / "store", strict=True)
-    sky = reading.load(out / "store" if stars is None else stars)
-    others = None if unlabelled is None else reading.load(unlabelled).spectra
+    stars = out / "store" if stars is None else stars
+    sky = reading.load(stars, where=reading.labelled_stars(stars, others=True))
+    others = None if unlabelled is None else reading.load(unlabelled, at_most=reading.MOST_STARS).spectra
     with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
         done = test_claims(
             sky.spectra, sky.labels, out, unlabelled=others, stage=print_stage, progress=progress

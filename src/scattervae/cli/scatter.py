@@ -14,7 +14,7 @@ from scattervae.cli.console import (
     existing,
     table_lines,
 )
-from scattervae.cli.evaluate import Fold, check_format, stars_of_fold
+from scattervae.cli.evaluate import Fold, check_format, load_fold
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -54,13 +54,11 @@ def scatter(
     """
     if figure is not None:
         check_format(figure)
-    from scattervae.gaia import reading
     from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
     from scattervae.science.trained import load_model
 
     choose_device("cpu", threads)
-    checkpoint, spectra = load_model(model), reading.load(stars).spectra
-    chosen = stars_of_fold(spectra, fold, where=stars)
+    checkpoint, chosen = load_model(model), load_fold(stars, fold).spectra
     parts = separate_scatter(checkpoint, chosen, settings=ScatterSettings(n_types=types))
     lines = [
         f"{counted(parts.n_usable, 'star')}: k with 95 % intervals, by median G",

@@ -5,15 +5,19 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
-from scattervae.arrays import StarArray
+from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
 from scattervae.errors import StoreError
 from scattervae.files import damaged_files, file_digest
+from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
     holds_all_columns,
     label_columns,
@@ -42,6 +46,8 @@ from scattervae.spectra.spectra import Basis, Spectra, flag_counts, rechunk
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels
 
 DEFAULT_CHUNK = 65536
+Choice: TypeAlias = Callable[[SourceIds, StarFlags], StarMask]
+"""Which stars to take, by their identifiers and the bits of `Flag` that they carry."""
 
 
 class SpectrumStore:
@@ -158,18 +164,54 @@ class SpectrumStore:
 
     def chunks(self, rows: int = DEFAULT_CHUNK, *, correlations: bool = True) -> Iterator[Spectra]:
         """All stars in the store's order, `rows` at a time; with correlations only where the store has them."""
-        return rechunk(self._spectra(correlations=correlations), rows)
+        spectra = self._spectra_columns(correlations=correlations)
+        return rechunk((self._spectra(row_group, spectra) for row_group in self.row_groups), rows)
 
-    def read(self, *, correlations: bool = True) -> Spectra:
-        """All stars in memory."""
-        return Spectra.concatenate(list(self._spectra(correlations=correlations)))
+    def read(
+        self, *, correlations: bool = True, where: Choice | None = None, at_most: int | None = None
+    ) -> Spectra:
+        """Stars in memory, in the store's order; beside them no more than a row group is in memory.
 
-    def labels(self) -> StellarLabels:
-        """The labels of all stars in the store's order, NaN where a star has none."""
+        Args:
+            correlations: With correlations, where the store has them.
+            where: Which stars; all where None.
+            at_most: So many of them, drawn at random, the same in each run; all where None.
+        """
+        columns = self._spectra_columns(correlations=correlations)
+        chosen = self._chosen(where, at_most)
+        some = [i for i, rows in enumerate(chosen) if not isinstance(rows, np.ndarray) or len(rows)] or [0]
+        return Spectra.concatenate([self._spectra(self.row_groups[i], columns).take(chosen[i]) for i in some])
+
+    def labels(self, *, where: Choice | None = None, at_most: int | None = None) -> StellarLabels:
+        """The labels of the stars that `read` gives with these arguments, NaN where a star has none."""
         foreign = self._foreign
         columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
-        table = pa.concat_tables(_table(row_group, columns) for row_group in self.row_groups)
+        chosen = zip(self.row_groups, self._chosen(where, at_most), strict=True)
+        tables = (
+            _table(group, columns).take(rows) if isinstance(rows, np.ndarray) else _table(group, columns)
+            for group, rows in chosen
+        )
+        table = pa.concat_tables(tables)
         return labels_from(table) if foreign is None else foreign.labels(table)
+
+    def _chosen(self, where: Choice | None, at_most: int | None) -> list[np.ndarray | slice]:
+        """The rows to take of each row group."""
+        if where is None and (at_most is None or len(self) <= at_most):
+            return [slice(None)] * len(self.row_groups)
+        chosen = [np.ones(group.n_rows, dtype=bool) for group in self.row_groups]
+        if where is not None:
+            chosen = [where(*self._ids_and_flags(group)) for group in self.row_groups]
+        rows = draw_rows(np.concatenate(chosen), at_most)
+        starts = np.cumsum([0, *(group.n_rows for group in self.row_groups)])
+        cuts = np.searchsorted(rows, starts)
+        return [rows[a:b] - start for a, b, start in zip(cuts, cuts[1:], starts, strict=False)]
+
+    def _ids_and_flags(self, group: RowGroup) -> tuple[SourceIds, StarFlags]:
+        if self._foreign is not None:
+            stars = self.read_row_group(group)
+            return stars.source_id, stars.flags
+        table = _table(group, ["source_id", "flags"])
+        return table["source_id"].to_numpy(), table["flags"].to_numpy()
 
     def g_flux_error(self) -> StarArray | None:
         """One standard deviation of each star's G flux [electron/s], NaN where null; None where not stored."""
@@ -179,14 +221,19 @@ class SpectrumStore:
         errors: StarArray = table[G_FLUX_ERROR_COLUMN].cast(pa.float64()).fill_null(float("nan")).to_numpy()
         return errors
 
-    def _spectra(self, *, correlations: bool) -> Iterator[Spectra]:
+    def _spectra_columns(self, *, correlations: bool) -> list[str]:
+        if self._foreign is not None:
+            return self._foreign.columns
         names = set(self._hats.schema.names)
-        columns = [name for name in spectra_columns(correlations=correlations) if name in names]
-        for row_group in self.row_groups:
-            if self._foreign is None:
-                yield spectra_from(_table(row_group, columns), self.basis)
-            else:
-                yield self._foreign.spectra(_table(row_group, self._foreign.columns), self.basis)
+        return [name for name in spectra_columns(correlations=correlations) if name in names]
+
+    def _spectra(self, group: RowGroup, columns: Sequence[str]) -> Spectra:
+        table = _table(group, columns)
+        return (
+            spectra_from(table, self.basis)
+            if self._foreign is None
+            else self._foreign.spectra(table, self.basis)
+        )
 
     def _found_basis(self) -> Basis:
         """The basis of a catalogue without a manifest, as its first stars show it."""
@@ -195,6 +242,14 @@ class SpectrumStore:
         if basis is None:
             raise StoreError(f"{self.path}: a HATS catalogue in which no star has coefficients of both bands")
         return basis
+
+
+def draw_rows(chosen: StarMask, at_most: int | None) -> Int64[np.ndarray, " row"]:
+    """The rows that are chosen, rising; where they are more than `at_most`, so many drawn at random."""
+    rows = np.flatnonzero(chosen)
+    if at_most is None or len(rows) <= at_most:
+        return rows
+    return np.sort(numpy_stream(0, "stars").choice(rows, at_most, replace=False))
 
 
 def _manifest_of(path: Path) -> Manifest:
