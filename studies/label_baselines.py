@@ -5,7 +5,7 @@
 
 FILE has APOGEE's labels with their signal to noise and A_K (``apogee_reference.parquet``), MODEL is a trained folder.
 All learn from the stars that the model was trained on, so many of them as ``--labels`` says (0: all; ``--good``:
-those of SNR > 50 with four labels alone), and tell the labels of the fold that it left out: validation where it was
+those of SNR > 50 with four labels alone), and predict the labels of the fold that it left out: validation where it was
 trained without it, test otherwise. ``--ours`` leaves the others
 out. Needs scikit-learn.
 """
@@ -81,7 +81,7 @@ def inside_public_cuts(stars: Set) -> np.ndarray:
     return chosen & np.isfinite(stars.labels.values[:, :3]).all(axis=1)
 
 
-def tell_boosted(model: sv.Checkpoint, train: Set, test: Set, *, errors: bool) -> np.ndarray:
+def predict_boosted(model: sv.Checkpoint, train: Set, test: Set, *, errors: bool) -> np.ndarray:
     """scikit-learn's boosted trees with their defaults, one forest a label."""
 
     def features(stars: Set) -> np.ndarray:
@@ -89,13 +89,13 @@ def tell_boosted(model: sv.Checkpoint, train: Set, test: Set, *, errors: bool) -
         return np.hstack([inputs.x.numpy(), *([inputs.errors.log().numpy()] if errors else [])])
 
     seen, asked = features(train), features(test)
-    told = np.full((len(asked), len(train.labels.names)), np.nan)
-    for label in range(told.shape[1]):
+    predicted = np.full((len(asked), len(train.labels.names)), np.nan)
+    for label in range(predicted.shape[1]):
         values = train.labels.values[:, label]
         known = np.isfinite(values)
         forest = HistGradientBoostingRegressor(random_state=0).fit(seen[known], values[known])
-        told[:, label] = forest.predict(asked)
-    return told
+        predicted[:, label] = forest.predict(asked)
+    return predicted
 
 
 def untrained(model: sv.Checkpoint) -> sv.Checkpoint:
@@ -105,7 +105,7 @@ def untrained(model: sv.Checkpoint) -> sv.Checkpoint:
     return replace(model, network=ScatterVAE(model.normalization.n_coeffs, shape).eval())
 
 
-def tell_all(
+def predict_all(
     model: sv.Checkpoint, train: Set, test: Set, *, seed: int, out: Path | None, baselines: bool
 ) -> tuple[LabelPrediction, dict[str, np.ndarray], dict[str, float]]:
     """Our prediction, every one's values, and the processor time of each."""
@@ -122,20 +122,22 @@ def tell_all(
     if out is not None:
         save_label_model(fitted, out)
     prediction = label_stars(model, fitted, test.spectra)
-    told = {OURS: prediction.values}
+    predicted = {OURS: prediction.values}
     if not baselines:
-        return prediction, told, seconds
+        return prediction, predicted, seconds
     blank = untrained(model)
     for name, members in ((SCRATCH, None), (SCRATCH_ONE, 1)):
         settings = LabelSettings(seed=seed, trunk_rates=(1.0,), blocks=0, members=members)
         network = timed(name, lambda s=settings: fit_labels(blank, train.spectra, train.labels, s))
-        told[name] = label_stars(blank, network, test.spectra).values
+        predicted[name] = label_stars(blank, network, test.spectra).values
     for name, errors in ((BOOSTED, False), (BOOSTED_ERRORS, True)):
-        told[name] = timed(name, lambda e=errors: tell_boosted(model, train, test, errors=e))
-    return prediction, told, seconds
+        predicted[name] = timed(name, lambda e=errors: predict_boosted(model, train, test, errors=e))
+    return prediction, predicted, seconds
 
 
-def print_scores(title: str, told: Mapping[str, np.ndarray], test: Set, seconds: Mapping[str, float]) -> None:
+def print_scores(
+    title: str, predicted: Mapping[str, np.ndarray], test: Set, seconds: Mapping[str, float]
+) -> None:
     """A row for each predictor and selection, and ours over each baseline with its interval."""
     names = test.labels.names
     chosen = dict(selections(test.labels, test.snr)) | {"Leung & Bovy's cuts": inside_public_cuts(test)}
@@ -144,25 +146,25 @@ def print_scores(title: str, told: Mapping[str, np.ndarray], test: Set, seconds:
         print(f"| predictor (cpu s) | {' | '.join(f'{n}: spread, MAD, RMSE, MAE' for n in names)} |")
         print("|---" * (len(names) + 1) + "|")
         known = test.labels.values[rows]
-        for name, values in told.items():
+        for name, values in predicted.items():
             s = LabelScores.of(values[rows], known)
             cells = [
                 ", ".join(f"{v:.1f}" if label == "teff" else f"{v:.4f}" for v in column)
                 for label, column in zip(names, np.transpose([s.spread, s.mad, s.rmse, s.mae]), strict=True)
             ]
             print(f"| {name} ({seconds[name]:.0f}) | {' | '.join(cells)} |")
-        for name in (baseline for baseline in BASELINES if baseline in told):
+        for name in (baseline for baseline in BASELINES if baseline in predicted):
             for measure in ("spread", "rmse"):
                 cells = []
                 for label in range(len(names)):
-                    pair = told[OURS][rows, label], told[name][rows, label]
+                    pair = predicted[OURS][rows, label], predicted[name][rows, label]
                     c = compare(*pair, known[:, label], measure=measure)
                     cells.append(f"{c.ratio:.3f} ({c.low:.3f}-{c.high:.3f})")
                 print(f"| ours / {name}, {measure} | {' | '.join(cells)} |")
 
 
 def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
-    """How often intervals hold the known labels, by G and by kind of star, and what flags tell."""
+    """How often intervals hold the known labels, by G and by kind of star, and what flags find."""
     g_mag = g_mag_of(test.spectra.g_flux)
     edges = (0.0, 9.0, 11.0, 12.0, 13.0, 14.0, 15.1)
     bins = {f"G {a:g}-{b:g}": (g_mag >= a) & (g_mag < b) for a, b in pairwise(edges)}
@@ -219,15 +221,18 @@ def main() -> None:
             order = numpy_stream(seed, "labelled stars").permutation(len(train.spectra))
             some = train.take(order[: n or None])
             out = arguments.out and arguments.out / f"labels-{n or 'all'}-{seed}"
-            prediction, told, seconds = tell_all(
+            prediction, predicted, seconds = predict_all(
                 model, some, test, seed=seed, out=out, baselines=not arguments.ours
             )
             title = f"{len(some.spectra)} labelled stars, seed {seed}"
-            print_scores(title, told, test, seconds)
+            print_scores(title, predicted, test, seconds)
             print_coverage(title, prediction, test)
             if arguments.out:
-                arrays: dict[str, Any] = told | {"known": test.labels.values, "n_stars": len(some.spectra)}
-                np.savez(arguments.out / f"told-{n or 'all'}-{seed}.npz", **arrays)
+                arrays: dict[str, Any] = predicted | {
+                    "known": test.labels.values,
+                    "n_stars": len(some.spectra),
+                }
+                np.savez(arguments.out / f"predicted-{n or 'all'}-{seed}.npz", **arrays)
 
 
 if __name__ == "__main__":

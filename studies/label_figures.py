@@ -1,4 +1,4 @@
-"""Figures of what ``label_baselines.py --out FOLDER`` left: told against known labels, error against labelled stars.
+"""Figures of what ``label_baselines.py --out FOLDER`` left: predicted against known labels, and errors.
 
 python -m studies.label_figures FOLDER
 """
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scattervae.science.labels.targets import UNITS
 from scattervae.show.style import PAGE_WIDTH, house_style
 from studies import arguments
-from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_told
+from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_predicted
 from studies.label_scores import GIANT_BELOW, LabelScores
 
 FOLDER = Path(arguments(__doc__, 1)[0])
@@ -26,22 +26,22 @@ SHOWN = {
 
 
 class Run(NamedTuple):
-    """What one run of the benchmark told."""
+    """What one run of the benchmark predicted."""
 
     n_stars: int
     known: np.ndarray
-    told: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]
 
     def spread(self, name: str, column: int) -> float:
         """The spread of one label's errors, giants alone."""
         giants = self.known[:, LABELS.index("logg")] < GIANT_BELOW
-        return float(LabelScores.of(self.told[name][giants], self.known[giants]).spread[column])
+        return float(LabelScores.of(self.predicted[name][giants], self.known[giants]).spread[column])
 
 
 def read(path: Path) -> Run:
     with np.load(path) as file:
-        told = {name: file[name] for name in file.files}
-    return Run(int(told.pop("n_stars")), told.pop("known"), told)
+        predicted = {name: file[name] for name in file.files}
+    return Run(int(predicted.pop("n_stars")), predicted.pop("known"), predicted)
 
 
 def errors_by_number(runs: list[Run], name: str, column: int) -> ErrorsByNumber:
@@ -57,8 +57,8 @@ def save(figure: Figure, name: str) -> None:
 
 
 def main() -> None:
-    runs = [read(path) for path in sorted(FOLDER.glob("told-*.npz"))]
-    compared = [run for run in runs if set(SHOWN.values()) <= set(run.told)]
+    runs = [read(path) for path in sorted(FOLDER.glob("predicted-*.npz"))]
+    compared = [run for run in runs if set(SHOWN.values()) <= set(run.predicted)]
     with house_style():
         figure = Figure(figsize=(PAGE_WIDTH, 3.6), dpi=200, layout="constrained")
         axes = figure.subplots(2, 3).ravel()
@@ -72,12 +72,12 @@ def main() -> None:
         figure = Figure(figsize=(PAGE_WIDTH, 4.6), dpi=200, layout="constrained")
         axes = figure.subplots(2, 3).ravel()
         for column, label in enumerate(LABELS):
-            known, told = most.known[:, column], most.told["ours"][:, column]
-            scores = LabelScores.of(told[:, None], known[:, None])
+            known, predicted = most.known[:, column], most.predicted["ours"][:, column]
+            scores = LabelScores.of(predicted[:, None], known[:, None])
             note = f"spread {scores.spread[0]:.3g}\nRMSE {scores.rmse[0]:.3g}"
-            plot_told(axes[column], known, told, label=label, note=note)
+            plot_predicted(axes[column], known, predicted, label=label, note=note)
         axes[-1].set_visible(False)
-        save(figure, "told.png")
+        save(figure, "predicted.png")
 
 
 if __name__ == "__main__":

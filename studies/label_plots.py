@@ -1,4 +1,4 @@
-"""Labels as they are told against labels as they are known, and the error against the number of labelled stars."""
+"""Labels as they are predicted against labels as they are known, and the error against the number of labelled stars."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ _SHOWN = (0.1, 99.9)
 
 
 class ErrorsByNumber(NamedTuple):
-    """Errors of one way to tell a label.
+    """Errors of one way to predict a label.
 
     Attributes:
         n_stars: Labelled stars it learnt from, ascending.
@@ -35,18 +35,18 @@ class ErrorsByNumber(NamedTuple):
     errors: Float64[np.ndarray, "choice number"]
 
 
-def plot_told(axes: Axes, known: StarArray, told: StarArray, *, label: str, note: str = "") -> None:
-    """Density of stars over known and told label, with the line where both agree.
+def plot_predicted(axes: Axes, known: StarArray, predicted: StarArray, *, label: str, note: str = "") -> None:
+    """Density of stars over known and predicted label, with the line where both agree.
 
     Args:
         axes: Where to draw.
         known: The label as it was measured; NaN where a star lacks it.
-        told: The label as it is told.
+        predicted: The label as it is predicted.
         label: Its name.
         note: Written into the corner, as the error.
     """
-    both = np.isfinite(known) & np.isfinite(told)
-    x, y = known[both], told[both]
+    both = np.isfinite(known) & np.isfinite(predicted)
+    x, y = known[both], predicted[both]
     low, high = np.percentile(x, _SHOWN) if len(x) else (0.0, 1.0)
     edges = np.linspace(low, high, _CELLS + 1)
     counts, _, _ = np.histogram2d(x, y, bins=(edges, edges))
@@ -60,27 +60,29 @@ def plot_told(axes: Axes, known: StarArray, told: StarArray, *, label: str, note
     )
     axes.plot([low, high], [low, high], color=model_colour(1), linewidth=0.8)
     axes.set_xlabel(f"known {NAMES.get(label, label)}")
-    axes.set_ylabel(f"told {NAMES.get(label, label)}")
+    axes.set_ylabel(f"predicted {NAMES.get(label, label)}")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.text(0.04, 0.96, note, transform=axes.transAxes, va="top", fontsize=7)
 
 
 def plot_errors_by_number(axes: Axes, errors: Mapping[str, ErrorsByNumber], *, label: str) -> None:
-    """The error of a label against the number of labelled stars, for each way to tell it.
+    """The error of a label against the number of labelled stars, for each way to predict it.
 
     Args:
         axes: Where to draw.
         errors: By the name of the way; a line runs through the mean over choices of labelled stars.
         label: Its name.
     """
-    for index, (name, told) in enumerate(errors.items()):
+    for index, (name, predicted) in enumerate(errors.items()):
         colour = model_colour(index)
-        for row in told.errors:
-            axes.plot(told.n_stars, row, linestyle="none", marker=".", markersize=3, color=colour, alpha=0.5)
-        mean = told.errors.mean(axis=0)
+        for row in predicted.errors:
+            axes.plot(
+                predicted.n_stars, row, linestyle="none", marker=".", markersize=3, color=colour, alpha=0.5
+            )
+        mean = predicted.errors.mean(axis=0)
         style = {"marker": model_marker(index), "markersize": 3.5, "color": colour, "label": name}
-        axes.plot(told.n_stars, mean, **style)  # type: ignore[arg-type]
+        axes.plot(predicted.n_stars, mean, **style)  # type: ignore[arg-type]
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("stars with labels")

@@ -1,4 +1,4 @@
-"""How well labels are told: errors, their spread, and whether intervals hold the truth; and who tells them better."""
+"""How well labels are predicted, and by whom better: errors, their spread, and whether intervals hold the truth."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -87,7 +87,7 @@ def compare(
     """A paired bootstrap over stars: both predictions are scored on the same resampled stars.
 
     Args:
-        first: One label as the first tells it.
+        first: One label as the first predicts it.
         second: As the second does.
         known: The label.
         measure: ``"spread"`` or ``"rmse"``.

@@ -59,7 +59,7 @@ COMMANDS = {
 }
 
 
-def said(cli, command, model, store, tmp_path):
+def output_of(cli, command, model, store, tmp_path):
     """What a command leaves or prints: the bytes of its output, or its JSON without paths and times."""
     places = {"MODEL": model, "STORE": store, "A.parquet": model.parents[1] / "a.parquet"}
     places |= {"B.parquet": model.parents[1] / "b.parquet"}
@@ -78,7 +78,7 @@ def said(cli, command, model, store, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_uses_the_calibration(cli, folders, store, tmp_path, name):
-    plain, calibrated = (said(cli, COMMANDS[name], model, store, tmp_path) for model in folders)
+    plain, calibrated = (output_of(cli, COMMANDS[name], model, store, tmp_path) for model in folders)
     assert plain != calibrated
     if name == "generate":
         for column in plain:

@@ -292,12 +292,12 @@ def test_rows_that_are_skipped_are_said_and_decide_the_exit_code(cli, model, tmp
     file.write_text("\n".join([*lines[: 41 - n_bad], *["x" + line for line in lines[41 - n_bad :]]]))
     run = cli("encode", model, file, "--out", tmp_path / "c.parquet", "--allow-skipped", share)
     assert run.code == code
-    said = "; 1 of 40 rows skipped (2.5 %)"
-    assert run.out.splitlines()[-1].endswith(said if n_bad else "engine")
+    skipped = "; 1 of 40 rows skipped (2.5 %)"
+    assert run.out.splitlines()[-1].endswith(skipped if n_bad else "engine")
     assert pq.read_metadata(tmp_path / "c.parquet").num_rows == 40 - n_bad
     if code:
         assert run.err.splitlines()[-1].startswith(
-            f"scattervae: error: {said[2:]}, more than --allow-skipped 0.01;"
+            f"scattervae: error: {skipped[2:]}, more than --allow-skipped 0.01;"
         )
 
 

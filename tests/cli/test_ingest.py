@@ -283,15 +283,15 @@ def test_rows_that_are_skipped_are_said_and_decide_the_exit_code(cli, tmp_path, 
     file = write_csv(tmp_path / "a.csv", sky.spectra)
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:-n_bad], *["x" + line for line in lines[-n_bad:]]]))
-    said = f"{n_bad} of 300 rows skipped ({n_bad / 3:.2g} %)"
+    skipped = f"{n_bad} of 300 rows skipped ({n_bad / 3:.2g} %)"
     for _ in range(2):  # run again, when the store has the file already
         run = cli("ingest", file, "--out", tmp_path / "store", *options)
         assert run.code == code
-        assert run.out.splitlines()[-1].endswith(f"; {said}")
+        assert run.out.splitlines()[-1].endswith(f"; {skipped}")
         assert len(SpectrumStore(tmp_path / "store")) == 300 - n_bad
         if code:
             assert run.err.splitlines()[-1].startswith(
-                f"scattervae: error: {said}, more than --allow-skipped 0.01;"
+                f"scattervae: error: {skipped}, more than --allow-skipped 0.01;"
             )
     run = cli("ingest", file, "--out", tmp_path / "store", "--json", *options)
     assert (run.code, run.json["n_rows_skipped"], run.json["n_rows_read"]) == (code, n_bad, 300)

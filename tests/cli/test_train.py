@@ -271,7 +271,7 @@ def test_auto_is_half_of_what_is_free():
 
 
 def machine(root, free_kb, groups, own=""):
-    """The files in which Linux tells of memory; `groups` gives (limit, used, stat) by a group's path."""
+    """The files in which Linux lists memory; `groups` gives (limit, used, stat) by a group's path."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable:   {free_kb} kB\n")
     (root / "proc/self/cgroup").write_text(own)

@@ -33,9 +33,9 @@ def test_error_bars_are_scatter_and_measurement_error_in_quadrature():
     observed, vae, cannon = bp.containers
     np.testing.assert_allclose(observed[0].get_ydata(), star.coeffs[0, DR3.bp] / g_flux)
     normalization = data.cannon.normalization
-    told = data.cannon.predict(data.labels.values[[row]][:, :3])
-    mean = normalization.invert(told.mean, star.g_flux)[0] / g_flux
-    scatter = normalization.invert_errors(told.scatter, star.g_flux)[0] / g_flux
+    decoded = data.cannon.predict(data.labels.values[[row]][:, :3])
+    mean = normalization.invert(decoded.mean, star.g_flux)[0] / g_flux
+    scatter = normalization.invert_errors(decoded.scatter, star.g_flux)[0] / g_flux
     np.testing.assert_allclose(cannon[0].get_ydata(), mean[DR3.bp], rtol=1e-10)
     heights = [segment[1, 1] - segment[0, 1] for segment in cannon[2][0].get_segments()]
     np.testing.assert_allclose(heights, 2 * np.hypot(star.errors[0] / g_flux, scatter)[DR3.bp], rtol=1e-6)

@@ -51,8 +51,8 @@ def test_errors_of_the_vae_and_the_cannon_are_residuals_over_error_and_scatter()
     x, errors = (part.double() for part in (encoded.inputs.x, encoded.inputs.errors))
     columns = [LABEL_NAMES.index(name) for name in data.cannon.settings.labels]
     of_cannon = data.cannon.predict(values[rows][:, columns])
-    for row, told in enumerate((encoded.reconstruction, of_cannon)):
-        z = ((x - told.mean) / (errors**2 + told.scatter**2).sqrt()).numpy()
+    for row, decoded in enumerate((encoded.reconstruction, of_cannon)):
+        z = ((x - decoded.mean) / (errors**2 + decoded.scatter**2).sqrt()).numpy()
         for index, axes in enumerate(figure.axes[6 * row : 6 * row + 6]):
             cool, _ = highlighted(axes)
             label = data.labels[SHOWN_LABELS[index % 3]][rows]

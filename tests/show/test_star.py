@@ -36,11 +36,11 @@ def test_the_star_figure_shows_the_models_reconstruction_scatter_and_normalised_
     star = data.spectra.take([shown_star(data)])
     (encoded,) = data.models["model 0"].encode_batches([star])
     normalization = data.models["model 0"].normalization
-    told = normalization.invert(encoded.reconstruction.mean, star.g_flux)[0] / star.g_flux[0]
+    decoded = normalization.invert(encoded.reconstruction.mean, star.g_flux)[0] / star.g_flux[0]
     scatter = normalization.invert_errors(encoded.reconstruction.scatter, star.g_flux)[0] / star.g_flux[0]
     residuals = encoded.reconstruction.normalised_errors(encoded.inputs.x, encoded.inputs.errors)[0]
     amplitudes, sigmas, left = figure.axes[:3]
-    np.testing.assert_allclose(amplitudes.containers[1][0].get_ydata(), told[DR3.bp], rtol=1e-5)
+    np.testing.assert_allclose(amplitudes.containers[1][0].get_ydata(), decoded[DR3.bp], rtol=1e-5)
     np.testing.assert_allclose(sigmas.lines[1].get_ydata(), scatter[DR3.bp], rtol=1e-5)
     np.testing.assert_allclose(left.lines[1].get_ydata(), residuals[DR3.bp], rtol=1e-3, atol=1e-4)  # float32
 

@@ -1,16 +1,16 @@
 import numpy as np
 from matplotlib.figure import Figure
-from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_told
+from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_predicted
 
 
 def test_every_star_with_both_labels_is_drawn_once():
     rng = np.random.default_rng(0)
     known = rng.uniform(1.0, 4.0, 500)
-    told = np.clip(known + rng.normal(0, 0.1, 500), 1.1, 3.9)
+    predicted = np.clip(known + rng.normal(0, 0.1, 500), 1.1, 3.9)
     known[:20] = np.nan
-    told[-30:] = np.nan
+    predicted[-30:] = np.nan
     axes = Figure().add_subplot()
-    plot_told(axes, known, told, label="logg", note="0.1 dex")
+    plot_predicted(axes, known, predicted, label="logg", note="0.1 dex")
     drawn = axes.collections[0].get_array().sum()
     assert 446 <= drawn <= 450  # the outermost two in a thousand of either side are not shown
     assert "log" in axes.get_xlabel()
@@ -18,7 +18,7 @@ def test_every_star_with_both_labels_is_drawn_once():
 
 def test_no_star_is_an_empty_plot():
     axes = Figure().add_subplot()
-    plot_told(axes, np.full(3, np.nan), np.ones(3), label="a_k")
+    plot_predicted(axes, np.full(3, np.nan), np.ones(3), label="a_k")
     assert axes.collections[0].get_array().count() == 0
 
 

@@ -29,16 +29,18 @@ def test_stars_without_the_label_are_left_out():
 def test_an_error_twice_as_large_is_found_twice_as_large(measure):
     known = np.zeros(3000)
     off = np.random.default_rng(0).normal(size=3000)
-    told = compare(2 * off, off, known, measure=measure)
-    np.testing.assert_allclose(told, 2.0)
+    predicted = compare(2 * off, off, known, measure=measure)
+    np.testing.assert_allclose(predicted, 2.0)
 
 
 def test_the_interval_of_a_ratio_is_that_of_independent_samples():
     """ln(s1 / s2) of two Gaussian samples of n has a standard deviation of 1 / sqrt(n)."""
     rng = np.random.default_rng(0)
-    told = compare(rng.normal(size=2000), rng.normal(size=2000), np.zeros(2000), measure="rmse")
-    assert told.low < 1.0 < told.high
-    np.testing.assert_allclose(np.log(told.high / told.low) / (2 * 1.96), 1 / np.sqrt(2000), rtol=0.15)
+    predicted = compare(rng.normal(size=2000), rng.normal(size=2000), np.zeros(2000), measure="rmse")
+    assert predicted.low < 1.0 < predicted.high
+    np.testing.assert_allclose(
+        np.log(predicted.high / predicted.low) / (2 * 1.96), 1 / np.sqrt(2000), rtol=0.15
+    )
 
 
 def test_intervals_hold_what_they_should():

@@ -176,18 +176,18 @@ def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally
 
 
 def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Portion]":
-    """The stars of all inputs in the model's basis; what is lost is said once for each basis."""
+    """The stars of all inputs in the model's basis; what is lost is printed once for each basis."""
     from scattervae.gaia.reading import load_chunks
     from scattervae.gaia.transport import transport
     from scattervae.science.catalogue.encoding import portions_of
 
-    said = set()
+    printed = set()
 
     def moved(chunks: "Iterable[Spectra]") -> "Iterator[Spectra]":
         for chunk in chunks:
             result = transport(chunk, checkpoint.normalization.basis)
-            if result.spectra is not chunk and chunk.basis not in said:
-                said.add(chunk.basis)
+            if result.spectra is not chunk and chunk.basis not in printed:
+                printed.add(chunk.basis)
                 stderr.print(
                     f"{chunk.basis} to {checkpoint.normalization.basis}: {result.loss}", soft_wrap=True
                 )

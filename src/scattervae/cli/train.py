@@ -130,7 +130,7 @@ def _trained(
     from scattervae.model.run import RunFolder, train
 
     stars, g_flux_error = machine.world.each_own(lambda: _opened(store, recipe))
-    fitted = partial(
+    trained = partial(
         train,
         stars,
         recipe,
@@ -139,9 +139,9 @@ def _trained(
         g_flux_error=g_flux_error,
     )
     if not machine.world.is_first:
-        return fitted()
+        return trained()
     with epoch_bar(recipe.training.epochs) as progress:
-        return fitted(progress=progress)
+        return trained(progress=progress)
 
 
 class _Opened(NamedTuple):

@@ -1,4 +1,4 @@
-"""One file a question asked of stars and models: where they lie, how well they are told, what else could be.
+"""One file a question asked of stars and models: where they lie, how well models predict them, what else could be.
 
 This room takes `Spectra` and a `Checkpoint` and gives tables and numbers. It must not know how they are drawn
 or which command asked.

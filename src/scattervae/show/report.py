@@ -44,7 +44,7 @@ class ReportFigure:
 
     @classmethod
     def read(cls, path: str | Path, title: str | None = None, caption: str | None = None) -> "ReportFigure":
-        """A figure from its PNG file; one of `figures.FIGURES` brings its own title and caption."""
+        """A figure from its PNG file; one of `registry.FIGURES` brings its own title and caption."""
         path = Path(path)
         entry = FIGURES.get(path.stem)
         return cls(

@@ -65,9 +65,9 @@ def stars_of(model, n, seed=0):
     """Stars that the model makes, with their latents drawn from the prior."""
     generator = torch.Generator().manual_seed(seed + 1)
     like = errors_of(n, seed)
-    told = model.decode(torch.randn(n, 2, generator=generator))
-    width = (like.errors.square() + told.scatter.square()).sqrt()
-    return Inputs(told.mean + width * torch.randn(n, N, generator=generator), like.errors)
+    decoded = model.decode(torch.randn(n, 2, generator=generator))
+    width = (like.errors.square() + decoded.scatter.square()).sqrt()
+    return Inputs(decoded.mean + width * torch.randn(n, N, generator=generator), like.errors)
 
 
 def correlated(n, seed=0):

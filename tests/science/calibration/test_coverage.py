@@ -61,11 +61,11 @@ def test_even_transforms_are_covered_in_every_row():
 
 
 def test_pooled_are_the_coefficients_whose_median_scatter_exceeds_their_error():
-    told = even(200, 11)
-    told.scatter_over_error[:, 4:] = 0.5
-    told.scatter_over_error[:90, 3] = 0.5  # fewer than half of the stars
-    told.drawn[:, 4:] = 0.5
-    (row,) = tabulated(told, MODEL.normalization, np.full(200, 10.5), np.zeros(200)).by("all")
+    transforms = even(200, 11)
+    transforms.scatter_over_error[:, 4:] = 0.5
+    transforms.scatter_over_error[:90, 3] = 0.5  # fewer than half of the stars
+    transforms.drawn[:, 4:] = 0.5
+    (row,) = tabulated(transforms, MODEL.normalization, np.full(200, 10.5), np.zeros(200)).by("all")
     assert row.n_pooled == 4
     assert row.drawn.n == 800
     assert row.others == (1.0, 1.0, 1400)
@@ -101,7 +101,7 @@ def test_no_usable_star_is_an_error_of_one_line():
 
 
 @pytest.fixture(scope="module")
-def told():
+def transforms():
     model = linear_model()
     return pits(model, stars_of(model, 3000), n_rounds=N_GROUPS)
 
@@ -113,20 +113,22 @@ def test_transforms_are_scipys():
     assert found.numpy() == pytest.approx(expected, abs=1e-6)
 
 
-def test_hidden_coefficients_of_simulated_stars_are_covered_within_one_per_cent(told):
-    share = Share.of(told.hidden.numpy().ravel())
+def test_hidden_coefficients_of_simulated_stars_are_covered_within_one_per_cent(transforms):
+    share = Share.of(transforms.hidden.numpy().ravel())
     assert share.n == 3000 * N
     assert share.one == pytest.approx(0.6827, abs=0.01)
     assert share.two == pytest.approx(0.9545, abs=0.01)
 
 
-def test_at_a_draw_they_are_uniform_and_at_the_mean_they_are_not(told):
-    share = Share.of(told.drawn.numpy().ravel())
+def test_at_a_draw_they_are_uniform_and_at_the_mean_they_are_not(transforms):
+    share = Share.of(transforms.drawn.numpy().ravel())
     assert share.one == pytest.approx(0.6827, abs=0.01)
     assert share.two == pytest.approx(0.9545, abs=0.01)
-    assert kstest(told.drawn[:, 0].numpy(), "uniform").pvalue > 1e-3
-    assert Share.of(told.at_mean.numpy().ravel()).one > 0.70  # two latents of eleven coefficients were fitted
-    assert Share.of(told.without_scatter.numpy().ravel()).one < 0.65
+    assert kstest(transforms.drawn[:, 0].numpy(), "uniform").pvalue > 1e-3
+    assert (
+        Share.of(transforms.at_mean.numpy().ravel()).one > 0.70
+    )  # two latents of eleven coefficients were fitted
+    assert Share.of(transforms.without_scatter.numpy().ravel()).one < 0.65
 
 
 def test_a_scatter_half_as_wide_shows():
@@ -135,7 +137,7 @@ def test_a_scatter_half_as_wide_shows():
     assert found.one < 0.62
 
 
-def test_an_encoder_too_sure_of_itself_changes_nothing(told):
+def test_an_encoder_too_sure_of_itself_changes_nothing(transforms):
     """Decoder and scatter are tested, not the encoder: posteriors are found anew."""
     model = with_widths(linear_model(), 0.3)
     found = pits(model, stars_of(model, 3000), n_rounds=1)

@@ -164,9 +164,9 @@ def test_a_broken_calibration_is_an_error_of_one_line(folder, tmp_path):
 
 def test_an_encoder_that_sees_no_errors_keeps_its_weights():
     plain = untrained_model(SKY.spectra, toy_recipe())
-    fitted = calibrate(plain, SKY.spectra, QUICK.model_copy(update={"n_score": 2000}))
+    calibrated = calibrate(plain, SKY.spectra, QUICK.model_copy(update={"n_score": 2000}))
     for name, weights in plain.network.encoder.state_dict().items():
-        assert torch.equal(fitted.network.encoder.state_dict()[name], weights)
+        assert torch.equal(calibrated.network.encoder.state_dict()[name], weights)
 
 
 def test_too_few_validation_stars_are_an_error_of_one_line(trained):

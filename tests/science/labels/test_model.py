@@ -23,27 +23,27 @@ from toy import signed_again, spoiled, toy_sky, untrained_model
 
 
 def new_stars(n: int = 600):
-    """Stars of the same sky that nothing was trained on, with their labels and what is told of them."""
+    """Stars of the same sky that nothing was trained on, with their labels and the predictions for them."""
     _, model, label_model = with_labels()
     sky = toy_sky(n, n_latent=3, seed=5)
     return known_of(sky), label_stars(model, label_model, sky.spectra)
 
 
 def test_labels_of_new_stars_are_told():
-    known, told = new_stars()
-    assert told.names == known.names
-    off = np.sqrt(np.mean((told.values - known.values) ** 2, axis=0))
+    known, predicted = new_stars()
+    assert predicted.names == known.names
+    off = np.sqrt(np.mean((predicted.values - known.values) ** 2, axis=0))
     assert (off < 0.4 * known.values.std(axis=0)).all()
 
 
 def test_intervals_hold_the_labels_of_new_stars():
     """Two folds of ten calibrate: 150 stars, so the share inside may be off by 0.04 as one standard deviation."""
-    known, told = new_stars()
-    share = coverage(told, known)
+    known, predicted = new_stars()
+    share = coverage(predicted, known)
     assert (np.abs(share.inside_68 - 0.68) < 0.16).all()
     assert (share.inside_95 > 0.87).all()
-    for low, high in ((told.low_68, told.high_68), (told.low_95, told.high_95)):
-        assert ((low < told.values) & (told.values < high)).all()
+    for low, high in ((predicted.low_68, predicted.high_68), (predicted.low_95, predicted.high_95)):
+        assert ((low < predicted.values) & (predicted.values < high)).all()
 
 
 def test_stars_that_nothing_like_was_labelled_of_are_flagged():
@@ -67,33 +67,33 @@ def test_labels_of_the_test_fold_are_never_seen():
     settings = QUICK.model_copy(update={"steps": 3})
     first, second = (fit_labels(model, sky.spectra, labels, settings) for labels in (known, other))
     assert first.n_stars == second.n_stars == (~test).sum()
-    told = [label_stars(model, m, sky.spectra) for m in (first, second)]
-    np.testing.assert_array_equal(told[0].values, told[1].values)
-    np.testing.assert_array_equal(told[0].low_95, told[1].low_95)
+    predicted = [label_stars(model, m, sky.spectra) for m in (first, second)]
+    np.testing.assert_array_equal(predicted[0].values, predicted[1].values)
+    np.testing.assert_array_equal(predicted[0].low_95, predicted[1].low_95)
 
 
 def test_the_order_of_stars_does_not_matter():
     sky, model, label_model = with_labels()
     stars = sky.spectra.take(slice(0, 50))
-    told = label_stars(model, label_model, stars)
+    predicted = label_stars(model, label_model, stars)
     back = label_stars(model, label_model, stars.take(slice(None, None, -1)))
-    np.testing.assert_allclose(back.values[::-1], told.values, rtol=1e-5)
-    np.testing.assert_allclose(back.reliability[::-1], told.reliability)
+    np.testing.assert_allclose(back.values[::-1], predicted.values, rtol=1e-5)
+    np.testing.assert_allclose(back.reliability[::-1], predicted.reliability)
 
 
 def test_a_star_that_cannot_be_encoded_has_no_labels():
     sky, model, label_model = with_labels()
-    told = label_stars(model, label_model, spoiled(sky.spectra.take(slice(0, 10))))
-    for array in (told.values, told.low_68, told.high_95, told.reliability):
+    predicted = label_stars(model, label_model, spoiled(sky.spectra.take(slice(0, 10))))
+    for array in (predicted.values, predicted.low_68, predicted.high_95, predicted.reliability):
         assert np.isnan(array[:5]).all()
         assert np.isfinite(array[5:]).all()
-    assert not told.reliable[:5].any()
+    assert not predicted.reliable[:5].any()
 
 
 def test_no_stars_have_no_labels():
     sky, model, label_model = with_labels()
-    told = label_stars(model, label_model, sky.spectra.take(slice(0, 0)))
-    assert told.values.shape == (0, 5)
+    predicted = label_stars(model, label_model, sky.spectra.take(slice(0, 0)))
+    assert predicted.values.shape == (0, 5)
 
 
 def test_too_few_labels_are_an_error():

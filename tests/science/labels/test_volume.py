@@ -19,22 +19,22 @@ def volume_of(n: int = 1000) -> LabelledVolume:
 
 def test_reliability_of_stars_drawn_as_the_labelled_ones_is_uniform():
     means = np.random.default_rng(1).normal(size=(4000, 3))
-    told = volume_of(4000).reliability(posterior_of(means))[:, 0]
+    found = volume_of(4000).reliability(posterior_of(means))[:, 0]
     for level in (0.01, 0.1, 0.5, 0.9):
-        assert abs((told < level).mean() - level) < 4 * np.sqrt(level * (1 - level) / 2000)
+        assert abs((found < level).mean() - level) < 4 * np.sqrt(level * (1 - level) / 2000)
 
 
 def test_a_star_far_away_is_told_apart():
-    told = volume_of().reliability(posterior_of(np.array([[0.0, 0, 0], [9.0, 0, 0], [np.nan, 0, 0]])))
-    assert told[0].min() > 0.5
-    np.testing.assert_allclose(told[1], [1 / 1001, 1 / (1 + np.isfinite(volume_of().distances[:, 1]).sum())])
-    assert np.isnan(told[2]).all()
+    found = volume_of().reliability(posterior_of(np.array([[0.0, 0, 0], [9.0, 0, 0], [np.nan, 0, 0]])))
+    assert found[0].min() > 0.5
+    np.testing.assert_allclose(found[1], [1 / 1001, 1 / (1 + np.isfinite(volume_of().distances[:, 1]).sum())])
+    assert np.isnan(found[2]).all()
 
 
 def test_each_label_has_a_volume_of_its_own():
-    told = volume_of().reliability(posterior_of(np.array([[-1.5, 0.0, 0.0]])))
-    assert told[0, 0] > 0.1
-    assert told[0, 1] < 0.01
+    found = volume_of().reliability(posterior_of(np.array([[-1.5, 0.0, 0.0]])))
+    assert found[0, 0] > 0.1
+    assert found[0, 1] < 0.01
 
 
 def test_distances_are_those_of_brute_force():
@@ -55,5 +55,5 @@ def test_a_label_that_hardly_any_star_has_is_reliable_nowhere():
     known = np.zeros((50, 1), dtype=bool)
     known[0] = True
     means = np.random.default_rng(3).normal(size=(50, 3))
-    told = LabelledVolume.of(posterior_of(means), known, seed=0).reliability(posterior_of(means))
-    assert not told.any()
+    found = LabelledVolume.of(posterior_of(means), known, seed=0).reliability(posterior_of(means))
+    assert not found.any()
