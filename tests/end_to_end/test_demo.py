@@ -29,7 +29,15 @@ needs_the_stars = pytest.mark.skipif(
 def left_behind(out, run):
     """What the demo promises to leave; gives the report."""
     assert run.code == 0
-    names = {"store", "model", "model_paper2023", "catalogue.parquet", "figures", "report.json"}
+    names = {
+        "store",
+        "model",
+        "model_paper2023",
+        "catalogue.parquet",
+        "figures",
+        "report.json",
+        "explore.html",
+    }
     assert names <= {path.name for path in out.iterdir()}
     report = json.loads((out / "report.json").read_text())
     assert run.json == {"out": str(out), **report}
@@ -38,6 +46,7 @@ def left_behind(out, run):
     assert all(set(s["mean_abs_normalised_error"]) == {"bp10", "rp10"} for s in report["models"].values())
     assert "inferred" in report["coefficients"]
     assert len(list((out / "figures").glob("*.png"))) >= 3
+    assert "window.scattervae" in (out / "explore.html").read_text()
     return report
 
 

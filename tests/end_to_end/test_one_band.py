@@ -12,7 +12,7 @@ from scattervae.science.labels.model import fit_labels, label_stars
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
 from scattervae.show.registry import FigureData
-from scattervae.show.star import star_figure
+from scattervae.show.star_figure import star_figure
 from scattervae.spectra.spectra import Flag
 from toy import DR3, toy_best, toy_sky, untrained_model, without_bands
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from scattervae.errors import DataError
 from scattervae.model.recipe import RECIPES
 from scattervae.show.architecture import architecture_figure, plot_network
-from scattervae.show.star import shown_star
+from scattervae.show.star_figure import shown_star
 from toy import DR3
 
 from .toys import complete, data_of, draw, texts, without_labels

@@ -15,7 +15,7 @@ from scattervae.show.latent_volume import (
     plot_volumes,
     unlabelled_stars,
 )
-from scattervae.show.latents import Limits
+from scattervae.show.latents_figure import Limits
 from scattervae.spectra.spectra import Spectra
 from toy import SMALL, toy_sky
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
 from scattervae.science.cannon.model import CannonSettings
-from scattervae.show.latents import Limits
+from scattervae.show.latents_figure import Limits
 from scattervae.show.normalised_errors import Highlighted, mode_line, normalised_errors_figure, plot_density
 from scattervae.show.registry import SHOWN_LABELS
 from scattervae.spectra.star_tables import LABEL_NAMES

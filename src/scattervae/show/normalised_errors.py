@@ -14,9 +14,9 @@ from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.comparison import Scores, coefficient, score, score_network
-from scattervae.show.latents import LABEL_TITLES, Limits
+from scattervae.show.latents_figure import LABEL_TITLES, Limits
 from scattervae.show.registry import SHOWN_LABELS, FigureData
-from scattervae.show.star import RESIDUAL_LABEL
+from scattervae.show.star_figure import RESIDUAL_LABEL
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note, signed
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.star_tables import LABEL_NAMES

@@ -202,6 +202,8 @@ _NO_DATES: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
 }
 
+_FUNCTIONS = ("star", "latents")  # of the room's own, so that their modules have other names
+
 
 def draw_figure(data: "FigureData", name: str) -> "Figure":
     """One figure by its name.
@@ -213,7 +215,8 @@ def draw_figure(data: "FigureData", name: str) -> "Figure":
     missing = data.missing(FIGURES[name].needs)
     if missing:
         raise ScatterVaeError(f"figure {name}: {'; '.join(missing)}")
-    drawn: Figure = getattr(import_module(f"scattervae.show.{name}"), f"{name}_figure")(data)
+    module = f"{name}_figure" if name in _FUNCTIONS else name
+    drawn: Figure = getattr(import_module(f"scattervae.show.{module}"), f"{name}_figure")(data)
     return drawn
 
 

@@ -20,7 +20,8 @@ import scattervae
 from scattervae.arrays import SourceIds
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.gaia.facts import g_mag_of
-from scattervae.science.trained import TrainedModel, load_model
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.trained import TrainedModel, load_model, with_labels
 from scattervae.show.explorer.packed_model import packed_model
 from scattervae.show.explorer.packing import coeff_loss, deflated, packed_coeffs, packed_column, packed_errors
 from scattervae.show.explorer.shown_stars import (
@@ -108,7 +109,7 @@ class ExplorerPage:
 
 
 def explore(
-    model: TrainedModel | str | Path,
+    model: Checkpoint | str | Path,
     catalogue: str | Path,
     *,
     stars: str | Path | None = None,
@@ -130,7 +131,8 @@ def explore(
         DataError: A file cannot be read, or is no catalogue of the model's latents; or UMAP is not installed.
         CheckpointError: The model is broken, or the catalogue is of another one.
     """
-    model = model if isinstance(model, TrainedModel) else load_model(model)
+    if not isinstance(model, TrainedModel):
+        model = with_labels(model, None) if isinstance(model, Checkpoint) else load_model(model)
     catalogue = Path(catalogue)
     _require_own(model, catalogue)
     drawn = sample_of(catalogue, model.n_latent, sample)

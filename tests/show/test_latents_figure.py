@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scattervae.show.latents import (
+from scattervae.show.latents_figure import (
     Limits,
     active_latents,
     axis_limits,

@@ -9,7 +9,7 @@ from scattervae.errors import DataError
 from scattervae.gaia.basis import sample_flux
 from scattervae.seeds import folds
 from scattervae.show.registry import FigureData
-from scattervae.show.star import shown_star, star_figure
+from scattervae.show.star_figure import shown_star, star_figure
 from scattervae.spectra.spectra import Basis, Flag
 from toy import DR3, SMALL, spoiled, toy_recipe, toy_sky, untrained_model
 
