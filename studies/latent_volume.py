@@ -47,7 +47,7 @@ def both(a: np.ndarray, b: np.ndarray, latents: tuple[int, ...], n: tuple[int, i
 
 def show(name: str, a: np.ndarray, b: np.ndarray, selection: str | None = None) -> None:
     result = compare_volumes(a, b, ACTIVE, selection=selection)
-    print(f"\n{name}: {len(a)}, {len(b)} stars. {result.verdict}")
+    print(f"\n{name}: {len(a)}, {len(b)} stars")
     for p in (*result.pairs, result.full):
         cell = CELL if len(p.latents) == 2 else FULL_CELL
         equal = p.equal_n

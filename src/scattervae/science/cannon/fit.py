@@ -37,9 +37,7 @@ def n_features(n_labels: int) -> int:
 
 
 def features(labels: ScaledLabels) -> Features:
-    """1, each label, then the product of each pair, a label with itself included.
-
-    The order is that of scikit-learn's ``PolynomialFeatures(2)``.
+    """1, each label, then the product of each pair, in the order of scikit-learn's ``PolynomialFeatures(2)``.
 
     Source:
         Ness et al. (2015), arXiv:1501.07604: the model is quadratic in the labels, cross terms included.
@@ -77,10 +75,10 @@ class Fit(NamedTuple):
 
     Attributes:
         theta: The polynomial's coefficients.
-        scatter: Intrinsic scatter of each coefficient of the spectrum; 0 where errors explain it all.
-        n_clipped: Values (one coefficient of one star) that were left out of the last round.
+        scatter: Of each coefficient of the spectrum; 0 where errors explain it all.
+        n_clipped: Values (one coefficient of one star) that did not count in the last round.
         n_rounds: Rounds of propagation and clipping; 1 where neither was asked for.
-        converged: Whether the last round changed nothing more.
+        converged: The last round changed nothing more.
     """
 
     theta: Theta
@@ -185,13 +183,6 @@ class _Sums(NamedTuple):
         return 0.5 * (self.log_weights - chi2)
 
 
-class _Derivatives(NamedTuple):
-    """How the log-likelihood, maximised over theta, changes with u = s^2."""
-
-    slope: PerCoeff
-    curvature: PerCoeff
-
-
 @dataclass(frozen=True)
 class _Problem:
     """Values to explain; `variance` is all but the intrinsic scatter, `keep` says which values count."""
@@ -228,8 +219,8 @@ class _Problem:
         matrix[:, second, first] = pairs
         return _Sums(matrix, right, squares, log_weights)
 
-    def derivatives(self, u: PerCoeff) -> _Derivatives:
-        r"""Slope and curvature of the log-likelihood along the ridge where theta is the best for each u.
+    def derivatives(self, u: PerCoeff) -> tuple[PerCoeff, PerCoeff]:
+        r"""Slope and curvature of the log-likelihood along the ridge where theta is the best for each u = s^2.
 
         .. math:: \frac{dL}{du} = \tfrac12 \sum_i (r_i^2 w_i^2 - w_i), \qquad
             \frac{d^2 L}{du^2} = \tfrac12 \sum_i (w_i^2 - 2 r_i^2 w_i^3) + c^T A^{-1} c, \qquad
@@ -250,7 +241,7 @@ class _Problem:
             curvature += (w.square() * (1.0 - 2.0 * chi2)).sum(dim=0)
             cross += (w * wr).T @ self.f[rows]
         along = (cross * torch.linalg.solve(sums.matrix, cross)).sum(dim=1)
-        return _Derivatives(0.5 * slope, 0.5 * curvature + along)
+        return 0.5 * slope, 0.5 * curvature + along
 
     def highest(self) -> PerCoeff:
         """The u with the highest likelihood of all: the best point of a grid, then the top of its hill."""
@@ -271,10 +262,10 @@ class _Problem:
         t = torch.log1p(u / smallest)
         low, high = torch.full_like(t, -1.0), t + _BEYOND  # -1: the slope at 0 is not known yet
         for _ in range(_NEWTON_STEPS):
-            derivatives = self.derivatives(smallest * torch.expm1(t))
+            by_u, curvature_by_u = self.derivatives(smallest * torch.expm1(t))
             total = smallest * t.exp()  # du / dt
-            slope = total * derivatives.slope
-            curvature = slope + total.square() * derivatives.curvature
+            slope = total * by_u
+            curvature = slope + total.square() * curvature_by_u
             low, high = torch.where(slope > 0, t, low), torch.where(slope > 0, high, t)
             newton = t - slope / curvature
             newton = torch.where(low < 0, newton.clamp(min=0.0), newton)

@@ -65,8 +65,8 @@ class LabelRange:
     """Where the labels of the training stars lie.
 
     Attributes:
-        mean: Mean of each label, in the label's unit.
-        std: Standard deviation of each, same unit; labels are scaled by these two.
+        mean: Of each label, in the label's unit; labels are scaled by it and `std`.
+        std: Standard deviation of each.
         faces: Outward normal and offset of each face of the convex hull of the scaled labels.
         corners: Scaled labels of training stars far from each other: starts for a search.
     """
@@ -173,12 +173,12 @@ class Cannon:
     """A fitted Cannon: spectra from labels.
 
     Attributes:
-        settings: What it was fitted to.
+        settings: Its labels and the kind of fit.
         normalization: From archive units to those of `theta` and `scatter`.
         label_range: Scale and reach of the training labels.
         theta: Coefficients of the polynomial in scaled labels.
-        scatter: Intrinsic scatter of each coefficient of the spectrum, in training standard deviations.
-        counts: What became of the stars given.
+        scatter: Intrinsic scatter of each coefficient of the spectrum.
+        counts: Stars given, dropped and trained on.
         provenance: Versions, digest of the data, seconds; readable JSON values.
     """
 

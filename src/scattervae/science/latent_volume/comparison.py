@@ -38,7 +38,6 @@ from scattervae.settings import Settings
 from scattervae.spectra.star_tables import StellarLabels
 
 GIANT_BELOW_LOGG = 3.5
-NOT_TESTABLE = "not testable here"
 
 
 class VolumeSettings(Settings):
@@ -149,32 +148,10 @@ class VolumeComparison:
     full: Projection
     selection: str | None = None
 
-    @property
-    def verdict(self) -> str:
-        """One sentence; it claims nothing where the unlabelled stars are a selection of the labelled."""
-        if self.selection is not None:
-            return f"{NOT_TESTABLE}: no unlabelled stars were given; shown for illustration: {self.selection}"
-        n = min(self.n_labelled, self.n_unlabelled)
-        more = sum(p.equal_n.difference.low > 0 for p in self.pairs)
-        less = sum(p.equal_n.difference.high < 0 for p in self.pairs)
-        _, _, low, high = (100 * part for part in self.full.equal_n.difference)
-        return (
-            f"at {n} stars of each set the unlabelled occupy more volume in {more} and less in {less} "
-            f"of {len(self.pairs)} pairs of active latents; in all {len(self.full.latents)} "
-            f"{100 * self.full.equal_n.difference.value:+.0f} % ({low:+.0f} to {high:+.0f})"
-            + ("" if self.full.resolved else ", where cells hold too few stars to tell volume from number")
-        )
-
 
 @dataclass(frozen=True)
 class StatedSelection:
-    """Stars chosen by their labels, in place of unlabelled ones.
-
-    Attributes:
-        name: The selection, in words.
-        labelled: Stars that count as labelled.
-        unlabelled: Stars that stand for unlabelled ones.
-    """
+    """Stars chosen by their labels: some count as labelled, others stand for unlabelled ones."""
 
     name: str
     labelled: StarMask
@@ -215,8 +192,7 @@ def compare_volumes(
         unlabelled: The same of stars without labels.
         active: Latents to use, counted from 0 (`active_latents`).
         settings: Cells and sizes.
-        selection: Says what `unlabelled` is where it is a selection of labelled stars; the verdict is then
-            that the question cannot be tested.
+        selection: Says what `unlabelled` is where it is a selection of labelled stars: for illustration only.
 
     Raises:
         DataError: A set has no encoded star, or fewer than two latents are active.

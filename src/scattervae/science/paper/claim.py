@@ -23,8 +23,7 @@ class Claim:
     """One quantitative claim of a paper beside its number on the stars at hand.
 
     Attributes:
-        id: Name for programs.
-        title: Name for people.
+        id: Name for programs; `title` is that for people.
         paper: What the paper says, with its number.
         measured: The number here; None where it cannot be had.
         interval: Its 95 % interval.

@@ -22,14 +22,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What was trained, what it was compared on, and what came of each claim.
+    """The trained models, their comparison, and every claim in the paper's order.
 
-    Attributes:
-        model: The network the claims are tested on.
-        cannons: The plain and the robust Cannon, in the network's units.
-        comparison: All of them on the same fully labelled test stars.
-        volumes: Latent volumes, of the unlabelled set or of stated selections.
-        claims: Every claim, in the paper's order.
+    `volumes` are of the unlabelled set or of stated selections.
     """
 
     model: Checkpoint

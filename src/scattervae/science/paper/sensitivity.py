@@ -84,12 +84,7 @@ def variants() -> Iterator[Variant]:
 
 @dataclass(frozen=True)
 class KeptRows:
-    """The finished rows of a table, a file each; one made of another recipe or other stars does not count.
-
-    Attributes:
-        folder: Where they are.
-        stars: What identifies the stars, from `stars_digest`.
-    """
+    """The finished rows of a table, a file each; one made of another recipe or other `stars_digest` does not count."""
 
     folder: Path
     stars: str
@@ -162,11 +157,6 @@ def sensitivity(
 def claim_cells(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> list[str]:
     """The cells of `HEADER` but the first: the model on its test fold, against Cannons in its own units.
 
-    Args:
-        model: The model.
-        spectra: The stars it was trained on, test fold included.
-        labels: Labels of any of them, joined by source_id.
-
     Raises:
         DataError: Too few fully labelled stars.
     """
@@ -225,13 +215,7 @@ def at_paper_size(
 
 @dataclass(frozen=True)
 class Simulation:
-    """Simulated stars.
-
-    Attributes:
-        spectra: Source_ids are 1, 2, 3 and so on.
-        labels: Labels and label errors of the star that each is like.
-        latents: What the model made each star from.
-    """
+    """Simulated stars of source_id 1, 2, 3 and so on, with the labels of real ones and the latents they come from."""
 
     spectra: Spectra
     labels: StellarLabels

@@ -62,14 +62,12 @@ class Contrast:
 
     Attributes:
         difference: In `unit`.
-        standard_error: One standard error of the difference, same unit.
-        low: Lower end of the 95 % interval of each quantity by itself.
-        high: Upper end.
+        standard_error: Of the difference.
+        low: Lower end of the 95 % interval of each quantity by itself; `high` is the upper.
         p_value: Of no difference, two-sided, by rearranging the stars.
         q_value: The smallest false-discovery rate at which the quantity is a finding.
         found: True where `q_value` is at most the level asked for.
-        n_a: Stars of A.
-        n_b: Stars of B.
+        n_a: Stars of A; `n_b` are those of B.
         unit: Of the quantities.
     """
 

@@ -67,12 +67,7 @@ class LatentDifference:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Spectra of stars as if each had a G flux of 1; NaN where a star cannot be used.
-
-    Attributes:
-        coeffs: Coefficients over G flux, BP then RP.
-        basis: Sizes and ids of the coefficients.
-    """
+    """Coefficients of stars over their G flux, BP then RP; NaN where a star cannot be used."""
 
     coeffs: CoeffArray
     basis: Basis
@@ -80,13 +75,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class FluxDifference:
-    """The difference spectrum of two groups on a wavelength grid, every star divided by its own G flux.
-
-    Attributes:
-        grid_nm: Wavelengths.
-        contrast: Wavelength by wavelength.
-        reference: Mean of group B, same unit.
-    """
+    """The difference spectrum of two groups, every star divided by its own G flux; `reference` is B's mean."""
 
     grid_nm: Wavelengths
     contrast: Contrast
@@ -100,14 +89,7 @@ class FluxDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of stars under one model.
-
-    Attributes:
-        matched: How stars were paired; None where the sets were taken as they are.
-        latents: In the latent space.
-        coefficients: In observed coefficients over G flux.
-        flux: In observed flux over G flux; None where the basis functions are not known.
-    """
+    """Two sets of stars under one model, `matched` or as they are; no `flux` where the basis functions are unknown."""
 
     matched: Matched | None
     latents: LatentDifference
@@ -198,12 +180,7 @@ def observed_shapes(spectra: Spectra) -> Shapes:
 def coefficient_difference(
     shapes: Shapes, groups: Groups, *, significance: Significance = DEFAULT
 ) -> Contrast:
-    """The difference spectrum in coefficients over G flux, BP then RP.
-
-    Args:
-        shapes: Of all stars of the table that the groups are rows of.
-        groups: Matched or not.
-        significance: The false-discovery rate is held over the coefficients.
+    """The difference spectrum in coefficients over G flux; the false-discovery rate is held over the coefficients.
 
     Raises:
         DataError: A star of the groups has a value that is no number.
@@ -217,12 +194,7 @@ def flux_difference(
     """The difference spectrum as flux over G flux at 336 to 1020 nm.
 
     Neighbouring wavelengths are strongly correlated: 343 of them carry far fewer independent numbers, and
-    findings come in runs.
-
-    Args:
-        shapes: Of all stars of the table that the groups are rows of.
-        groups: Matched or not.
-        significance: The false-discovery rate is held over the wavelengths.
+    findings come in runs. The false-discovery rate is held over the wavelengths.
 
     Raises:
         DataError: The basis is not one that GaiaXPy knows, or a star has a value that is no number.

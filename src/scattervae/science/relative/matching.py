@@ -52,7 +52,6 @@ class Balance:
     """How alike two groups are in each covariate; below 0.1 is commonly called balanced.
 
     Attributes:
-        names: Of the covariates.
         before: Standardised mean differences, A less B, of all stars that have covariates.
         after: The same of the pairs, divided by the same standard deviations.
         median_gap: Median absolute difference within a pair, in the covariate's own unit.
