@@ -88,15 +88,10 @@ DeviceName = Annotated[
 
 @dataclass(frozen=True)
 class Summary:
-    """What a command did: lines for people, values for programs.
+    """What a command did: lines for people, values for programs."""
 
-    Attributes:
-        values: JSON values; source_ids as strings.
-        lines: The same for people.
-    """
-
-    values: Mapping[str, Any]
-    lines: tuple[str, ...]
+    values: Mapping[str, Any]  # JSON values; source_ids as strings
+    lines: tuple[str, ...]  # the same for people
 
     def show(self, *, as_json: bool) -> None:
         """Print it on stdout."""

@@ -38,8 +38,6 @@ def plot_coverage(axes: Axes, rows: Sequence[CoverageRow], kinds: Sequence[str])
     """Shares inside one sigma (filled) and two sigma (open) of each row, with two per cent around nominal shaded.
 
     Args:
-        axes: Where to draw.
-        rows: From left to right.
         kinds: Names of shares of a row; each has its colour and marker.
     """
     for level in (INSIDE_1_SIGMA, INSIDE_2_SIGMA):

@@ -128,7 +128,6 @@ def plot_volumes(axes: Axes, pairs: Sequence[Sequence[Overlap]], full: Sequence[
     .. math:: \Delta V / V_{sup} = (V_{unsup} - V_{sup}) / V_{sup}
 
     Args:
-        axes: Where to draw.
         pairs: Each pair of latents at equal numbers, from few to many; thin, with the interval shaded.
         full: The same in all latents together, `name` in the legend.
         name: See `full`.

@@ -86,12 +86,8 @@ def plot_pair(
     """The hexagons drawn, coloured by the mean label of their stars; light grey where no star has the label.
 
     Args:
-        axes: Where to draw.
         first: Posterior means of the latent on the x axis, NaN where a star could not be encoded.
-        second: The same on the y axis.
-        label: A label of each star, NaN where it is missing.
         colours: What the ends of the colour map stand for.
-        colour_map: Its name.
     """
     x_range, y_range = axis_limits(first), axis_limits(second)
     style: dict[str, Any] = {

@@ -45,27 +45,20 @@ HOW_TO_GIVE = {
 
 @dataclass(frozen=True)
 class FigureData:
-    """Everything that a figure may ask for.
+    """Everything that a figure may ask for."""
 
-    Attributes:
-        models: Trained models by the name that legends give them, in the order of their colours.
-        spectra: The stars.
-        labels: Labels of the same stars in the same order, NaN where missing.
-        held_out: Negative ELBO of models on stars they have not seen [nats per star], by the models' names.
-        source_id: The star to show alone; a test star of median G flux where None.
-        cannon: A Cannon fitted on stars outside the test fold, in the units of the first model.
-        unlabelled: Stars without labels; those that are among the labelled ones are not counted twice.
-        volumes: `latent_volume.measured_volumes` of the first model.
-    """
-
+    # trained models by the name that legends give them, in the order of their colours
     models: "Mapping[str, Checkpoint]"
-    spectra: "Spectra"
-    labels: "StellarLabels"
+    spectra: "Spectra"  # the stars
+    labels: "StellarLabels"  # labels of the same stars in the same order, NaN where missing
+    # negative ELBO of models on stars they have not seen [nats per star], by the models' names
     held_out: Mapping[str, float] = field(default_factory=dict)
-    source_id: int | None = None
+    source_id: int | None = None  # the star to show alone; a test star of median G flux where None
+    # a Cannon fitted on stars outside the test fold, in the units of the first model
     cannon: "Cannon | None" = None
+    # stars without labels; those that are among the labelled ones are not counted twice
     unlabelled: "Spectra | None" = None
-    volumes: "VolumeComparison | None" = None
+    volumes: "VolumeComparison | None" = None  # `latent_volume.measured_volumes` of the first model
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -113,21 +106,13 @@ class FigureData:
 
 @dataclass(frozen=True)
 class FigureEntry:
-    """One figure that can be asked for by name, in words.
+    """One figure that can be asked for by name, in words."""
 
-    Attributes:
-        title: What it shows, in a line.
-        answers: The figure or section of Laroche & Speagle (2023) that it answers.
-        caption: What each mark in it means.
-        needs: It cannot be drawn without these.
-        shows: It shows these too where they are there.
-    """
-
-    title: str
-    answers: str
-    caption: str
-    needs: frozenset[Need] = frozenset()
-    shows: frozenset[Need] = frozenset()
+    title: str  # what it shows, in a line
+    answers: str  # the figure or section of Laroche & Speagle (2023) that it answers
+    caption: str  # what each mark in it means
+    needs: frozenset[Need] = frozenset()  # it cannot be drawn without these
+    shows: frozenset[Need] = frozenset()  # it shows these too where they are there
 
 
 FIGURES = {

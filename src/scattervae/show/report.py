@@ -25,17 +25,11 @@ _UNSURE = "\N{WHITE CIRCLE}"
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """One figure of the report.
+    """One figure of the report."""
 
-    Attributes:
-        png: The image.
-        title: What it shows, in a line; the text for a reader who cannot see it.
-        caption: What each mark means.
-    """
-
-    png: bytes
-    title: str
-    caption: str
+    png: bytes  # the image
+    title: str  # what it shows, in a line; the text for a reader who cannot see it
+    caption: str  # what each mark means
 
     @property
     def base64(self) -> str:
@@ -70,9 +64,7 @@ def render_report(
     """The page as text; every string in it is escaped.
 
     Args:
-        title: Of the page.
         claims: What the paper says and what was measured, in the order of the summary.
-        figures: By name, in order.
         facts: Provenance: data, versions, seeds, how long it took; a line each.
         tables: Comparisons that belong to no single claim.
     """

@@ -43,15 +43,10 @@ _SHIFT = 0.22  # orders between the markers of neighbouring models
 
 @dataclass(frozen=True)
 class Curve:
-    """Values with one standard deviation each.
+    """Values with one standard deviation each."""
 
-    Attributes:
-        values: Observed or reconstructed.
-        sigma: The measurement's error, or the model's scatter; same units.
-    """
-
-    values: Float64[np.ndarray, " point"]
-    sigma: Float64[np.ndarray, " point"]
+    values: Float64[np.ndarray, " point"]  # observed or reconstructed
+    sigma: Float64[np.ndarray, " point"]  # the measurement's error, or the model's scatter; same units
 
 
 def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *, linear_below: float) -> None:

@@ -33,10 +33,7 @@ class CalibratedNetwork(ScatterVAE):
     """The network with factors on the scatter of its coefficients and on the widths of its latents; 1 at first.
 
     Args:
-        n_coeffs: Coefficients a star, BP and RP together.
-        shape: Of the network.
         n_bp: How many of them are BP's: widths may have a law of their own where a band is missing.
-        n_laws: How many laws of widths there are.
     """
 
     def __init__(self, n_coeffs: int, shape: NetworkShape, n_bp: int, *, n_laws: int = 1) -> None:
@@ -57,15 +54,11 @@ class CalibratedNetwork(ScatterVAE):
 
 @dataclass(frozen=True)
 class CalibratedModel(Checkpoint):
-    """A trained model with its calibration.
+    """A trained model with its calibration."""
 
-    Attributes:
-        score: From chi^2 to a score that is uniform under the model; None before it is fitted.
-        base: `Checkpoint.digest` of the model that was calibrated.
-    """
-
+    # from chi^2 to a score that is uniform under the model; None before it is fitted
     score: ScoreMap | None = None
-    base: str = ""
+    base: str = ""  # `Checkpoint.digest` of the model that was calibrated
 
     @property
     def scatter_factor(self) -> Float[Tensor, " coeff"]:

@@ -60,12 +60,9 @@ def pits(
     asked (`posterior_draws`), and what is tested is decoder and scatter alone.
 
     Args:
-        checkpoint: The model.
-        inputs: Stars that can be encoded.
         n_rounds: In each round every star is encoded again without another random tenth of its coefficients; after
             10 all have been hidden once.
         n_draws: From each posterior, for the distribution of what is hidden.
-        seed: Of draws and groups.
 
     Source:
         Dawid (1984), J. R. Stat. Soc. A 147, 278, for the transforms; Johnson (2007), Bayesian Analysis 2, 719,
@@ -125,17 +122,11 @@ _N_COLOURS = 5
 
 
 class Share(NamedTuple):
-    """Coverage of some coefficients.
+    """Coverage of some coefficients."""
 
-    Attributes:
-        one: Inside the central 68.27 %.
-        two: Inside the central 95.45 %.
-        n: Of so many; both shares are NaN where 0.
-    """
-
-    one: float
-    two: float
-    n: int
+    one: float  # inside the central 68.27 %
+    two: float  # inside the central 95.45 %
+    n: int  # of so many; both shares are NaN where 0
 
     @staticmethod
     def of(values: Float[np.ndarray, " value"]) -> "Share":
@@ -149,47 +140,31 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """Coverage of one kind of coefficients of one kind of stars.
+    """Coverage of one kind of coefficients of one kind of stars."""
 
-    Attributes:
-        by: What the rows differ in: ``all``, ``G``, ``order``, ``colour``.
-        name: Which stars, or which coefficients.
-        n_stars: How many stars.
-        n_pooled: How many coefficients have a median scatter above their error among these stars: they are pooled.
-            A row of ``order`` pools all of its own.
-        hidden: Pooled coefficients, predicted from the others of their star.
-        drawn: The same at a draw from the posterior.
-        at_mean: The same at the posterior mean.
-        others: The coefficients that are not pooled, at a draw.
-        others_without_scatter: The same at the posterior mean with a scatter of 0: above 68 %, their published
-            errors are too large, whatever the scatter.
-    """
-
-    by: str
-    name: str
+    by: str  # what the rows differ in: ``all``, ``G``, ``order``, ``colour``
+    name: str  # which stars, or which coefficients
     n_stars: int
+    # How many coefficients have a median scatter above their error among these stars: they are pooled. A
+    # row of ``order`` pools all of its own.
     n_pooled: int
-    hidden: Share
-    drawn: Share
-    at_mean: Share
-    others: Share
+    hidden: Share  # pooled coefficients, predicted from the others of their star
+    drawn: Share  # the same at a draw from the posterior
+    at_mean: Share  # the same at the posterior mean
+    others: Share  # the coefficients that are not pooled, at a draw
+    # the same at the posterior mean with a scatter of 0: above 68 %, their published errors are too large,
+    # whatever the scatter
     others_without_scatter: Share
 
 
 @dataclass(frozen=True)
 class CoverageTable:
-    """Coverage of a model's coefficients on some stars.
+    """Coverage of a model's coefficients on some stars."""
 
-    Attributes:
-        rows: All stars first, then by G, by order and by colour.
-        hidden_counts: Histogram of the transforms of pooled hidden coefficients, in `N_BINS` equal bins.
-        drawn_counts: The same at a draw.
-        n_stars: How many stars.
-    """
-
-    rows: tuple[CoverageRow, ...]
+    rows: tuple[CoverageRow, ...]  # all stars first, then by G, by order and by colour
+    # histogram of the transforms of pooled hidden coefficients, in `N_BINS` equal bins
     hidden_counts: tuple[int, ...]
-    drawn_counts: tuple[int, ...]
+    drawn_counts: tuple[int, ...]  # the same at a draw
     n_stars: int
 
     def by(self, kind: str) -> tuple[CoverageRow, ...]:
@@ -204,12 +179,6 @@ def coverage_table(
 
     The colour is :math:`-2.5 \\log_{10}` of the first BP over the first RP coefficient, which hold most of each
     band's flux; its bins have equally many stars. G is that of the Vega system.
-
-    Args:
-        checkpoint: The model.
-        spectra: Stars, best of the test fold.
-        n_rounds: As `pits` has it.
-        seed: Of all draws.
 
     Raises:
         DataError: No star is usable, or the spectra are of another basis.

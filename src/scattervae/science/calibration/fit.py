@@ -36,31 +36,22 @@ _MANY = 4096
 
 
 class CalibrationSettings(Settings):
-    """How a calibration is fitted.
+    """How a calibration is fitted."""
 
-    Attributes:
-        scatter_rounds: How often scatter and posteriors are fitted to each other in turn.
-        n_like: Real stars, drawn at random, whose errors and latents the simulated stars have.
-        epochs: Passes of the encoder over as many simulated stars, made anew in each.
-        batch_size: Stars a step.
-        learning_rate: Of AdamW, falling to zero in a straight line.
-        degradation: How the simulated stars are made worse.
-        score_degradation: The same for the stars that the score is learnt from.
-        n_score: Simulated stars that the score is learnt from.
-        seed: Of every random number.
-    """
-
-    scatter_rounds: int = 3
+    scatter_rounds: int = 3  # how often scatter and posteriors are fitted to each other in turn
+    # real stars, drawn at random, whose errors and latents the simulated stars have
     n_like: int = 12_000
-    epochs: int = 90
-    batch_size: int = 512
-    learning_rate: float = 1e-3
+    epochs: int = 90  # passes of the encoder over as many simulated stars, made anew in each
+    batch_size: int = 512  # stars a step
+    learning_rate: float = 1e-3  # of AdamW, falling to zero in a straight line
+    # how the simulated stars are made worse
     degradation: DegradationSettings = DegradationSettings(share=0.7)
+    # the same for the stars that the score is learnt from
     score_degradation: DegradationSettings = DegradationSettings(
         share=0.5, without_band=0.1, without_orders=0.1, without_coeffs=0.05
     )
-    n_score: int = 150_000
-    seed: int = 0
+    n_score: int = 150_000  # simulated stars that the score is learnt from
+    seed: int = 0  # of every random number
 
 
 def calibrate(
@@ -78,10 +69,7 @@ def calibrate(
     have the errors, and the gaps, of stars outside the test fold.
 
     Args:
-        checkpoint: The model.
         spectra: The stars that it was trained on, with their validation fold.
-        settings: How.
-        progress: Called with what is being done.
 
     Raises:
         DataError: Too few complete stars in the validation fold.
@@ -166,7 +154,6 @@ def tune_encoder(
         model: Its encoder must see errors.
         like: Real stars, for their errors.
         latents: Draws from their exact posteriors.
-        settings: How.
 
     Source:
         Hinton et al. (1995), Science 268, 1158, the sleep phase; Papamakarios & Murray (2016), arXiv:1605.06376, for

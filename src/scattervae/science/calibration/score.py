@@ -29,14 +29,11 @@ Features = Float[Tensor, "star feature"]
 
 
 class ScoreInputs(NamedTuple):
-    """What the score is computed from.
+    """What the score is computed from."""
 
-    Attributes:
-        statistic: Cube root of chi^2 per coefficient: near to Gaussian (Wilson & Hilferty 1931, PNAS 17, 684).
-        features: What its distribution under the model depends on: latents, their widths, errors and scatter.
-    """
-
+    # cube root of chi^2 per coefficient: near to Gaussian (Wilson & Hilferty 1931, PNAS 17, 684)
     statistic: PerStar
+    # what its distribution under the model depends on: latents, their widths, errors and scatter
     features: Features
 
 
@@ -46,21 +43,15 @@ class ScoreMap(NamedTuple):
     .. math:: \mathrm{score} = 1 - Q\left[ \frac{t - a(f)}{b(f)} \right], \quad t = (\chi^2 / N)^{1/3}
 
     with a and b small networks of the features f, and Q the distribution of simulated stars.
-
-    Attributes:
-        centre: Mean of each feature.
-        scale: Standard deviation of each feature.
-        first: Weights of the first layer, those of a constant last.
-        second: Of the second.
-        last: To a and ln b.
-        quantiles: Of the standardised statistic, at equal steps of probability from 0 to 1.
     """
 
-    centre: Float[Tensor, " feature"]
-    scale: Float[Tensor, " feature"]
+    centre: Float[Tensor, " feature"]  # mean of each feature
+    scale: Float[Tensor, " feature"]  # standard deviation of each feature
+    # weights of the first layer, those of a constant last
     first: Float[Tensor, "width feature_and_one"]
-    second: Float[Tensor, "width width_and_one"]
-    last: Float[Tensor, "two width_and_one"]
+    second: Float[Tensor, "width width_and_one"]  # of the second
+    last: Float[Tensor, "two width_and_one"]  # to a and ln b
+    # of the standardised statistic, at equal steps of probability from 0 to 1
     quantiles: Float[Tensor, " quantile"]
 
     def __call__(self, inputs: ScoreInputs) -> PerStar:
@@ -114,8 +105,6 @@ def fit_score(simulated: ScoreInputs, *, seed: int = 0, epochs: int = _EPOCHS) -
 
     Args:
         simulated: Stars made by the model and encoded again; a few ten thousand.
-        seed: Of the weights and of the order of stars.
-        epochs: Passes over them.
     """
     generator = stream(seed, "score")
     centre, scale = simulated.features.mean(dim=0), simulated.features.std(dim=0).clamp(min=_SMALLEST)

@@ -40,12 +40,7 @@ class WidthLaw(NamedTuple):
     slope: Float[Tensor, "kind latent"]
 
     def apply(self, posterior: Posterior, kinds: Kinds) -> Posterior:
-        """The posterior with its latents scaled about their means; correlations between latents stay.
-
-        Args:
-            posterior: Of some stars.
-            kinds: Which bands they have, from `kinds_of`.
-        """
+        """The posterior with its latents scaled about their means; correlations between latents stay."""
         rows = kinds.clamp(max=len(self.offset) - 1)
         log_scale = self.offset[rows] + self.slope[rows] * posterior.sd.log()
         coupling = posterior.coupling
@@ -72,9 +67,7 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
     law cannot always satisfy all of them, and is a compromise.
 
     Args:
-        checkpoint: The model.
         bright: Real stars that it was not trained on.
-        seed: Of draws and noise.
 
     Source:
         Koenker & Bassett (1978), Econometrica 46, 33, for the loss of a quantile.

@@ -24,17 +24,12 @@ Factors = Float64[np.ndarray, "cell label level"]
 
 
 class Cells(NamedTuple):
-    """Boxes with about as many stars each: a space split in halves, axis after axis.
+    """Boxes with about as many stars each: a space split in halves, axis after axis."""
 
-    Attributes:
-        axes: Which axis each node splits.
-        values: Where; a star above goes to the node ``2 i + 2``, another to ``2 i + 1``.
-        depth: How often the space is split.
-    """
-
-    axes: Int64[np.ndarray, " node"]
+    axes: Int64[np.ndarray, " node"]  # which axis each node splits
+    # where; a star above goes to the node ``2 i + 2``, another to ``2 i + 1``
     values: Float64[np.ndarray, " node"]
-    depth: int
+    depth: int  # how often the space is split
 
     @classmethod
     def fit(cls, places: Places, *, fewest: int = FEWEST_IN_CELL) -> "Cells":
@@ -72,15 +67,11 @@ class Cells(NamedTuple):
 
 
 class Conformal(NamedTuple):
-    """How many stated standard deviations wide an interval must be, cell by cell.
+    """How many stated standard deviations wide an interval must be, cell by cell."""
 
-    Attributes:
-        cells: Of G, Teff and log g, the labels as predicted.
-        factors: Half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
-            stars of a cell have the label to promise anything.
-    """
-
-    cells: Cells
+    cells: Cells  # of G, Teff and log g, the labels as predicted
+    # half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
+    # stars of a cell have the label to promise anything
     factors: Factors
 
     @classmethod
@@ -93,7 +84,6 @@ class Conformal(NamedTuple):
         at most p + 1 / (n + 1).
 
         Args:
-            places: What cells are made of.
             scores: s, as `scores_of` has them; NaN where a label is missing.
 
         Source:

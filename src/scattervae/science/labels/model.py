@@ -51,27 +51,16 @@ _AXES = 2
 
 @dataclass(frozen=True)
 class LabelModel:
-    """What has been learnt of labels, for stars that one model of spectra encodes.
+    """What has been learnt of labels, for stars that one model of spectra encodes."""
 
-    Attributes:
-        names: The labels it predicts.
-        scales: From their units to the networks'.
-        networks: Whose predictions are averaged.
-        conformal: How wide intervals must be.
-        volume: Where labelled stars lie.
-        settings: How it was fitted.
-        model_digest: Of the model of spectra.
-        n_stars: Labelled stars it was fitted to, those of the intervals included.
-    """
-
-    names: tuple[str, ...]
-    scales: LabelScales
-    networks: tuple[LabelNetwork, ...]
-    conformal: Conformal
-    volume: LabelledVolume
-    settings: LabelSettings
-    model_digest: str
-    n_stars: int
+    names: tuple[str, ...]  # the labels it predicts
+    scales: LabelScales  # from their units to the networks'
+    networks: tuple[LabelNetwork, ...]  # whose predictions are averaged
+    conformal: Conformal  # how wide intervals must be
+    volume: LabelledVolume  # where labelled stars lie
+    settings: LabelSettings  # how it was fitted
+    model_digest: str  # of the model of spectra
+    n_stars: int  # labelled stars it was fitted to, those of the intervals included
 
     @property
     def digest(self) -> str:
@@ -92,8 +81,6 @@ class LabelModel:
 
         Args:
             inputs: What that model saw; a missing coefficient is 0 with an infinite error.
-            posterior: Their latents.
-            g_flux: Their mean G flux [electron/s].
             score: How well it reproduces them, where it has been calibrated.
         """
         mean, sd = _averaged(self.networks, inputs)
@@ -128,9 +115,7 @@ def fit_labels(
 
     Args:
         model: Knows what spectra look like, from stars with and without labels.
-        spectra: Stars, labelled or not.
         labels: Labels of any stars, joined by source_id.
-        settings: How to fit.
         progress: Called after each network with how many are done, and of how many.
 
     Raises:

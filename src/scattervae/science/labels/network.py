@@ -25,11 +25,6 @@ class LabelNetwork(nn.Module):
 
     The last layer of the encoder, which makes latents of the trunk's features, is linear: whatever a linear layer can
     predict from the latents, it can predict from the features.
-
-    Args:
-        network: Whose encoder is copied.
-        n_labels: How many labels.
-        n_blocks: Residual blocks between trunk and last layer.
     """
 
     def __init__(self, network: ScatterVAE, n_labels: int, n_blocks: int = 0) -> None:

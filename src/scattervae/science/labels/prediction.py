@@ -19,29 +19,21 @@ class LabelPrediction:
     """Labels of stars, in the units of `UNITS`; NaN for a star that could not be encoded.
 
     The intervals are of the star's true label. A measured one lies outside a little more often, by its own error.
-
-    Attributes:
-        names: What runs along the columns.
-        values: The median; the mean, too, where the label is not scaled in its logarithm.
-        low_68: Lower end of the interval that holds 68 %, calibrated on stars that the networks did not learn from.
-        high_68: Upper end.
-        low_95: As `low_68`, of 95 %.
-        high_95: Upper end.
-        reliability: How ordinary a star's place in the latent space is among stars that have the label; uniform
-            between 0 and 1 for stars drawn as these were.
-        width_rank: Share of labelled stars whose latents are no better known.
-        score: How well the model of spectra reproduces the star (`scattervae.science.calibration.score`); NaN where
-            that model has not been calibrated.
     """
 
-    names: tuple[str, ...]
-    values: LabelArray
+    names: tuple[str, ...]  # what runs along the columns
+    values: LabelArray  # the median; the mean, too, where the label is not scaled in its logarithm
+    # lower end of the interval that holds 68 %, calibrated on stars that the networks did not learn from
     low_68: LabelArray
-    high_68: LabelArray
-    low_95: LabelArray
-    high_95: LabelArray
+    high_68: LabelArray  # upper end
+    low_95: LabelArray  # as `low_68`, of 95 %
+    high_95: LabelArray  # upper end
+    # how ordinary a star's place in the latent space is among stars that have the label; uniform between 0
+    # and 1 for stars drawn as these were
     reliability: LabelArray
-    width_rank: StarArray
+    width_rank: StarArray  # share of labelled stars whose latents are no better known
+    # how well the model of spectra reproduces the star (`scattervae.science.calibration.score`); NaN where
+    # that model has not been calibrated
     score: StarArray
 
     def __len__(self) -> int:

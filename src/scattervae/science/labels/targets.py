@@ -41,7 +41,6 @@ class TargetLabels:
         """The labels of these stars without unusable values: Teff not above 0, A_K out of range.
 
         Args:
-            labels: Teff, log g, [Fe/H] and [alpha/M].
             a_k: Extinction in K [mag] of the same stars, without errors, as APOGEE's targeting has it; then it is
                 a fifth label.
         """
@@ -94,17 +93,11 @@ class ScaledTargets(NamedTuple):
 
 
 class LabelScales(NamedTuple):
-    """Centre and width of each label; Teff is scaled in its logarithm, since hot stars err by more kelvins.
+    """Centre and width of each label; Teff is scaled in its logarithm, since hot stars err by more kelvins."""
 
-    Attributes:
-        centre: Median over the labelled stars.
-        width: Half the range from the 16th to the 84th percentile, which no outlier moves.
-        logarithmic: Which labels are logarithms of themselves before all that.
-    """
-
-    centre: LabelVector
-    width: LabelVector
-    logarithmic: Bool[np.ndarray, " label"]
+    centre: LabelVector  # median over the labelled stars
+    width: LabelVector  # half the range from the 16th to the 84th percentile, which no outlier moves
+    logarithmic: Bool[np.ndarray, " label"]  # which labels are logarithms of themselves before all that
 
     @classmethod
     def fit(cls, labels: TargetLabels) -> "LabelScales":

@@ -21,40 +21,31 @@ from scattervae.spectra.normalization import Inputs
 
 
 class LabelSettings(Settings):
-    """How a label model is fitted; the lengths of a fit follow from the number of labelled stars.
+    """How a label model is fitted; the lengths of a fit follow from the number of labelled stars."""
 
-    Attributes:
-        members: Networks whose predictions are averaged; each is trained without one fold of the labelled stars.
-            Where None, six for fewer than 3,000 labelled stars and two for more.
-        folds: Of the labelled stars; what a network predicts of the one that it has not seen calibrates intervals.
-        blocks: Residual blocks of each head; where None, one for fewer than 3,000 labelled stars and two for more.
-        steps: Gradient steps of each member; where None, 300 for 100 labelled stars, and more for more of them.
-        batch_size: Largest number of stars in a batch.
-        learning_rate: Peak for vectors and the outer layers, AdamW's.
-        matrix_learning_rate: Peak for the weights between hidden layers, Muon's.
-        trunk_rates: The trunk's learning rates over the head's, network after network in turn. A slow trunk holds on
-            to what the encoder knows, which helps with few stars; with many a fast one loses less.
-        weight_decay: Of both optimisers.
-        degradation: Of stars while the networks learn: fainter, and some with gaps.
-        degrees_of_freedom: Of the Student t that a label is drawn from about its prediction: wrong labels then
-            count for little.
-        seed: Of folds, batches and noise.
-    """
-
+    # Networks whose predictions are averaged; each is trained without one fold of the labelled stars. Where
+    # None, six for fewer than 3,000 labelled stars and two for more.
     members: PositiveInt | None = None
+    # of the labelled stars; what a network predicts of the one that it has not seen calibrates intervals
     folds: int = Field(default=10, ge=2)
+    # residual blocks of each head; where None, one for fewer than 3,000 labelled stars and two for more
     blocks: NonNegativeInt | None = None
+    # gradient steps of each member; where None, 300 for 100 labelled stars, and more for more of them
     steps: PositiveInt | None = None
-    batch_size: PositiveInt = 512
-    learning_rate: PositiveFloat = 2e-3
-    matrix_learning_rate: PositiveFloat = 1e-2
+    batch_size: PositiveInt = 512  # largest number of stars in a batch
+    learning_rate: PositiveFloat = 2e-3  # peak for vectors and the outer layers, AdamW's
+    matrix_learning_rate: PositiveFloat = 1e-2  # peak for the weights between hidden layers, Muon's
+    # The trunk's learning rates over the head's, network after network in turn. A slow trunk holds on to
+    # what the encoder knows, which helps with few stars; with many a fast one loses less.
     trunk_rates: tuple[NonNegativeFloat, ...] = Field(default=(0.3, 1.0), min_length=1)
-    weight_decay: NonNegativeFloat = 0.05
+    weight_decay: NonNegativeFloat = 0.05  # of both optimisers
+    # of stars while the networks learn: fainter, and some with gaps
     degradation: DegradationSettings = DegradationSettings(
         share=1.0, noise_factor=3.0, without_band=0.04, without_orders=0.03, without_coeffs=0.03
     )
+    # of the Student t that a label is drawn from about its prediction: wrong labels then count for little
     degrees_of_freedom: PositiveFloat = 5.0
-    seed: int = 0
+    seed: int = 0  # of folds, batches and noise
 
 
 _CLIP = 1.0
@@ -63,19 +54,12 @@ _FEW = 3000
 
 @dataclass(frozen=True)
 class LabelledBatches:
-    """Labelled stars, and the batches that a network learns from.
+    """Labelled stars, and the batches that a network learns from."""
 
-    Attributes:
-        inputs: Their spectra, all of them usable; gaps where a star has one band.
-        targets: Their scaled labels.
-        g_flux: Their mean G flux [electron/s].
-        bands: How many coefficients of BP and of RP there are.
-    """
-
-    inputs: Inputs
-    targets: ScaledTargets
-    g_flux: StarArray
-    bands: tuple[int, int]
+    inputs: Inputs  # their spectra, all of them usable; gaps where a star has one band
+    targets: ScaledTargets  # their scaled labels
+    g_flux: StarArray  # their mean G flux [electron/s]
+    bands: tuple[int, int]  # how many coefficients of BP and of RP there are
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -97,19 +81,12 @@ class LabelledBatches:
 
 
 class Schedule(NamedTuple):
-    """How long a fit is.
+    """How long a fit is."""
 
-    Attributes:
-        networks: How many.
-        blocks: Residual blocks of each head.
-        steps: Gradient steps of each.
-        batch: Stars in a batch.
-    """
-
-    networks: int
-    blocks: int
-    steps: int
-    batch: int
+    networks: int  # how many
+    blocks: int  # residual blocks of each head
+    steps: int  # gradient steps of each
+    batch: int  # stars in a batch
 
     @classmethod
     def of(cls, n_stars: int, settings: LabelSettings) -> "Schedule":
@@ -147,10 +124,6 @@ def train_network(
     """One network that has learnt from all these stars, in evaluation mode.
 
     Args:
-        encoder: Where its trunk begins.
-        stars: Spectra and labels.
-        settings: Rates and noise.
-        schedule: Its size and the number of steps.
         index: Which of the networks it is; another has other batches and noise.
     """
     with torch.random.fork_rng(devices=[]):

@@ -17,18 +17,13 @@ LatentArray = Float64[np.ndarray, "star latent"]
 
 
 class LabelledVolume(NamedTuple):
-    """The latents of labelled stars.
+    """The latents of labelled stars."""
 
-    Attributes:
-        latents: Posterior means of at most `MOST_STARS` of them.
-        distances: From each to the tenth nearest of the others that have the label; NaN where it has not the label
-            itself.
-        widths: Widths of the posteriors of all of them, in ascending order.
-    """
-
-    latents: LatentArray
+    latents: LatentArray  # posterior means of at most `MOST_STARS` of them
+    # from each to the tenth nearest of the others that have the label; NaN where it has not the label
+    # itself
     distances: LabelArray
-    widths: StarArray
+    widths: StarArray  # widths of the posteriors of all of them, in ascending order
 
     @classmethod
     def of(
@@ -39,7 +34,6 @@ class LabelledVolume(NamedTuple):
         Args:
             posterior: Of labelled stars that can be encoded.
             known: Which labels each has; every label some star.
-            seed: Of the choice, where there are more stars than are kept.
         """
         rows = np.sort(numpy_stream(seed, "volume").permutation(len(known))[:MOST_STARS])
         latents, known = _means(posterior)[rows], known[rows]
@@ -103,7 +97,6 @@ def _to_neighbour(
 
     Args:
         stars: Among which neighbours are looked for.
-        at: The places.
         itself: 1 where each place is one of the stars, which is not its own neighbour.
     """
     from scipy.spatial import cKDTree
