@@ -245,10 +245,7 @@ def _project(
 def overlap_at(counts: JointCounts, n_labelled: int, n_unlabelled: int) -> Overlap:
     """Occupied volumes expected in so many stars of each set, and their relative differences.
 
-    Args:
-        counts: Stars of both sets in each cell.
-        n_labelled: Labelled stars to count, at most as many as there are, and 1 or more.
-        n_unlabelled: Unlabelled stars to count, likewise.
+    Of each set at least one star is counted, and at most as many as there are.
 
     Source:
         Hurlbert (1971), Ecology 52, 577; Good (1953), Biometrika 40, 237, for stars in new cells.

@@ -50,13 +50,7 @@ def count_cells(
     unlabelled: Float64[np.ndarray, "unlabelled latent"],
     cell: float,
 ) -> JointCounts:
-    """Stars of two sets in the cells of one grid.
-
-    Args:
-        labelled: Latents in prior standard deviations, finite; `unlabelled` likewise.
-        unlabelled: The other set.
-        cell: Side of a cell, same unit.
-    """
+    """Stars of two sets in the cells of one grid; latents are finite, in the unit of the cell's side."""
     z = np.concatenate([labelled, unlabelled])
     if not np.isfinite(z).all():
         raise ValueError("latents must be finite; leave out stars that could not be encoded")
@@ -76,10 +70,7 @@ def occupied_chance(counts: CellCounts, n_stars: int, n: int) -> CellShares:
 
     .. math:: 1 - \binom{N - x}{n} \Big/ \binom{N}{n}
 
-    Args:
-        counts: Stars in each cell, x.
-        n_stars: Stars in the sample, N; at least as many as in any cell.
-        n: Stars drawn, at most N.
+    Each cell holds x of the sample's N stars.
 
     Source:
         Hurlbert (1971), Ecology 52, 577.

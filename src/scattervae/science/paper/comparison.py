@@ -105,12 +105,7 @@ class ModelComparison:
 
 
 def fit_cannons(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> Cannons:
-    """Cannons fitted to the stars that the network was trained on, as far as they have every label.
-
-    Args:
-        model: The network: its recipe says the training stars, its normalization the units.
-        spectra: All stars.
-        labels: Labels of any stars, joined by source_id.
+    """Cannons fitted, in the network's units, to those of its training stars that have every label.
 
     Raises:
         DataError: Too few stars with every label.
@@ -180,12 +175,9 @@ def score(inputs: Inputs, predicted: Reconstruction) -> Scores:
 
 
 def score_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | None = None) -> Scores:
-    """The scores of a scatter VAE that predicts stars from their own spectra.
+    """The scores of a scatter VAE that predicts usable stars from their own spectra.
 
-    Args:
-        checkpoint: The model.
-        spectra: Usable stars.
-        draw_seed: Draw each star's latents from its posterior; its mean is taken where None.
+    Latents are drawn from each star's posterior with `draw_seed`; its mean is taken where that is None.
     """
     posterior = checkpoint.encode(spectra)
     z = posterior.mean if draw_seed is None else posterior.sample(stream(draw_seed, "compare"))
@@ -205,13 +197,8 @@ def bootstrap(
 ) -> Interval:
     """A statistic of stars with its 95 % percentile interval over resampled stars.
 
-    Resamples in which the statistic is not defined (NaN) do not count; infinite ones do.
-
-    Args:
-        statistic: Takes rows (with repeats) and gives a number; on all rows in order it gives the value.
-        n_stars: How many stars there are.
-        seed: Of the resampling.
-        n_resamples: How many resamples.
+    The statistic takes rows, with repeats, and gives a number; on all rows in order it gives the value. Resamples in
+    which it is not defined (NaN) do not count; infinite ones do.
 
     Source:
         Efron (1979), percentile interval.

@@ -50,8 +50,8 @@ def reproduce(
     an unfinished one is gone on with.
 
     Args:
-        spectra: All stars, labelled or not.
-        labels: Labels of any of them, joined by source_id.
+        spectra: All stars, labelled or not; `labels` are of any of them.
+        labels: Joined by source_id.
         out: Folder for the models.
         unlabelled: A second set, for latent volumes.
         recipe: The network's.

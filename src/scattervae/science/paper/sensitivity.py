@@ -127,15 +127,8 @@ def sensitivity(
 ) -> Table:
     """The table of all variants; those that an earlier run finished are read from `folder`.
 
-    A row that was made with another recipe, other stars or other labels is made again. A variant whose
-    training fails is a row that says so.
-
-    Args:
-        spectra: All stars.
-        labels: Labels of any of them, joined by source_id.
-        folder: Where each variant's numbers are kept.
-        stage: Called with what is being done.
-        progress: Called with each epoch's record.
+    A row that was made with another recipe, other stars or other labels is made again. A variant whose training
+    fails is a row that says so. `stage` is called with what is being done, `progress` with each epoch's record.
     """
     chosen = list(variants())
     kept = KeptRows(folder, stars_digest(spectra, labels))
@@ -192,16 +185,7 @@ def at_paper_size(
 ) -> Table:
     """The claims of the paper's loss and of the lower bound on simulated stars, where the truth is `model`.
 
-    Models that an earlier run finished in `folder` are taken as they are.
-
-    Args:
-        model: Makes the stars.
-        spectra: Real stars that the simulated ones are like.
-        labels: Labels of any of them.
-        folder: Where the models are kept.
-        n_stars: How many stars; the test fold comes off.
-        stage: Called with what is being done.
-        progress: Called with each epoch's record.
+    Models that an earlier run finished in `folder` are taken as they are; of `n_stars` the test fold comes off.
     """
     stage(f"simulating {n_stars:,} stars")
     sky = simulate(model, spectra, labels, n_stars)
@@ -230,13 +214,6 @@ def simulate(
     Its latents are drawn from that star's posterior; coefficients get a draw of the scatter and one of the
     errors, as correlated as the star's where its correlations are known; G flux, errors, correlations and labels
     are the star's. Coefficients that the model does not use are noise.
-
-    Args:
-        model: Makes coefficients and scatter.
-        spectra: Real stars.
-        labels: Labels of any of them, joined by source_id.
-        n: How many.
-        seed: Of every random number.
 
     Raises:
         DataError: No star is usable.

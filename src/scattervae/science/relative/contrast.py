@@ -108,7 +108,7 @@ def contrast(
 
     Args:
         values: One row a star of the table that the groups are rows of.
-        groups: Which rows are compared.
+        groups: Matched or not.
         unit: Of the values.
         own_variances: What each value's own uncertainty adds to its variance (a posterior width squared):
             to that of the intervals, and as Gaussian noise to that of the rearrangements.

@@ -113,7 +113,7 @@ def compare_sets(
         spectra: The stars of A and of B; no star may be in both.
         labels: Labels of any of them.
         match_on: Covariates on which stars are paired (`covariates_of`); none takes the sets as they are.
-        caliper: The largest distance within a pair, in standard deviations within the sets.
+        caliper: See `match`.
         significance: What is called a finding, by kind of quantity.
 
     Raises:
@@ -149,11 +149,6 @@ def latent_difference(
     :math:`s_\mu^2 / n + \overline{\sigma^2} / n`; p-values do likewise. So a latent without information is
     no finding, and intervals are sooner too wide than too narrow. Wide posteriors draw the means of both
     groups towards the prior, and so towards each other.
-
-    Args:
-        posterior: Of all stars of the table that the groups are rows of.
-        groups: Matched or not.
-        significance: What is called a finding.
 
     Raises:
         DataError: A star of the groups could not be encoded.
@@ -222,13 +217,8 @@ def energy_test(
     Matched groups lie closer than groups drawn at random, so their p-value is too large rather than too
     small. Exchanging stars only within pairs would be sharper, but what is left of the covariates within
     pairs leans the same way in neighbouring pairs: random halves of a toy sky matched on what its latents
-    are made of, with a caliper of 0.5, then differed at the 5 % level 45 times in 200.
-
-    Args:
-        a: The stars of one group; of more than 2,000, a random 2,000 are used.
-        b: Those of the other.
-        n_permutations: Rearrangements.
-        seed: Of the rearrangements.
+    are made of, with a caliper of 0.5, then differed at the 5 % level 45 times in 200. Of more than 2,000 stars in a
+    group a random 2,000 are used.
 
     Source:
         Székely & Rizzo (2013), Journal of Statistical Planning and Inference 143, 1249, eq. 2.

@@ -109,11 +109,6 @@ def covariates_of(spectra: Spectra, labels: StellarLabels, names: Sequence[str])
 
     .. math:: -2.5 \log_{10} (c_{\mathrm{BP},1} / c_{\mathrm{RP},1})
 
-    Args:
-        spectra: The stars.
-        labels: Labels of any stars; joined by source_id.
-        names: Of `COVARIATE_UNITS`.
-
     Raises:
         DataError: Another name, or none.
     """

@@ -90,11 +90,7 @@ def separate_scatter(
     transits averages out. A network that sees errors knows how bright a star is, and its scatter can hold part of
     what k should: so k is a lower estimate where the model was trained on the same errors.
 
-    Args:
-        model: Any scatter VAE.
-        spectra: Stars that the model was not trained on; residuals of the others are too small.
-        settings: How finely.
-        seed: Of the types.
+    Residuals of stars that the model was trained on are too small: give others. `seed` is that of the types.
 
     Raises:
         DataError: No bin of G has enough stars.
@@ -128,12 +124,7 @@ def separate_scatter(
 def order_groups(
     normalization: Normalization, edges: tuple[int, ...]
 ) -> tuple[tuple[OrderGroup, ...], Groups]:
-    """The groups of orders of both bands, and which of them each of the model's coefficients is in.
-
-    Args:
-        normalization: Says which coefficients the model uses.
-        edges: The first order of each group but the first, counted from 0.
-    """
+    """The groups of orders of both bands (`ScatterSettings.order_edges`), and the one of each model coefficient."""
     groups: list[OrderGroup] = []
     of_coeff = np.full(normalization.n_coeffs, -1)
     for band, where in (("bp", normalization.bp), ("rp", normalization.rp)):
