@@ -28,7 +28,7 @@ from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import RECIPES
 from scattervae.model.training import initial_network
 from scattervae.parallel import in_threads
-from scattervae.science.catalogue.encoding import catalogue, portions_of, rows_of
+from scattervae.science.catalogue.encoding import catalogue, chunks_of, rows_of
 from scattervae.science.catalogue.hats_folder import encode_store
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.row_groups import StoredSpectra
@@ -63,7 +63,7 @@ def read_only(store: SpectrumStore, threads: int) -> None:
 
 
 def encode_only(checkpoint: Checkpoint, store: SpectrumStore, threads: int) -> None:
-    for _ in rows_of(checkpoint, portions_of(checkpoint, store), threads=threads):
+    for _ in rows_of(checkpoint, chunks_of(checkpoint, store), threads=threads):
         pass
 
 

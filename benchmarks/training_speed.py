@@ -35,10 +35,10 @@ def with_loader(stars: StarsInMemory, recipe: Recipe) -> None:
             posterior = state.network.encode(x, errors)
             terms = loss_terms(x, errors, posterior, state.network.decode(posterior.sample(draws)))
             losses = objective(terms, recipe.objective, n_coeffs=110, n_latent=6)
-            state.steps.forget_gradients()
+            state.optimizers.zero_grad()
             losses.mean().backward()
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.training.gradient_clip)
-            state.steps.take()
+            state.optimizers.step()
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def predict_hidden(
     parts = []
     for start in range(0, len(inputs), BATCH):
         here = shown[start : start + BATCH]
-        posterior = model.answer(here, batch=len(here)).posterior.each(lambda values: values.cpu())
+        posterior = model.predict(here, batch=len(here)).posterior.each(lambda values: values.cpu())
         if refined:
             posterior = refine(model, here, posterior).posterior
         parts.append(_predicted(model, posterior, n_draws, generator))

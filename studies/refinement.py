@@ -115,7 +115,7 @@ def coverage() -> None:
     normal = torch.randn(encoder.mean.shape, generator=stream(0, "prior"))
     for name, z in (("the prior", normal), ("the encoder's posteriors", encoder.sample(stream(1, "z")))):
         made = remade(z, inputs)
-        q = checkpoint.answer(made, batch=len(made)).posterior.each(torch.clone)
+        q = checkpoint.predict(made, batch=len(made)).posterior.each(torch.clone)
         r = refine(checkpoint, made, q).posterior
         for posterior_name, p in (("encoder", q), ("refined", r)):
             away = torch.linalg.solve_triangular(
@@ -137,7 +137,7 @@ def without_bp() -> None:
     lost = torch.zeros_like(inputs.x, dtype=torch.bool)
     lost[:, checkpoint.normalization.bp] = True
     left = Inputs(inputs.x.masked_fill(lost, 0.0), inputs.errors.masked_fill(lost, torch.inf))
-    q = checkpoint.answer(left, batch=len(left)).posterior
+    q = checkpoint.predict(left, batch=len(left)).posterior
     for name, p in (("encoder", q), ("refined", refine(checkpoint, left, q).posterior)):
         row(name, bound(p, left).mean().item(), p.sd.median().item())
 

@@ -11,7 +11,7 @@ from scattervae.cli.train import free_memory, memory_for_stars
 from scattervae.errors import RecipeError, StoreError
 from scattervae.model import training
 from scattervae.model.checkpoint import read_checkpoint
-from scattervae.model.distributed import AlreadyToldError, World
+from scattervae.model.distributed import AlreadyReportedError, World
 from toy import spoiled, toy_sky
 
 
@@ -221,7 +221,7 @@ def second(monkeypatch):
 
 
 def test_the_second_process_does_not_repeat_what_the_first_tells(cli, folder, tmp_path, second):
-    second.append(AlreadyToldError("the model exists"))
+    second.append(AlreadyReportedError("the model exists"))
     run = cli("train", folder / "store", "--out", tmp_path / "model")
     assert (run.code, run.out, run.err) == (1, "", "")
 

@@ -19,7 +19,7 @@ import torch
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.model import training
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
-from scattervae.model.distributed import AlreadyToldError, World
+from scattervae.model.distributed import AlreadyReportedError, World
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.windows import ChosenStars
 from spectra.row_group_toys import Pieces
@@ -51,7 +51,7 @@ def broken() -> StarsInMemory:
     """One star of the first batch is no number, so that one process alone meets it."""
     inputs = NORMALIZATION.apply(SPECTRA)
     x = inputs.x.clone()
-    x[next(in_memory().batches(RECIPE.training, 1)).places[0]] = torch.nan
+    x[next(in_memory().batches(RECIPE.training, 1)).rows[0]] = torch.nan
     return StarsInMemory(Inputs(x, inputs.errors), NORMALIZATION.bp.stop)
 
 
@@ -66,7 +66,7 @@ def started(rank: int, size: int, port: int, *arguments: object) -> subprocess.P
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", ""))),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "model.ranks", *map(str, arguments)],
@@ -118,7 +118,7 @@ def work(folder: Path) -> None:
         try:
             trained(broken(), RECIPE, world)
         except TrainingError as error:
-            found["broken"] = [isinstance(error, AlreadyToldError), str(error)]
+            found["broken"] = [isinstance(error, AlreadyReportedError), str(error)]
     (folder / f"rank{world.rank}.json").write_text(json.dumps(found))
 
 

@@ -63,7 +63,7 @@ def test_processes_together_take_the_batches_of_one(source, n_stars, batch_size,
     shared = [list(source(n_stars).batches(settings(batch_size), epoch=2, world=w)) for w in worlds]
     for batch, *parts in zip(whole, *shared, strict=True):
         assert {part.n_stars for part in parts} == {batch.n_stars}
-        order = torch.cat([part.places for part in parts]).argsort()
+        order = torch.cat([part.rows for part in parts]).argsort()
         assert torch.equal(torch.cat([part.x for part in parts])[order], batch.x)
         assert torch.equal(torch.cat([part.errors for part in parts])[order], batch.errors)
         noise = torch.cat([part.noise(3, stream(0, "noise")) for part in parts])
@@ -79,7 +79,7 @@ def test_an_epoch_may_be_entered_at_any_batch(source, n_stars, batch_size, first
     assert len(rest) == max(0, len(whole) - first)
     for batch, again in zip(whole[first:], rest, strict=True):
         assert torch.equal(again.x, batch.x)
-        assert torch.equal(again.places, batch.places)
+        assert torch.equal(again.rows, batch.rows)
 
 
 def test_a_finished_epoch_is_not_read_again():

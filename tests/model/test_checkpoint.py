@@ -281,7 +281,7 @@ def test_models_of_every_format_are_read_for_ever(version, digest):
     assert model.digest == digest
     expected = json.loads((STORED / "v1.json").read_text())
     star, coeff = torch.arange(3)[:, None], torch.arange(9)[None]
-    answer = model.answer(Inputs(torch.sin(star * 9.0 + coeff), 0.05 + 0.01 * ((star + coeff) % 4)))
+    answer = model.predict(Inputs(torch.sin(star * 9.0 + coeff), 0.05 + 0.01 * ((star + coeff) % 4)))
     mean, scatter = answer.reconstruction
     found = {**answer.posterior._asdict(), "coefficients": mean, "scatter": scatter}
     for name, values in expected.items():

@@ -91,7 +91,7 @@ def test_without_a_share_a_batch_is_left_alone_and_nothing_is_drawn():
 def test_a_star_meets_the_same_fate_whichever_process_has_it(places):
     whole = a_batch()
     rows = torch.tensor(places, dtype=torch.int64)
-    part = whole._replace(x=whole.x[rows], errors=whole.errors[rows], places=rows)
+    part = whole._replace(x=whole.x[rows], errors=whole.errors[rows], rows=rows)
     together, alone = (one.degraded(SETTINGS, stream(0, "degradation")) for one in (whole, part))
     assert torch.equal(together.x[rows], alone.x)
     assert torch.equal(together.errors[rows], alone.errors)

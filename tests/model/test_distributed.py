@@ -15,7 +15,7 @@ from scattervae.model import distributed
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import load_recipe
 from scattervae.model.run import RunFolder, train
-from scattervae.model.training import SavedState
+from scattervae.model.training import read_state
 from scattervae.spectra.store import SpectrumStore
 from spectra.row_group_toys import toy_store
 from toy import toy_sky
@@ -81,7 +81,7 @@ def test_what_the_first_makes_all_have(found):
 
 def test_an_error_of_the_first_stops_all_and_is_told_once(found):
     assert found[0]["refused"] == ["CheckpointError", "the model exists"]
-    assert found[1]["refused"] == ["AlreadyToldError", "the model exists"]
+    assert found[1]["refused"] == ["AlreadyReportedError", "the model exists"]
 
 
 def test_a_loss_that_is_no_number_in_one_process_stops_all_at_the_same_step(found):
@@ -120,7 +120,7 @@ def test_a_killed_process_ends_in_a_clear_message_and_a_state_to_go_on_from(toy_
         if record.epoch == n_done + 2:
             raise KeyboardInterrupt
 
-    state = SavedState.read(tmp_path / "model.partial" / "state.safetensors")
+    state = read_state(tmp_path / "model.partial" / "state.safetensors")
     n_done = len(json.loads(state.notes["records"]))
     assert n_done >= 2
     for folder in (RunFolder(out, resume=True), RunFolder(tmp_path / "undisturbed")):
@@ -207,7 +207,7 @@ def test_other_errors_stay_what_they_are():
 def test_a_process_that_is_told_to_stop_says_so():
     before = signal.getsignal(signal.SIGTERM)
     try:
-        signal.signal(signal.SIGTERM, distributed._told_to_stop)
+        signal.signal(signal.SIGTERM, distributed._stop)
         with pytest.raises(TrainingError, match=r"told to stop, as torchrun does .* --resume"):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a second signal does not hide the message

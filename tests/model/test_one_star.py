@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train
-from scattervae.model.training_stars import Machine, Survey, prepare_spectra, prepare_store
+from scattervae.model.training_stars import Machine, StoreStatistics, prepare_spectra, prepare_store
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import LARGEST_INPUT, Normalization
@@ -68,15 +68,15 @@ def test_no_finite_value_of_one_star_moves_the_bound_of_others_by_a_nat(name, va
     assert bound_of_others(name, value) == pytest.approx(bound_of_others(), abs=1.0)
 
 
-def test_a_star_that_is_left_out_trains_neither_in_memory_nor_from_a_store(tmp_path):
+def test_a_star_that_is_outliers_trains_neither_in_memory_nor_from_a_store(tmp_path):
     stars = with_column("g_flux", 1e-3)
     spoilt = STARS.source_id[TRAINED]
     machine = Machine()
     in_memory = prepare_spectra(stars, RECIPE, machine)
     store = toy_store(tmp_path / "store", stars, rows_a_partition=400)
-    survey = Survey.of(store, RECIPE)
+    survey = StoreStatistics.of(store, RECIPE)
     survey.save(tmp_path / "survey", store, RECIPE)
-    again = Survey.saved(tmp_path / "survey", store, RECIPE)
+    again = StoreStatistics.saved(tmp_path / "survey", store, RECIPE)
     assert again.normalization.outliers.tolist() == in_memory.normalization.outliers.tolist() == [spoilt]
     n_trained_on = int((~folds(stars.source_id).test).sum()) - 1
     assert len(in_memory.stars) == n_trained_on == in_memory.data["n_trained_on"]

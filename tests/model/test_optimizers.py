@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.model.optimizers import Steps
+from scattervae.model.optimizers import Optimizers
 from scattervae.model.recipe import TrainingSettings
 
 MUON = TrainingSettings(
@@ -14,16 +14,16 @@ def a_network() -> ScatterVAE:
     return ScatterVAE(11, NetworkShape(n_latent=2, hidden=(16, 16), layers="residual"))
 
 
-def take(steps: Steps, network: ScatterVAE) -> None:
-    steps.forget_gradients()
+def take(steps: Optimizers, network: ScatterVAE) -> None:
+    steps.zero_grad()
     for weights in network.parameters():
         weights.grad = torch.ones_like(weights)
-    steps.take()
+    steps.step()
 
 
 def test_the_trapezoid_rises_stays_and_falls_to_nothing():
     network = a_network()
-    steps = Steps(network, MUON, n_steps=200)
+    steps = Optimizers(network, MUON, n_steps=200)
     rates = []
     for _ in range(200):
         rates.append(steps.learning_rate / 0.004)
@@ -39,7 +39,9 @@ def test_muon_moves_matrices_by_orthogonal_steps_and_leaves_first_layers_and_vec
     """Orthogonalised, a gradient of ones is of rank one; AdamW moves each weight alike."""
     network = a_network()
     before = {name: w.detach().clone() for name, w in network.named_parameters()}
-    steps = Steps(network, MUON.model_copy(update={"weight_decay": 0.0, "schedule": "one_cycle"}), n_steps=10)
+    steps = Optimizers(
+        network, MUON.model_copy(update={"weight_decay": 0.0, "schedule": "one_cycle"}), n_steps=10
+    )
     take(steps, network)
     moved = {name: w.detach() - before[name] for name, w in network.named_parameters()}
     first, inner = moved["encoder.0.weight"], moved["encoder.1.layers.1.weight"]
@@ -51,7 +53,7 @@ def test_muon_moves_matrices_by_orthogonal_steps_and_leaves_first_layers_and_vec
 
 def test_a_network_with_no_inner_matrix_still_moves():
     network = ScatterVAE(3, NetworkShape(n_latent=1, hidden=(2,)))
-    steps = Steps(network, MUON, n_steps=10)
+    steps = Optimizers(network, MUON, n_steps=10)
     before = [w.detach().clone() for w in network.parameters()]
     take(steps, network)
     assert all(not torch.equal(w, b) for w, b in zip(network.parameters(), before, strict=True))
@@ -60,7 +62,7 @@ def test_a_network_with_no_inner_matrix_still_moves():
 def test_steps_go_on_as_they_were_left():
     networks = [a_network(), a_network()]
     networks[1].load_state_dict(networks[0].state_dict())
-    one, other = (Steps(network, MUON, n_steps=20) for network in networks)
+    one, other = (Optimizers(network, MUON, n_steps=20) for network in networks)
     for _ in range(3):
         take(one, networks[0])
     networks[1].load_state_dict(networks[0].state_dict())

@@ -17,11 +17,12 @@ from scattervae.model.loss import loss_terms, objective
 from scattervae.model.network import ScatterVAE
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.training import (
-    SavedState,
     TrainingState,
     fit_network,
     initial_network,
+    read_state,
     training_threads,
+    was_streamed,
 )
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
@@ -71,8 +72,8 @@ def all_numbers(state: TrainingState) -> dict[str, object]:
     """Everything a run is made of, down to the bits."""
     return {
         "weights": {name: w.numpy().tobytes() for name, w in state.network.state_dict().items()},
-        "steps": {name: value.numpy().tobytes() for name, value in state.steps.tensors().items()},
-        "rates": state.steps.notes(),
+        "steps": {name: value.numpy().tobytes() for name, value in state.optimizers.tensors().items()},
+        "rates": state.optimizers.notes(),
         "records": state.records,
     }
 
@@ -145,7 +146,7 @@ def test_the_state_on_disk_is_the_state(tmp_path):
     state.save(tmp_path / "state.safetensors")
     other = TrainingState(STARS, ADAMW)
     assert all_numbers(other) != all_numbers(state)
-    other.restore(SavedState.read(tmp_path / "state.safetensors"))
+    other.restore(read_state(tmp_path / "state.safetensors"))
     assert all_numbers(other) == all_numbers(state)
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
@@ -196,7 +197,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tm
             fit_network(STARS, ADAMW, state_file=file)
     assert "\n" not in str(caught.value)
     assert "learning_rate" in str(caught.value)
-    assert [record["epoch"] for record in json.loads(SavedState.read(file).notes["records"])] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in json.loads(read_state(file).notes["records"])] == [1, 2, 3, 4]
     assert all_numbers(fit_network(STARS, ADAMW, state_file=file)) == all_numbers(fit_network(STARS, ADAMW))
 
 
@@ -321,7 +322,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path, name, 
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         fit_network(Stopped(stars, n_batches), recipe, state_file=file)
-    assert int(SavedState.read(file).notes["n_batches_done"]) == n_batches % 4
+    assert int(read_state(file).notes["n_batches_done"]) == n_batches % 4
     with pytest.raises(KeyboardInterrupt):  # and once more, two batches on, where so many are left
         fit_network(Stopped(stars, min(n_batches + 2, 19)), recipe, state_file=file)
     told: list[EpochRecord] = []
@@ -337,7 +338,7 @@ def test_a_streamed_run_is_not_gone_on_with_in_memory_nor_the_other_way_round(tm
     for first, then in ((STARS, on_disk()), (on_disk(), STARS)):
         file = tmp_path / first.identity
         fit_network(first, ADAMW, state_file=file)
-        assert SavedState.read(file).streamed == isinstance(first, StarsOnDisk)
+        assert was_streamed(read_state(file)) == isinstance(first, StarsOnDisk)
         check_refused(file, then, ADAMW, "other stars.*150.*150")
 
 

@@ -12,7 +12,7 @@ from scattervae.model.recipe import Recipe
 from scattervae.model.training_stars import (
     Machine,
     Prepared,
-    Survey,
+    StoreStatistics,
     data_digest,
     prepare_spectra,
     prepare_store,
@@ -48,7 +48,7 @@ def store(tmp_path_factory):
 
 
 def prepared(store: SpectrumStore, recipe: Recipe = QUICK, *, streamed: bool = False) -> Prepared:
-    return prepare_store(store, recipe, HERE, survey=Survey.of(store, recipe), streamed=streamed)
+    return prepare_store(store, recipe, HERE, statistics=StoreStatistics.of(store, recipe), streamed=streamed)
 
 
 def test_the_digest_of_data_sees_every_number():
@@ -123,7 +123,7 @@ def test_no_star_to_train_on_is_an_error(tmp_path):
             prepare_spectra(spectra, QUICK, HERE)
         assert "\n" not in str(caught.value)
         with pytest.raises(TrainingError, match=told):
-            Survey.of(toy_store(tmp_path / f"{number}", spectra), QUICK)
+            StoreStatistics.of(toy_store(tmp_path / f"{number}", spectra), QUICK)
 
 
 def test_stars_are_in_memory_where_all_processes_of_the_machine_may_have_them():
@@ -192,7 +192,7 @@ def test_correlations_that_do_not_fit_into_memory_are_an_error(store):
     assert "\n" not in str(caught.value)
     few = Machine(memory=150 * (2 * 11 + 20) * 4)  # coefficients and errors alone would fit
     with pytest.raises(TrainingError, match=needed):
-        prepare_store(store, FULL, few, survey=Survey.of(store, FULL), streamed=False)
+        prepare_store(store, FULL, few, statistics=StoreStatistics.of(store, FULL), streamed=False)
 
 
 @pytest.mark.parametrize("hold_out", [False, True])
@@ -209,7 +209,7 @@ def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_b
 
 
 def test_a_survey_counts_what_is_there(store):
-    survey = Survey.of(store, QUICK)
+    survey = StoreStatistics.of(store, QUICK)
     spectra = store.read()
     trained = training_stars(spectra, QUICK)
     assert survey.totals(len(store)) == {
@@ -226,19 +226,19 @@ def test_a_survey_counts_what_is_there(store):
 def test_a_survey_is_kept_for_its_store_and_settings_alone(store, tmp_path):
     path = tmp_path / "survey"
     recipe = QUICK.model_copy(update={"normalization": NormalizationSettings(n_bp=4)})
-    survey = Survey.of(store, recipe)
-    assert Survey.saved(path, store, recipe) is None
+    survey = StoreStatistics.of(store, recipe)
+    assert StoreStatistics.saved(path, store, recipe) is None
     survey.save(path, store, recipe)
-    again = Survey.saved(path, store, recipe)
+    again = StoreStatistics.saved(path, store, recipe)
     assert again.totals(len(store)) == survey.totals(len(store))
     assert again.n_trained_on.tolist() == survey.n_trained_on.tolist()
     for field in fields(survey.normalization):
         ours, theirs = (getattr(s.normalization, field.name) for s in (again, survey))
         assert np.array_equal(ours, theirs)
     other = toy_store(tmp_path / "other", SKY.spectra)
-    assert Survey.saved(path, other, recipe) is None
-    assert Survey.saved(path, store, QUICK) is None
-    assert Survey.saved(path, store, with_training(recipe, hold_out_validation=True)) is None
-    assert Survey.saved(path, store, with_training(recipe, epochs=7)) is not None
+    assert StoreStatistics.saved(path, other, recipe) is None
+    assert StoreStatistics.saved(path, store, QUICK) is None
+    assert StoreStatistics.saved(path, store, with_training(recipe, hold_out_validation=True)) is None
+    assert StoreStatistics.saved(path, store, with_training(recipe, epochs=7)) is not None
     path.write_bytes(path.read_bytes()[:-9])
-    assert Survey.saved(path, store, recipe) is None
+    assert StoreStatistics.saved(path, store, recipe) is None

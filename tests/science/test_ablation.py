@@ -8,14 +8,14 @@ import pytest
 from scattervae.errors import DataError, TrainingError
 from scattervae.model.recipe import RECIPES
 from scattervae.science import ablation as module
-from scattervae.science.ablation import CHANGES, HEADER, Run, ablate, ablations
+from scattervae.science.ablation import CHANGES, HEADER, ablate, ablations
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
 from toy import toy_best, toy_sky
 
 SKY = toy_sky(300, n_latent=3)
-SHORT = Run(n_seeds=2)
+SHORT = {"n_seeds": 2}
 
 
 def tiny(*, epochs, n_seeds):
@@ -67,7 +67,7 @@ def test_each_change_is_one_and_none_of_them_trains_on_the_validation_fold():
 
 
 def test_rows_are_means_over_seeds_of_scores_on_the_validation_fold(tmp_path, trained):
-    table = ablate(SKY.spectra, tmp_path, SHORT)
+    table = ablate(SKY.spectra, tmp_path, **SHORT)
     assert table.header == HEADER
     held_out = SKY.spectra.take(folds(SKY.spectra.source_id).validation)
     elbos = np.array([evaluate(model, held_out, fold="all").negative_elbo for model in trained]).reshape(2, 2)
@@ -80,13 +80,13 @@ def test_rows_are_means_over_seeds_of_scores_on_the_validation_fold(tmp_path, tr
 
 
 def test_a_stopped_table_goes_on_and_other_stars_begin_another(tmp_path, trained):
-    ablate(SKY.spectra, tmp_path, SHORT)
-    again = ablate(SKY.spectra, tmp_path, SHORT)
+    ablate(SKY.spectra, tmp_path, **SHORT)
+    again = ablate(SKY.spectra, tmp_path, **SHORT)
     assert len(trained) == 4
     (tmp_path / "2_latents_seed_1.json").unlink()
-    assert ablate(SKY.spectra, tmp_path, SHORT).rows[0] == again.rows[0]
+    assert ablate(SKY.spectra, tmp_path, **SHORT).rows[0] == again.rows[0]
     assert len(trained) == 5
-    ablate(SKY.spectra.take(slice(0, 250)), tmp_path, SHORT)
+    ablate(SKY.spectra.take(slice(0, 250)), tmp_path, **SHORT)
     assert len(trained) == 9
 
 
@@ -101,7 +101,7 @@ def test_a_training_that_fails_is_left_out_and_told(tmp_path, monkeypatch, caplo
 
     monkeypatch.setattr(module, "train", fails)
     with caplog.at_level(logging.WARNING, logger="scattervae.science.ablation"):
-        table = ablate(SKY.spectra, tmp_path, SHORT)
+        table = ablate(SKY.spectra, tmp_path, **SHORT)
     assert [row[0] for row in table.rows] == ["none"]
     assert "the loss is nan" in caplog.text
 

@@ -136,7 +136,7 @@ def test_a_hats_answer_opens_and_says_what_it_holds(tmp_path, catalogue, stars):
         tmp_path / "list.parquet", ra=ra[:40], dec=dec[:40], ruwe=ra[:40], spectrum=[[1.0]] * 40
     )
     result = crossmatch(catalogue, file, tmp_path / "matched", ByPosition(0.5))
-    assert result.left_out == ("spectrum",)
+    assert result.dropped_columns == ("spectrum",)
     folder = HatsFolder.read(tmp_path / "matched")
     assert folder.positions is Positions.MEASURED
     assert folder.schema.field("separation").metadata[b"unit"] == b"arcsec"

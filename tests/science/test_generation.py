@@ -117,7 +117,7 @@ def test_flux_and_its_scatter_are_linear_in_the_coefficients():
     g_flux = np.full(3000, 1e4)
     drawn = generation.flux_of(generation.generate(model, z, g_flux, noise_seed=0))
     assert drawn.flux.shape == (3000, 343)
-    ratio = drawn.flux.std(axis=0) / drawn.scatter[0]
+    ratio = drawn.flux.std(axis=0) / drawn.errors[0]
     np.testing.assert_allclose(ratio, 1.0, atol=0.08)
 
 

@@ -38,7 +38,7 @@ def test_astropy_tables(tmp_path, form, end, zipped):
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes()))
     rows = read_list(path)
-    assert rows.left_out == ("spectrum",)
+    assert rows.dropped_columns == ("spectrum",)
     assert rows.table.to_pydict() == {
         "ra": [10.0, 20.0, 30.0],
         "dec": [-1.0, 0.5, 1.0],
@@ -139,7 +139,7 @@ def test_hats_folders(tmp_path, monkeypatch):
     ra, dec = everywhere(50)
     source_id = ids_at(ra, dec)
     rows = read_list(write_hats(tmp_path / "hats", ra, dec, source_id))
-    assert rows.left_out == ("bp_coefficients", "_healpix_29")
+    assert rows.dropped_columns == ("bp_coefficients", "_healpix_29")
     assert sorted(rows.table["source_id"].to_pylist()) == sorted(source_id.tolist())
     assert unit_of(rows.table.schema.field("ra")) == "deg"
     monkeypatch.setattr(lists, "LARGEST_LIST", 49)

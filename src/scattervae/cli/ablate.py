@@ -44,14 +44,13 @@ def ablate(
     from scattervae.files import write_json
     from scattervae.gaia import reading
     from scattervae.model.recipe import RECIPES
-    from scattervae.science.ablation import BASE, Run
+    from scattervae.science.ablation import BASE
     from scattervae.science.ablation import ablate as compare
 
     choose_device("cpu", threads)
     spectra = reading.load(stars, at_most=reading.MOST_STARS).spectra
-    run = Run(epochs=epochs, n_seeds=seeds)
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
-        table = compare(spectra, out, run, stage=print_stage, progress=progress)
+        table = compare(spectra, out, epochs=epochs, n_seeds=seeds, stage=print_stage, progress=progress)
     values = {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
     write_json(out / "ablation.json", values)
     Summary(values, (table.title, *table_lines(table.header, table.rows), f"wrote {out}")).show(

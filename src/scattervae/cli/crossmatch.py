@@ -75,7 +75,7 @@ def crossmatch(
     if result.n_without:
         missing = "position" if by_id is None else "source_id"
         lines.append(f"{counted(result.n_without, 'row')} of the list without a {missing}")
-    if result.left_out:
-        lines.append(f"left out, not one value a row: {', '.join(result.left_out)}")
-    values = {**vars(result), "path": str(result.path), "left_out": list(result.left_out)}
+    if result.dropped_columns:
+        lines.append(f"left out, not one value a row: {', '.join(result.dropped_columns)}")
+    values = {**vars(result), "path": str(result.path), "dropped_columns": list(result.dropped_columns)}
     Summary(values, (*lines, f"wrote {out}")).show(as_json=as_json)

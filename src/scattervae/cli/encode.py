@@ -33,7 +33,7 @@ from scattervae.errors import DataError, RecipeError, counted
 if TYPE_CHECKING:
     from scattervae.gaia.reading import RowTally
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.science.catalogue.encoding import CatalogueSummary, Portion
+    from scattervae.science.catalogue.encoding import CatalogueSummary, Chunk
     from scattervae.science.catalogue.hats_folder import Engine
     from scattervae.spectra.spectra import Spectra
 
@@ -110,10 +110,10 @@ def encode(
     checkpoint = load_model(model).to(machine)
     started, tally = time.perf_counter(), RowTally()
     if out.suffix:
-        portions = (
-            _transported(checkpoint, inputs, tally) if other_basis else _portions(checkpoint, inputs, tally)
+        chunks = (
+            _transported(checkpoint, inputs, tally) if other_basis else _chunks(checkpoint, inputs, tally)
         )
-        summary = _to_file(checkpoint, inputs, out, portions)
+        summary = _to_file(checkpoint, inputs, out, chunks)
     else:
         with _chosen(engine, scheduler, workers) as chosen:
             summary = _to_folder(checkpoint, inputs, out, chosen)
@@ -140,46 +140,46 @@ def encode(
 
 
 def _to_file(
-    checkpoint: "Checkpoint", inputs: list[Path], out: Path, portions: "Iterator[Portion]"
+    checkpoint: "Checkpoint", inputs: list[Path], out: Path, chunks: "Iterator[Chunk]"
 ) -> "CatalogueSummary":
     from scattervae.files import file_digest
     from scattervae.science.catalogue.encoding import once_each
-    from scattervae.science.catalogue.one_file import write_portions
+    from scattervae.science.catalogue.one_file import write_chunks
     from scattervae.spectra.store import SpectrumStore
 
     digests = [SpectrumStore(p).digest if p.is_dir() else file_digest(p) for p in inputs]
     total = sum(len(SpectrumStore(p)) for p in inputs) if all(p.is_dir() for p in inputs) else None
     with progress_bar("stars") as bar:
         task = bar.add_task("encoding", total=total)
-        return write_portions(
+        return write_chunks(
             checkpoint,
-            once_each(portions) if len(inputs) > 1 else portions,
+            once_each(chunks) if len(inputs) > 1 else chunks,
             out,
             stars_digest=" ".join(digests),
             progress=lambda n: bar.update(task, completed=n),
         )
 
 
-def _portions(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally") -> "Iterator[Portion]":
+def _chunks(checkpoint: "Checkpoint", inputs: Iterable[Path], tally: "RowTally") -> "Iterator[Chunk]":
     """The stars of all inputs in order; small files that follow each other share batches."""
     from scattervae.gaia.reading import load_chunks
-    from scattervae.science.catalogue.encoding import portions_of
+    from scattervae.science.catalogue.encoding import chunks_of
     from scattervae.spectra.store import SpectrumStore
 
     for are_folders, paths in groupby(inputs, Path.is_dir):
         if are_folders:
             for path in paths:
-                yield from portions_of(checkpoint, SpectrumStore(path))
+                yield from chunks_of(checkpoint, SpectrumStore(path))
         else:
             read = partial(load_chunks, tally=tally, basis=checkpoint.normalization.basis)
-            yield from portions_of(checkpoint, chain.from_iterable(map(read, paths)))
+            yield from chunks_of(checkpoint, chain.from_iterable(map(read, paths)))
 
 
-def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Portion]":
+def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally") -> "Iterator[Chunk]":
     """The stars of all inputs in the model's basis; what is lost is printed once for each basis."""
     from scattervae.gaia.reading import load_chunks
     from scattervae.gaia.transport import transport
-    from scattervae.science.catalogue.encoding import portions_of
+    from scattervae.science.catalogue.encoding import chunks_of
 
     printed = set()
 
@@ -194,7 +194,7 @@ def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally"
             yield result.spectra
 
     chunks = (load_chunks(path, tally=tally, correlations=True) for path in inputs)
-    return portions_of(checkpoint, moved(chain.from_iterable(chunks)))
+    return chunks_of(checkpoint, moved(chain.from_iterable(chunks)))
 
 
 def _to_folder(

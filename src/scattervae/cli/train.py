@@ -168,12 +168,12 @@ def _rank_zero_only(world: "World") -> Iterator[None]:
     if world.is_first:
         yield
         return
-    from scattervae.model.distributed import AlreadyToldError
+    from scattervae.model.distributed import AlreadyReportedError
 
     logging.getLogger("scattervae").setLevel(logging.ERROR)
     try:
         yield
-    except AlreadyToldError:
+    except AlreadyReportedError:
         raise typer.Exit(1) from None
     except ScatterVaeError as error:
         raise type(error)(f"rank {world.rank}: {error}") from error

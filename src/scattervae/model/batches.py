@@ -7,7 +7,7 @@ in one of them. Where several processes train, each gets its part of every batch
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Int64
@@ -31,15 +31,15 @@ class Batch(NamedTuple):
     Attributes:
         x: Coefficients, in training standard deviations.
         errors: Their errors, same units.
-        places: Which of the batch's stars these are.
+        rows: Which of the batch's stars these are.
         n_stars: How many the whole batch has.
         n_bp: How many of the coefficients are BP's.
-        correlated: How their noise is correlated, where the likelihood is to know.
+        correlated: How their noise is correlated, where the likelihood uses it.
     """
 
     x: Coeffs
     errors: Coeffs
-    places: Int64[Tensor, " star"]
+    rows: Int64[Tensor, " star"]
     n_stars: int
     n_bp: int
     correlated: CorrelatedNoise | None = None
@@ -54,49 +54,21 @@ class Batch(NamedTuple):
         if settings.share == 0.0:
             return self
         bands = self.n_bp, self.x.shape[1] - self.n_bp
-        fate = Degradation(*map(self._own, draw_degradation(settings, self.n_stars, bands, generator)))
-        fate = fate.to(self.x.device)
+        drawn = Degradation(*map(self._own, draw_degradation(settings, self.n_stars, bands, generator)))
+        drawn = drawn.to(self.x.device)
         if self.correlated is not None:
-            fate = fate._replace(noise=self.correlated.draw(fate.noise))
-        x, errors = fate.apply(self.x, self.errors)
+            drawn = drawn._replace(noise=self.correlated.draw(drawn.noise))
+        x, errors = drawn.apply(self.x, self.errors)
         return self._replace(x=x, errors=errors)
 
     def _own(self, values: Tensor) -> Tensor:
         """The rows of this process's stars, of one for each star of the batch."""
-        return values if len(self.places) == self.n_stars else values[self.places]
-
-
-@runtime_checkable
-class TrainingStars(Protocol):
-    """Stars to train on."""
-
-    @property
-    def n_coeffs(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def identity(self) -> str:
-        """What tells them from other stars, and from the same stars in batches of another order."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def batches(
-        self, settings: TrainingSettings, epoch: int, *, first: int = 0, world: World = ALONE
-    ) -> Iterator[Batch]:
-        """The epoch's batches in order, those before number `first` left out."""
-        ...
+        return values if len(self.rows) == self.n_stars else values[self.rows]
 
 
 @dataclass(frozen=True)
 class StarsInMemory:
-    """Stars held in memory, on the device that trains; a batch is a random gather.
-
-    Attributes:
-        inputs: All of them, encodable.
-        n_bp: How many of their coefficients are BP's.
-        correlated: How their noise is correlated, where the likelihood is to know.
-    """
+    """Encodable stars held in memory, on the device that trains; a batch is a random gather."""
 
     inputs: Inputs
     n_bp: int
@@ -115,6 +87,7 @@ class StarsInMemory:
 
     @property
     def identity(self) -> str:
+        """Another for other stars, and for the same stars in batches of another order."""
         sha = hashlib.sha256()
         known = self.correlated
         more = () if known is None else (known.bp, known.rp, known.g_error)
@@ -133,19 +106,12 @@ class StarsInMemory:
             own = rows[begin:end].to(self.device)
             stars = self.inputs.take(own)
             correlated = None if self.correlated is None else self.correlated.take(own)
-            places = torch.arange(begin, end)
-            yield Batch(stars.x, stars.errors, places, len(rows), self.n_bp, correlated)
+            yield Batch(stars.x, stars.errors, torch.arange(begin, end), len(rows), self.n_bp, correlated)
 
 
 @dataclass(frozen=True)
 class StarsOnDisk:
-    """Stars read anew each epoch, shuffled window by window; a process reads its share of each window.
-
-    Attributes:
-        stars: Which stars of which store.
-        digest: What identifies the store.
-        device: Where they are trained on.
-    """
+    """Stars of a store read anew each epoch, shuffled window by window; a process reads its share of each window."""
 
     stars: ChosenStars
     digest: str
@@ -177,9 +143,12 @@ class StarsOnDisk:
             parts.append(window.between(begin, window.end))
 
     def _batch(self, parts: list[tuple[Tensor, Inputs]], begin: int, end: int) -> Batch:
-        places, x, errors = (
+        rows, x, errors = (
             values[0] if len(values) == 1 else torch.cat(values)
-            for values in zip(*((places, stars.x, stars.errors) for places, stars in parts), strict=True)
+            for values in zip(*((rows, stars.x, stars.errors) for rows, stars in parts), strict=True)
         )
         n_bp = self.stars.normalization.bp.stop
-        return Batch(x.to(self.device), errors.to(self.device), places - begin, end - begin, n_bp)
+        return Batch(x.to(self.device), errors.to(self.device), rows - begin, end - begin, n_bp)
+
+
+TrainingStars: TypeAlias = StarsInMemory | StarsOnDisk

@@ -124,35 +124,16 @@ class _Counts(Settings):
     n_g_flux_from_table: NonNegativeInt
 
 
-class Answer(NamedTuple):
-    """What the model says of some stars.
-
-    Attributes:
-        posterior: Where they lie in the latent space.
-        reconstruction: Coefficients and scatter at the posterior mean.
-    """
+class Prediction(NamedTuple):
+    """Where stars lie in the latent space, and coefficients and scatter at their posterior means."""
 
     posterior: Posterior
     reconstruction: Reconstruction
 
-    def take(self, rows: slice) -> "Answer":
-        """The answer for these rows."""
-        return Answer(
-            self.posterior.each(lambda values: values[rows]),
-            Reconstruction(*(part[rows] for part in self.reconstruction)),
-        )
-
 
 @dataclass(frozen=True)
 class Encoded:
-    """One batch of stars with all that the model says of them.
-
-    Attributes:
-        spectra: The stars in archive units.
-        inputs: The same as the model saw them.
-        posterior: Where they lie in the latent space.
-        reconstruction: Coefficients and scatter at the posterior mean.
-    """
+    """One batch of stars in archive units, as the model saw them, and what it predicts."""
 
     spectra: Spectra
     inputs: Inputs
@@ -167,9 +148,9 @@ class Checkpoint:
     Attributes:
         recipe: Every setting it was trained with.
         normalization: From archive units to its inputs.
-        network: The weights, in evaluation mode.
+        network: In evaluation mode.
         provenance: Version, data digest, counts of stars; readable JSON values.
-        records: What training said after each epoch.
+        records: One an epoch of its training.
     """
 
     recipe: Recipe
@@ -183,18 +164,10 @@ class Checkpoint:
         return self.recipe.network.n_latent
 
     def save(self, folder: str | Path) -> None:
-        """Write the files; the folder appears whole or not at all, and an old one stays until then.
-
-        Raises:
-            OSError: The disk is full, or the folder cannot be written to.
-        """
+        """Write the files; the folder appears whole or not at all, and an old one stays until then."""
         normalization = self.normalization
-        config = {
-            "format": _FORMAT,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "basis": vars(normalization.basis),
-            "n_coeffs": normalization.n_coeffs,
-        }
+        config = {"format": _FORMAT, "recipe": self.recipe.model_dump(mode="json")}
+        config |= {"basis": vars(normalization.basis), "n_coeffs": normalization.n_coeffs}
         counts = {name: str(getattr(normalization, name)) for name in _Counts.model_fields}
         with written_folder(Path(folder)) as partial:
             write_json(partial / CONFIG, config)
@@ -229,7 +202,6 @@ class Checkpoint:
 
         Raises:
             DataError: The spectra are of another basis than the model's.
-            TypeError: They are no spectra.
         """
         if not isinstance(spectra, Spectra):
             found = type(spectra).__name__
@@ -243,24 +215,16 @@ class Checkpoint:
         return Posterior.concatenate(parts)
 
     def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
-        """All that the model says of the stars, in batches of a fixed size that do not depend on the chunks.
-
-        The last batch is padded for the arithmetic and cut after it, so that the bits of a star's answer do
-        not depend on how many stars come with it.
-        """
+        """The stars with what the model predicts, in batches of a fixed size that do not depend on the chunks."""
         for spectra in rechunk(chunks, batch):
             inputs = self.normalization.apply(spectra, gaps=self.network.sees_errors)
-            answer = self.answer(inputs, batch=batch)
-            yield Encoded(
-                spectra=spectra,
-                inputs=inputs,
-                posterior=answer.posterior.each(lambda values: values.cpu()),
-                reconstruction=Reconstruction(*(part.cpu() for part in answer.reconstruction)),
-            )
+            posterior, reconstruction = self.predict(inputs, batch=batch)
+            on_cpu = Reconstruction(*(part.cpu() for part in reconstruction))
+            yield Encoded(spectra, inputs, posterior.each(lambda values: values.cpu()), on_cpu)
 
     @torch.no_grad()
-    def answer(self, inputs: Inputs, *, batch: int = BATCH) -> Answer:
-        """What the model says of at most `batch` stars, left on its device.
+    def predict(self, inputs: Inputs, *, batch: int = BATCH) -> Prediction:
+        """Posterior and reconstruction of at most `batch` stars, left on the model's device.
 
         Matrix products round differently for other numbers of rows, so fewer stars are padded to `batch`.
         """
@@ -269,8 +233,12 @@ class Checkpoint:
         if n < batch:
             x, errors = (torch.nn.functional.pad(values, (0, 0, 0, batch - n)) for values in (x, errors))
         posterior = self.network.encode(x, errors)
-        answer = Answer(posterior, self.network.decode(posterior.mean))
-        return answer if n == batch else answer.take(slice(0, n))
+        reconstruction = self.network.decode(posterior.mean)
+        if n == batch:
+            return Prediction(posterior, reconstruction)
+        return Prediction(
+            posterior.each(lambda values: values[:n]), Reconstruction(*(part[:n] for part in reconstruction))
+        )
 
     @torch.no_grad()
     def decode(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:

@@ -63,7 +63,7 @@ class CorrelatedNoise(NamedTuple):
     def of(
         cls, spectra: Spectra, normalization: Normalization, *, g_flux_error: StarArray | None = None
     ) -> "CorrelatedNoise":
-        """The noise of these stars as the model sees them; correlations that are none are left out, and told.
+        """The noise of these stars as the model sees them; correlations that are none are left out, with a warning.
 
         Args:
             spectra: Stars; those without correlations have independent coefficients.
@@ -111,10 +111,8 @@ class CorrelatedNoise(NamedTuple):
 
     def to(self, target: torch.device | torch.dtype) -> "CorrelatedNoise":
         """The same on another device, or its numbers of another type."""
-        moved = (
-            v.to(target) if v.is_floating_point() or isinstance(target, torch.device) else v for v in self
-        )
-        return CorrelatedNoise(*moved)
+        everything = isinstance(target, torch.device)
+        return CorrelatedNoise(*(v.to(target) if everything or v.is_floating_point() else v for v in self))
 
     def independent(self) -> "CorrelatedNoise":
         """The same stars without correlations and error of the G flux."""

@@ -79,14 +79,7 @@ class Degradation(NamedTuple):
 def draw_degradation(
     settings: DegradationSettings, n_stars: int, bands: tuple[int, int], generator: torch.Generator
 ) -> Degradation:
-    """What is to happen to the stars of one batch.
-
-    Args:
-        settings: How often, and what.
-        n_stars: Of the batch.
-        bands: How many coefficients of BP and of RP the model uses.
-        generator: Of every number drawn.
-    """
+    """What is to happen to the stars of one batch; `bands` are the numbers of coefficients of BP and of RP."""
     kind = torch.rand(n_stars, 1, generator=generator)
     worse = torch.rand(n_stars, 1, generator=generator) < settings.share
     factor = (torch.rand(n_stars, 1, generator=generator) * math.log(settings.noise_factor)).exp()
@@ -95,9 +88,9 @@ def draw_degradation(
     missing = torch.zeros(n_stars, sum(bands), dtype=torch.bool)
     cuts = [torch.rand(n_stars, 1, generator=generator) for _ in bands]
     start = 0
-    for place, (size, cut) in enumerate(zip(bands, cuts, strict=True)):
+    for band, (size, cut) in enumerate(zip(bands, cuts, strict=True)):
         here = slice(start, start + size)
-        lost = _between(kind, place * settings.without_band / 2, settings.without_band / 2)
+        lost = _between(kind, band * settings.without_band / 2, settings.without_band / 2)
         truncated = _between(kind, settings.without_band, settings.without_orders)
         kept = _FEWEST_ORDERS + (cut * (size + 1 - _FEWEST_ORDERS)).floor()
         beyond = torch.arange(size) >= kept

@@ -26,20 +26,13 @@ _WAY_OUT = "what was saved is kept: run the same command with --resume"
 T = TypeVar("T")
 
 
-class AlreadyToldError(TrainingError):
-    """An error of the first process, which tells of it; the others only stop."""
+class AlreadyReportedError(TrainingError):
+    """An error of the first process, which reports it; the others only stop."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, and which of them this one is.
-
-    Attributes:
-        rank: Counted from 0.
-        size: How many there are.
-        local_rank: The same count on this machine.
-        local_size: How many share this machine and its memory.
-    """
+    """The processes that train together, and which of them this one is, counted from 0; the same of this machine."""
 
     rank: int = 0
     size: int = 1
@@ -48,11 +41,7 @@ class World:
 
     @classmethod
     def of_environment(cls) -> "World":
-        """As ``torchrun`` says; one process where nothing is said.
-
-        Raises:
-            TrainingError: It says something that makes no sense.
-        """
+        """As the variables of ``torchrun`` say; one process where they are not set."""
         names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
         given = {field: os.environ[name] for field, name in names.items() if name in os.environ}
         if "rank" not in given or "size" not in given:
@@ -75,10 +64,10 @@ class World:
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Connected with the others; a lost connection is one clear error.
+        """Connected with the others.
 
         Raises:
-            TrainingError: The others cannot be reached, or one of them is gone.
+            TrainingError: They cannot be reached, or one of them is gone.
         """
         if self.size == 1:
             yield
@@ -92,7 +81,7 @@ class World:
             ) from error
         before = signal.getsignal(signal.SIGTERM)
         if device.type == "cpu":  # a process that waits for a GPU would not hear the signal
-            signal.signal(signal.SIGTERM, _told_to_stop)
+            signal.signal(signal.SIGTERM, _stop)
         with self._watched():
             yield
             dist.destroy_process_group()
@@ -115,30 +104,30 @@ class World:
         """What the first process makes, or the error that it meets, in every process."""
         if self.size == 1:
             return make()
-        told: list[Any] = [None, None]
+        shared: list[Any] = [None, None]
         problem: Exception | None = None
         if self.is_first:
             try:
-                told[0] = make()
+                shared[0] = make()
             except (ScatterVaeError, OSError) as error:
-                problem, told[1] = error, str(error)
-        dist.broadcast_object_list(told)
+                problem, shared[1] = error, str(error)
+        dist.broadcast_object_list(shared)
         if problem is not None:
             raise problem
-        if told[1] is not None:
-            raise AlreadyToldError(told[1])
-        made: T = told[0]
+        if shared[1] is not None:
+            raise AlreadyReportedError(shared[1])
+        made: T = shared[0]
         return made
 
     def each_own(self, make: Callable[[], T]) -> T:
-        """What every process makes for itself, the first before the others: an error of all is told once."""
+        """What every process makes for itself, the first before the others: an error of all is reported once."""
         made: list[T] = []
         self.from_first(lambda: made.append(make()))
         return made[0] if made else make()
 
-    def told_once(self, error: ScatterVaeError) -> ScatterVaeError:
-        """An error that all processes meet at the same step, so that only the first tells of it."""
-        return error if self.is_first else AlreadyToldError(str(error))
+    def reported_once(self, error: ScatterVaeError) -> ScatterVaeError:
+        """An error that all processes meet at the same step, so that only the first reports it."""
+        return error if self.is_first else AlreadyReportedError(str(error))
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -165,7 +154,7 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
 
 
-def _told_to_stop(_number: int, _frame: object) -> None:
+def _stop(_number: int, _frame: object) -> None:
     _ignore_signals()
     raise TrainingError(f"told to stop, as torchrun does where another rank is gone; {_WAY_OUT}")
 

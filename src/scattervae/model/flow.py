@@ -1,7 +1,7 @@
 """A prior that fits: a normalising flow through the latents that a survey's stars have.
 
-A trained model's stars do not fill the standard normal prior. A flow fitted to draws from their posteriors tells
-how dense they lie, and draws latents, and so spectra, that look like the survey.
+A trained model's stars do not fill the standard normal prior. A flow fitted to draws from their posteriors gives
+the density of their latents, and draws latents, and so spectra, that look like the survey.
 """
 
 import copy
@@ -46,7 +46,7 @@ class FlowSettings(Settings):
         transforms: Neural spline transforms, one after the other, each of every latent given those before it.
         hidden: Widths of the network that gives a transform its splines.
         bins: Pieces of a spline.
-        epochs: Passes over the training stars, at most; each with draws of its own.
+        epochs: Passes over the training stars, at most; each with new draws.
         patience: Epochs without a better validation density after which fitting stops.
         batch_size: Stars a step.
         learning_rate: Of Adam at the start; it falls to zero as a cosine.
@@ -69,7 +69,7 @@ class FlowSettings(Settings):
 
 
 class FlowEpoch(NamedTuple):
-    """What fitting says after each epoch: mean -ln density of draws, in nats a star."""
+    """Mean -ln density of draws after an epoch of fitting, in nats a star."""
 
     epoch: int
     training: float
@@ -82,7 +82,7 @@ class FlowFit:
 
     Attributes:
         n_training: Stars it was fitted to.
-        n_validation: Stars that told when to stop.
+        n_validation: Stars that decided when to stop.
         epochs: Passes until then.
         validation: Mean -ln density of the validation stars' draws under the flow.
         validation_of_prior: The same under the standard normal prior. The difference is by how much the negative
@@ -125,15 +125,13 @@ class LatentFlow:
     model: str
     fit: FlowFit
 
-    @torch.no_grad()
     def log_density(self, z: Latents) -> PerStar:
         """Natural logarithm of the density at each latent vector; NaN where a latent is."""
         known = z.isfinite().all(dim=1)
-        parts = [
-            self.network().log_prob((part - self.centre) / self.scale)
-            for part in torch.split(torch.where(known[:, None], z, self.centre), _CHUNK)
-        ]
-        return (torch.cat(parts) - self.scale.log().sum()).masked_fill(~known, math.nan)
+        standardised = (torch.where(known[:, None], z, self.centre) - self.centre) / self.scale
+        return (_log_density(self.network, standardised) - self.scale.log().sum()).masked_fill(
+            ~known, math.nan
+        )
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Latents:
@@ -145,12 +143,8 @@ class LatentFlow:
 
     def save(self, folder: Path) -> Path:
         """Write the flow into the folder of its model, in one file that appears whole; gives its path."""
-        notes = {
-            "format": str(_FORMAT),
-            "settings": self.settings.model_dump_json(),
-            "model": self.model,
-            "fit": json.dumps(asdict(self.fit)),
-        }
+        notes = {"format": str(_FORMAT), "settings": self.settings.model_dump_json()}
+        notes |= {"model": self.model, "fit": json.dumps(asdict(self.fit))}
         tensors = {f"{_NETWORK}{name}": w for name, w in on_cpu(self.network).items()}
         write_tensors(folder / FLOW, tensors | {"centre": self.centre, "scale": self.scale}, notes)
         return folder / FLOW
@@ -200,10 +194,7 @@ def fit_flow(
     *,
     progress: Report | None = None,
 ) -> LatentFlow:
-    """A flow fitted to the posteriors of a survey's stars.
-
-    Stars of the training fold are fitted to, those of the validation fold tell when to stop and which epoch was the
-    best; the test fold is left out.
+    """A flow fitted to the posteriors of a survey's stars, as `fit_to_posteriors` does; the test fold is left out.
 
     Args:
         checkpoint: The model whose latents they are.
@@ -231,13 +222,13 @@ def fit_to_posteriors(
     model: str = "",
     progress: Report | None = None,
 ) -> LatentFlow:
-    """A flow fitted to draws from these posteriors, each star's drawn anew in each epoch.
+    """A flow fitted to draws from the training posteriors, drawn anew in each epoch; validation decides when to stop.
 
     Args:
         training: Of the stars to fit to.
-        validation: Of those that tell when to stop.
+        validation: Of other stars.
         settings: Shape and fitting.
-        model: Whose latents they are.
+        model: Digest of the model whose latents they are.
         progress: Called after each epoch.
 
     Raises:
@@ -252,12 +243,15 @@ def fit_to_posteriors(
     scale = (training.variance.mean(dim=0) + training.mean.var(dim=0, correction=0)).sqrt()
     generator = stream(settings.seed, "flow", "validation")
     held_out = torch.cat([validation.sample(generator) for _ in range(_VALIDATION_DRAWS)])
-    network = _initial_flow(len(centre), settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(settings.seed, "flow", "weights").initial_seed())
+        network = _spline_flow(len(centre), settings)
     log_scale = scale.log().sum().item()
     best, best_epoch, weights = math.inf, 0, network.state_dict()
     epochs = _epochs(network, _standardised(training, centre, scale), settings)
     for epoch, loss in enumerate(epochs, start=1):
-        validated = _mean_nll(network, (held_out - centre) / scale) + log_scale
+        density = _log_density(network, (held_out - centre) / scale)
+        validated = log_scale - density.double().mean().item()
         if progress is not None:
             progress(FlowEpoch(epoch, loss + log_scale, validated))
         if validated < best:
@@ -271,25 +265,12 @@ def fit_to_posteriors(
 
 
 def _spline_flow(n_latent: int, settings: FlowSettings) -> nn.Module:
-    from zuko.flows import (
-        NSF,
-    )  # its import turns off the checks of all of torch.distributions: only where needed
+    # imported only where needed, since that turns off the checks of all of torch.distributions
+    from zuko.flows import NSF
 
-    flow: nn.Module = NSF(
-        n_latent,
-        transforms=settings.transforms,
-        bins=settings.bins,
-        hidden_features=settings.hidden,
-        randperm=True,
-    )
+    shape = {"transforms": settings.transforms, "bins": settings.bins, "hidden_features": settings.hidden}
+    flow: nn.Module = NSF(n_latent, **shape, randperm=True)
     return flow
-
-
-def _initial_flow(n_latent: int, settings: FlowSettings) -> nn.Module:
-    """A flow with its initial weights, drawn from a stream of their own."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(settings.seed, "flow", "weights").initial_seed())
-        return _spline_flow(n_latent, settings)
 
 
 def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) -> Iterator[float]:
@@ -314,9 +295,8 @@ def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) ->
 
 
 @torch.no_grad()
-def _mean_nll(network: nn.Module, z: Latents) -> float:
-    density = torch.cat([network().log_prob(part) for part in torch.split(z, _CHUNK)])
-    return -density.double().mean().item()
+def _log_density(network: nn.Module, z: Latents) -> PerStar:
+    return torch.cat([network().log_prob(part) for part in torch.split(z, _CHUNK)])
 
 
 def _standardised(posterior: Posterior, centre: Vector, scale: Vector) -> Posterior:

@@ -84,7 +84,7 @@ class NetworkShape(Settings):
         hidden: Widths of the encoder's hidden layers; decoder and scatter estimator run them backwards. With
             residual layers, one width a block and all the same.
         layers: ``plain`` (paper), or ``residual``: blocks with layer normalisation, added to what they are given.
-        encoder_sees: ``coefficients`` alone (paper), or their ``errors`` too, which tells a faint star from an odd
+        encoder_sees: ``coefficients`` alone (paper), or their ``errors`` too, which separates a faint star from an odd
             one and a missing coefficient from a mean one.
         posterior: ``independent`` latents (paper), or ``correlated`` ones.
         scatter_link: What makes the scatter positive; the paper leaves it open. Softplus grows linearly, so
@@ -125,7 +125,7 @@ class NetworkShape(Settings):
 
 
 class Reconstruction(NamedTuple):
-    """What a latent vector says of a star, in training standard deviations."""
+    """Coefficients at a latent vector, and their scatter, in training standard deviations."""
 
     mean: Coeffs
     scatter: Coeffs
@@ -156,8 +156,8 @@ class ScatterVAE(nn.Module):
         backwards = self.shape.hidden[::-1]
         layers = plain_layers if self.shape.layers == "plain" else residual_layers
         n_seen = n_coeffs * (FEATURES_A_COEFF if self.sees_errors else 1)
-        n_told = 2 * self.shape.n_latent + self.shape.n_couplings
-        self.encoder = layers(n_seen, self.shape.hidden, n_told)
+        n_outputs = 2 * self.shape.n_latent + self.shape.n_couplings
+        self.encoder = layers(n_seen, self.shape.hidden, n_outputs)
         self.decoder = layers(self.shape.n_latent, backwards, n_coeffs)
         self.scatter_estimator = layers(self.shape.n_latent, backwards, n_coeffs)
         if self.shape.layers == "residual":  # begin at the prior
@@ -178,14 +178,14 @@ class ScatterVAE(nn.Module):
                 fig. 1).
         """
         n = self.shape.n_latent
-        told = _through(self.encoder, with_errors(x, errors) if self.sees_errors else x)
+        output = _through(self.encoder, with_errors(x, errors) if self.sees_errors else x)
         low, high = self.shape.log_variance_limits
-        posterior = Posterior(told[:, :n], told[:, n : 2 * n].clamp(low, high))
+        posterior = Posterior(output[:, :n], output[:, n : 2 * n].clamp(low, high))
         if self.shape.posterior == "independent":
             return posterior
-        coupling = told.new_zeros(len(told), n, n)
-        below = torch.tril_indices(n, n, offset=-1, device=told.device)
-        coupling[:, below[0], below[1]] = told[:, 2 * n :]
+        coupling = output.new_zeros(len(output), n, n)
+        below = torch.tril_indices(n, n, offset=-1, device=output.device)
+        coupling[:, below[0], below[1]] = output[:, 2 * n :]
         return posterior._replace(coupling=coupling)
 
     def decode(self, z: Latents) -> Reconstruction:

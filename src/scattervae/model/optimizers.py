@@ -14,7 +14,7 @@ _STAYS_UNTIL = 0.5
 MUON_MOMENTUM = 0.95  # Jordan et al. (2024), and PyTorch's default
 
 
-class Steps:
+class Optimizers:
     """Optimisers over all weights of a network, and the schedules of their learning rates."""
 
     def __init__(self, network: ScatterVAE, settings: TrainingSettings, n_steps: int) -> None:
@@ -27,12 +27,12 @@ class Steps:
         rate: float = self._optimizers[0].param_groups[0]["lr"]
         return rate
 
-    def forget_gradients(self) -> None:
-        """Before the backward pass of a batch."""
+    def zero_grad(self) -> None:
+        """Forget the gradients of the batch before."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def take(self) -> None:
+    def step(self) -> None:
         """One step along the gradients, and one of the schedules."""
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
@@ -41,8 +41,8 @@ class Steps:
     def tensors(self) -> dict[str, Tensor]:
         """What the optimisers remember, by ``optimiser/weight/name``."""
         return {
-            f"{place}/{index}/{name}": value
-            for place, optimizer in enumerate(self._optimizers)
+            f"{number}/{index}/{name}": value
+            for number, optimizer in enumerate(self._optimizers)
             for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
         }
@@ -60,12 +60,12 @@ class Steps:
         """Go on from what `tensors` and `notes` gave."""
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self._optimizers]
         for key, value in tensors.items():
-            place, index, name = key.split("/")
-            states[int(place)].setdefault(int(index), {})[name] = value
-        told = json.loads(notes)
-        for optimizer, state, groups in zip(self._optimizers, states, told["param_groups"], strict=True):
+            number, index, name = key.split("/")
+            states[int(number)].setdefault(int(index), {})[name] = value
+        saved = json.loads(notes)
+        for optimizer, state, groups in zip(self._optimizers, states, saved["param_groups"], strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": groups})
-        for schedule, state_of in zip(self._schedules, told["schedules"], strict=True):
+        for schedule, state_of in zip(self._schedules, saved["schedules"], strict=True):
             schedule.load_state_dict(state_of)
 
 

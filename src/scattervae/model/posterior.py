@@ -1,4 +1,4 @@
-"""What an encoder says of a star: a Gaussian over its latents, independent or correlated."""
+"""An encoder's prediction for a star: a Gaussian over its latents, independent or correlated."""
 
 import math
 from collections.abc import Callable, Sequence

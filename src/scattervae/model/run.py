@@ -22,11 +22,11 @@ from scattervae.model.checkpoint import Checkpoint, EpochRecord, Progress, read_
 from scattervae.model.network import ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
-from scattervae.model.training import SavedState, fit_network, training_threads
+from scattervae.model.training import fit_network, read_state, training_threads, was_streamed
 from scattervae.model.training_stars import (
     Machine,
     Prepared,
-    Survey,
+    StoreStatistics,
     data_digest,
     prepare_spectra,
     prepare_store,
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _STATE = "state.safetensors"
 _LOG = "training.jsonl"
-_SURVEY = "survey.safetensors"
+_STATISTICS = "survey.safetensors"
 _HERE = Machine()
 _STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to three digits
 
@@ -64,10 +64,10 @@ class RunFolder:
         return self.model.with_name(self.model.name + ".partial")
 
     def check(self) -> None:
-        """Refuse what nobody said to replace or resume, before any work is done.
+        """Refuse what nobody asked to replace or resume, before any work is done.
 
         Raises:
-            CheckpointError: A model or an unfinished run is there, and nobody said what to do with it.
+            CheckpointError: A model or an unfinished run is there.
         """
         if self.model.exists() and not self.overwrite:
             raise CheckpointError(f"{self.model}: exists; give another --out, or --overwrite to replace it")
@@ -77,26 +77,16 @@ class RunFolder:
             )
         if self.unfinished.exists() and not self.resume and not self.overwrite:
             raise CheckpointError(
-                f"{self.unfinished}: an unfinished run; --resume to go on with it, "
-                "or --overwrite to start again"
+                f"{self.unfinished}: an unfinished run; --resume to go on with it, or --overwrite to start again"
             )
 
     def take(self, held: ExitStack) -> None:
-        """Check it, and let no other run write to it until `held` is closed.
-
-        Raises:
-            CheckpointError: As `check`.
-            BusyError: Another run trains there.
-        """
+        """Check it, and let no other run write to it until `held` is closed."""
         held.enter_context(sole_writer(self.model))
         self.check()
 
     def open(self) -> Path:
-        """The folder of the run's own files, made ready; an unfinished run is removed unless resumed.
-
-        Raises:
-            CheckpointError: As `check`.
-        """
+        """The folder of the run's own files, made ready; an unfinished run is removed unless resumed."""
         self.check()
         if self.unfinished.exists() and not self.resume:
             shutil.rmtree(self.unfinished)
@@ -128,68 +118,56 @@ def train(
     Raises:
         TrainingError: No star is left to train on, the loss stops being a number, another process is gone, or the
             recipe's likelihood needs more memory than there is.
-        CheckpointError: `out` holds something that nobody said to replace or resume.
+        CheckpointError: `out` holds something that nobody asked to replace or resume.
         BusyError: Another run trains there.
     """
     world = machine.world
     with ExitStack() as held:
         if out is not None:
             world.from_first(partial(out.take, held))
-        return _train(stars, recipe, out, machine, progress=progress, g_flux_error=g_flux_error)
+        prepared, work = _prepare(stars, recipe, out, machine, g_flux_error=g_flux_error)
+        started = time.perf_counter()
+        state = fit_network(
+            prepared.stars,
+            recipe,
+            state_file=None if work is None else work / _STATE,
+            progress=_reporting(progress, work if world.is_first else None),
+            world=world,
+        )
+        seconds = time.perf_counter() - started
+        network, records = state.network.eval(), tuple(state.records)
+        checkpoint = Checkpoint(recipe, prepared.normalization, network, {}, records)
+        if not world.is_first:
+            return checkpoint
+        training = {
+            "stars": "streamed" if prepared.streamed else "in memory",
+            "processes": world.size,
+            "threads": training_threads(recipe),
+            "seconds": round(seconds, 3),
+            "stars_per_second": round(state.n_stars_seen / seconds),
+        }
+        checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, prepared, training))
+        n_active = checkpoint.provenance["training"]["active_latents"]
+        warning = collapse_warning(n_active, recipe, prepared.normalization.n_coeffs)
+        if warning is not None:
+            logger.warning(warning)
+        if out is not None and work is not None:
+            checkpoint.save(out.model)
+            shutil.rmtree(work)
+        return checkpoint
 
 
-def _train(
-    stars: Spectra | SpectrumStore,
-    recipe: Recipe,
-    out: RunFolder | None,
-    machine: Machine,
-    *,
-    progress: Progress | None,
-    g_flux_error: StarArray | None,
-) -> Checkpoint:
-    world = machine.world
-    prepared, work = _prepare(stars, recipe, out, machine, g_flux_error=g_flux_error)
-    started = time.perf_counter()
-    records: list[EpochRecord] = []
+def _reporting(progress: Progress | None, work: Path | None) -> Progress:
+    """Passes each epoch's record on, and writes it to the log in the folder of the run's own files."""
 
     def report(record: EpochRecord) -> None:
-        records.append(record)
-        if work is not None and world.is_first:
+        if work is not None:
             with (work / _LOG).open("w" if record.epoch == 1 else "a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(record)) + "\n")
         if progress is not None:
             progress(record)
 
-    state = fit_network(
-        prepared.stars,
-        recipe,
-        state_file=None if work is None else work / _STATE,
-        progress=report,
-        world=world,
-    )
-    checkpoint = Checkpoint(
-        recipe=recipe,
-        normalization=prepared.normalization,
-        network=state.network.eval(),
-        provenance={},
-        records=tuple(records),
-    )
-    if not world.is_first:
-        return checkpoint
-    seconds = time.perf_counter() - started
-    training = {
-        "stars": "streamed" if prepared.streamed else "in memory",
-        "processes": world.size,
-        "threads": training_threads(recipe),
-        "seconds": round(seconds, 3),
-        "stars_per_second": round(state.n_stars_seen / seconds),
-    }
-    checkpoint = replace(checkpoint, provenance=_provenance(checkpoint, prepared, training))
-    _warn_of_collapse(checkpoint)
-    if out is not None and work is not None:
-        checkpoint.save(out.model)
-        shutil.rmtree(work)
-    return checkpoint
+    return report
 
 
 def _prepare(
@@ -206,22 +184,24 @@ def _prepare(
         prepared = world.each_own(lambda: prepare_spectra(stars, recipe, machine, g_flux_error=g_flux_error))
         return prepared, world.from_first(lambda: None if out is None else out.open())
 
-    def survey() -> tuple[Survey, bool, Path | None]:
-        earlier = out.unfinished if out is not None and out.resume else None
-        found = None if earlier is None else Survey.saved(earlier / _SURVEY, stars, recipe)
-        begun = None if earlier is None else SavedState.read_if_there(earlier / _STATE)
+    def read_once() -> tuple[StoreStatistics, bool, Path | None]:
+        found, streamed = None, None
+        if out is not None and out.resume:
+            found = StoreStatistics.saved(out.unfinished / _STATISTICS, stars, recipe)
+            state = out.unfinished / _STATE
+            streamed = was_streamed(read_state(state)) if state.exists() else None
         if found is None:
             logger.info("%s: reading it once, to count and scale its stars", stars.path)
-            found = Survey.of(stars, recipe)
-        n_stars, n_coeffs = int(found.n_trained_on.sum()), found.normalization.n_coeffs
-        streamed = not machine.holds(n_stars, n_coeffs) if begun is None else begun.streamed
+            found = StoreStatistics.of(stars, recipe)
+        if streamed is None:
+            streamed = not machine.holds(int(found.n_trained_on.sum()), found.normalization.n_coeffs)
         work = None if out is None else out.open()
         if work is not None:
-            found.save(work / _SURVEY, stars, recipe)
+            found.save(work / _STATISTICS, stars, recipe)
         return found, streamed, work
 
-    found, streamed, work = world.from_first(survey)
-    return prepare_store(stars, recipe, machine, survey=found, streamed=streamed), work
+    found, streamed, work = world.from_first(read_once)
+    return prepare_store(stars, recipe, machine, statistics=found, streamed=streamed), work
 
 
 def train_once(
@@ -250,13 +230,7 @@ def train_once(
 
 
 def collapse_warning(n_active: int, recipe: Recipe, n_coeffs: int) -> str | None:
-    """What to tell the user when fewer than half the latents carry information; None when all is well.
-
-    Args:
-        n_active: Latents with a mean divergence above 0.1 nats.
-        recipe: What the model was trained with.
-        n_coeffs: Coefficients a star.
-    """
+    """What to warn of when fewer than half the latents carry information; None when all is well."""
     n_latent = recipe.network.n_latent
     if 2 * n_active >= n_latent:
         return None
@@ -273,21 +247,8 @@ def collapse_warning(n_active: int, recipe: Recipe, n_coeffs: int) -> str | None
     return f"posterior collapse: {n_active} of {n_latent} latents are active (KL above 0.1 nats): {cause}"
 
 
-def _warn_of_collapse(checkpoint: Checkpoint) -> None:
-    n_active = checkpoint.provenance["training"]["active_latents"]
-    warning = collapse_warning(n_active, checkpoint.recipe, checkpoint.normalization.n_coeffs)
-    if warning is not None:
-        logger.warning(warning)
-
-
 def _provenance(checkpoint: Checkpoint, prepared: Prepared, training: dict[str, Any]) -> dict[str, Any]:
-    """Readable JSON values.
-
-    Args:
-        checkpoint: The trained model.
-        prepared: What it was trained on.
-        training: How that went.
-    """
+    """Readable JSON values: versions, data, machine, and how much each latent carries."""
     posterior = _posterior(checkpoint.network, prepared.stars, checkpoint.recipe)
     return {
         "versions": software_versions(),

@@ -11,70 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.errors import CheckpointError, ScatterVaeError, TrainingError
-from scattervae.files import read_tensors, write_tensors
+from scattervae.files import StoredTensors, read_tensors, write_tensors
 from scattervae.model.batches import STREAMED, Batch, TrainingStars
 from scattervae.model.checkpoint import EpochRecord, Progress
 from scattervae.model.covariance import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
 from scattervae.model.loss import LossTerms, loss_terms, objective
 from scattervae.model.network import ScatterVAE
-from scattervae.model.optimizers import Steps
+from scattervae.model.optimizers import Optimizers
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import stream
 
+logger = logging.getLogger(__name__)
 
-class SavedState(NamedTuple):
-    """The file of a run that was stopped.
-
-    Attributes:
-        path: Where it is.
-        notes: What it says of itself.
-        tensors: Its numbers, by name.
-    """
-
-    path: Path
-    notes: dict[str, str]
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, path: Path) -> "SavedState":
-        """What `TrainingState.save` wrote.
-
-        Raises:
-            CheckpointError: The file is nothing of the kind.
-        """
-        try:
-            stored = read_tensors(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; not a training state: start again") from error
-        return cls(
-            path, stored.notes, {name: torch.from_numpy(array) for name, array in stored.arrays.items()}
-        )
-
-    @classmethod
-    def read_if_there(cls, path: Path) -> "SavedState | None":
-        """The same; None where there is no file."""
-        return cls.read(path) if path.exists() else None
-
-    @property
-    def streamed(self) -> bool:
-        """True where the run read its stars from disk in every epoch."""
-        return self.notes.get("stars", "").endswith(STREAMED)
-
-    def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with this, by the rest of their names."""
-        return {
-            name.removeprefix(prefix): value
-            for name, value in self.tensors.items()
-            if name.startswith(prefix)
-        }
+_SECONDS_BETWEEN_SAVES = 5.0
+_STARS_A_THREAD = 256  # of a batch: with fewer, threads wait for each other longer than they compute
 
 
 class LossOfBatch(nn.Module):
@@ -87,10 +44,9 @@ class LossOfBatch(nn.Module):
     def forward(
         self, x: Coeffs, errors: Coeffs, noise: Latents, correlated: CorrelatedNoise | None = None
     ) -> LossTerms:
-        """The terms at one latent vector a star, drawn from its posterior with this noise."""
         posterior = self.network.encode(x, errors)
-        told = self.network.decode(posterior.at(noise))
-        return loss_terms(x, errors, posterior, told, correlated=correlated)
+        reconstruction = self.network.decode(posterior.at(noise))
+        return loss_terms(x, errors, posterior, reconstruction, correlated=correlated)
 
 
 class TrainingState:
@@ -101,7 +57,7 @@ class TrainingState:
         n_batches_done: Of the epoch that is not.
         sums: Loss and loss terms over the stars of these batches.
         draws: Where the epoch's latent noise comes from.
-        damage: Where the epoch's degradation comes from.
+        degradation: Where the epoch's degradation comes from.
         file: Where the state is kept; nowhere where None.
         saved_at: When it was last written, by the clock of `time.monotonic`.
         n_stars_seen: Stars that went through since this object was made, once an epoch each.
@@ -118,7 +74,7 @@ class TrainingState:
         self.parameters = list(self.network.parameters())
         self.loss_of_batch = world.shared(LossOfBatch(self.network))
         steps_an_epoch = math.ceil(len(stars) / settings.batch_size)
-        self.steps = Steps(self.network, settings, settings.epochs * steps_an_epoch)
+        self.optimizers = Optimizers(self.network, settings, settings.epochs * steps_an_epoch)
         self.records: list[EpochRecord] = []
         self.n_epochs_resumed = 0
         self.file = file
@@ -127,45 +83,43 @@ class TrainingState:
         self.n_batches_done = 0
         self.sums = torch.zeros(4, dtype=torch.float64)
         self.draws = torch.Generator()
-        self.damage = torch.Generator()
+        self.degradation = torch.Generator()
 
     @property
     def is_sound(self) -> bool:
-        """False where a weight is not a number."""
+        """True where all weights are numbers."""
         return all(bool(torch.isfinite(weights).all()) for weights in self.parameters)
 
     def begin_epoch(self) -> None:
-        """Ready for the first batch of the epoch after those recorded."""
         seed, epoch = self.recipe.training.seed, len(self.records) + 1
         self.draws = stream(seed, "latents", epoch)
-        self.damage = stream(seed, "degradation", epoch)
+        self.degradation = stream(seed, "degradation", epoch)
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     def finish_epoch(self, record: EpochRecord) -> None:
-        """Note a finished epoch."""
         self.records.append(record)
         self.n_batches_done = 0
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, whole or not at all."""
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"steps/{name}": value for name, value in self.steps.tensors().items()}
+        tensors |= {f"steps/{name}": value for name, value in self.optimizers.tensors().items()}
         tensors |= {
             "epoch/sums": self.sums,
             "epoch/draws": self.draws.get_state(),
-            "epoch/damage": self.damage.get_state(),
+            "epoch/damage": self.degradation.get_state(),
         }
         notes = {
             "recipe": self.recipe.model_dump_json(),
             "stars": self.stars,
-            "steps": self.steps.notes(),
+            "steps": self.optimizers.notes(),
             "records": json.dumps([asdict(record) for record in self.records]),
             "n_batches_done": str(self.n_batches_done),
         }
         write_tensors(path, {name: value.cpu() for name, value in tensors.items()}, notes)
 
-    def restore(self, saved: SavedState) -> None:
-        """Go on from a saved state.
+    def restore(self, saved: StoredTensors) -> None:
+        """Go on from what `save` wrote.
 
         Raises:
             CheckpointError: It is not a state of this recipe on these stars.
@@ -180,14 +134,35 @@ class TrainingState:
                 f"{saved.path}: left by a run on other stars ({notes.get('stars')}, now {self.stars}); "
                 "start again, or give the store it began with"
             )
-        self.network.load_state_dict(saved.under("network/"))
-        self.steps.restore(saved.under("steps/"), notes["steps"])
+        network, steps, epoch = (
+            {name: torch.from_numpy(values) for name, values in saved.under(prefix).items()}
+            for prefix in ("network/", "steps/", "epoch/")
+        )
+        self.network.load_state_dict(network)
+        self.optimizers.restore(steps, notes["steps"])
         self.records = [EpochRecord(**record) for record in json.loads(notes["records"])]
         self.n_epochs_resumed = len(self.records)
         self.n_batches_done = int(notes["n_batches_done"])
-        self.sums = saved.tensors["epoch/sums"]
-        self.draws.set_state(saved.tensors["epoch/draws"])
-        self.damage.set_state(saved.tensors["epoch/damage"])
+        self.sums = epoch["sums"]
+        self.draws.set_state(epoch["draws"])
+        self.degradation.set_state(epoch["damage"])
+
+
+def read_state(path: Path) -> StoredTensors:
+    """What `TrainingState.save` wrote.
+
+    Raises:
+        CheckpointError: The file is nothing of the kind.
+    """
+    try:
+        return read_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; not a training state: start again") from error
+
+
+def was_streamed(saved: StoredTensors) -> bool:
+    """True where the run read its stars from disk in every epoch."""
+    return saved.notes.get("stars", "").endswith(STREAMED)
 
 
 def initial_network(n_coeffs: int, recipe: Recipe) -> ScatterVAE:
@@ -195,12 +170,6 @@ def initial_network(n_coeffs: int, recipe: Recipe) -> ScatterVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(recipe.training.seed, "weights").initial_seed())
         return ScatterVAE(n_coeffs, recipe.network)
-
-
-logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_SAVES = 5.0
-_STARS_A_THREAD = 256  # of a batch: with fewer, threads wait for each other longer than they compute
 
 
 def fit_network(
@@ -230,14 +199,14 @@ def fit_network(
     saved = world.from_first(lambda: _resume(state))
     if saved is not None and not world.is_first:
         state.restore(saved)
-    report = progress or (lambda _record: None)
+    progress = progress or (lambda _record: None)
     for record in state.records:
-        report(record)
+        progress(record)
     with _computing_with(training_threads(recipe)):
         for epoch in range(len(state.records) + 1, recipe.training.epochs + 1):
             record = _run_epoch(state, stars, epoch)
             state.finish_epoch(record)
-            report(record)
+            progress(record)
             _save_if_due(state, at_once=epoch == recipe.training.epochs)
     return state
 
@@ -257,11 +226,11 @@ def _computing_with(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _resume(state: TrainingState) -> SavedState | None:
-    """Restore the state from its file, where there is one, and hand on what was in it."""
+def _resume(state: TrainingState) -> StoredTensors | None:
+    """What is in the state's file, restored; None where there is none."""
     if state.file is None or not state.file.exists():
         return None
-    saved = SavedState.read(state.file)
+    saved = read_state(state.file)
     state.restore(saved)
     logger.info(
         "%s: going on after epoch %d and %d batches", state.file, len(state.records), state.n_batches_done
@@ -277,12 +246,12 @@ def _run_epoch(state: TrainingState, stars: TrainingStars, epoch: int) -> EpochR
     for batch in stars.batches(settings, epoch, first=state.n_batches_done, world=state.world):
         state.sums += _step(state, batch)
         if not torch.isfinite(state.sums[0]):
-            raise state.world.told_once(_diverged(epoch, f"the loss is {state.sums[0].item()}"))
+            raise state.world.reported_once(_diverged(epoch, f"the loss is {state.sums[0].item()}"))
         state.n_batches_done += 1
         state.n_stars_seen += batch.n_stars
         _save_if_due(state)
     if not state.is_sound:  # a gradient overflowed where the loss did not
-        raise state.world.told_once(_diverged(epoch, "a weight is not a number"))
+        raise state.world.reported_once(_diverged(epoch, "a weight is not a number"))
     mean, chi2, penalty, kl = (state.sums / len(stars)).tolist()
     return EpochRecord(
         epoch=epoch,
@@ -291,25 +260,24 @@ def _run_epoch(state: TrainingState, stars: TrainingStars, epoch: int) -> EpochR
         penalty=penalty,
         kl=kl,
         negative_elbo=chi2 + penalty + kl,
-        learning_rate=state.steps.learning_rate,
+        learning_rate=state.optimizers.learning_rate,
     )
 
 
 def _step(state: TrainingState, batch: Batch) -> Tensor:
-    """Move the weights once; gives the sums of loss and loss terms over the batch.
+    """Move the weights along the gradient of the batch's mean loss; gives the sums of loss and loss terms.
 
-    The gradient is that of the mean over the whole batch: each process adds its stars' part, and
-    DistributedDataParallel takes the mean over processes.
+    Each process adds its stars' part, and DistributedDataParallel takes the mean over processes.
     """
     settings, shape = state.recipe.training, state.network.shape
-    batch = batch.degraded(state.recipe.degradation, state.damage)
+    batch = batch.degraded(state.recipe.degradation, state.degradation)
     noise = batch.noise(shape.n_latent, state.draws)
     terms = state.loss_of_batch(batch.x, batch.errors, noise, batch.correlated)
     losses = objective(terms, state.recipe.objective, n_coeffs=batch.x.shape[1], n_latent=shape.n_latent)
-    state.steps.forget_gradients()
+    state.optimizers.zero_grad()
     (losses.sum() / (batch.n_stars / state.world.size)).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.parameters, settings.gradient_clip, error_if_nonfinite=False)
-    state.steps.take()
+    state.optimizers.step()
     sums = torch.stack([term.detach().double().sum() for term in (losses, *terms)])
     return state.world.total(sums).cpu()
 

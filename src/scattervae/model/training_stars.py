@@ -50,15 +50,15 @@ def trained_on(
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What one pass over a store finds: how many stars of each row group can be trained on, and their statistics.
+class StoreStatistics:
+    """What one pass over a store finds: counts of stars in each row group, and the scale of those that train.
 
     Attributes:
         normalization: Of the stars to train on.
-        n_usable: Of each row group.
-        n_trained_on: Of each row group.
-        n_one_band: Of each row group, among those trained on.
-        n_inferred: Of each row group, among those trained on.
+        n_usable: Usable stars.
+        n_trained_on: Those that train.
+        n_one_band: Those of them with one band.
+        n_inferred: Those of them whose coefficients were not published.
     """
 
     normalization: Normalization
@@ -68,7 +68,7 @@ class Survey:
     n_inferred: Int64[np.ndarray, " row_group"]
 
     @classmethod
-    def of(cls, store: SpectrumStore, recipe: Recipe) -> "Survey":
+    def of(cls, store: SpectrumStore, recipe: Recipe) -> "StoreStatistics":
         """Read the whole store as often as `Normalization.fit` does, and again where stars are left out.
 
         Raises:
@@ -117,8 +117,8 @@ class Survey:
         write_tensors(path, arrays, notes)
 
     @classmethod
-    def saved(cls, path: Path, store: SpectrumStore, recipe: Recipe) -> "Survey | None":
-        """The survey of this store for this recipe that is in a file; None where it is not."""
+    def saved(cls, path: Path, store: SpectrumStore, recipe: Recipe) -> "StoreStatistics | None":
+        """The statistics of this store for this recipe that is in a file; None where it is not."""
         try:
             _, arrays, notes = read_tensors(path)
         except CheckpointError:
@@ -142,11 +142,7 @@ def _subject(store: SpectrumStore, recipe: Recipe) -> str:
 
 
 def require_stars(n_trained_on: int, n_stars: int, n_usable: int) -> None:
-    """Refuse to train on nothing.
-
-    Raises:
-        TrainingError: No star can be trained on.
-    """
+    """Refuse to train on nothing."""
     if n_trained_on == 0:
         raise TrainingError(
             f"none of {counted(n_stars, 'star')} can be trained on: {n_usable} are usable "
@@ -191,13 +187,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Stars ready to be trained on.
-
-    Attributes:
-        stars: Where batches come from.
-        normalization: How they were scaled.
-        data: What provenance says of them; JSON values.
-    """
+    """Stars ready to be trained on, how they were scaled, and what provenance says of them as JSON values."""
 
     stars: TrainingStars
     normalization: Normalization
@@ -227,16 +217,13 @@ def data_digest(spectra: Spectra) -> str:
 def prepare_spectra(
     spectra: Spectra, recipe: Recipe, machine: Machine, *, g_flux_error: StarArray | None = None
 ) -> Prepared:
-    """Stars in memory, as they are given.
+    """The stars of these spectra that train, in memory.
 
     Args:
         spectra: All stars.
         recipe: All settings.
         machine: Where to train.
         g_flux_error: One standard deviation of each star's G flux [electron/s], for the full likelihood.
-
-    Raises:
-        TrainingError: None of them can be trained on.
     """
     stars = training_stars(spectra, recipe)
     require_stars(len(stars), len(spectra), int(spectra.usable.sum()))
@@ -246,45 +233,31 @@ def prepare_spectra(
     if len(normalization.outliers):
         inside = ~np.isin(stars.source_id, normalization.outliers)
         stars, g_flux_error = stars.take(inside), None if g_flux_error is None else g_flux_error[inside]
-    counts = {
-        "n_stars": len(spectra),
-        "n_usable": int(spectra.usable.sum()),
-        **counts_of(stars),
-    }
+    counts = {"n_stars": len(spectra), "n_usable": int(spectra.usable.sum()), **counts_of(stars)}
     correlated = None
     if recipe.likelihood == "full":
         correlated = CorrelatedNoise.of(stars, normalization, g_flux_error=g_flux_error).to(machine.device)
         counts |= _counts_of_noise(correlated)
     inputs = normalization.apply(stars, gaps=recipe.trains_on_one_band).to(machine.device)
-    return Prepared(
-        stars=StarsInMemory(inputs, normalization.bp.stop, correlated),
-        normalization=normalization,
-        data=_data(data_digest(stars), counts, normalization),
-    )
+    in_memory = StarsInMemory(inputs, normalization.bp.stop, correlated)
+    return Prepared(in_memory, normalization, _data(data_digest(stars), counts, normalization))
 
 
 def prepare_store(
-    store: SpectrumStore, recipe: Recipe, machine: Machine, *, survey: Survey, streamed: bool
+    store: SpectrumStore, recipe: Recipe, machine: Machine, *, statistics: StoreStatistics, streamed: bool
 ) -> Prepared:
-    """Stars of a store, read to memory or left on disk.
-
-    Args:
-        store: The store.
-        recipe: All settings.
-        machine: Where to train.
-        survey: What `Survey.of` found in the store.
-        streamed: Leave them on disk.
+    """Stars of a store, read to memory, or left on disk where `streamed`.
 
     Raises:
         TrainingError: The likelihood needs correlations, and they do not fit into memory.
     """
     if recipe.likelihood == "full":
-        return _prepare_with_correlations(store, recipe, machine, survey=survey, streamed=streamed)
+        return _prepare_with_correlations(store, recipe, machine, statistics=statistics, streamed=streamed)
     chosen = ChosenStars(
         source=store,
-        keep=lambda block: trained_on(block, recipe, outliers=survey.normalization.outliers),
-        n_kept=survey.n_trained_on,
-        normalization=survey.normalization,
+        keep=lambda block: trained_on(block, recipe, outliers=statistics.normalization.outliers),
+        n_kept=statistics.n_trained_on,
+        normalization=statistics.normalization,
         gaps=recipe.trains_on_one_band,
         threads=reading_threads(),
     )
@@ -292,18 +265,18 @@ def prepare_store(
     if streamed:
         stars = StarsOnDisk(chosen, store.digest, machine.device)
     else:
-        stars = StarsInMemory(chosen.read().to(machine.device), survey.normalization.bp.stop)
+        stars = StarsInMemory(chosen.read().to(machine.device), statistics.normalization.bp.stop)
     return Prepared(
         stars=stars,
-        normalization=survey.normalization,
-        data=_data(store.digest, survey.totals(len(store)), survey.normalization),
+        normalization=statistics.normalization,
+        data=_data(store.digest, statistics.totals(len(store)), statistics.normalization),
     )
 
 
 def _prepare_with_correlations(
-    store: SpectrumStore, recipe: Recipe, machine: Machine, *, survey: Survey, streamed: bool
+    store: SpectrumStore, recipe: Recipe, machine: Machine, *, statistics: StoreStatistics, streamed: bool
 ) -> Prepared:
-    n_stars, normalization = int(survey.n_trained_on.sum()), survey.normalization
+    n_stars, normalization = int(statistics.n_trained_on.sum()), statistics.normalization
     sizes = normalization.bp.stop, normalization.n_coeffs - normalization.bp.stop
     n_pairs = sum(size * (size - 1) // 2 for size in sizes)
     if streamed or not machine.holds(n_stars, normalization.n_coeffs + n_pairs // 2):

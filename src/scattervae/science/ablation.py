@@ -44,15 +44,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One model, scored on the validation fold.
-
-    Attributes:
-        negative_elbo: Nats per star.
-        active_latents: Latents with a divergence above 0.1 nats.
-        n_parameters: Weights and biases.
-        seconds: Of training, on the clock.
-    """
+class Scores:
+    """Of one model: nats per star of the validation fold, active latents, weights and biases, seconds of training."""
 
     negative_elbo: float
     active_latents: int
@@ -61,14 +54,7 @@ class Trial:
 
 
 def ablations(*, epochs: int | None = None, n_seeds: int = N_SEEDS) -> Iterator[tuple[str, list[Variant]]]:
-    """Each change with a variant for each seed, all trained without the validation fold.
-
-    The paper's network, trained with the evidence lower bound, comes last.
-
-    Args:
-        epochs: Passes over the stars; the recipe's where None.
-        n_seeds: How many seeds.
-    """
+    """Each change with a variant for each seed, all trained without the validation fold; the paper's network last."""
     common: dict[str, Any] = {"hold_out_validation": True} | ({} if epochs is None else {"epochs": epochs})
     for what, change in CHANGES.items():
         training = change.get("training", {}) | common
@@ -86,24 +72,12 @@ def ablations(*, epochs: int | None = None, n_seeds: int = N_SEEDS) -> Iterator[
     yield "the paper's network (recipe elbo)", paper
 
 
-@dataclass(frozen=True)
-class Run:
-    """How an ablation is run.
-
-    Attributes:
-        epochs: Passes over the stars; the recipe's where None.
-        n_seeds: How many seeds.
-    """
-
-    epochs: int | None = None
-    n_seeds: int = N_SEEDS
-
-
 def ablate(
     spectra: Spectra,
     folder: Path,
-    run: Run | None = None,
     *,
+    epochs: int | None = None,
+    n_seeds: int = N_SEEDS,
     stage: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Table:
@@ -115,40 +89,40 @@ def ablate(
     Args:
         spectra: All stars; trained on those of neither test nor validation fold, scored on the latter.
         folder: Where each model's numbers are kept.
-        run: Epochs and seeds.
+        epochs: Passes over the stars; the recipe's where None.
+        n_seeds: How many seeds.
         stage: Called with what is being done.
         progress: Called with each epoch's record.
 
     Raises:
         DataError: No usable star is in the validation fold.
     """
-    run = run or Run()
     held_out = spectra.take(folds(spectra.source_id).validation & spectra.usable)
     if len(held_out) == 0:
         raise DataError(
             f"none of {counted(len(spectra), 'star')} is usable and in the validation fold; give more stars"
         )
     kept = KeptRows(folder, stars_digest(spectra))
-    chosen = list(ablations(epochs=run.epochs, n_seeds=run.n_seeds))
-    found: dict[str, dict[int, Trial]] = {}
-    for place, (what, variants) in enumerate(chosen, start=1):
+    chosen = list(ablations(epochs=epochs, n_seeds=n_seeds))
+    found: dict[str, dict[int, Scores]] = {}
+    for number, (what, variants) in enumerate(chosen, start=1):
         for variant in variants:
-            trial = kept.find(variant)
-            if trial is None:
+            scores = kept.find(variant)
+            if scores is None:
                 if stage is not None:
-                    stage(f"change {place} of {len(chosen)}: {variant.name}")
-                trial = _tried(variant, spectra, held_out, progress)
-                kept.keep(variant, trial)
-            if trial:
-                found.setdefault(what, {})[variant.recipe.training.seed] = Trial(**trial)
-    epochs = run.epochs or RECIPES[BASE].training.epochs
-    size = ((epochs, "epoch"), (run.n_seeds, "seed"), (len(held_out), "star"))
+                    stage(f"change {number} of {len(chosen)}: {variant.name}")
+                scores = _scores(variant, spectra, held_out, progress)
+                kept.keep(variant, scores)
+            if scores:
+                found.setdefault(what, {})[variant.recipe.training.seed] = Scores(**scores)
+    epochs = epochs or RECIPES[BASE].training.epochs
+    size = ((epochs, "epoch"), (n_seeds, "seed"), (len(held_out), "star"))
     title = f"Ablations of the recipe {BASE} ({', '.join(counted(n, noun) for n, noun in size)})"
     unchanged = found.get("none", {})
     return Table(title, HEADER, tuple(_row(what, of, unchanged) for what, of in found.items()))
 
 
-def _tried(
+def _scores(
     variant: Variant, spectra: Spectra, held_out: Spectra, progress: Progress | None
 ) -> dict[str, Any]:
     """The numbers of a variant as JSON values; empty where it cannot be trained."""
@@ -161,15 +135,15 @@ def _tried(
     seconds = time.perf_counter() - started
     score = evaluate(model, held_out, fold="all")
     n_parameters = sum(weights.numel() for weights in model.network.parameters())
-    return asdict(Trial(score.negative_elbo, score.active_latents, n_parameters, seconds))
+    return asdict(Scores(score.negative_elbo, score.active_latents, n_parameters, seconds))
 
 
-def _row(what: str, trials: dict[int, Trial], unchanged: dict[int, Trial]) -> tuple[str, ...]:
-    elbos = [trial.negative_elbo for trial in trials.values()]
+def _row(what: str, scores: dict[int, Scores], unchanged: dict[int, Scores]) -> tuple[str, ...]:
+    elbos = [one.negative_elbo for one in scores.values()]
     differences = [
-        trial.negative_elbo - unchanged[seed].negative_elbo
-        for seed, trial in trials.items()
-        if seed in unchanged and trials is not unchanged
+        one.negative_elbo - unchanged[seed].negative_elbo
+        for seed, one in scores.items()
+        if seed in unchanged and scores is not unchanged
     ]
     return (
         what,
@@ -177,9 +151,9 @@ def _row(what: str, trials: dict[int, Trial], unchanged: dict[int, Trial]) -> tu
         _standard_error(elbos),
         f"{statistics.mean(differences):+.2f}" if differences else "-",
         _standard_error(differences),
-        f"{statistics.mean(trial.active_latents for trial in trials.values()):.1f}",
-        f"{next(iter(trials.values())).n_parameters:,}",
-        f"{statistics.median(trial.seconds for trial in trials.values()):.0f}",
+        f"{statistics.mean(one.active_latents for one in scores.values()):.1f}",
+        f"{next(iter(scores.values())).n_parameters:,}",
+        f"{statistics.median(one.seconds for one in scores.values()):.0f}",
     )
 
 

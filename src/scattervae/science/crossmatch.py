@@ -34,116 +34,6 @@ if TYPE_CHECKING:
 
 NOTE = "scattervae.crossmatch"
 _OWN_PROPERTIES = "scattervae_"
-
-
-def carried(stars: HatsFolder) -> list[str]:
-    """The catalogue's columns that go into the answer: one value a star, none that the answer adds."""
-    added = (SPATIAL_INDEX, ROW, SEPARATION)
-    return [f.name for f in stars.schema if f.name not in added and not pa.types.is_nested(f.type)]
-
-
-def list_suffix(stars: HatsFolder, rows: SkyList) -> str:
-    """What goes behind a name of the list that the catalogue has too: ``_list``, or ``_list2`` where that is taken."""
-    own, theirs = set(carried(stars)), set(rows.table.column_names)
-    suffixes = chain(("_list",), (f"_list{n}" for n in count(2)))
-    return next(s for s in suffixes if not {name + s for name in own & theirs} & (own | theirs))
-
-
-def answer_schema(
-    stars: HatsFolder, rows: SkyList, about: Mapping[str, Any], *, hidden: Collection[str], separation: bool
-) -> pa.Schema:
-    """The star's columns, then the list's, with `list_suffix` behind a name that both have, then the separation.
-
-    Args:
-        stars: The catalogue.
-        rows: The list.
-        about: How the answer came about, for the metadata.
-        hidden: Columns of the list that stay behind.
-        separation: The answer has the angle of each pair.
-    """
-    suffix = list_suffix(stars, rows)
-    own = carried(stars)
-    theirs = [field for field in rows.table.schema if field.name not in hidden]
-    fields = [
-        *(stars.schema.field(name) for name in own),
-        *(f.with_name(f.name + suffix) if f.name in own else f for f in theirs),
-    ]
-    if separation:
-        text = "angle between the star and the row of the list"
-        fields.append(described(SEPARATION, pa.float64(), "arcsec", text))
-    origin = {"catalogue": stars.properties.get("obs_collection", stars.path.name), "list": rows.path.name}
-    notes = {key: value for key, value in stars.properties.items() if key.startswith(_OWN_PROPERTIES)}
-    return pa.schema(fields, metadata={NOTE: json.dumps({**origin, **about}), **notes})
-
-
-def write_answer(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
-    """Compute the pairs and write them; gives which row of the list each is of.
-
-    Args:
-        pairs: LSDB's answer, not computed yet.
-        schema: Its columns as they are to be written.
-        out: A file of the form that its suffix says; without one, the folder of a HATS catalogue.
-
-    Raises:
-        DataError: There is no pair; nothing is written.
-    """
-    with no_pair_named(out):
-        if out.suffix:
-            return _write_file(pairs, schema, out)
-        return _write_folder(pairs, schema, out)
-
-
-@contextmanager
-def no_pair_named(out: Path) -> Iterator[None]:
-    """Say in one line that there is no pair, be it found at once, as where the two share no sky, or at the end."""
-    try:
-        yield
-    except (_NothingError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "do not overlap" not in str(error):
-            raise
-        raise DataError(f"{out}: not written, since no star of the catalogue is in the list") from error
-
-
-class _NothingError(Exception):
-    """There is no pair."""
-
-
-def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
-    """One file; the answer is held in memory."""
-    frame = pairs.compute(progress_bar=False)
-    if len(frame) == 0:
-        raise _NothingError
-    table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
-    with written_table(out) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
-    return table[ROW]
-
-
-def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
-    """A HATS catalogue by LSDB's own writer, partition by partition; units go to the file of its schema."""
-    with written_file(out) as partial:
-        shutil.rmtree(partial, ignore_errors=True)
-        notes = {key.decode(): value.decode() for key, value in schema.metadata.items()}
-        try:
-            pairs[schema.names].write_catalog(
-                partial,
-                catalog_name=out.name,
-                as_collection=False,
-                progress_bar=False,
-                addl_hats_properties=notes,
-            )
-        except RuntimeError as error:  # LSDB's word for a catalogue without rows
-            shutil.rmtree(partial, ignore_errors=True)
-            raise _NothingError from error
-        file = partial / "dataset" / "_common_metadata"
-        written = pq.read_schema(file)
-        fields = [schema.field(f.name) if f.name in schema.names else f for f in written]
-        pq.write_metadata(pa.schema(fields, metadata=schema.metadata), file)
-        write_digests(partial, [file for file in partial.rglob("*") if file.is_file()])
-    files = sorted((out / "dataset").glob("Norder=*/Dir=*/Npix=*"))
-    return pa.chunked_array([chunk for f in files for chunk in read_table(f, [ROW])[ROW].chunks])
-
-
 LARGEST_RADIUS = 600.0
 """The widest match by position [arcsec]: LSDB's margins must be narrower than its smallest partition."""
 ID_MARGIN = 120.0
@@ -192,16 +82,16 @@ class ById:
 
 @dataclass(frozen=True)
 class Crossmatch:
-    """What was found.
+    """What was found, and written to a file or HATS folder.
 
     Attributes:
-        path: The file or HATS folder written.
+        path: Of that.
         n_list: Rows of the list with a position or source_id.
         n_without: Rows of the list without one.
         n_pairs: Rows written, each a star with a row of the list.
         n_matched: Rows of the list that some star was paired with.
         n_shared: Those of them that several stars were paired with.
-        left_out: Columns of the list that stayed behind, such as arrays.
+        dropped_columns: Columns of the list that stayed behind, such as arrays.
     """
 
     path: Path
@@ -210,7 +100,7 @@ class Crossmatch:
     n_pairs: int
     n_matched: int
     n_shared: int
-    left_out: tuple[str, ...]
+    dropped_columns: tuple[str, ...]
 
 
 def crossmatch(
@@ -259,12 +149,16 @@ def crossmatch(
         )
     with sole_writer(out), _lsdb_on(scheduler) as lsdb:
         about = {"by": vars(how), "lsdb": lsdb.__version__, "credit": CREDIT}
-        schema = answer_schema(stars, rows, about, hidden=hidden, separation=isinstance(how, ByPosition))
-        left = lsdb.open_catalog(str(stars.path), columns=carried(stars))
+        schema = _answer_schema(stars, rows, about, hidden=hidden, separation=isinstance(how, ByPosition))
+        left = lsdb.open_catalog(str(stars.path), columns=_carried(stars))
         right = _laid_out(lsdb, rows, place, margin=margin)
-        with no_pair_named(out):
-            pairs = _pairs(left, right, how, suffix=list_suffix(stars, rows))
-            row = write_answer(pairs, schema, out)
+        try:
+            pairs = _pairs(left, right, how, suffix=_list_suffix(stars, rows))
+            row = _write_file(pairs, schema, out) if out.suffix else _write_folder(pairs, schema, out)
+        except RuntimeError as error:
+            if "do not overlap" not in str(error):
+                raise
+            raise _no_pair(out) from error
     _, times = np.unique(row.to_numpy(), return_counts=True)
     return Crossmatch(
         path=out,
@@ -273,7 +167,7 @@ def crossmatch(
         n_pairs=len(row),
         n_matched=len(times),
         n_shared=int((times > 1).sum()),
-        left_out=rows.left_out,
+        dropped_columns=rows.dropped_columns,
     )
 
 
@@ -302,7 +196,7 @@ def _placed_by_id(everything: SkyList, how: ById) -> SkyList:
     table = rows.table
     for name, centre in zip(_PLACE, pixel_centres(table[how.column].to_numpy()), strict=True):
         table = table.append_column(name, pa.array(centre))
-    return SkyList(rows.path, table, rows.left_out)
+    return SkyList(rows.path, table, rows.dropped_columns)
 
 
 @contextmanager
@@ -336,14 +230,78 @@ def _laid_out(lsdb: ModuleType, rows: SkyList, place: tuple[str, str], *, margin
 
 
 def _pairs(left: "Catalog", right: "Catalog", how: ByPosition | ById, *, suffix: str) -> "Catalog":
-    naming: dict[str, Any] = {
-        "suffixes": ("", suffix),
-        "suffix_method": "overlapping_columns",
-        "log_changes": False,
-    }
+    naming: dict[str, Any] = {"suffixes": ("", suffix), "suffix_method": "overlapping_columns"}
+    naming["log_changes"] = False
     if isinstance(how, ById):
         return left.join(right, left_on=_KEY, right_on=how.column, **naming)
     matched = left.crossmatch(
         right, n_neighbors=1, radius_arcsec=how.radius, require_right_margin=True, **naming
     )
     return matched.rename({_DISTANCE: SEPARATION})
+
+
+def _carried(stars: HatsFolder) -> list[str]:
+    """The catalogue's columns that go into the answer: one value a star, none that the answer adds."""
+    added = (SPATIAL_INDEX, ROW, SEPARATION)
+    return [f.name for f in stars.schema if f.name not in added and not pa.types.is_nested(f.type)]
+
+
+def _list_suffix(stars: HatsFolder, rows: SkyList) -> str:
+    """What goes behind a name of the list that the catalogue has too: ``_list``, or ``_list2`` where that is taken."""
+    own, theirs = set(_carried(stars)), set(rows.table.column_names)
+    suffixes = chain(("_list",), (f"_list{n}" for n in count(2)))
+    return next(s for s in suffixes if not {name + s for name in own & theirs} & (own | theirs))
+
+
+def _answer_schema(
+    stars: HatsFolder, rows: SkyList, about: Mapping[str, Any], *, hidden: Collection[str], separation: bool
+) -> pa.Schema:
+    """The star's columns, then the list's but the `hidden`, with `_list_suffix` behind a name that both have."""
+    suffix = _list_suffix(stars, rows)
+    own = _carried(stars)
+    theirs = [field for field in rows.table.schema if field.name not in hidden]
+    fields = [
+        *(stars.schema.field(name) for name in own),
+        *(f.with_name(f.name + suffix) if f.name in own else f for f in theirs),
+    ]
+    if separation:
+        text = "angle between the star and the row of the list"
+        fields.append(described(SEPARATION, pa.float64(), "arcsec", text))
+    origin = {"catalogue": stars.properties.get("obs_collection", stars.path.name), "list": rows.path.name}
+    notes = {key: value for key, value in stars.properties.items() if key.startswith(_OWN_PROPERTIES)}
+    return pa.schema(fields, metadata={NOTE: json.dumps({**origin, **about}), **notes})
+
+
+def _no_pair(out: Path) -> DataError:
+    return DataError(f"{out}: not written, since no star of the catalogue is in the list")
+
+
+def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
+    """One file, made in memory; gives which row of the list each pair is of."""
+    frame = pairs.compute(progress_bar=False)
+    if len(frame) == 0:
+        raise _no_pair(out)
+    table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
+    with written_table(out) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    return table[ROW]
+
+
+def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArray:
+    """A HATS catalogue by LSDB's own writer, partition by partition; units go to the file of its schema."""
+    with written_file(out) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        notes = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+        try:
+            options = {"as_collection": False, "progress_bar": False, "addl_hats_properties": notes}
+            pairs[schema.names].write_catalog(partial, catalog_name=out.name, **options)
+        except RuntimeError as error:  # LSDB's word for a catalogue without rows
+            shutil.rmtree(partial, ignore_errors=True)
+            raise _no_pair(out) from error
+        file = partial / "dataset" / "_common_metadata"
+        written = pq.read_schema(file)
+        fields = [schema.field(f.name) if f.name in schema.names else f for f in written]
+        pq.write_metadata(pa.schema(fields, metadata=schema.metadata), file)
+        write_digests(partial, [file for file in partial.rglob("*") if file.is_file()])
+    files = sorted((out / "dataset").glob("Norder=*/Dir=*/Npix=*"))
+    return pa.chunked_array([chunk for f in files for chunk in read_table(f, [ROW])[ROW].chunks])

@@ -53,15 +53,7 @@ def refine(
     n_steps: int = N_STEPS,
     batch: int = BATCH,
 ) -> Refined:
-    """The posterior of each star, improved from the encoder's (`refine_means`).
-
-    Args:
-        checkpoint: The model.
-        inputs: The stars as the model sees them; missing coefficients have infinite errors.
-        posterior: What its encoder says of them.
-        n_steps: Steps to try.
-        batch: Stars at a time.
-    """
+    """The posterior of each star, improved from the encoder's with `refine_means`, `batch` stars at a time."""
     device = checkpoint.device
     network = copy.deepcopy(checkpoint.network).requires_grad_(requires_grad=False)
     mean, log_variance = posterior.mean.clone(), posterior.log_variance.clone()

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scattervae.arrays import CoeffArray, FluxArray, Latents, StarArray, Wavelengths
+from scattervae.arrays import CoeffArray, Latents, StarArray
 from scattervae.errors import DataError
-from scattervae.gaia.basis import flux_from_coeffs
+from scattervae.gaia.basis import SampledFlux, flux_from_coeffs
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import LatentFlow
 from scattervae.model.posterior import Posterior
@@ -45,21 +45,6 @@ class GeneratedSpectra:
 
     def __len__(self) -> int:
         return len(self.g_flux)
-
-
-@dataclass(frozen=True)
-class GeneratedFlux:
-    """Generated spectra on a wavelength grid [W m^-2 nm^-1].
-
-    Attributes:
-        grid_nm: Wavelengths.
-        flux: Flux of the generated coefficients.
-        scatter: One standard deviation that the coefficients' scatter gives it, taken as independent.
-    """
-
-    grid_nm: Wavelengths
-    flux: FluxArray
-    scatter: FluxArray
 
 
 def from_prior(checkpoint: Checkpoint, n: int, *, seed: int = 0) -> Latents:
@@ -127,18 +112,17 @@ def generate(
     return GeneratedSpectra(z=z, coeffs=coeffs, scatter=widths, g_flux=g_flux, basis=normalization.basis)
 
 
-def flux_of(spectra: GeneratedSpectra) -> GeneratedFlux:
-    """Generated spectra on Gaia's wavelength grid, with the scatter band.
+def flux_of(spectra: GeneratedSpectra) -> SampledFlux:
+    """Generated spectra on Gaia's wavelength grid; errors are what the scatter, taken as independent, gives the flux.
 
     Raises:
         DataError: The basis is not one that GaiaXPy knows.
     """
-    sampled = flux_from_coeffs(spectra.coeffs, spectra.scatter, spectra.basis)
-    return GeneratedFlux(grid_nm=sampled.grid_nm, flux=sampled.flux, scatter=sampled.errors)
+    return flux_from_coeffs(spectra.coeffs, spectra.scatter, spectra.basis)
 
 
 def generated_table(
-    checkpoint: Checkpoint, spectra: GeneratedSpectra, flux: GeneratedFlux | None = None
+    checkpoint: Checkpoint, spectra: GeneratedSpectra, flux: SampledFlux | None = None
 ) -> pa.Table:
     """Generated spectra as a table by the archive's column names, with units and descriptions.
 
@@ -147,33 +131,25 @@ def generated_table(
         spectra: The spectra.
         flux: The same on a wavelength grid, where wanted.
     """
-    unit = "electron/s in the basis"
-    columns: list[tuple[pa.Field, pa.Array]] = [
-        (described("latent", pa.list_(pa.float32()), "", "latent vector"), list_array(spectra.z.numpy())),
-        (
-            described("phot_g_mean_flux", pa.float64(), "electron/s", "G flux the spectrum is scaled to"),
-            pa.array(spectra.g_flux),
-        ),
-    ]
+
+    def lists(name: str, unit: str, text: str, values: np.ndarray) -> tuple[pa.Field, pa.Array]:
+        return described(name, pa.list_(pa.float32()), unit, text), list_array(values)
+
+    text = "G flux the spectrum is scaled to"
+    g_flux = described("phot_g_mean_flux", pa.float64(), "electron/s", text), pa.array(spectra.g_flux)
+    columns = [lists("latent", "", "latent vector", spectra.z.numpy()), g_flux]
     for band, where in (("bp", spectra.basis.bp), ("rp", spectra.basis.rp)):
         for name, text, values in (
             ("coefficients", "generated coefficients", spectra.coeffs),
             ("coefficient_scatter", "intrinsic scatter (one sigma) of the coefficients", spectra.scatter),
         ):
-            field = described(f"{band}_{name}", pa.list_(pa.float32()), unit, f"{band.upper()}: {text}")
-            columns.append((field, list_array(values[:, where])))
-    about = {"model": checkpoint.digest, "recipe": checkpoint.recipe.name, "versions": software_versions()}
+            about = f"{band.upper()}: {text}"
+            columns.append(lists(f"{band}_{name}", "electron/s in the basis", about, values[:, where]))
+    notes = {"model": checkpoint.digest, "recipe": checkpoint.recipe.name, "versions": software_versions()}
     if flux is not None:
-        flux_unit = "W m^-2 nm^-1"
-        columns += [
-            (described("flux", pa.list_(pa.float32()), flux_unit, "generated flux"), list_array(flux.flux)),
-            (
-                described(
-                    "flux_scatter", pa.list_(pa.float32()), flux_unit, "one sigma of intrinsic scatter"
-                ),
-                list_array(flux.scatter),
-            ),
-        ]
-        about["wavelength_nm"] = flux.grid_nm.tolist()
-    schema = pa.schema([f for f, _ in columns], metadata={"scattervae.generated": json.dumps(about)})
+        unit, text = "W m^-2 nm^-1", "one sigma of intrinsic scatter"
+        columns.append(lists("flux", unit, "generated flux", flux.flux))
+        columns.append(lists("flux_scatter", unit, text, flux.errors))
+        notes["wavelength_nm"] = flux.grid_nm.tolist()
+    schema = pa.schema([f for f, _ in columns], metadata={"scattervae.generated": json.dumps(notes)})
     return pa.table([values for _, values in columns], schema=schema)

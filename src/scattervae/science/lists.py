@@ -3,7 +3,7 @@
 import gzip
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,12 +57,12 @@ class SkyList:
         path: The file.
         table: Its columns of one number, truth value or text a row, and last ``list_row``, the number of the
             row in the file counted from 0; unit and description in the metadata.
-        left_out: Names of its other columns, such as arrays.
+        dropped_columns: Names of its other columns, such as arrays.
     """
 
     path: Path
     table: pa.Table
-    left_out: tuple[str, ...] = ()
+    dropped_columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -105,32 +105,30 @@ class SkyList:
         Raises:
             DataError: The column cannot hold identifiers without loss.
         """
-        column = self.table[name]
-        if pa.types.is_floating(column.type):
+        kind = self.table[name].type
+        if pa.types.is_floating(kind):
             raise DataError(
-                f"{self.path}: column {name} is {column.type}, which cannot hold source_ids; "
-                "expected whole numbers or text"
+                f"{self.path}: column {name} is {kind}, which cannot hold source_ids; expected whole numbers or text"
             )
         try:
-            ids = column.cast(pa.int64())
+            table = self._cast(name, pa.int64())
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"{self.path}: column {name} holds something else than source_ids ({error})"
             ) from error
-        index = self.table.column_names.index(name)
-        field = self.table.schema.field(name).with_type(pa.int64())
-        table = self.table.set_column(index, field, ids)
-        return SkyList(self.path, table.filter(pc.greater(table[name], 0)), self.left_out)
+        return replace(self, table=table.filter(pc.greater(table[name], 0)))
 
     def with_positions(self, ra: str, dec: str) -> "SkyList":
         """The rows that have a position in these columns, which become float64."""
-        table = self.table
-        for name in (ra, dec):
-            index = table.column_names.index(name)
-            field = table.schema.field(name).with_type(pa.float64())
-            table = table.set_column(index, field, table[name].cast(pa.float64()))
+        table = self._cast(ra, pa.float64())
+        table = replace(self, table=table)._cast(dec, pa.float64())
         finite = pc.and_(pc.is_finite(table[ra]), pc.is_finite(table[dec]))
-        return SkyList(self.path, table.filter(finite), self.left_out)
+        return replace(self, table=table.filter(finite))
+
+    def _cast(self, name: str, kind: pa.DataType) -> pa.Table:
+        """The table with this column of another type; unit and description stay."""
+        index, field = self.table.column_names.index(name), self.table.schema.field(name).with_type(kind)
+        return self.table.set_column(index, field, self.table[name].cast(kind))
 
     def _named(self, name: str | None, guesses: tuple[str, ...], *, what: str, option: str) -> str:
         names: list[str] = [own for own in self.table.column_names if own != ROW]
@@ -189,15 +187,19 @@ def _from_hats(folder: HatsFolder) -> SkyList:
     return _scalars(folder.path, table.cast(pa.schema(fields)), arrays)
 
 
-def _scalars(path: Path, table: pa.Table, left_out: Iterable[str] = ()) -> SkyList:
+def _scalars(path: Path, table: pa.Table, dropped_columns: Iterable[str] = ()) -> SkyList:
     if len(table) > LARGEST_LIST:
         raise DataError(f"{len(table)} rows, more than the {LARGEST_LIST} of a list; split it")
-    left_out = (*left_out, *(f.name for f in table.schema if _stays_behind(f)))
-    own = [f for f in table.schema if f.name not in left_out and not f.name.startswith("__index_level_")]
+    dropped_columns = (*dropped_columns, *(f.name for f in table.schema if _stays_behind(f)))
+    own = [
+        f for f in table.schema if f.name not in dropped_columns and not f.name.startswith("__index_level_")
+    ]
     fields = [described(f.name, f.type, unit_of(f), _description_of(f)) for f in own]
     fields.append(described(ROW, pa.int64(), "", "row of the list, counted from 0"))
     columns = [table[f.name].combine_chunks() for f in own]
-    return SkyList(path, pa.table([*columns, np.arange(len(table))], schema=pa.schema(fields)), left_out)
+    return SkyList(
+        path, pa.table([*columns, np.arange(len(table))], schema=pa.schema(fields)), dropped_columns
+    )
 
 
 def _stays_behind(field: pa.Field) -> bool:
@@ -213,17 +215,17 @@ def _from_astropy(path: Path, stream: BufferedIOBase, kind: Kind) -> SkyList:
         table = (
             Table.read(stream, format="ascii.ecsv") if kind is Kind.TEXT else first_table(stream, kind.value)
         )
-    left_out = [name for name in table.colnames if table[name].ndim > 1 or _holds_objects(table, name)]
+    dropped_columns = [name for name in table.colnames if table[name].ndim > 1 or _holds_objects(table, name)]
     columns, fields = [], []
     for name in table.colnames:
-        if name not in left_out:
+        if name not in dropped_columns:
             column = table[name]
             values = _arrow_of(column)
             columns.append(values)
             fields.append(
                 described(name, values.type, str(column.unit or ""), str(column.description or "")),
             )
-    return _scalars(path, pa.table(columns, schema=pa.schema(fields)), left_out)
+    return _scalars(path, pa.table(columns, schema=pa.schema(fields)), dropped_columns)
 
 
 def _holds_objects(table: "Table", name: str) -> bool:

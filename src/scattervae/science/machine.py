@@ -1,6 +1,5 @@
 """What this machine has, held against what the package needs, and the whole way in small as a test of it."""
 
-import csv
 import logging
 import os
 import platform
@@ -13,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -173,30 +173,17 @@ def _whole_way(folder: Path) -> str:
 
 def _write_csv(path: Path, stars: Spectra) -> None:
     basis = stars.basis
-    bands = (("bp", basis.bp, basis.bp_id), ("rp", basis.rp, basis.rp_id))
-    names = [
-        f"{band}_{name}"
-        for band, *_ in bands
-        for name in ("coefficients", "coefficient_errors", "basis_function_id")
-    ]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source_id", "phot_g_mean_flux", *names])
-        for row, star in enumerate(stars.source_id.tolist()):
-            cells = [
-                cell
-                for _, where, basis_id in bands
-                for cell in (
-                    *(str(tuple(v[row, where].tolist())) for v in (stars.coeffs, stars.errors)),
-                    basis_id,
-                )
-            ]
-            writer.writerow([star, repr(float(stars.g_flux[row])), *cells])
+    columns: dict[str, object] = {"source_id": stars.source_id, "phot_g_mean_flux": stars.g_flux}
+    for band, where, basis_id in (("bp", basis.bp, basis.bp_id), ("rp", basis.rp, basis.rp_id)):
+        for name, values in (("coefficients", stars.coeffs), ("coefficient_errors", stars.errors)):
+            columns[f"{band}_{name}"] = [str(tuple(row)) for row in values[:, where].tolist()]
+        columns[f"{band}_basis_function_id"] = basis_id
+    pd.DataFrame(columns).to_csv(path, index=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No word of what is trained for two epochs, which says that it is too little."""
+    """Without the warnings that two epochs of training are too few."""
     logger = logging.getLogger(_PACKAGE)
     level = logger.level
     logger.setLevel(logging.ERROR)

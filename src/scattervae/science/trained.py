@@ -73,12 +73,10 @@ def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = Tr
     if not calibrated and (folder / CALIBRATION).is_file():
         return with_labels(model, None)
     trained = with_labels(with_saved_calibration(model, folder), None, folder)
-    place = restored(folder / LABELS)
-    return (
-        with_labels(trained, load_label_model(place, trained), folder)
-        if labels and place.is_dir()
-        else trained
-    )
+    fitted = restored(folder / LABELS)
+    if not labels or not fitted.is_dir():
+        return trained
+    return with_labels(trained, load_label_model(fitted, trained), folder)
 
 
 def labels_of(model: Checkpoint) -> LabelModel | None:

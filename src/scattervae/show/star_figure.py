@@ -354,7 +354,7 @@ def _flux(star: Spectra, made: dict[str, GeneratedSpectra]) -> _Flux | None:
     return _Flux(
         sampled.grid_nm,
         Curve(sampled.flux[0], sampled.errors[0]),
-        {name: Curve(flux.flux[0], flux.scatter[0]) for name, flux in fluxes.items()},
+        {name: Curve(flux.flux[0], flux.errors[0]) for name, flux in fluxes.items()},
         ", coefficients taken as independent" if star.correlations is None else "",
     )
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
-from scattervae.science.catalogue.encoding import catalogue, catalogue_schema, portions_of, rows_of
+from scattervae.science.catalogue.encoding import catalogue, catalogue_schema, chunks_of, rows_of
 from scattervae.spectra.columns import stored_of
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag
@@ -53,7 +53,7 @@ def test_columns_match_torch_distributions():
 def test_the_likelihood_is_that_of_the_loss():
     table = catalogue(PAPER_SIZED, DR3_SKY.spectra)
     inputs = PAPER_SIZED.normalization.apply(DR3_SKY.spectra)
-    answer = PAPER_SIZED.answer(inputs)
+    answer = PAPER_SIZED.predict(inputs)
     terms = loss_terms(inputs.x, inputs.errors, *answer)
     np.testing.assert_allclose(table["log_likelihood"].to_numpy(), -terms.nll, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(
@@ -110,8 +110,8 @@ def test_a_stars_bits_do_not_depend_on_its_batch_or_on_the_threads():
 def test_a_file_and_the_store_it_is_ingested_to_give_the_same_bits(tmp_path):
     """Stores keep float32, so stars from elsewhere are rounded to it as well."""
     write_store(tmp_path / "store", DR3_SKY.spectra, rows_a_partition=40)
-    portions = portions_of(PAPER_SIZED, SpectrumStore(tmp_path / "store"))
-    table = pa.Table.from_batches([rows for _, rows in rows_of(PAPER_SIZED, portions, threads=2)])
+    chunks = chunks_of(PAPER_SIZED, SpectrumStore(tmp_path / "store"))
+    table = pa.Table.from_batches([rows for _, rows in rows_of(PAPER_SIZED, chunks, threads=2)])
     assert table.sort_by("source_id").combine_chunks() == WHOLE.sort_by("source_id").combine_chunks()
     assert catalogue(PAPER_SIZED, stored_of(DR3_SKY.spectra)).combine_chunks() == WHOLE.combine_chunks()
 
@@ -135,7 +135,7 @@ def test_spectra_of_another_basis_are_refused_in_one_line(tmp_path):
     write_store(tmp_path / "store", other)
     for stars in ([other], SpectrumStore(tmp_path / "store")):
         with pytest.raises(DataError, match="7 BP") as error:
-            list(portions_of(MODEL, stars))
+            list(chunks_of(MODEL, stars))
         assert "\n" not in str(error.value)
 
 

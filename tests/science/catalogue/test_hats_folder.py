@@ -124,7 +124,7 @@ def test_one_begun_with_another_model_is_started_afresh(tmp_path, store, whole, 
     with pytest.raises(KeyboardInterrupt):
         encode_store(untrained_model(STARS), store, out, progress=stop_after(100))
     assert encode_store(MODEL, store, out).n_resumed == 0
-    assert "begun with another model or store; started afresh" in caplog.text
+    assert "begun with another model or other stars; started afresh" in caplog.text
     assert bytes_of(out) == bytes_of(whole)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.science.catalogue import encoding, one_file
-from scattervae.science.catalogue.encoding import Portion
-from scattervae.science.catalogue.one_file import write_catalogue, write_portions
+from scattervae.science.catalogue.encoding import Chunk
+from scattervae.science.catalogue.one_file import write_catalogue, write_chunks
 from scattervae.spectra.columns import stored_of
 from scattervae.spectra.spectra import Flag
 from scattervae.spectra.store import SpectrumStore
@@ -30,9 +30,9 @@ def in_pieces(spectra, rows):
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    """Row groups of 32 stars, ten of 300 stars, and portions that do not fit into them."""
+    """Row groups of 32 stars, ten of 300 stars, and chunks that do not fit into them."""
     monkeypatch.setattr(one_file, "ROWS_A_GROUP", 32)
-    monkeypatch.setattr(encoding, "_ROWS_A_PORTION", 50)
+    monkeypatch.setattr(encoding, "_ROWS_A_CHUNK", 50)
 
 
 def stop_after(n_stars):
@@ -85,21 +85,21 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, n_stars):
 
 
 def test_what_is_done_is_not_read_again(tmp_path):
-    """Groups of 32 over portions of 50: after two groups the second portion is read again, the first is not."""
+    """Groups of 32 over chunks of 50: after two groups the second chunk is read again, the first is not."""
     read = []
 
-    def portions():
+    def chunks():
         for index, piece in enumerate(in_pieces(SKY.spectra, 50)):
-            yield Portion(len(piece), partial(remember, index, piece))
+            yield Chunk(len(piece), partial(remember, index, piece))
 
     def remember(index, piece):
         read.append(index)
         return stored_of(piece)
 
     with pytest.raises(KeyboardInterrupt):
-        write_portions(MODEL, portions(), tmp_path / "c.parquet", stars_digest="s", progress=stop_after(64))
+        write_chunks(MODEL, chunks(), tmp_path / "c.parquet", stars_digest="s", progress=stop_after(64))
     read.clear()
-    write_portions(MODEL, portions(), tmp_path / "c.parquet", stars_digest="s")
+    write_chunks(MODEL, chunks(), tmp_path / "c.parquet", stars_digest="s")
     assert sorted(read) == [1, 2, 3, 4, 5]
 
 

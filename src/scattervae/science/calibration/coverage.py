@@ -99,7 +99,7 @@ def pit(inputs: Inputs, predicted: Reconstruction) -> PitValues:
 
 
 def _encoded(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
-    answer = checkpoint.answer(inputs, batch=max(len(inputs), 1))
+    answer = checkpoint.predict(inputs, batch=max(len(inputs), 1))
     return answer.posterior.each(lambda values: values.cpu())
 
 

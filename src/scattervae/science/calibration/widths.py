@@ -137,7 +137,7 @@ def renoised(inputs: Inputs, factor: float, generator: torch.Generator) -> Input
 def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
     """Posteriors of any number of stars, in memory."""
     parts = [
-        checkpoint.answer(inputs[start : start + BATCH]).posterior.each(lambda values: values.cpu())
+        checkpoint.predict(inputs[start : start + BATCH]).posterior.each(lambda values: values.cpu())
         for start in range(0, len(inputs), BATCH)
     ]
     return Posterior.concatenate(parts)

@@ -18,12 +18,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
-from scattervae.model.checkpoint import BATCH, Answer, Checkpoint
+from scattervae.model.checkpoint import BATCH, Checkpoint, Prediction
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
 from scattervae.provenance import CREDIT, software_versions
-from scattervae.science.calibration.calibrated import score_of
+from scattervae.science.calibration.calibrated import is_calibrated, score_of
 from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
@@ -37,7 +37,7 @@ from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.store import SpectrumStore
 
 NOTE = "scattervae.catalogue"
-_ROWS_A_PORTION = 4 * BATCH
+_ROWS_A_CHUNK = 4 * BATCH
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,8 @@ class CatalogueSummary:
 COUNTED = ["latent_1_mean", "flags"]
 
 
-class Portion(NamedTuple):
-    """Stars to encode together.
-
-    Attributes:
-        n_rows: How many.
-        read: Gets them; called in one of several threads.
-    """
+class Chunk(NamedTuple):
+    """Stars to encode together: how many, and what reads them, in one of several threads."""
 
     n_rows: int
     read: Callable[[], StoredSpectra]
@@ -112,38 +107,36 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("kl", "nat", "Kullback-Leibler divergence of the posterior from the prior"),
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
-        *score_column(checkpoint),
+        *([] if score_of(checkpoint) is None else [_score_field()]),
         *_label_fields(labels_of(checkpoint)),
         described("flags", pa.uint16(), "", flag_legend()),
     ]
     about = {
         "model": checkpoint.digest,
         "recipe": checkpoint.recipe.name,
+        "calibrated": is_calibrated(checkpoint),
         "versions": software_versions(),
         "credit": CREDIT,
     }
     return pa.schema(fields, metadata={NOTE: json.dumps(about)})
 
 
-def score_column(checkpoint: Checkpoint) -> list[pa.Field]:
-    """The column of the score, where the model has been calibrated."""
-    if score_of(checkpoint) is None:
-        return []
+def _score_field() -> pa.Field:
     text = (
         "share of stars of this model with these errors and latents that fit worse (a larger chi^2); evenly spread "
-        "between 0 and 1 if the model is true, at any G; near 0 for a spectrum that the model does not tell"
+        "between 0 and 1 if the model is true, at any G; near 0 for a spectrum that the model does not reproduce"
     )
-    return [_float("spectrum_score", "", text)]
+    return _float("spectrum_score", "", text)
 
 
 def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
-    """The columns of labels, where the model tells any."""
+    """The columns of labels, where the model predicts some."""
     if labels is None:
         return []
     found = []
     for name in labels.names:
         unit = UNITS[name]
-        found.append(_float(name, unit, f"{name} told from the spectrum: median"))
+        found.append(_float(name, unit, f"{name} predicted from the spectrum: median"))
         for percent in (68, 95):
             for end in ("low", "high"):
                 text = f"{end} end of the interval that holds the true {name} in {percent} %"
@@ -167,15 +160,12 @@ def catalogue(checkpoint: Checkpoint, stars: Spectra | StoredSpectra) -> pa.Tabl
     Raises:
         DataError: The spectra are of another basis than the model's.
     """
-    if isinstance(stars, Spectra):
-        portions = portions_of(checkpoint, [stars])
-    else:
-        portions = _cut(stars)
-    rows = [batch for _, batch in rows_of(checkpoint, portions, threads=torch.get_num_threads())]
+    chunks = chunks_of(checkpoint, [stars]) if isinstance(stars, Spectra) else _cut(stars)
+    rows = [batch for _, batch in rows_of(checkpoint, chunks, threads=torch.get_num_threads())]
     return pa.Table.from_batches(rows, catalogue_schema(checkpoint))
 
 
-def portions_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]) -> Iterator[Portion]:
+def chunks_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]) -> Iterator[Chunk]:
     """The stars of a store, or of chunks, in their order and ready to be encoded.
 
     Raises:
@@ -183,29 +173,27 @@ def portions_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]
     """
     if isinstance(stars, SpectrumStore):
         checkpoint.normalization.require_basis(stars.basis)
-        for piece in stars.row_groups:
-            yield Portion(piece.n_rows, partial(stars.read_row_group, piece))
+        for row_group in stars.row_groups:
+            yield Chunk(row_group.n_rows, partial(stars.read_row_group, row_group))
     else:
-        for spectra in rechunk(stars, _ROWS_A_PORTION):
+        for spectra in rechunk(stars, _ROWS_A_CHUNK):
             checkpoint.normalization.require_basis(spectra.basis)
-            yield Portion(len(spectra), partial(stored_of, spectra))
+            yield Chunk(len(spectra), partial(stored_of, spectra))
 
 
-def once_each(portions: Iterable[Portion]) -> Iterator[Portion]:
-    """The same portions, of rows of one star all but the first flagged ``DUPLICATE``, wherever in them they are.
+def once_each(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, of rows of one star all but the first flagged ``DUPLICATE``, wherever in them they are.
 
-    Rows that carry the flag already do not count. Each portion is read once more, and its source_ids stay in memory.
+    Rows that carry the flag already do not count. Each chunk is read once more, and its source_ids stay in memory.
     """
     seen = SeenIds()
-    for portion in portions:
-        block = portion.read()
+    for chunk in chunks:
+        block = chunk.read()
         rows = np.flatnonzero((block.flags & np.uint16(Flag.DUPLICATE)) == 0)
         source_id = block.source_id[rows]
         again = seen.holds(source_id) | repeats(source_id)
         seen.add(source_id[~again])
-        yield (
-            Portion(portion.n_rows, partial(_flagged, portion.read, rows[again])) if again.any() else portion
-        )
+        yield (Chunk(chunk.n_rows, partial(_flagged, chunk.read, rows[again])) if again.any() else chunk)
 
 
 def _flagged(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:
@@ -216,13 +204,11 @@ def _flagged(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"])
 
 
 def rows_of(
-    checkpoint: Checkpoint, portions: Iterable[Portion], *, threads: int
-) -> Iterator[tuple[Portion, pa.RecordBatch]]:
-    """The catalogue's rows of each portion, in order; reading and computing are shared out to threads."""
+    checkpoint: Checkpoint, chunks: Iterable[Chunk], *, threads: int
+) -> Iterator[tuple[Chunk, pa.RecordBatch]]:
+    """The catalogue's rows of each chunk, in order; reading and computing are shared out to threads."""
     schema = catalogue_schema(checkpoint)
-    return in_threads(
-        lambda portion: encode_block(checkpoint, portion.read(), schema), portions, threads=threads
-    )
+    return in_threads(lambda chunk: encode_block(checkpoint, chunk.read(), schema), chunks, threads=threads)
 
 
 def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema) -> pa.RecordBatch:
@@ -235,16 +221,16 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
             stars = _rows(block, slice(start, start + BATCH))
             inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.network.sees_errors)
             inputs = inputs.to(checkpoint.device)
-            answer = checkpoint.answer(inputs)
-            told = _columns(checkpoint, inputs, answer)
+            predicted = checkpoint.predict(inputs)
+            found = _columns(checkpoint, inputs, predicted)
             if labels is not None:
-                prediction = _labels(labels, inputs, answer.posterior, stars.g_flux)
-                if "spectrum_score" in told:
-                    prediction = replace(prediction, score=told["spectrum_score"].double().numpy())
-                told |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
+                prediction = _labels(labels, inputs, predicted.posterior, stars.g_flux)
+                if "spectrum_score" in found:
+                    prediction = replace(prediction, score=found["spectrum_score"].double().numpy())
+                found |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
                 bits = np.uint16(1) << np.arange(len(labels.names), dtype=np.uint16)
                 doubts[start : start + len(stars)] = (~prediction.reliable @ bits).astype(np.uint16)
-            batch = torch.stack([told[name] for name in names])
+            batch = torch.stack([found[name] for name in names])
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
@@ -252,12 +238,12 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
-def _columns(checkpoint: Checkpoint, inputs: Inputs, answer: Answer) -> dict[str, Tensor]:
+def _columns(checkpoint: Checkpoint, inputs: Inputs, predicted: Prediction) -> dict[str, Tensor]:
     """What the catalogue says of these stars, by column.
 
     Each line passes over all coefficients, in place where it can: new memory costs as much as the arithmetic.
     """
-    posterior, reconstruction = answer
+    posterior, reconstruction = predicted
     variance = inputs.errors.square()
     without_scatter = (inputs.x - reconstruction.mean).square_().div_(variance).sum(dim=1)
     variance.addcmul_(reconstruction.scatter, reconstruction.scatter)
@@ -303,10 +289,10 @@ def _pairs(n_latent: int) -> Iterator[tuple[str, int, int]]:
             yield f"latent_{j + 1}_{k + 1}_corr", j, k
 
 
-def _cut(block: StoredSpectra) -> Iterator[Portion]:
-    for start in range(0, len(block), _ROWS_A_PORTION):
-        rows = slice(start, start + _ROWS_A_PORTION)
-        yield Portion(len(block.source_id[rows]), partial(_rows, block, rows))
+def _cut(block: StoredSpectra) -> Iterator[Chunk]:
+    for start in range(0, len(block), _ROWS_A_CHUNK):
+        rows = slice(start, start + _ROWS_A_CHUNK)
+        yield Chunk(len(block.source_id[rows]), partial(_rows, block, rows))
 
 
 def _rows(block: StoredSpectra, rows: slice) -> StoredSpectra:

@@ -3,9 +3,6 @@
 It has the partitions and the positions of the store's stars, so that LSDB opens both and joins them.
 """
 
-import json
-import logging
-import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from scattervae.errors import StoreError
-from scattervae.files import replace_folder, restored, sole_writer, write_json
+from scattervae.files import replace_folder, restored
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import in_threads, reading_threads
 from scattervae.science.catalogue.encoding import (
@@ -27,12 +24,7 @@ from scattervae.science.catalogue.encoding import (
     catalogue_schema,
     encode_block,
 )
-from scattervae.science.catalogue.one_file import (
-    clear_of_full_disks,
-    kept_if_begun,
-    parts_identity,
-    write_rows,
-)
+from scattervae.science.catalogue.one_file import IDENTITY, identity_of, resumable, write_rows
 from scattervae.spectra.columns import store_schema
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
@@ -49,10 +41,6 @@ from scattervae.spectra.row_groups import RowGroup
 from scattervae.spectra.spectra import Flag, repeats
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore
-
-logger = logging.getLogger(__name__)
-
-_IDENTITY = "identity.json"
 
 
 class Encoding(NamedTuple):
@@ -102,11 +90,9 @@ def encode_store(
     """
     checkpoint.normalization.require_basis(store.basis)
     out = restored(Path(out))
-    folder = out.with_name(out.name + ".parts")
     partitions = [partition for partition in store.partitions if partition.n_rows]
     done = "dataset/Norder=*/Dir=*/Npix=*.parquet"
-    with sole_writer(out), kept_if_begun(folder, done), clear_of_full_disks(folder):
-        _open(folder, parts_identity(checkpoint, store.digest))
+    with resumable(out, identity_of(checkpoint, store.digest), done) as folder:
         to_do = [p for p in partitions if not partition_path(folder, p.order, p.pixel).is_file()]
         n_done = n_resumed = sum(p.n_rows for p in partitions) - sum(p.n_rows for p in to_do)
         encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve())
@@ -128,19 +114,8 @@ def encode_store(
         for left in folder.glob("dataset/**/*.partial"):
             left.unlink()
         replace_folder(out, folder)
-        (out / _IDENTITY).unlink()
+        (out / IDENTITY).unlink()
     return summary
-
-
-def _open(folder: Path, identity: dict[str, str]) -> None:
-    """Make the folder of an unfinished catalogue ready, empty where it is another's."""
-    note = folder / _IDENTITY
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == identity:
-        return
-    if folder.exists():
-        logger.warning("%s: was begun with another model or store; started afresh", folder)
-        shutil.rmtree(folder)
-    write_json(note, identity)
 
 
 def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator[Partition]:
@@ -224,7 +199,7 @@ def write_partition(
     Raises:
         StoreError: The folder cannot be seen from this machine.
     """
-    if not (encoding.folder / _IDENTITY).is_file():
+    if not (encoding.folder / IDENTITY).is_file():
         raise StoreError(
             f"{encoding.folder}: cannot be seen from {socket.gethostname()}; the catalogue must lie on a file "
             "system that all machines share"

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.parallel import reading_threads
 from scattervae.science.catalogue.encoding import (
     CatalogueSummary,
-    Portion,
+    Chunk,
     catalogue_schema,
+    chunks_of,
     once_each,
-    portions_of,
     rows_of,
 )
 from scattervae.spectra.hats import parquet_writer, read_table
@@ -32,8 +33,11 @@ from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.tables import require_form, written_table
 
+logger = logging.getLogger(__name__)
+
 ROWS_A_GROUP = 16 * BATCH
-_IDENTITY = "identity.json"
+IDENTITY = "identity.json"
+_DONE = "part-*.parquet"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -64,36 +68,36 @@ def write_catalogue(
         StoreError: The disk is full, or the store cannot be read.
         BusyError: Another run writes to `out`.
     """
+    chunks = chunks_of(checkpoint, stars)
     if isinstance(stars, SpectrumStore):
         stars_digest = stars_digest or stars.digest
-    portions = portions_of(checkpoint, stars)
-    if not isinstance(stars, SpectrumStore):
-        portions = once_each(portions)
-    return write_portions(checkpoint, portions, out, stars_digest=stars_digest, progress=progress)
+    else:
+        chunks = once_each(chunks)
+    return write_chunks(checkpoint, chunks, out, stars_digest=stars_digest, progress=progress)
 
 
-def write_portions(
+def write_chunks(
     checkpoint: Checkpoint,
-    portions: Iterable[Portion],
+    chunks: Iterable[Chunk],
     out: str | Path,
     *,
     stars_digest: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> CatalogueSummary:
-    """The same as `write_catalogue`, of stars that come in portions."""
+    """The same as `write_catalogue`, of chunks that are read when they are encoded."""
     out = Path(out)
     require_form(out)
-    parts, schema = out.with_name(out.name + ".parts"), catalogue_schema(checkpoint)
-    with sole_writer(out), kept_if_begun(parts, "part-*.parquet"), clear_of_full_disks(parts):
-        n_done = _resume(parts, parts_identity(checkpoint, stars_digest) if stars_digest else None)
-        rest = _after(portions, n_done * ROWS_A_GROUP)
+    identity, schema = identity_of(checkpoint, stars_digest), catalogue_schema(checkpoint)
+    with resumable(out, identity if stars_digest else None, _DONE) as parts:
+        n_done = _n_done(parts)
+        rest = _after(chunks, n_done * ROWS_A_GROUP)
         rows = (batch for _, batch in rows_of(checkpoint, rest, threads=reading_threads()))
         for index, group in enumerate(_groups(rows, schema), start=n_done):
-            with written_file(parts / f"part-{index:05d}.parquet") as aside:
-                write_rows(aside, group)
+            with written_file(parts / f"part-{index:05d}.parquet") as partial_file:
+                write_rows(partial_file, group)
             if progress is not None:
                 progress(index * ROWS_A_GROUP + len(group))
-        summary = _join(sorted(parts.glob("part-*.parquet")), schema, out, n_resumed=n_done * ROWS_A_GROUP)
+        summary = _join(sorted(parts.glob(_DONE)), schema, out, n_resumed=n_done * ROWS_A_GROUP)
         shutil.rmtree(parts, ignore_errors=True)
     return summary
 
@@ -105,62 +109,67 @@ def write_rows(path: Path, table: pa.Table) -> None:
 
 
 @contextmanager
-def clear_of_full_disks(kept: Path) -> Iterator[None]:
-    """Say where a full disk stopped a catalogue, and that the run can go on.
+def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator[Path]:
+    """The folder ``OUT.parts`` of an output on its way, with what an earlier run of the same left; no other run writes.
+
+    On an error the folder stays where a file that `done` matches is finished, and the input was not at fault.
+
+    Args:
+        out: The output.
+        identity: What it is made from and how; one without is always begun afresh.
+        done: Pattern of the names of finished files.
 
     Raises:
         StoreError: The disk is full.
+        BusyError: Another run writes to `out`.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    folder = out.with_name(out.name + ".parts")
+    note = folder / IDENTITY
+    with sole_writer(out):
+        try:
+            begun = note.is_file() and json.loads(note.read_text(encoding="utf-8"))
+            if identity is None or begun != identity:
+                if begun:
+                    logger.warning("%s: was begun with another model or other stars; started afresh", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                write_json(note, identity)
+            yield folder
+        except BaseException as error:
+            if isinstance(error, DataError) or next(folder.glob(done), None) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise StoreError(
+                    f"{folder}: the disk is full; what is written is kept: free some space, and the same command "
+                    "goes on"
+                ) from error
             raise
-        raise StoreError(
-            f"{kept}: the disk is full; what is written is kept: free some space, and the same command goes on"
-        ) from error
 
 
-def parts_identity(checkpoint: Checkpoint, stars_digest: str) -> dict[str, str]:
+def identity_of(checkpoint: Checkpoint, stars_digest: str) -> dict[str, str]:
     """What an unfinished catalogue is of: model, stars, and columns with the versions of the software."""
     columns = hashlib.sha256(catalogue_schema(checkpoint).serialize()).hexdigest()
     return {"model": checkpoint.digest, "stars": stars_digest, "columns": columns}
 
 
-@contextmanager
-def kept_if_begun(parts: Path, pattern: str) -> Iterator[None]:
-    """On an error the folder stays where a part of this name is finished, and the input was not at fault."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, DataError) or next(parts.glob(pattern), None) is None:
-            shutil.rmtree(parts, ignore_errors=True)
-        raise
-
-
-def _resume(parts: Path, identity: dict[str, str] | None) -> int:
-    """How many whole groups an earlier run of the same stars and model left; starts afresh otherwise."""
-    note = parts / _IDENTITY
-    if identity is None or not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != identity:
-        shutil.rmtree(parts, ignore_errors=True)
-        write_json(note, identity)
-    done = sorted(parts.glob("part-*.parquet"))
+def _n_done(parts: Path) -> int:
+    """How many whole groups are there already; what is not whole goes."""
+    done = sorted(parts.glob(_DONE))
     whole = [part for part in done if pq.read_metadata(part).num_rows == ROWS_A_GROUP]
     for part in done[len(whole) :]:
         part.unlink()
     return len(whole)
 
 
-def _after(portions: Iterable[Portion], n_rows: int) -> Iterator[Portion]:
-    """The portions without their first rows; what is not needed of a store is not read."""
-    for portion in portions:
-        n_left = min(max(portion.n_rows - n_rows, 0), portion.n_rows)
-        n_rows -= portion.n_rows - n_left
-        if n_left == portion.n_rows:
-            yield portion
+def _after(chunks: Iterable[Chunk], n_rows: int) -> Iterator[Chunk]:
+    """The chunks without their first rows; what is not needed of a store is not read."""
+    for chunk in chunks:
+        n_left = min(max(chunk.n_rows - n_rows, 0), chunk.n_rows)
+        n_rows -= chunk.n_rows - n_left
+        if n_left == chunk.n_rows:
+            yield chunk
         elif n_left:
-            rows = np.arange(portion.n_rows - n_left, portion.n_rows)
-            yield Portion(n_left, partial(_taken, portion.read, rows))
+            rows = np.arange(chunk.n_rows - n_left, chunk.n_rows)
+            yield Chunk(n_left, partial(_taken, chunk.read, rows))
 
 
 def _taken(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:
@@ -181,7 +190,7 @@ def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
 
 def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
     """Copy the parts into one file, a row group each, counting stars and flags on the way."""
-    with written_table(out) as aside, parquet_writer(aside, schema) as writer:
+    with written_table(out) as partial_file, parquet_writer(partial_file, schema) as writer:
 
         def copied() -> Iterator[pa.Table]:
             for part in parts:

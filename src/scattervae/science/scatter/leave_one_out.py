@@ -103,7 +103,7 @@ def leave_one_out(
     for start in range(0, len(inputs), BATCH):
         here = inputs[start : start + BATCH]
         k, a = (factor[start : start + BATCH] for factor in factors)
-        z = model.answer(here, batch=len(here)).posterior.mean.cpu()
+        z = model.predict(here, batch=len(here)).posterior.mean.cpu()
         decode = _with_scaled_scatter(network, a.float())
         errors = (k * here.errors).float()
         best = refine_means(decode, here.x, errors, z, n_steps=_N_STEPS).posterior.mean
