@@ -81,7 +81,7 @@ def test_a_star_that_is_outliers_trains_neither_in_memory_nor_from_a_store(tmp_p
     n_trained_on = int((~folds(stars.source_id).test).sum()) - 1
     assert len(in_memory.stars) == n_trained_on == in_memory.data["n_trained_on"]
     for streamed in (False, True):
-        prepared = prepare_store(store, RECIPE, machine, survey=again, streamed=streamed)
+        prepared = prepare_store(store, RECIPE, machine, statistics=again, streamed=streamed)
         assert len(prepared.stars) == n_trained_on == prepared.data["n_trained_on"]
         seen = [batch.x.abs().max().item() for batch in prepared.stars.batches(RECIPE.training, 1)]
         assert max(seen) < 10.0

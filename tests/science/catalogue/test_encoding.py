@@ -1,5 +1,6 @@
 """The catalogue's rows against the library's parts, closed forms, and themselves in other company."""
 
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe
+from scattervae.science.calibration.calibrated import with_scatter_factor
 from scattervae.science.catalogue.encoding import catalogue, catalogue_schema, chunks_of, rows_of
 from scattervae.spectra.columns import stored_of
 from scattervae.spectra.normalization import NormalizationSettings
@@ -179,3 +181,10 @@ def test_where_errors_are_seen_a_star_with_gaps_is_encoded_from_what_it_has():
         assert table["log_likelihood"][row].as_py() == pytest.approx(expected.item(), rel=1e-3, abs=1e-2)
         chi2 = ((x - normal.mean) / sigma).square().mean()
         assert table["reduced_chi2"][row].as_py() == pytest.approx(chi2.item(), rel=1e-3)
+
+
+def test_the_notes_say_whether_the_model_was_calibrated():
+    """Without a calibration there is no column of scores, and a reader must not take that for a fault."""
+    calibrated = with_scatter_factor(MODEL, torch.ones(MODEL.network.n_coeffs))
+    found = [json.loads(catalogue_schema(m).metadata[b"scattervae.catalogue"]) for m in (MODEL, calibrated)]
+    assert [notes["calibrated"] for notes in found] == [False, True]
