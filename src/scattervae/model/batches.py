@@ -7,7 +7,7 @@ in one of them. Where several processes train, each gets its part of every batch
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -66,6 +66,28 @@ class Batch(NamedTuple):
         return values if len(self.rows) == self.n_stars else values[self.rows]
 
 
+@runtime_checkable
+class TrainingStars(Protocol):
+    """Stars to train on."""
+
+    @property
+    def n_coeffs(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def identity(self) -> str:
+        """Another for other stars, and for the same stars in batches of another order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, settings: TrainingSettings, epoch: int, *, first: int = 0, world: World = ALONE
+    ) -> Iterator[Batch]:
+        """The epoch's batches in order, those before number `first` left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class StarsInMemory:
     """Encodable stars held in memory, on the device that trains; a batch is a random gather."""
@@ -87,7 +109,6 @@ class StarsInMemory:
 
     @property
     def identity(self) -> str:
-        """Another for other stars, and for the same stars in batches of another order."""
         sha = hashlib.sha256()
         known = self.correlated
         more = () if known is None else (known.bp, known.rp, known.g_error)
@@ -149,6 +170,3 @@ class StarsOnDisk:
         )
         n_bp = self.stars.normalization.bp.stop
         return Batch(x.to(self.device), errors.to(self.device), rows - begin, end - begin, n_bp)
-
-
-TrainingStars: TypeAlias = StarsInMemory | StarsOnDisk

@@ -293,7 +293,11 @@ def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedA
         shutil.rmtree(partial, ignore_errors=True)
         notes = {key.decode(): value.decode() for key, value in schema.metadata.items()}
         try:
-            options: dict[str, Any] = {"as_collection": False, "progress_bar": False, "addl_hats_properties": notes}
+            options: dict[str, Any] = {
+                "as_collection": False,
+                "progress_bar": False,
+                "addl_hats_properties": notes,
+            }
             pairs[schema.names].write_catalog(partial, catalog_name=out.name, **options)
         except RuntimeError as error:  # LSDB's word for a catalogue without rows
             shutil.rmtree(partial, ignore_errors=True)
