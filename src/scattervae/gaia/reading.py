@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Int64
 
 from scattervae.arrays import StarArray, StarMask
 from scattervae.errors import DataError, counted, located
@@ -24,11 +25,13 @@ from scattervae.gaia.inference import infer_coeffs
 from scattervae.spectra.bases import BasisIds, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, SampledSpectra, Spectra
-from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels
-from scattervae.spectra.store import SpectrumStore
+from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels, rows_of
+from scattervae.spectra.store import Choice, SpectrumStore, draw_rows
 
 logger = logging.getLogger(__name__)
 
+MOST_STARS = 400_000
+"""Stars that a command draws of more that it could take: 0.7 GB, twice that while they are read."""
 Source: TypeAlias = str | Path | TableLike
 _NO_LABELS = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
 
@@ -44,6 +47,7 @@ class Stars:
         skipped: Rows that could not be used at all.
         note: How the coefficients came about, where they are not the published ones.
         sources: What a file has of ``gaia_source`` for these stars; empty where it has no ra and dec.
+        n_source: Stars of the source, those that were not asked for included.
     """
 
     spectra: Spectra
@@ -52,10 +56,22 @@ class Stars:
     skipped: tuple[SkippedRow, ...] = ()
     note: str | None = None
     sources: SourceColumns = field(default_factory=SourceColumns.empty)
+    n_source: int = 0
+
+    def take(self, rows: Int64[np.ndarray, " row"]) -> "Stars":
+        """The stars of these rows; `sources` stays."""
+        return replace(self, spectra=self.spectra.take(rows), labels=self.labels.take(rows))
 
 
-def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds | None = None) -> Stars:
-    """All stars of a store, of a file of any kind, or of a table in memory.
+def load(
+    source: Source,
+    *,
+    correlations: bool = False,
+    basis: Basis | BasisIds | None = None,
+    where: Choice | None = None,
+    at_most: int | None = None,
+) -> Stars:
+    """The stars of a store, of a file of any kind, or of a table in memory.
 
     Coefficients are inferred where the source holds sampled spectra (flag ``INFERRED``). Stars without a G
     flux in the table, or with one that their coefficients contradict, get it from their coefficients; which of the
@@ -66,6 +82,8 @@ def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds 
             dictionary of lists of tables, or what GaiaXPy's ``calibrate`` returns.
         basis: The basis to take from a file or table, also for stars that name none; where None, that of most
             stars. Stars of others are among the skipped rows.
+        where: Which stars, by source_id and flags; all where None. Of a store, no others are read.
+        at_most: So many of them, drawn at random, the same in each run; all where None.
 
     Raises:
         DataError: The source holds no spectra, or no G flux and a basis that gives none; or none of that basis, or
@@ -76,17 +94,41 @@ def load(source: Source, *, correlations: bool = False, basis: Basis | BasisIds 
     if isinstance(source, str | Path):
         if os.path.isdir(source):
             store = SpectrumStore(source)
-            return Stars(store.read(correlations=correlations), store.labels(), kind="store")
+            spectra = store.read(correlations=correlations, where=where, at_most=at_most)
+            labels = store.labels(where=where, at_most=at_most)
+            return Stars(spectra, labels, kind="store", n_source=len(store))
         stars = _joined(list(read_stars(source, correlations=correlations, basis=basis)))
-        where = str(source)
+        name = str(source)
     else:
         contents = read_table(source, correlations=correlations, basis=basis)
-        where = contents.kind
-        stars = _stars_of(contents, where)
-    g_fluxes = GFluxes(where)
+        name = contents.kind
+        stars = _stars_of(contents, name)
+    g_fluxes = GFluxes(name)
     spectra = g_fluxes.of(stars.spectra, stars.sources)
     g_fluxes.warn()
-    return replace(stars, spectra=spectra)
+    stars = replace(stars, spectra=spectra, n_source=len(spectra))
+    if where is None and (at_most is None or len(spectra) <= at_most):
+        return stars
+    chosen = np.ones(len(spectra), dtype=bool) if where is None else where(spectra.source_id, spectra.flags)
+    return stars.take(draw_rows(chosen, at_most))
+
+
+def labelled_stars(source: Source, *, others: bool = False) -> Choice | None:
+    """The labelled stars of a store, and `others` of its stars beside them as long as these are not `MOST_STARS`.
+
+    None, for all of them, where the source is no store.
+    """
+    if not isinstance(source, str | Path) or not os.path.isdir(source):
+        return None
+    labels = SpectrumStore(source).labels()
+    labelled = np.isfinite(labels.values).any(axis=1)
+    rows = draw_rows(labelled, MOST_STARS)
+    if others:
+        rows = np.concatenate([rows, draw_rows(~labelled, MOST_STARS - len(rows))])
+    wanted = np.sort(labels.source_id[rows])
+    if not len(wanted):
+        return lambda source_id, _: np.zeros(len(source_id), dtype=bool)
+    return lambda source_id, _: rows_of(source_id, among=wanted)[1]
 
 
 @dataclass

@@ -225,24 +225,21 @@ class Spectra:
                 f"{correlations.bp.shape[1]} BP and {correlations.rp.shape[1]} RP correlations "
                 f"do not fit {basis}"
             )
-        g_flux = np.full(n, np.nan) if g_flux is None else np.where(g_flux > 0, g_flux, np.nan)
-        known = np.isfinite(g_flux)
         coeffs, errors = _without_empty_bands(coeffs, errors, basis)
-        flags = _flags_of(source_id, coeffs, errors, basis)
-        flags[~known] |= np.uint16(Flag.NO_G_FLUX)
-        return cls(
+        stars = cls(
             source_id=source_id,
             coeffs=coeffs,
             errors=errors,
             basis=basis,
-            flags=flags,
-            g_flux=np.where(known, g_flux, np.nan),
-            g_flux_source=np.where(known, GFluxSource.TABLE, GFluxSource.NONE).astype(np.uint16),
+            flags=_flags_of(source_id, coeffs, errors, basis) | np.uint16(Flag.NO_G_FLUX),
+            g_flux=np.full(n, np.nan),
+            g_flux_source=np.full(n, GFluxSource.NONE, dtype=np.uint16),
             n_relevant_bases=(
                 np.full((n, 2), -1, dtype=np.int16) if n_relevant_bases is None else n_relevant_bases
             ),
             correlations=correlations,
         )
+        return stars if g_flux is None else stars.with_g_flux(g_flux, GFluxSource.TABLE)
 
     def __len__(self) -> int:
         return len(self.source_id)
@@ -287,27 +284,25 @@ class Spectra:
         )
 
     @staticmethod
-    def concatenate(parts: "Sequence[Spectra]") -> "Spectra":
-        """All stars of the parts in order; correlations are kept only where every part has them.
+    def concatenate(chunks: "Sequence[Spectra]") -> "Spectra":
+        """All stars of the chunks in order; correlations are kept only where every chunk has them.
 
         Raises:
-            DataError: The parts have different bases.
+            DataError: The chunks have different bases.
         """
-        basis = parts[0].basis
-        for part in parts[1:]:
-            if not part.basis.joins(basis):
-                raise DataError(f"cannot join spectra of {basis} with spectra of {part.basis}")
-            basis = basis.completed_by(part.basis)
-        pairs = [part.correlations for part in parts if part.correlations is not None]
+        basis = chunks[0].basis
+        for chunk in chunks[1:]:
+            if not chunk.basis.joins(basis):
+                raise DataError(f"cannot join spectra of {basis} with spectra of {chunk.basis}")
+            basis = basis.completed_by(chunk.basis)
+        pairs = [chunk.correlations for chunk in chunks if chunk.correlations is not None]
         joined = None
-        if len(pairs) == len(parts):
-            joined = Correlations(
-                bp=np.concatenate([c.bp for c in pairs]), rp=np.concatenate([c.rp for c in pairs])
-            )
+        if len(pairs) == len(chunks):
+            joined = Correlations(*(np.concatenate([getattr(c, b) for c in pairs]) for b in ("bp", "rp")))
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_STAR
+            name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in _PER_STAR
         }
-        return replace(parts[0], **columns, basis=basis, correlations=joined)
+        return replace(chunks[0], **columns, basis=basis, correlations=joined)
 
 
 _PER_STAR = tuple(f.name for f in fields(Spectra) if f.name not in ("basis", "correlations"))
@@ -382,12 +377,12 @@ class SampledSpectra:
 
 
 def rechunk(chunks: Iterable[Spectra], rows: int) -> Iterator[Spectra]:
-    """The same stars in the same order, `rows` at a time; the last piece holds what is left.
+    """The same stars in the same order, `rows` at a time, the last chunk with what is left.
 
-    Sums and matrix products over these pieces do not depend on how the stars arrived.
+    Sums and matrix products over these chunks do not depend on how the stars arrived.
     """
     if rows < 1:
-        raise ValueError(f"rows = {rows}; a piece holds at least one star")
+        raise ValueError(f"rows = {rows}; a chunk holds at least one star")
     waiting: list[Spectra] = []
     n_waiting = 0
     for chunk in chunks:
