@@ -1,47 +1,39 @@
 """``python -m torture``: the table of all parts, or of those that are named; ends with 1 where something broke."""
 
 import argparse
+import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torture import Row, failed, table
 
-
-def _kills(work: Path, given: argparse.Namespace) -> Iterable[Row]:
-    from torture.kills import outcomes
-
-    return outcomes(work, given.kills, seed=given.seed, only=given.only)
-
-
-def _corruption(work: Path, given: argparse.Namespace) -> Iterable[Row]:
-    from torture.corruption import outcomes
-
-    return outcomes(work, flips=given.flips, seed=given.seed, only=given.only)
-
-
-PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterable[Row]]] = {
-    "corruption": _corruption,
-    "kills": _kills,
-}
+PARTS = ("readers", "server", "corruption", "aborts", "kills")
 
 
 def main() -> None:
     """Run the parts, print the table, and say by the exit code whether all went well."""
     parser = argparse.ArgumentParser(prog="python -m torture")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all where none is named")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all where none is named")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
     parser.add_argument("--flips", type=int, default=20, help="of a bit of each file")
+    parser.add_argument(
+        "--mutations", type=int, default=20, help="of each readable file, bytes and structure each"
+    )
+    parser.add_argument("--aborts", type=int, default=300, help="runs of info under load")
+    parser.add_argument("--every", type=int, default=1, help="of lies and files, so manieth only")
     parser.add_argument("--only", default="", help="rows whose name has this word")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="a folder to keep the toys in, for the next time")
     given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(unknown)}; choose of {', '.join(PARTS)}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in given.parts or PARTS:
             started = time.perf_counter()
-            for row in PARTS[name](Path(folder), given):
+            for row in importlib.import_module(f"torture.{name}").outcomes(given.work or Path(folder), given):
                 rows.append(row)
                 sys.stderr.write(f"{row.part}, {row.what}: {row.good} of {row.n}\n")
                 sys.stderr.writelines(f"  {miss}\n" for miss in row.misses)

@@ -6,6 +6,7 @@ Each is to be refused by its name, or to change no number. A catalogue is opened
 
 import random
 import shutil
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -153,8 +154,8 @@ def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[
         yield row_of("corruption", f"{kind.name}: {way}", [spoilt(name, spoil) for name, spoil in tries])
 
 
-def outcomes(work: Path, *, flips: int, seed: int = 0, only: str = "") -> Iterator[Row]:
+def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     """The rows of all kinds of folders."""
     for kind in kinds(work):
-        if only in kind.name:
-            yield from corrupted(kind, work, flips=flips, seed=seed)
+        if given.only in kind.name:
+            yield from corrupted(kind, work, flips=given.flips, seed=given.seed)

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,11 @@ def _ending(
     return None
 
 
-def outcomes(work: Path, n: int, *, seed: int = 0, only: str = "") -> Iterator[Row]:
+def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     """A row for every command."""
     from torture.toys import commands
 
     for number, killed in enumerate(commands(work)):
-        if only in killed.name:
-            yield kills(killed, work / f"kill{number}", n=max(1, round(n * killed.share)), seed=seed)
+        if given.only in killed.name:
+            n = max(1, round(given.kills * killed.share))
+            yield kills(killed, work / f"kill{number}", n=n, seed=given.seed)

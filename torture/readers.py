@@ -1,66 +1,116 @@
-"""Hostile files at their full size, and real files with bytes changed, each read in a process of its own."""
+"""Files read in processes of their own: hostile ones at full size, faulty ones, and both and real ones changed."""
 
 import json
 import random
+import re
 import resource
-import subprocess
+import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+import numpy as np
+
+from torture import SHARED, Row, row_of
+from torture.forks import Ended, forked
+
 SECONDS, MEGABYTES = 20.0, 2000.0
-FORMATS = ROOT.parent / "shared" / "data" / "formats"
+_ADDRESSES = 8 * 2**30  # bytes that a process may ask for
+NASTY = (
+    *("", "0", "-1", "nan", "inf", "-inf", "null", "None", "1e999", "-1e308", "9" * 30, "9" * 400, "5.0"),
+    *(
+        "2147483648",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "1e18",
+        "0x10",
+        "true",
+        "[",
+        "]",
+        "(",
+        ")",
+    ),
+    *('"', "'", ",", ";", "\t", "\n", "\0", "\r", "é", "[1,2", "(1.0, nan)", "[[1,2],[3]]", "56", "343", "*"),
+    *(
+        "short",
+        "double",
+        "long",
+        "char",
+        "unicodeChar",
+        "boolean",
+        "W.m**-2.nm**-1",
+        "mag",
+        "electron/s",
+        "furlong",
+    ),
+)
+_WORD = re.compile(rb"[\w.+-]+")
 
 
-class Outcome(NamedTuple):
-    """What became of one file: a line of the table's counts."""
+class Reading(NamedTuple):
+    """What became of one file.
+
+    Attributes:
+        what: The file.
+        ending: ``read``, ``refused``, or what went wrong.
+        seconds: How long it took.
+        megabytes: How much memory it took beside what was there.
+    """
 
     what: str
     ending: str
-    seconds: float
-    megabytes: float
+    seconds: float = 0.0
+    megabytes: float = 0.0
 
 
-def read_one(path: str) -> None:
-    """Read a file, and print how that ended."""
+def read(path: Path, notes: Path, truth: Path | None) -> None:
+    """Read a file, and note how that ended; `truth` is the file before it was changed, where it has checksums."""
     from scattervae.errors import ScatterVaeError
     from scattervae.gaia.reading import load
 
-    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
-    before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        ending = f"read {len(load(path).spectra)}"
+        spectra = load(path).spectra
+        same = truth is None or _agree(spectra, load(truth).spectra)
+        ending = "read" if same else "other values without a flag"
     except ScatterVaeError as error:
-        ending = "refused" if "\n" not in str(error) else "several lines"
+        ending = "refused" if "\n" not in str(error) else "refused in several lines"
     except Exception as error:  # noqa: BLE001 - to be counted
-        ending = f"traceback {type(error).__name__}"
+        ending = f"traceback {type(error).__name__}: {error}"[:200]
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    sys.stdout.write(json.dumps([ending, time.perf_counter() - clock, grown]))
+    notes.write_text(json.dumps([ending, grown]))
 
 
-def outcome(what: str, path: Path) -> Outcome:
-    """How reading a file in a process of its own ends."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "torture.readers", str(path)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=6 * SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Outcome(what, "hang", 6 * SECONDS, 0.0)
-    if done.returncode:
-        return Outcome(what, f"code {done.returncode}", 0.0, 0.0)
-    return Outcome(what, *json.loads(done.stdout.splitlines()[-1]))
+def _agree(found: object, truth: object) -> bool:
+    """True where each usable star that both have has the same coefficients, errors and G flux."""
+    _, ours, theirs = np.intersect1d(found.source_id, truth.source_id, return_indices=True)  # type: ignore[attr-defined]
+    a, b = found.take(ours), truth.take(theirs)  # type: ignore[attr-defined]
+    usable = a.usable & b.usable
+    return all(
+        np.array_equal(getattr(a, name)[usable], getattr(b, name)[usable])
+        for name in ("coeffs", "errors", "g_flux")
+    )
 
 
-def mutated(content: bytes, chance: random.Random) -> bytes:
+def reading(what: str, path: Path, work: Path, truth: Path | None = None) -> Reading:
+    """How reading a file ends."""
+    notes = work / "ending.json"
+    notes.unlink(missing_ok=True)
+    ended = forked(lambda: read(path, notes, truth), work / "log")
+    if not notes.is_file():
+        return Reading(what, _gone(ended), ended.seconds)
+    ending, grown = json.loads(notes.read_text())
+    return Reading(what, ending, ended.seconds, grown)
+
+
+def _gone(ended: Ended) -> str:
+    return f"crash, code {ended.code}: {ended.line}"[:200]
+
+
+def bytes_changed(content: bytes, chance: random.Random) -> bytes:
     """The same bytes with a few changed, a piece cut, doubled, or moved."""
     changed = bytearray(content)
     for _ in range(chance.randint(1, 6)):
@@ -74,53 +124,121 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
         elif change == "double":
             changed[start:start] = changed[piece]
         else:
-            changed[start : start + 1] = (
-                b"\xff" * chance.choice((1, 4, 8)) if chance.random() < 0.5 else b"9" * 400
-            )
+            changed[start : start + 1] = b"\xff" * chance.choice((1, 4, 8))
     return bytes(changed)
 
 
-def outcomes(n_mutated: int, *, seed: int = 0) -> Iterator[Outcome]:
-    """Every hostile file, then so many mutations of each real one."""
-    sys.path.insert(0, str(ROOT / "tests" / "gaia"))
-    from hostile_files import MAKERS
+def structure_changed(content: bytes, chance: random.Random) -> bytes:
+    """The same text, or header of a binary file, with words replaced by nasty ones, or lines moved, lost or doubled."""
+    head = content[: 2880 * 4] if content[:6] == b"SIMPLE" else content
+    for _ in range(chance.randint(1, 3)):
+        if chance.random() < 0.3 and head.count(b"\n") > 2:
+            lines = head.split(b"\n")
+            at, to = chance.randrange(len(lines)), chance.randrange(len(lines))
+            lines[to:to] = [lines.pop(at)] if chance.random() < 0.5 else [lines[at]] * 2
+            head = b"\n".join(lines)
+            continue
+        start = chance.choice((0, chance.randrange(max(len(head), 1))))
+        words = [match for _, match in zip(range(200), _WORD.finditer(head, start), strict=False)]
+        if words:
+            word, nasty = chance.choice(words), chance.choice(NASTY).encode()
+            if content[:6] == b"SIMPLE":  # cards keep their places
+                nasty = nasty[: len(word[0])].ljust(len(word[0]))
+            head = head[: word.start()] + nasty + head[word.end() :]
+    return head + content[len(head) :] if content[:6] == b"SIMPLE" else head
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (make, _) in MAKERS.items():
-            path = Path(folder) / f"hostile {len(list(Path(folder).iterdir()))}"
-            make(path, 1.0)
-            yield outcome(name, path)
-        chance = random.Random(seed)
-        for real in sorted(FORMATS.iterdir()) if FORMATS.is_dir() else []:
-            for number in range(n_mutated):
-                path = Path(folder) / "mutated"
-                path.write_bytes(mutated(real.read_bytes(), chance))
-                yield outcome(f"{real.name} mutated ({number})", path)
+
+def has_checksums(content: bytes) -> bool:
+    """True where a file says of all its bytes what they are: gzip, parquet with checksums of pages."""
+    return content[:2] == b"\x1f\x8b"
 
 
-def table(found: list[Outcome]) -> str:
-    """The counts; each is to be 0 but the first two."""
-    counts = {
-        "files": len(found),
-        "refused or read": sum(o.ending.split()[0] in ("refused", "read") for o in found),
-        "tracebacks": sum(o.ending.startswith(("traceback", "several")) for o in found),
-        "crashes": sum(o.ending.startswith("code") for o in found),
-        f"longer than {SECONDS:.0f} s": sum(o.seconds > SECONDS for o in found),
-        f"more than {MEGABYTES:.0f} MB": sum(o.megabytes > MEGABYTES for o in found),
-    }
-    lines = [
-        "| readers | number |",
-        "|---|---|",
-        *(f"| {name} | {count} |" for name, count in counts.items()),
+def inputs() -> list[Path]:
+    """Real files, and faulty ones."""
+    folders = [SHARED / "data" / "formats", SHARED / "faults"]
+    return [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix != ".md"
     ]
-    bad = [o for o in found if o.ending.split()[0] not in ("refused", "read") or o.seconds > SECONDS]
-    return "\n".join(
-        [*lines, *(f"\n{o.what}: {o.ending}, {o.seconds:.1f} s, {o.megabytes:.0f} MB" for o in bad)]
-    )
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        read_one(sys.argv[1])
-    else:
-        sys.stdout.write(table(list(outcomes(20))) + "\n")
+def _made(work: Path) -> list[Path]:
+    """Files of toy stars in the forms of which there is no real one, with checksums."""
+    import gzip
+
+    from cli.toys import write_csv
+    from toy import DR3, toy_sky
+
+    spectra = toy_sky(20, basis=DR3).spectra
+    text = write_csv(work / "toy.csv", spectra)
+    (work / "toy.csv.gz").write_bytes(gzip.compress(text.read_bytes(), mtime=0))
+    return [text, work / "toy.csv.gz"]
+
+
+def readings(work: Path, given: Namespace) -> Iterator[Reading]:
+    """Every hostile file, every input, and so many changes of each."""
+    import hostile_files
+
+    work.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(given.seed)
+    for number, (name, (make, _)) in enumerate(hostile_files.MAKERS.items()):
+        if number % given.every == 0 and given.only in "hostile":
+            path = work / f"hostile {number}"
+            make(path, 1.0)
+            yield reading(f"hostile: {name}", path, work)
+            path.unlink() if not path.is_dir() else shutil.rmtree(path)
+    ways: dict[str, Callable[[bytes, random.Random], bytes]] = {
+        "bytes": bytes_changed,
+        "structure": structure_changed,
+    }
+    for path in [*inputs(), *_made(work)][:: given.every]:
+        content = path.read_bytes()
+        yield reading(f"as it is: {path.name}", path, work)
+        for way, change in ways.items():
+            for number in range(given.mutations):
+                changed = work / f"changed{''.join(path.suffixes[-2:])}"
+                changed.write_bytes(change(content, chance))
+                truth = path if has_checksums(content) else None
+                yield reading(f"{way} changed: {path.name} ({number})", changed, work, truth)
+
+
+def rows(found: list[Reading]) -> list[Row]:
+    """A row for each thing that is to happen to no file."""
+
+    def row(what: str, is_bad: Callable[[Reading], bool]) -> Row:
+        return row_of("readers", what, [_line(one) if is_bad(one) else None for one in found])
+
+    return [
+        row("no traceback", lambda one: one.ending.startswith(("traceback", "refused in"))),
+        row("no crash", lambda one: one.ending.startswith("crash")),
+        row("no other value where the file has checksums", lambda one: one.ending.startswith("other")),
+        row(f"at most {SECONDS:.0f} s", lambda one: one.seconds > SECONDS),
+        row(f"at most {MEGABYTES:,.0f} MB", lambda one: one.megabytes > MEGABYTES),
+    ]
+
+
+def _line(one: Reading) -> str:
+    return f"{one.what}: {one.ending}, {one.seconds:.1f} s, {one.megabytes:.0f} MB"
+
+
+def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
+    """The rows of all files."""
+    import scattervae.gaia.reading
+
+    del scattervae
+    _warm_up(work)
+    found = list(readings(work / "readers", given))
+    ends = {end: sum(one.ending == end for one in found) for end in ("read", "refused")}
+    sys.stderr.write(f"readers: {len(found)} files, {ends['read']} read, {ends['refused']} refused\n")
+    yield from rows(found)
+
+
+def _warm_up(work: Path) -> None:
+    """Import what reading one file of each form imports."""
+    from torture.forks import learn_modules
+
+    for path in inputs():
+        learn_modules(["info", path], work / "first.log")

@@ -6,7 +6,7 @@ from pathlib import Path
 from torture.forks import made
 from torture.kills import Killed
 
-N_STARS, N_LABELLED = 900, 60  # calibration needs 100 in the validation fold
+N_STARS, N_LABELLED = 1200, 60  # calibration needs 100 in the validation fold
 _RECIPE = """
 base = "elbo"
 name = "torture"
