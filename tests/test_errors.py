@@ -1,5 +1,7 @@
 import inspect
 
+import numpy as np
+
 from scattervae import errors
 
 
@@ -12,3 +14,4 @@ def test_all_errors_share_one_parent():
 def test_counts_in_words():
     assert [errors.counted(n, "star") for n in (0, 1, 2000)] == ["0 stars", "1 star", "2,000 stars"]
     assert errors.counted(2, "spectrum", "spectra") == "2 spectra"
+    assert errors.counted(np.int64(1), "star") == "1 star"

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
+from typing import SupportsIndex
 
 
-def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, for messages: 1 star, 2,000 stars."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+def counted(n: SupportsIndex, noun: str, plural: str | None = None) -> str:
+    """A number, of Python or numpy, with its noun, for messages: 1 star, 2,000 stars."""
+    number = index(n)
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class ScatterVaeError(Exception):

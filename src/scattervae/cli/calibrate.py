@@ -15,6 +15,7 @@ from scattervae.cli.console import (
     existing,
     print_stage,
 )
+from scattervae.errors import counted
 
 
 def calibrate(
@@ -66,7 +67,7 @@ def calibrate(
     }
     scatter = "no coefficient's scatter is large enough beside its error to be fitted"
     if len(changed):
-        scatter = f"scatter of {len(changed)} coefficients times {changed.min():.2f} to {changed.max():.2f}"
+        scatter = f"scatter of {counted(len(changed), 'coefficient')} times {changed.min():.2f} to {changed.max():.2f}"
     encoder = (
         "encoder tuned" if calibrated.network.sees_errors else "encoder left as it is: it sees no errors"
     )

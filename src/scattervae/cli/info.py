@@ -246,16 +246,20 @@ def _model(path: Path) -> Summary:
     lines = (
         f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {counted(model.n_latent, 'latent')}",
         f"reads stars of {model.normalization.basis}, and, with a warning, those of these sizes that name no basis",
-        f"trained on {_known(data.n_trained_on)} stars ({_known(data.n_inferred_coefficients)} with inferred "
+        f"trained on {_stars(data.n_trained_on)} ({_known(data.n_inferred_coefficients)} with inferred "
         f"coefficients; G flux of {_known(data.n_g_flux_from_table)} from a table, of "
         f"{_known(data.n_g_flux_from_coefficients)} from the coefficients)",
-        f"{_known(facts.training.active_latents)} latents active; KL of each [nat]: {kl}",
+        f"{_known(facts.training.active_latents)} of them active; KL of each [nat]: {kl}",
         f"{'calibrated' if calibrated else 'not calibrated'}; "
         f"predicts {', '.join(labels) or 'no labels'}; {'a' if has_flow else 'no'} flow",
         f"made with scattervae {facts.versions.get('scattervae', '?')}, torch {facts.versions.get('torch', '?')}; "
         f"credit {facts.credit or '?'}",
     )
     return Summary(values, lines)
+
+
+def _stars(number: int | None) -> str:
+    return "? stars" if number is None else counted(number, "star")
 
 
 def _known(number: int | None) -> str:

@@ -188,7 +188,7 @@ def _summary(model: "Checkpoint", out: Path) -> Summary:
     if data["n_one_band"]:
         used = f"{data['n_one_band']:,} with one band; {used} with both"
     if training["processes"] > 1:
-        how += f", {training['processes']} processes"
+        how += f", {counted(training['processes'], 'process', 'processes')}"
     if training["stars_per_second"]:  # none where an earlier run had done all epochs
         how += f": {training['stars_per_second']:,} stars/s"
     return Summary(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import DR3_BASIS, G_ZERO_POINT
 from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
@@ -188,7 +188,7 @@ def flux_from_coeffs(coeffs: CoeffArray, errors: CoeffArray, basis: Basis = DR3_
         DataError: Other numbers of coefficients than the basis has, or GaiaXPy does not know it.
     """
     if coeffs.shape[1] != basis.n_coeffs:
-        raise DataError(f"{coeffs.shape[1]} coefficients per star; expected {basis}")
+        raise DataError(f"{counted(coeffs.shape[1], 'coefficient')} per star; expected {basis}")
     return _flux(coeffs, errors, None, basis)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, StarMask, Wavelengths
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.flux_errors import coeff_errors
@@ -93,7 +93,8 @@ class InferredCoeffs:
         return (
             f"coefficients inferred from sampled spectra, not published: {self.n_determined} of "
             f"{len(self.prior.mean)} combinations from the flux ({self.matrix_name}, relative noise "
-            f"{self.noise:.1e}), the others from a Gaussian prior learnt from {self.n_teachers} spectra"
+            f"{self.noise:.1e}), the others from a Gaussian prior learnt from "
+            f"{counted(self.n_teachers, 'spectrum', 'spectra')}"
         )
 
 
@@ -258,7 +259,8 @@ def _inside(sampled: SampledSpectra, good: StarMask, candidates: dict[str, Desig
     if not inside.any():
         raise DataError(
             f"sampled spectra are not Gaia's on {grid}: {np.median(shares):.0e} of their norm lies outside what its "
-            f"basis functions make (at most {MOST_OUTSIDE:g} is taken); give the wavelengths that they are on"
+            f"basis functions make (at most {MOST_OUTSIDE:g} is taken); give the wavelengths that they are on, in a "
+            "column wavelength, in the metadata as sampling, or in NAME_sampling.csv beside the file"
         )
     if n_outside:
         _logger.warning(

@@ -239,7 +239,7 @@ def _warn_of_other_bases(writer: StoreWriter) -> None:
         logger.warning(
             "%s: without %s of basis %s, for it holds %s; --basis %s takes them into a store of their own",
             writer.path,
-            f"{n:,} rows",
+            counted(n, "row"),
             ids,
             writer.basis,
             ids,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scattervae.arrays import SourceIds, StarMask
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import DataError, StoreError, counted
 from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files.reading import read_sources_file
@@ -100,7 +100,7 @@ class SourceFiles:
         if not covered.all():
             lacking = np.unique(pixels[~covered])
             raise DataError(
-                f"{int((~covered).sum())} stars, in level-8 pixels {lacking[0]} to {lacking[-1]}, are in no "
+                f"{counted(int((~covered).sum()), 'star')}, in level-8 pixels {lacking[0]} to {lacking[-1]}, are in no "
                 "gaia_source file given; give the files of these pixels too"
             )
         if self.table is not None and not known.all():

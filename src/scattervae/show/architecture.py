@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import FEATURES_A_COEFF, NetworkShape, Reconstruction
 from scattervae.science.cannon.model import Cannon
@@ -95,7 +95,9 @@ def _draw_latents(axes: Axes, shape: NetworkShape, parameters: float, middle: fl
         axes.text(parameters, y, text, fontsize=7.0, **_CENTRED)
     _box(axes, (middle, 0.0), (0.5, 0.9), OBSERVED)
     axes.text(middle, 0.0, "$z$", color="white", fontsize=9.0, **_CENTRED)
-    axes.text(middle + 0.45, 0.0, f"{shape.n_latent} latents", ha="left", va="center", fontsize=7.0)
+    axes.text(
+        middle + 0.45, 0.0, f"{counted(shape.n_latent, 'latent')}", ha="left", va="center", fontsize=7.0
+    )
     coupled = "(1 + C)\\,\\sigma" if shape.n_couplings else "\\sigma"
     axes.text(parameters + 0.35, -1.45, f"$z = \\mu + {coupled}\\,\\epsilon$", fontsize=7.5, **_CENTRED)
 

@@ -136,7 +136,8 @@ def tables_figure(tables: Mapping[str, CoverageTable]) -> Figure:
             }
             legend = part.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
             legend.set_title(
-                f"{name}: {table.n_stars:,} stars; filled: inside one sigma, open: two; shaded: nominal within 2 %"
+                f"{name}: {counted(table.n_stars, 'star')}; filled: inside one sigma, "
+                "open: two; shaded: nominal within 2 %"
             )
             legend.get_title().set_fontsize(7.5)
     return figure

@@ -114,8 +114,14 @@ def enclosing_levels(density: Float64[np.ndarray, "x y"], shares: Sequence[float
 def legend_marks(n_labelled: int, n_unlabelled: int) -> list[Line2D | Patch]:
     """What the marks of `plot_cells` and `plot_contours` mean."""
     return [
-        Line2D([], [], color=LABELLED_COLOUR, label=f"labelled ({n_labelled:,} stars)"),
-        Line2D([], [], color=UNLABELLED_COLOUR, linestyle="--", label=f"unlabelled ({n_unlabelled:,} stars)"),
+        Line2D([], [], color=LABELLED_COLOUR, label=f"labelled ({counted(n_labelled, 'star')})"),
+        Line2D(
+            [],
+            [],
+            color=UNLABELLED_COLOUR,
+            linestyle="--",
+            label=f"unlabelled ({counted(n_unlabelled, 'star')})",
+        ),
         Patch(color=ONLY_LABELLED, label="cells of labelled only"),
         Patch(color=ONLY_UNLABELLED, label="of unlabelled only"),
         Patch(color=BOTH, label="of both"),
@@ -213,8 +219,8 @@ def latent_volume_figure(data: FigureData) -> Figure:
             handles=marks, loc="outside upper center", ncols=(2, 3, 5)[min(columns, 3) - 1], **_TIGHT
         )
         remark = (
-            f"{name}; cells of side {side:g} prior s.d., drawn for {len(sets.equal_labelled):,} stars of each set; "
-            "contours: 50 and 90 % of all; axes: 99.6 % of each set"
+            f"{name}; cells of side {side:g} prior s.d., drawn for {counted(len(sets.equal_labelled), 'star')} of "
+            "each set; contours: 50 and 90 % of all; axes: 99.6 % of each set"
         )
         figure.supxlabel(textwrap.fill(remark, 45 * columns), fontsize=7.0)
     return figure

@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from scattervae.arrays import StarArray
+from scattervae.errors import counted
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import ACTIVE_ABOVE_NATS
 from scattervae.show.registry import FigureData
@@ -230,6 +231,6 @@ def _count_note(data: FigureData) -> str:
         f"{int(np.isnan(data.labels[name]).sum()):,} without {text}" for name, text in _COUNTED.items()
     ]
     return (
-        f"{n:,} stars, {', '.join(missing)}; hexagons: mean label, light grey where no star has it\n"
+        f"{counted(n, 'star')}, {', '.join(missing)}; hexagons: mean label, light grey where no star has it\n"
         "nats: divergence of a latent from the prior; each axis holds 99.6 % of the stars"
     )

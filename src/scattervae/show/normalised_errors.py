@@ -115,7 +115,7 @@ def plot_highlighted(axes: Axes, x: StarArray, y: StarArray, highlighted: Highli
             markeredgewidth=0,
             color=colour,
             alpha=0.6,
-            label=f"{label} ({int(chosen.sum()):,} stars)",
+            label=f"{label} ({counted(int(chosen.sum()), 'star')})",
             rasterized=True,
             zorder=2,
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from scattervae.arrays import StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.spectra.spectra import Basis
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def check_taken(
     counts = by_ids(others, taken)
     if wanted is None and max(counts.values(), default=0) >= max(n_taken, 1):
         counts = {taken.ids: n_taken, **counts}
-        found = " and ".join(f"{n:,} stars of basis {ids}" for ids, n in counts.items())
+        found = " and ".join(f"{counted(n, 'star')} of basis {ids}" for ids, n in counts.items())
         options = " or ".join(f"--basis {ids}" for ids in counts if "?" not in ids)
         raise SeveralBasesError(
             f"holds {found}, and none has most of them; choose with {options} of `ingest`", counts

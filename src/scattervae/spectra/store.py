@@ -15,7 +15,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
-from scattervae.errors import StoreError
+from scattervae.errors import StoreError, counted
 from scattervae.files import damaged_files, file_digest
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
@@ -142,7 +142,7 @@ class SpectrumStore:
             if sum(row_group.n_rows for row_group in own) != partition.n_rows:
                 n_rows = sum(row_group.n_rows for row_group in own)
                 raise StoreError(
-                    f"{own[0].path if own else self.path}: {n_rows} rows; the catalogue's metadata say "
+                    f"{own[0].path if own else self.path}: {counted(n_rows, 'row')}; the catalogue's metadata say "
                     f"{partition.n_rows}: it was replaced or changed; ingest again"
                 )
             found += own

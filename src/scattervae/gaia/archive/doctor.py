@@ -139,7 +139,7 @@ class Examination:
 
     def _table(self, table: str, wanted: tuple[str, ...], entry: str) -> None:
         units = self._services.columns_of(table)
-        found = f"{len(units)} columns" if units else "not in TAP_SCHEMA"
+        found = counted(len(units), "column") if units else "not in TAP_SCHEMA"
         self._note(f"table {table}", "there", found, same=bool(units), entry=f"[tap] {entry}")
         if not units:
             return
@@ -232,7 +232,7 @@ class Examination:
 
     def _columns(self, where: str, names: list[str], wanted: tuple[str, ...]) -> set[str]:
         lacking = [name for name in wanted if name not in names]
-        found = f"{len(names)} columns" + (f", without {', '.join(lacking)}" if lacking else "")
+        found = counted(len(names), "column") + (f", without {', '.join(lacking)}" if lacking else "")
         self._note(
             f"columns of {where}",
             ", ".join(wanted),

@@ -20,7 +20,7 @@ import requests
 from astropy.table import Table
 
 from scattervae.arrays import SourceIds
-from scattervae.errors import DataError, FetchError
+from scattervae.errors import DataError, FetchError, counted
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.transport import (
     CONNECT_TIMEOUT,
@@ -371,7 +371,7 @@ def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds
     wanted, place = set(source_id.tolist()), header.index("source_id")
     for row in csv.reader(lines):
         if len(row) != len(header):
-            raise ValueError(f"a row of {len(row)} values below {len(header)} names")
+            raise ValueError(f"a row of {counted(len(row), 'value')} below {len(header)} names")
         if int(row[place]) not in wanted:
             raise ValueError(f"star {row[place]}, which was not asked for, or twice")
         wanted.remove(int(row[place]))

@@ -14,7 +14,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from scattervae import __version__
-from scattervae.errors import FetchError
+from scattervae.errors import FetchError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,9 @@ class Patience:
             except PassingError as error:
                 failures = 1 if error.progressed else failures + 1
                 if failures >= self.tries:
-                    raise FetchError(f"{error}; tried {failures} times; try again later") from error
+                    raise FetchError(
+                        f"{error}; tried {counted(failures, 'time')}; try again later"
+                    ) from error
                 wait = max(min(self.first_wait * 2 ** (failures - 1), self.longest_wait), error.after or 0.0)
                 level = logging.WARNING if failures == 1 and wait >= _NOTICED else logging.INFO
                 logger.log(

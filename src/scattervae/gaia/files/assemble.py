@@ -238,7 +238,7 @@ def _joined_basis(lengths: Int64[np.ndarray, " star"], name: str) -> Basis:
     if len(fitting) != 1:
         sizes = " or ".join(str(basis.n_coeffs) for basis in known)
         raise DataError(
-            f"column {name} holds arrays of {present[0]} numbers; expected {sizes}, since only the bands of "
+            f"column {name} holds arrays of {counted(present[0], 'number')}; expected {sizes}, since only the bands of "
             f"{' or '.join(map(str, known))} can be told apart"
         )
     return fitting[0]

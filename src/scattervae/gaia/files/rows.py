@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.cells import Arrays, Integers, is_missing, shown, text_of, unmasked
 from scattervae.gaia.files.columns import Columns, SkippedRow
@@ -131,7 +131,7 @@ def read_source_ids(columns: Columns, skips: Skips) -> SourceIds:
     skips.add_unreadable(name, read)
     if read.why and not (columns.holds_coeffs or columns.holds_flux):  # of spectra every skipped row is named
         row, why = next(iter(read.why.items()))
-        where = f"{columns.form}: {len(read.why)} of {len(columns)} rows left out"
+        where = f"{columns.form}: {len(read.why)} of {counted(len(columns), 'row')} left out"
         logger.warning("%s; row %d: %s %s", where, columns.row_numbers[row], name, why)
     skips.add(~read.known, f"no {name}")
     skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
@@ -168,7 +168,7 @@ def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
             n := int((identifiers(columns.cells[other], release=columns.release.name).values != ids).sum())
         ):
             raise DataError(
-                f"{name} and {other} differ in {n} rows; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
+                f"{name} and {other} differ in {counted(n, 'row')}; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scattervae.arrays import FluxArray, SourceIds, StarArray, Wavelengths
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
@@ -132,7 +132,7 @@ def _alike(stars: list[np.ndarray], wavelength: StarArray, skips: Skips) -> list
         if grid != usual:
             skips.add(
                 np.arange(len(wavelength)) == rows.min(),
-                f"a star of {len(grid)} wavelengths; most have {len(usual)}, or others",
+                f"a star of {counted(len(grid), 'wavelength')}; most have {len(usual)}, or others",
             )
     return [rows for rows, grid in zip(stars, grids, strict=True) if grid == usual]
 
@@ -175,7 +175,7 @@ def _on_grid(columns: Columns, name: str, skips: Skips, grid_nm: Wavelengths) ->
     n_grid = len(grid_nm)
     if len(lengths) and not (lengths == n_grid).any():
         raise DataError(
-            f"column {name} holds {lengths[0]} values per star; expected {n_grid} "
+            f"column {name} holds {counted(lengths[0], 'value')} per star; expected {n_grid} "
             f"({grid_nm[0]:g} to {grid_nm[-1]:g} nm); give the wavelengths of another grid in a column wavelength, in "
             "the metadata as sampling, or in NAME_sampling.csv beside the file"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.table.meta import YamlParseError, get_header_from_yaml
 
 from scattervae.arrays import Wavelengths
-from scattervae.errors import DataError
+from scattervae.errors import DataError, counted
 from scattervae.gaia.files.columns import Columns, SkippedRow, object_array, pick
 from scattervae.gaia.files.sampled import stated_grid
 from scattervae.opening import BROKEN_LINE_BYTES, CELL_BYTES, LINE_BYTES, LONGEST_LINE, budget_of
@@ -138,7 +138,9 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         if cells is None:
             skipped.append(SkippedRow(number, "a quote is opened and not closed"))
         elif len(cells) != len(table.header):
-            skipped.append(SkippedRow(number, f"{len(cells)} cells where the header has {len(table.header)}"))
+            skipped.append(
+                SkippedRow(number, f"{counted(len(cells), 'cell')} where the header has {len(table.header)}")
+            )
         else:
             budget.spend(CELL_BYTES * len(index))
             rows.append([cells[i] for i in index])

@@ -270,7 +270,7 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
         require_finite({name: arrays[name] for name in LabelScales._fields}, path)
         n_labels = {len(arrays[name]) for name in LabelScales._fields} | {len(config.names)}
         if len(n_labels) > 1:
-            raise LookupError(f"{len(config.names)} labels, but its scales are of others")
+            raise LookupError(f"{counted(len(config.names), 'label')}, but its scales are of others")
         return LabelModel(
             names=config.names,
             scales=LabelScales(*(arrays[name] for name in LabelScales._fields)),
