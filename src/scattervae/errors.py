@@ -15,8 +15,12 @@ def counted(n: SupportsIndex, noun: str, plural: str | None = None) -> str:
 class ScatterVaeError(Exception):
     """Anything wrong with what the user gave: data, settings, stores or checkpoints.
 
-    The message says where, what was found, what was expected and the way out.
+    The message says where, what was found, what was expected and the way out, in one line, whatever libraries say in
+    several.
     """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split("\n")).strip()
 
 
 class DataError(ScatterVaeError):

@@ -34,7 +34,12 @@ def written_file(path: Path) -> Iterator[Path]:
     """A path to write to, renamed to `path` when the block ends well; otherwise `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    yield partial
+    try:
+        yield partial
+    except OSError as error:  # a full disk does not say which file it was
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     os.replace(partial, path)
 
 

@@ -272,6 +272,12 @@ def _manifest_of(path: Path) -> Manifest:
 def _table(row_group: RowGroup, columns: Sequence[str]) -> pa.Table:
     try:
         with open_parquet(row_group.path, memory_map=True) as file:
-            return read_groups(file, columns, groups=[row_group.group])
+            table = read_groups(file, columns, groups=[row_group.group])
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{row_group.path}: row group {row_group.group} cannot be read: {error}") from error
+    lacking = [name for name in columns if name.split(".")[0] not in table.column_names]
+    if lacking:
+        raise StoreError(
+            f"{row_group.path}: lacks the column {lacking[0]}: it was replaced or changed; ingest again"
+        )
+    return table
