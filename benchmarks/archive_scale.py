@@ -81,11 +81,11 @@ class Way:
         if not like.is_dir():
             like, file = self.work / "real_stars", like
             if not like.exists():
-                say(f"reading {file.name}")
+                print_stage(f"reading {file.name}")
                 command("ingest", file, "--out", like)
         model = self.given.model or self.work / "maker"
         if not model.exists():
-            say("training the model that makes the stars")
+            print_stage("training the model that makes the stars")
             command("train", like, "--recipe", RECIPE, "--out", model, "--epochs", MODEL_EPOCHS)
         saved = self.work / "real_stars.npz"
         StarMaker.like(load_model(model), reading.load(like).spectra).save(saved)
@@ -95,7 +95,7 @@ class Way:
         """Make files, fetch and ingest them, and remove them."""
         n = sum(job.n_stars for job in wave)
         served, fetched = self.work / "served", self.work / "fetched"
-        say(f"files {wave[0].index} to {wave[-1].index}: {n:,} stars")
+        print_stage(f"files {wave[0].index} to {wave[-1].index}: {n:,} stars")
         started = time.perf_counter()
         files = workers.write(wave, served)
         self.simulating += time.perf_counter() - started
@@ -120,7 +120,7 @@ class Way:
 
     def _train(self) -> None:
         """A model trained on the store as one that no memory holds."""
-        say("training")
+        print_stage("training")
         epochs = self.given.epochs
         run = command(
             *("train", self.store, "--recipe", RECIPE, "--out", self.model),
@@ -135,7 +135,7 @@ class Way:
         )
 
     def _encode(self, name: str, out: Path, *options: object) -> None:
-        say(name)
+        print_stage(name)
         run = command("encode", self.model, self.store, "--out", out, *options)
         self.stage(name).add(
             run, stars=self.given.stars, bytes_in=n_bytes(self.store), bytes_out=n_bytes(out)
@@ -150,7 +150,7 @@ class Way:
 
         from scattervae.spectra.hats import HatsFolder
 
-        say("crossmatch")
+        print_stage("crossmatch")
         folder = HatsFolder.read(self.work / "latents")
         files = [file for partition in folder.partitions for file in folder.files_of(partition)]
         places = pa.concat_tables(
@@ -191,14 +191,14 @@ def n_stars_of(folder: Path) -> int:
 
 
 def processor() -> str:
-    """The name of the processor, where the system tells it."""
+    """The name of the processor, where the system gives it."""
     with_name = Path("/proc/cpuinfo")
     lines = with_name.read_text().splitlines() if with_name.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
-def say(what: str) -> None:
+def print_stage(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {what}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the latents know of how bright a star looks: less than its type does, or the model has learnt its noise.
+"""What the latents know of how bright a star looks: less than its type does, or the model has fitted its noise.
 
 Two questions: how much of the variance of G follows from the latents, beside labels and colour; and whether the
 latents of a star stay where they are, within the width they state, as noise makes it a fainter one.
@@ -103,19 +103,19 @@ def _ridge(
     along = vectors.T @ (products.T @ (target - mean))
     best, weights = np.inf, np.zeros(len(values))
     for penalty in _PENALTIES * n:
-        trial = vectors @ (along / (values + penalty))
+        candidate = vectors @ (along / (values + penalty))
         freedom = n - (values / (values + penalty)).sum()
-        score = ((target - mean - products @ trial) ** 2).sum() / freedom**2
+        score = ((target - mean - products @ candidate) ** 2).sum() / freedom**2
         if score < best:
-            best, weights = score, trial
+            best, weights = score, candidate
     return np.asarray(mean + wanted @ weights)
 
 
 def _of_neighbours(
     features: Float64[np.ndarray, "row feature"],
     values: Float64[np.ndarray, " row"],
-    wanted: Float64[np.ndarray, "left_out feature"],
-) -> Float64[np.ndarray, " left_out"]:
+    wanted: Float64[np.ndarray, "other feature"],
+) -> Float64[np.ndarray, " other"]:
     """The mean value of the nearest rows, the nearer weighing more."""
     distance, nearest = cKDTree(features).query(wanted, min(N_NEIGHBOURS, len(values)))
     weight = 1.0 / (distance + distance.mean(axis=1, keepdims=True) + 1e-12)
@@ -226,8 +226,10 @@ def shift_of_latents(
     """
     inputs = model.normalization.apply(spectra.take(spectra.usable))
     noise = torch.randn(inputs.x.shape, generator=stream(seed, "renoise", str(factor)))
-    fate = Degradation(torch.full((len(inputs), 1), factor), noise, torch.zeros_like(noise, dtype=torch.bool))
-    faint_inputs = Inputs(*fate.apply(inputs.x, inputs.errors))
+    degradation = Degradation(
+        torch.full((len(inputs), 1), factor), noise, torch.zeros_like(noise, dtype=torch.bool)
+    )
+    faint_inputs = Inputs(*degradation.apply(inputs.x, inputs.errors))
     bright, faint = (_posterior(model, stars, refined=refined) for stars in (inputs, faint_inputs))
     drawn = bright.sample(stream(seed, "brighter", str(factor))).double()
     root = faint.root.double()

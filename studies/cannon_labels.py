@@ -144,8 +144,10 @@ class _Stars:
 
     def best_starts(self) -> list[ScaledLabels]:
         """For each star the starts with the smallest chi^2, by two matrix products; the best comes first."""
-        told = features(self.starts) @ self.theta
-        chi2 = self.weights @ told.square().T - 2.0 * (self.weights * self.x) @ told.T  # but for a constant
+        predicted = features(self.starts) @ self.theta
+        chi2 = (
+            self.weights @ predicted.square().T - 2.0 * (self.weights * self.x) @ predicted.T
+        )  # but for a constant
         n_tried = min(_N_TRIED, len(self.starts))
         best = chi2.topk(n_tried, dim=1, largest=False, sorted=True).indices
         return list(self.starts[best].unbind(dim=1))

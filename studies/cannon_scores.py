@@ -1,4 +1,4 @@
-"""How well a Cannon tells stars it has not seen, in the scores of the scatter VAE's `evaluation`."""
+"""How well a Cannon predicts stars it has not seen, in the scores of the scatter VAE's `evaluation`."""
 
 from dataclasses import dataclass
 
@@ -83,12 +83,12 @@ def score(cannon: Cannon, spectra: Spectra, labels: StellarLabels) -> CannonScor
     x, errors = inputs.x.double(), inputs.errors.double()
     columns = [LABEL_NAMES.index(name) for name in settings.labels]
     values, label_errors = labels.values[scored][:, columns], labels.errors[scored][:, columns]
-    told = cannon.predict(values, label_errors if settings.propagate_label_errors else None)
+    predicted = cannon.predict(values, label_errors if settings.propagate_label_errors else None)
     no_latents = Posterior(x[:, :0], x[:, :0])
     return CannonScores(
         scored=scored,
         extrapolated=cannon.label_range.outside(values),
-        nll=loss_terms(x, errors, no_latents, told).nll,
-        normalised_errors=told.normalised_errors(x, errors),
+        nll=loss_terms(x, errors, no_latents, predicted).nll,
+        normalised_errors=predicted.normalised_errors(x, errors),
         n_bp=cannon.normalization.bp.stop,
     )

@@ -97,8 +97,8 @@ def full_scores(
         noise = CorrelatedNoise.of(encoded.spectra, model.normalization, g_flux_error=here)
         drawn = torch.zeros(len(x), dtype=torch.float64)
         for _ in range(n_draws):
-            told = model.decode(posterior.sample(generator))
-            drawn += loss_terms(x, errors, posterior, told, correlated=noise).negative_elbo
+            predicted = model.decode(posterior.sample(generator))
+            drawn += loss_terms(x, errors, posterior, predicted, correlated=noise).negative_elbo
         elbos.append(drawn / n_draws)
         nlls.append(loss_terms(x, errors, posterior, encoded.reconstruction, correlated=noise).nll.double())
         given.append(noise.given)
@@ -140,11 +140,11 @@ def best_latents(decode: Decode, x: Coeffs, precision: Matrices, start: Latents,
     distance = _distance(misfit, precision, z if prior else None)
     for _ in range(_N_STEPS):
         hessian, pull = _normal_equations(slope, precision, misfit, z if prior else None)
-        trial = z + size * torch.linalg.solve(hessian, pull)
-        found = x - _mean(decode, trial)
-        there = _distance(found, precision, trial if prior else None)
+        candidate = z + size * torch.linalg.solve(hessian, pull)
+        found = x - _mean(decode, candidate)
+        there = _distance(found, precision, candidate if prior else None)
         better = (there < distance)[:, None]
-        z, misfit = torch.where(better, trial, z), torch.where(better, found, misfit)
+        z, misfit = torch.where(better, candidate, z), torch.where(better, found, misfit)
         distance = torch.where(better[:, 0], there, distance)
         size = torch.where(better, 1.0, 0.5 * size)
         slope = _slopes(decode, z)
@@ -152,7 +152,7 @@ def best_latents(decode: Decode, x: Coeffs, precision: Matrices, start: Latents,
 
 
 class LatentCoverage(NamedTuple):
-    """How known latents lie in the Gaussians that are said to hold them; expected 0.683, 0.683, 1 and 1.
+    """How known latents lie in the Gaussians that should hold them; expected 0.683, 0.683, 1 and 1.
 
     Attributes:
         each: Share of latents within one stated standard deviation.
@@ -182,9 +182,11 @@ def latent_coverage(difference: Latents, covariance: Coupling) -> LatentCoverage
     )
 
 
-def scatter_over_flux(model: Checkpoint, told: Reconstruction) -> Float64[np.ndarray, "star coeff"]:
+def scatter_over_flux(model: Checkpoint, predicted: Reconstruction) -> Float64[np.ndarray, "star coeff"]:
     """Intrinsic scatter of coefficients over G flux, which does not depend on how a model scales them."""
-    over_flux: Float64[np.ndarray, "star coeff"] = told.scatter.double().numpy() * model.normalization.std
+    over_flux: Float64[np.ndarray, "star coeff"] = (
+        predicted.scatter.double().numpy() * model.normalization.std
+    )
     return over_flux
 
 

@@ -1,4 +1,4 @@
-"""Volume of the densest region that holds a share of the stars: a volume that settles as stars are added.
+"""Volume of the densest region that holds a share of the stars: a volume that converges as stars are added.
 
 Occupied cells count the sparse edge of a population, which grows with every star. The region that holds, say,
 90 % of the stars does not. Densities come from the distance to the k-th nearest star, so no cell is chosen.

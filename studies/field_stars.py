@@ -44,7 +44,7 @@ class Scores:
     kl: np.ndarray
     width: np.ndarray  # mean over latents
     distance: np.ndarray  # to the fifth nearest training star, in latents
-    left_out: Residuals
+    leave_one_out: Residuals
     hidden: dict[str, Residuals]  # BP from RP alone, and RP from BP alone
 
     @staticmethod
@@ -60,7 +60,7 @@ class Scores:
         names = ("negative_elbo", "kl", "width", "distance")
         return Scores(
             *(joined([getattr(p, name) for p in parts]) for name in names),
-            residuals([p.left_out for p in parts]),
+            residuals([p.leave_one_out for p in parts]),
             {band: residuals([p.hidden[band] for p in parts]) for band in parts[0].hidden},
         )
 
@@ -112,7 +112,7 @@ def show_by_g(name: str, scores: Scores, g_mag: np.ndarray, far: float) -> None:
     for band in scores.hidden:
         print(f" {band}: in 68 % | 95 % | rms z | residual |", end="")
     print("\n" + "|---" * (12 + 4 * len(scores.hidden)) + "|")
-    z, bare = scores.left_out.normalised, scores.left_out.residuals / scores.left_out.errors
+    z, bare = scores.leave_one_out.normalised, scores.leave_one_out.residuals / scores.leave_one_out.errors
     chi2 = np.nanmean(z**2, axis=1)
     for low, high in (*pairwise(G_EDGES), (G_EDGES[0], G_EDGES[-1])):
         here = (g_mag >= low) & (g_mag < high)
@@ -147,7 +147,7 @@ def show_by_order(
     for g, group in enumerate(groups):
         cells = []
         for name, scores in names.items():
-            seen = scores.left_out.take(chosen[name])
+            seen = scores.leave_one_out.take(chosen[name])
             of_group = [v[:, columns == g] for v in (seen.normalised, seen.residuals / seen.errors)]
             cells += [f"{np.sqrt(np.median(values**2) / 0.455):.2f}" for values in of_group]
         print(f"| {group} | {' | '.join(cells)} |")
@@ -180,7 +180,7 @@ def recipe_of(given: argparse.Namespace) -> Recipe:
 class Survey:
     """The labelled stars in their folds, the field stars, and how all are scaled and trained on."""
 
-    learnt: Spectra
+    training: Spectra
     validation: Spectra
     field: Spectra
     normalization: Normalization
@@ -188,7 +188,7 @@ class Survey:
 
     def trained(self, more: list[Spectra]) -> tuple[Checkpoint, np.ndarray]:
         """A model of the labelled stars and of these too, and the latents of all of them."""
-        stars = [self.learnt, *more]
+        stars = [self.training, *more]
         model = fitted(stars, self.normalization, self.recipe)
         return model, model.encode(Spectra.concatenate(stars)).mean.double().numpy()
 
@@ -221,9 +221,9 @@ def main() -> None:
     stars, field = (s.take(s.usable) for s in (sv.load(given.stars).spectra, sv.load(given.field).spectra))
     stars = stars.take(~np.isin(stars.source_id, field.source_id))
     fold, recipe = folds(stars.source_id), recipe_of(given)
-    learnt = stars.take(fold.train)
-    normalization = Normalization.fit(lambda: [learnt], recipe.normalization)
-    survey = Survey(learnt, stars.take(fold.validation), field, normalization, recipe)
+    training = stars.take(fold.train)
+    normalization = Normalization.fit(lambda: [training], recipe.normalization)
+    survey = Survey(training, stars.take(fold.validation), field, normalization, recipe)
     of_validation, of_field = alone(survey)
     both, far = mixed(survey, given.folds)
     far_alone = float(np.quantile(of_validation.distance, 0.99))

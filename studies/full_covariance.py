@@ -153,9 +153,9 @@ def show_known_latents(truth: Checkpoint, sky: Simulation, held_out: np.ndarray)
     """The simulating model's own latents, found again with either likelihood, its decoder known."""
     rows = np.flatnonzero(held_out)[:N_EXACT]
     stars, z = sky.spectra.take(rows), sky.latents[rows]
-    inputs, noise, told = exact(truth, stars, z)
+    inputs, noise, predicted = exact(truth, stars, z)
     for name, own in (("diagonal", noise.independent()), ("full", noise)):
-        precision = inverse(inputs, own, told)
+        precision = inverse(inputs, own, predicted)
         fit = best_latents(truth.network.decode, inputs.x, precision, z, prior=True)
         told_by = latent_coverage(fit.z - z, torch.linalg.inv(fit.precision))
         print(f"known decoder, {name:8s}: {shown(told_by)}")
@@ -169,12 +169,12 @@ def shown(coverage: LatentCoverage) -> str:
 def show_model(trained: Checkpoint, truth: Checkpoint, sky: Simulation, held_out: np.ndarray) -> None:
     """Likelihood, scatter and latents of a trained model on stars it has not seen."""
     stars, z = sky.spectra.take(held_out), sky.latents[held_out]
-    apart = replace(stars, correlations=None)
+    uncorrelated = replace(stars, correlations=None)
     jacobian = np.log(trained.normalization.std / truth.normalization.std).sum()
     for name, which, constant in (("trained", trained, 0.0), ("simulating", truth, jacobian)):
-        full, alone = full_scores(which, stars), full_scores(which, apart)
+        full, alone = full_scores(which, stars), full_scores(which, uncorrelated)
         elbos, nlls = (
-            [getattr(told, what).mean() - constant for told in (full, alone)]
+            [getattr(predicted, what).mean() - constant for predicted in (full, alone)]
             for what in ("negative_elbo", "nll_at_mean")
         )
         print(f"  {name:10s} -ELBO full {elbos[0]:8.2f}, diagonal {elbos[1]:8.2f}; at the mean", end="")
@@ -193,8 +193,8 @@ def show_model(trained: Checkpoint, truth: Checkpoint, sky: Simulation, held_out
     # the true mean spectrum, and the latents that this model has for it
     x = true.mean[rows].double().numpy() * truth.normalization.std + truth.normalization.mean
     x = (x - trained.normalization.mean) / trained.normalization.std
-    inputs, noise, told = exact(trained, some, own.mean)
-    precision = inverse(inputs, noise, told)
+    inputs, noise, predicted = exact(trained, some, own.mean)
+    precision = inverse(inputs, noise, predicted)
     start = trained.encode(noiseless(some, trained, x)).mean
     fit = best_latents(trained.network.decode, torch.from_numpy(x).float(), precision, start, prior=False)
     print(
@@ -212,8 +212,10 @@ def exact(model: Checkpoint, stars: Spectra, z: Tensor) -> tuple[Inputs, Correla
     return inputs, CorrelatedNoise.of(stars, model.normalization), model.decode(z)
 
 
-def inverse(inputs: Inputs, noise: CorrelatedNoise, told: Reconstruction) -> Tensor:
-    return torch.linalg.inv(covariances(inputs.errors, mean=told.mean, scatter=told.scatter, noise=noise))
+def inverse(inputs: Inputs, noise: CorrelatedNoise, predicted: Reconstruction) -> Tensor:
+    return torch.linalg.inv(
+        covariances(inputs.errors, mean=predicted.mean, scatter=predicted.scatter, noise=noise)
+    )
 
 
 def published(model: str, correlations: str, *files: str) -> None:

@@ -1,4 +1,4 @@
-"""What a model says of coefficients that it was not shown, a whole band or single ones, beside what they are."""
+"""What a model predicts of coefficients that it was not shown, a whole band or single ones, beside what they are."""
 
 import torch
 from jaxtyping import Bool
@@ -57,8 +57,8 @@ def predict_hidden(
             posterior = refine(model, here, posterior).posterior
         parts.append(_predicted(model, posterior, n_draws, generator))
     mean, scatter, spread = (torch.cat(values) for values in zip(*parts, strict=True))
-    told = (inputs.x - mean, inputs.errors, scatter, spread)
-    return Residuals(*(values.masked_fill(~hidden, torch.nan).double().numpy() for values in told))
+    terms = (inputs.x - mean, inputs.errors, scatter, spread)
+    return Residuals(*(values.masked_fill(~hidden, torch.nan).double().numpy() for values in terms))
 
 
 def _predicted(

@@ -27,7 +27,7 @@ class ErrorsByNumber(NamedTuple):
     """Errors of one way to predict a label.
 
     Attributes:
-        n_stars: Labelled stars it learnt from, ascending.
+        n_stars: Labelled stars it was trained on, ascending.
         errors: What is left of the label's error with so many, a row for each choice of the stars.
     """
 

@@ -70,14 +70,14 @@ def _blocks(bp: np.ndarray, rp: np.ndarray) -> np.ndarray:
 
 def made(z: Latents, nearest: KDTree, errors: torch.Tensor) -> torch.Tensor:
     """Coefficients with scatter and noise, as the model sees them."""
-    told = checkpoint.decode(z)
+    predicted = checkpoint.decode(z)
     sigma = errors[nearest.query(z.numpy())[1]]
     generator = stream(0, "made")
-    scatter, noise = (torch.randn(told.mean.shape, generator=generator) for _ in range(2))
+    scatter, noise = (torch.randn(predicted.mean.shape, generator=generator) for _ in range(2))
     root = correlated()
     if root is not None:
         noise = noise @ root.T
-    return told.mean + told.scatter * scatter + sigma * noise
+    return predicted.mean + predicted.scatter * scatter + sigma * noise
 
 
 def colours(x: torch.Tensor) -> Sample:
@@ -97,8 +97,15 @@ def first_ten(x: torch.Tensor) -> Sample:
 
 def compare(what: str, name: str, real: Sample, other: Sample) -> None:
     energy = unbiased_energy_test(real[:N_ENERGY], other[:N_ENERGY])
-    told = classifier_test(real, other)
-    row(what, name, f"{energy.distance:.4f}", f"{energy.p_value:.3f}", told.accuracy, f"{told.p:.1e}")
+    predicted = classifier_test(real, other)
+    row(
+        what,
+        name,
+        f"{energy.distance:.4f}",
+        f"{energy.p_value:.3f}",
+        predicted.accuracy,
+        f"{predicted.p:.1e}",
+    )
 
 
 began = time.process_time()

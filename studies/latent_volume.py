@@ -91,8 +91,8 @@ for latents in (*PAIRS, ACTIVE):
 print("\none population: unlabelled stars, linear and corrected extrapolation, pair", PAIRS[-1])
 for m in (300, 1000, 3000, 10_000, 26_000):
     rows = order[13_000 : 13_000 + m]
-    told = extrapolate(count_cells(z[order[:13_000]][:, PAIRS[-1]], z[rows][:, PAIRS[-1]], CELL), N_TARGET)
-    print(m, f"{told.linear:.0f}", f"{told.corrected.value:.2f}")
+    found = extrapolate(count_cells(z[order[:13_000]][:, PAIRS[-1]], z[rows][:, PAIRS[-1]], CELL), N_TARGET)
+    print(m, f"{found.linear:.0f}", f"{found.corrected.value:.2f}")
 
 print("\n999 labelled stars with the errors of field stars, against the other labelled stars")
 spectra = stars.spectra.take(order[:999])

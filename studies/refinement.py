@@ -46,8 +46,8 @@ def bound(posterior: Posterior, inputs: Inputs = inputs) -> PerStar:
     draws = stream(0, "bound")
     total = torch.zeros(len(stars), dtype=torch.float64)
     for _ in range(N_DRAWS):
-        told = checkpoint.decode(posterior.sample(draws))
-        total += loss_terms(inputs.x, inputs.errors, posterior, told).negative_elbo.double()
+        predicted = checkpoint.decode(posterior.sample(draws))
+        total += loss_terms(inputs.x, inputs.errors, posterior, predicted).negative_elbo.double()
     return total / N_DRAWS
 
 
@@ -102,9 +102,11 @@ def evidence() -> None:
 @torch.no_grad()
 def remade(z: Latents, like: Inputs) -> Inputs:
     """Stars that the network makes at these latents, with these errors."""
-    told = checkpoint.decode(z)
+    predicted = checkpoint.decode(z)
     noise = torch.randn(z.shape[0], like.x.shape[1], generator=stream(0, "remade"))
-    return Inputs(told.mean + (like.errors.square() + told.scatter.square()).sqrt() * noise, like.errors)
+    return Inputs(
+        predicted.mean + (like.errors.square() + predicted.scatter.square()).sqrt() * noise, like.errors
+    )
 
 
 def coverage() -> None:

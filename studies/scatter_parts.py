@@ -1,10 +1,10 @@
-"""Errors and own scatter told apart: recovered where they were put in, and on real stars; brightness in the latents.
+"""Errors and own scatter separated: recovered where they were put in, and on real stars; brightness in the latents.
 
     python -m studies.scatter_parts MODEL STARS [--field FIELD] [--retrain EPOCHS]
 
 MODEL was trained without the validation fold (``training.hold_out_validation``) of STARS, a file or store of labelled
 stars. Stars are simulated from MODEL with factors that depend on G and order; with ``--retrain`` another model is
-trained on them first, so that its scatter has been learnt from errors that are wrong. FIELD holds other stars, with
+trained on them first, so that its scatter has been trained on errors that are wrong. FIELD holds other stars, with
 published coefficients.
 """
 
@@ -40,13 +40,13 @@ def simulated(model: Checkpoint, stars: Spectra, a: float, *, seed: int = 0) -> 
     """The same stars as the model would have them, errors understated by the injected factors."""
     inputs = model.normalization.apply(stars)
     z = model.encode(stars).sample(stream(seed, "latents"))
-    told = model.decode(z)
+    predicted = model.decode(z)
     columns = order_groups(model.normalization, SETTINGS.order_edges)[1]
     g_mag = g_mag_of(stars.g_flux)
     k = injected(len(FALLS))[columns % len(FALLS)][:, np.digitize(g_mag, G_EDGES[1:-1])].T
     generator = stream(seed, "noise")
     noise, own = (torch.randn(inputs.x.shape, generator=generator) for _ in range(2))
-    x = told.mean + a * told.scatter * own + torch.from_numpy(k).float() * inputs.errors * noise
+    x = predicted.mean + a * predicted.scatter * own + torch.from_numpy(k).float() * inputs.errors * noise
     return replace(stars, coeffs=model.normalization.invert(x, stars.g_flux))
 
 
@@ -101,14 +101,14 @@ def main() -> None:
     model, stars = load_model(given.model), sv.load(given.stars)
     usable = stars.spectra.take(stars.spectra.usable)
     fold = folds(usable.source_id)
-    validation, learnt = usable.take(fold.validation), usable.take(~fold.test)
+    validation, training = usable.take(fold.validation), usable.take(~fold.test)
 
     print(f"\n## Injected: k in brackets, a = {INJECTED_A}; the model that made the stars")
     one_type = SETTINGS.model_copy(update={"n_types": 1})
     show(separate_scatter(model, simulated(model, validation, INJECTED_A), settings=one_type), known=True)
     if given.retrain:
         print(f"\n## Injected, a = 1; a model trained on such stars, {given.retrain} epochs")
-        made = simulated(model, learnt, 1.0)
+        made = simulated(model, training, 1.0)
         other = retrained(made, given.retrain)
         show(
             separate_scatter(other, made.take(folds(made.source_id).validation), settings=one_type),
@@ -125,7 +125,7 @@ def main() -> None:
             separate_scatter(model, sv.load(given.field).spectra, settings=SETTINGS.model_copy(update=edges)),
             known=False,
         )
-    show_brightness(model, learnt, stars.labels)
+    show_brightness(model, training, stars.labels)
     show_renoised(model, validation)
 
 

@@ -55,11 +55,11 @@ def cannon_sky(
     errors = error * np.exp(stars.normal(size=mean.shape))
     coeffs = mean + np.hypot(errors, scatter) * stars.normal(size=mean.shape)
     source_id = 1000 + np.arange(n_stars, dtype=np.int64)
-    told = scaled + label_noise * stars.normal(size=scaled.shape)
+    noisy = scaled + label_noise * stars.normal(size=scaled.shape)
     return CannonSky(
         spectra=Spectra.of(source_id, coeffs, errors, basis=BASIS, g_flux=np.ones(n_stars)),
         labels=StellarLabels(
-            source_id, MEAN + STD * told, np.broadcast_to(STD * label_noise, told.shape).copy()
+            source_id, MEAN + STD * noisy, np.broadcast_to(STD * label_noise, noisy.shape).copy()
         ),
         normalization=unit_normalization(n_stars),
         theta=theta,

@@ -31,8 +31,8 @@ def test_it_finds_the_share_of_variance_that_was_put_in(share):
 def test_it_does_no_worse_than_gradient_boosting():
     target = SIGNAL + 0.5 * RNG.normal(size=len(SIGNAL))
     parts = KFold(5, shuffle=True, random_state=0)
-    told = cross_val_predict(HistGradientBoostingRegressor(random_state=0), FEATURES, target, cv=parts)
-    theirs = 1.0 - ((target - told) ** 2).mean() / target.var()
+    predicted = cross_val_predict(HistGradientBoostingRegressor(random_state=0), FEATURES, target, cv=parts)
+    theirs = 1.0 - ((target - predicted) ** 2).mean() / target.var()
     assert explained(FEATURES, target).value > theirs - 0.03
 
 

@@ -25,11 +25,11 @@ def test_scores_match_torch_distributions():
     scores = score(CANNON, SKY.spectra, SKY.labels)
     inputs = SKY.normalization.apply(SKY.spectra)
     x, errors = inputs.x.double(), inputs.errors.double()
-    told = CANNON.predict(SKY.labels.values[:, :3])
+    predicted = CANNON.predict(SKY.labels.values[:, :3])
     sigma = (errors**2 + CANNON.scatter**2).sqrt()
     constant = 0.5 * BASIS.n_coeffs * math.log(2 * math.pi)
-    nll = -Normal(told.mean, sigma).log_prob(x).sum(-1) - constant
-    z = ((x - told.mean) / sigma).numpy()
+    nll = -Normal(predicted.mean, sigma).log_prob(x).sum(-1) - constant
+    z = ((x - predicted.mean) / sigma).numpy()
     torch.testing.assert_close(scores.nll, nll)
     assert scores.mean_nll == pytest.approx(nll.mean().item())
     assert scores.median_nll == pytest.approx(np.median(nll.numpy()))

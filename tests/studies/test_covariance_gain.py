@@ -51,10 +51,10 @@ def test_scores_are_those_of_torch_distributions():
     stars, errors = correlated(SKY.spectra), 0.01 * SKY.spectra.g_flux
     scores = full_scores(MODEL, stars, g_flux_error=errors)
     inputs, answer = MODEL.normalization.apply(stars), MODEL.encode(stars)
-    told = MODEL.decode(answer.mean)
+    predicted = MODEL.decode(answer.mean)
     noise = CorrelatedNoise.of(stars, MODEL.normalization, g_flux_error=errors)
-    matrix = covariances(inputs.errors, mean=told.mean, scatter=told.scatter, noise=noise).double()
-    log_prob = MultivariateNormal(told.mean.double(), matrix).log_prob(inputs.x.double())
+    matrix = covariances(inputs.errors, mean=predicted.mean, scatter=predicted.scatter, noise=noise).double()
+    log_prob = MultivariateNormal(predicted.mean.double(), matrix).log_prob(inputs.x.double())
     expected = -log_prob - 0.5 * N * math.log(2 * math.pi)
     np.testing.assert_allclose(scores.nll_at_mean, expected, rtol=1e-4, atol=1e-3)  # float32
     assert scores.correlated.all()
@@ -105,22 +105,22 @@ def test_latents_of_a_linear_decoder_are_covered_as_stated():
     z = torch.randn(n, 3, generator=draws, dtype=torch.float64)
     noise = torch.randn(n, N, generator=draws, dtype=torch.float64) @ torch.linalg.cholesky(matrix[0]).T
     x = decoder.decode(z).mean + noise
-    told = []
+    shares = []
     for known in (matrix, matrix.diagonal(dim1=1, dim2=2).diag_embed()):
         fit = best_latents(decoder.decode, x, torch.linalg.inv(known), torch.zeros_like(z), prior=True)
-        told.append(latent_coverage(fit.z - z, torch.linalg.inv(fit.precision)))
-    assert told[0].each == pytest.approx(0.6827, abs=4 * math.sqrt(0.22 / n))
-    assert told[0].jointly == pytest.approx(0.6827, abs=4 * math.sqrt(0.22 / n))
-    assert told[0].square == pytest.approx(1.0, abs=0.08)
-    assert told[0].squares == pytest.approx([1.0] * 3, abs=0.12)
-    assert abs(told[1].jointly - 0.6827) > 0.05
+        shares.append(latent_coverage(fit.z - z, torch.linalg.inv(fit.precision)))
+    assert shares[0].each == pytest.approx(0.6827, abs=4 * math.sqrt(0.22 / n))
+    assert shares[0].jointly == pytest.approx(0.6827, abs=4 * math.sqrt(0.22 / n))
+    assert shares[0].square == pytest.approx(1.0, abs=0.08)
+    assert shares[0].squares == pytest.approx([1.0] * 3, abs=0.12)
+    assert abs(shares[1].jointly - 0.6827) > 0.05
 
 
 def test_scatter_over_flux_does_not_depend_on_the_scale():
-    told = MODEL.decode(torch.zeros(2, MODEL.n_latent))
+    predicted = MODEL.decode(torch.zeros(2, MODEL.n_latent))
     ones = np.ones(2)
     np.testing.assert_allclose(
-        scatter_over_flux(MODEL, told), MODEL.normalization.invert_errors(told.scatter, ones)
+        scatter_over_flux(MODEL, predicted), MODEL.normalization.invert_errors(predicted.scatter, ones)
     )
 
 

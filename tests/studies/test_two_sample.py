@@ -52,7 +52,7 @@ def test_energy_test_sees_a_change_of_shape():
 
 
 def test_classifier_is_as_right_as_can_be():
-    """Two Gaussians a distance d apart cannot be told better than Phi(d / 2)."""
+    """Two Gaussians a distance d apart cannot be separated better than Phi(d / 2)."""
     test = classifier_test(*gaussians(3000, shift=2.0, features=4))
     best = norm.cdf(1.0)
     assert test.n == 3000

@@ -68,7 +68,7 @@ def command(*arguments: object) -> Run:
     """Run ``scattervae`` with these arguments.
 
     Raises:
-        SystemExit: It failed; what it said is shown.
+        SystemExit: It failed; its output is shown.
     """
     return measured([sys.executable, "-m", "scattervae", *map(str, arguments)])
 
@@ -89,10 +89,10 @@ def measured(argv: Sequence[str]) -> Run:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL)
         out.seek(0)
-        said = out.read()
+        output = out.read()
     if process.returncode:
-        sys.exit(f"{' '.join(argv[1:6])} ...: exit {process.returncode}\n{said}")
-    return Run(time.perf_counter() - started, sum(cpu.values()), peak_process, peak_together, said)
+        sys.exit(f"{' '.join(argv[1:6])} ...: exit {process.returncode}\n{output}")
+    return Run(time.perf_counter() - started, sum(cpu.values()), peak_process, peak_together, output)
 
 
 def n_bytes(*paths: Path) -> int:

@@ -43,8 +43,8 @@ def test_propagated_variance_is_that_of_many_draws_of_the_labels():
     theta = torch.from_numpy(rng.normal(size=(10, 6)))
     label, errors = SCALED[:1, :3], torch.tensor([[1e-3, 2e-3, 5e-4]], dtype=torch.float64)
     drawn = features(label + errors * torch.from_numpy(rng.normal(size=(200_000, 3)))) @ theta
-    told = propagated_variance(label, errors, theta)[0]
-    torch.testing.assert_close(drawn.var(dim=0), told, rtol=0.02, atol=0.0)  # 6 sigma of 200,000 draws
+    expected = propagated_variance(label, errors, theta)[0]
+    torch.testing.assert_close(drawn.var(dim=0), expected, rtol=0.02, atol=0.0)  # 6 sigma of 200,000 draws
 
 
 SKY = cannon_sky(500)

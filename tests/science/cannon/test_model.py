@@ -97,12 +97,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_prediction_is_the_polynomial_that_made_the_stars():
-    told = CANNON.predict(SKY.true_labels[:, :3])
+    predicted = CANNON.predict(SKY.true_labels[:, :3])
     truth = terms((SKY.true_labels[:, :3] - MEAN[:3]) / STD[:3]) @ SKY.theta
-    assert np.abs(told.mean.numpy() - truth).max() < 0.2  # five errors of a mean at the corners
-    assert np.corrcoef(told.mean.numpy().ravel(), truth.ravel())[0, 1] > 0.9995
-    assert told.mean.dtype == torch.float64
-    torch.testing.assert_close(told.scatter, CANNON.scatter.expand(300, -1))
+    assert np.abs(predicted.mean.numpy() - truth).max() < 0.2  # five errors of a mean at the corners
+    assert np.corrcoef(predicted.mean.numpy().ravel(), truth.ravel())[0, 1] > 0.9995
+    assert predicted.mean.dtype == torch.float64
+    torch.testing.assert_close(predicted.scatter, CANNON.scatter.expand(300, -1))
 
 
 def test_label_errors_widen_the_prediction():
@@ -112,8 +112,8 @@ def test_label_errors_widen_the_prediction():
         CANNON.predict(ASKED + errors * draw).mean
         for draw in np.random.default_rng(6).normal(size=(4000, *ASKED.shape))
     ]
-    told = (wide.scatter.square() - narrow.scatter.square()).sqrt()
-    torch.testing.assert_close(torch.stack(drawn).std(dim=0), told, rtol=0.06, atol=1e-3)
+    predicted = (wide.scatter.square() - narrow.scatter.square()).sqrt()
+    torch.testing.assert_close(torch.stack(drawn).std(dim=0), predicted, rtol=0.06, atol=1e-3)
 
 
 def test_stars_without_all_labels_are_left_out_and_counted():

@@ -325,10 +325,10 @@ def test_both_losses_are_rows_and_a_finished_model_is_not_trained_again(tmp_path
     assert "900 simulated stars" in table.title
     assert stages[0] == "simulating 900 stars"
     simulated = simulate(model, sky.spectra, sky.labels, 900)
-    learnt = read_checkpoint(tmp_path / "elbo")
+    trained_model = read_checkpoint(tmp_path / "elbo")
     n_test = folds(simulated.spectra.source_id).test.sum()
-    assert learnt.provenance["data"]["n_trained_on"] == 900 - n_test
-    assert table.rows[1][1:] == tuple(claim_cells(learnt, simulated.spectra, simulated.labels))
+    assert trained_model.provenance["data"]["n_trained_on"] == 900 - n_test
+    assert table.rows[1][1:] == tuple(claim_cells(trained_model, simulated.spectra, simulated.labels))
     assert at_paper_size(model, sky.spectra, sky.labels, tmp_path, n_stars=900) == table
     assert len(fits) == 2
     at_paper_size(model, sky.spectra, sky.labels, tmp_path, n_stars=901)

@@ -50,10 +50,10 @@ def stars_of(model: Checkpoint, n: int, *, seed: int = 0, k: object = 1.0, a: fl
     """
     rng = np.random.default_rng([seed, n])
     g_mag = rng.uniform(10.0, 15.0, n)
-    told = model.decode(torch.from_numpy(rng.normal(size=(n, N_LATENT))).float())
+    predicted = model.decode(torch.from_numpy(rng.normal(size=(n, N_LATENT))).float())
     errors = 0.2 * 10 ** (0.2 * (g_mag[:, None] - 12.5)) * rng.lognormal(0.0, 0.3, (n, N))
     noise = np.broadcast_to(k, (n, N)) * errors * rng.normal(size=(n, N))
-    x = told.mean.numpy() + a * told.scatter.numpy() * rng.normal(size=(n, N)) + noise
+    x = predicted.mean.numpy() + a * predicted.scatter.numpy() * rng.normal(size=(n, N)) + noise
     g_flux = np.asarray(g_flux_of(g_mag))
     flux = g_flux[:, None]
     return Spectra.of(np.arange(1, n + 1), x * flux, errors * flux, basis=BASIS, g_flux=g_flux)

@@ -62,7 +62,7 @@ def test_a_missing_coefficient_is_nan_and_tells_nothing():
 
 @pytest.mark.parametrize("swell", [0.0, 0.2])
 def test_residuals_of_the_models_own_stars_have_the_variance_that_is_stated(swell):
-    """Also where the scatter depends on the latents, and a coefficient tells of them by its size alone."""
+    """Also where the scatter depends on the latents, and a coefficient shows them by its size alone."""
     model = linear_model(swell=swell)
     left = leave_one_out(model, inputs_of(model, 2000, seed=3))
     of_each = (left.normalised**2).mean(axis=0)

@@ -64,7 +64,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 
 def test_residuals_of_a_star_that_go_together_widen_the_interval():
-    """Each star's residuals repeated nine times tell no more than once."""
+    """Each star's residuals repeated nine times count no more than once."""
     sample, brightness, kind = stars(800, n_coeffs=3)
     many = Residuals(*(np.tile(v, (1, 9)) for v in vars(sample).values()))
     once = separate(sample, brightness, kind, one_group(sample))

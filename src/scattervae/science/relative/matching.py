@@ -16,7 +16,7 @@ from scattervae.gaia.facts import g_mag_of
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels
 
-FEWEST = 10  # stars a group: with fewer, sign flips cannot tell p = 0.05 over several quantities
+FEWEST = 10  # stars a group: with fewer, sign flips cannot reach p = 0.05 over several quantities
 G_MAG = "g_mag"
 COLOUR_PROXY = "bp1_rp1"
 COVARIATE_UNITS = {**LABEL_UNITS, G_MAG: "mag", COLOUR_PROXY: "mag"}
