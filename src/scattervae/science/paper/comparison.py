@@ -101,7 +101,7 @@ class ModelComparison:
 
     def low_orders(self, scores: Scores) -> CoeffArray:
         """Absolute normalised errors of the first ten coefficients of both bands."""
-        return np.abs(np.hstack([scores.z[:, first_ten(band)] for band in self.bands]))
+        return np.asarray(np.abs(np.hstack([scores.z[:, first_ten(band)] for band in self.bands])))
 
 
 def fit_cannons(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> Cannons:

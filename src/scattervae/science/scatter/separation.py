@@ -4,7 +4,7 @@ They can be separated where error over scatter varies: a published error shrinks
 in units of the G flux does not. An error in proportion to the flux is the same as scatter, here as anywhere.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -127,7 +127,10 @@ class _Terms:
 
     def where(self, kept: Bool[np.ndarray, " row"]) -> "_Terms":
         """The rows that are kept."""
-        return _Terms(*(getattr(self, field.name)[kept] for field in fields(self)[:-1]), sizes=self.sizes)
+        rows = {
+            field.name: getattr(self, field.name)[kept] for field in fields(self) if field.name != "sizes"
+        }
+        return replace(self, **rows)
 
     def variance(self, theta: _Vector) -> _Rows:
         """Expected square of each residual."""
