@@ -24,7 +24,7 @@ def labelled(tmp_path_factory):
     """A model with labels, and the stars."""
     folder = tmp_path_factory.mktemp("labelled")
     write_parquet(folder / "stars.parquet", SKY.spectra, SKY.labels)
-    model = toy_model(SKY, toy_recipe(epochs=12))
+    model = toy_model(SKY, toy_recipe(epochs=30))
     model.save(folder / "model")
     labels = fit_labels(model, SKY.spectra, TargetLabels.of(SKY.labels), QUICK)
     save_label_model(labels, folder / "model" / LABELS)
