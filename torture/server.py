@@ -40,6 +40,16 @@ def _answers(path: str, make: Callable[[Any], Any]) -> Lie:
     return lie
 
 
+def _results(answer: Any) -> Lie:
+    """The same answer for each job but the first, which asks for the names of columns."""
+    from gaia.archive.gaia_server import JOBS
+
+    def lie(server: Any) -> None:
+        server.trouble |= {f"{JOBS}/{job}/results": repeat(answer) for job in range(2, 9)}
+
+    return lie
+
+
 def _lines(server: Any, change: Callable[[list[str]], list[str]]) -> Any:
     return _zip("\n".join(change([server.header, *server.spectra.values()])).encode() + b"\n")
 
@@ -118,7 +128,7 @@ def table_lies() -> dict[str, Lie]:
         "another column": Answer(f"{start}{field.replace('source_id', 'x')}{end}".encode()),
         "503": Answer(b"", 503),
     }
-    found = {f"TAP: {name}": _answers(f"{JOBS}/2/results", lambda _, a=a: a) for name, a in bodies.items()}
+    found = {f"TAP: {name}": _results(answer) for name, answer in bodies.items()}
     found["TAP: an error without a reason"] = _answers(f"{JOBS}/2/phase", lambda _: Answer(b"ERROR"))
     found["TAP: no Location"] = _answers(JOBS, lambda _: Answer(status=303))
     found["TAP: a Location in a file"] = _answers(

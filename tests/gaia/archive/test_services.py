@@ -128,6 +128,7 @@ LIES = {
     "a star that nobody asked for": lambda s: f"{s.header}\n{s.spectra[IDS[0]]}\n{s.spectra[IDS[1]]}\n",
     "a star twice": lambda s: f"{s.header}\n" + f"{s.spectra[IDS[0]]}\n" * 2,
     "a row that is cut": lambda s: f"{s.header}\n{s.spectra[IDS[0]][:300]}\n",
+    "a quote too many": lambda s: f'{s.header}\n{s.spectra[IDS[0]]}"\n',
     "a number that is none": lambda s: f"{s.header}\nx{s.spectra[IDS[0]]}\n",
 }
 
@@ -166,6 +167,12 @@ def test_a_result_opens_nothing_outside_itself(server, tmp_path, zip_it):
     server.trouble[f"{JOBS}/1/results"] = repeat(Answer(zip_it(content.encode())))
     with pytest.raises(FetchError, match="which is not opened"):
         services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source")
+
+
+def test_a_job_without_an_address(server):
+    server.trouble[JOBS] = repeat(Answer(status=303))
+    with pytest.raises(FetchError, match="sent something that is not what was asked for"):
+        services(server, tries=1).ids_of("SELECT source_id FROM x")
 
 
 def test_identifiers_that_are_no_integers(server):

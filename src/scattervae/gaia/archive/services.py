@@ -43,7 +43,8 @@ _REFUSAL_BYTES = 2**16
 _LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
 # What the archive says of a word that it lacks.
 _UNKNOWN = re.compile(r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL)
-_NO_TABLE = (ValueError, LookupError, TypeError, EOFError, zlib.error)  # what an answer ends in that is none
+# What an answer ends in that is no table; astroquery takes a job's address for granted.
+_NO_TABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, csv.Error, zlib.error)
 _Result = TypeVar("_Result")
 
 
@@ -369,7 +370,7 @@ def _only_member(path: Path) -> bytes:
 def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds) -> None:
     """Refuse rows that are cut, of stars that nobody asked for, or of one star twice."""
     wanted, place = set(source_id.tolist()), header.index("source_id")
-    for row in csv.reader(lines):
+    for row in csv.reader(lines, strict=True):
         if len(row) != len(header):
             raise ValueError(f"a row of {counted(len(row), 'value')} below {len(header)} names")
         if int(row[place]) not in wanted:
