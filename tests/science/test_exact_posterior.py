@@ -13,12 +13,13 @@ from scipy.stats import multivariate_normal
 from studies.latent_intervals import latent_coverage
 
 from scattervae.model.degradation import DegradationSettings
-from scattervae.model.loss import loss_terms
+from scattervae.model.loss import gaussian_terms, loss_terms
 from scattervae.model.network import NetworkShape, Reconstruction
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe, TrainingSettings
 from scattervae.science.evaluation import evaluate
 from scattervae.science.exact_posterior import (
+    _look,
     importance_weighted,
     log_evidence,
     log_likelihood,
@@ -375,3 +376,14 @@ def test_draws_have_the_exact_posteriors_moments_whatever_the_encoder():
     assert abs(found.mean_square - 2.0) < 0.15
     mean = (draws.z * draws.weights[:, :, None]).sum(dim=0)
     assert latent_coverage(truth, mean.float()).mean_square < 0.1
+
+
+def test_the_loss_of_refinement_is_the_likelihood_and_the_prior():
+    decoder = CurvedDecoder(12)
+    x, errors = stars_of(decoder, 2, 12)
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    x, errors = without(x, errors, missing)
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    at = decoder(z)
+    nll = gaussian_terms(x, at.mean, errors.square() + at.scatter.square()).nll
+    torch.testing.assert_close(_look(decoder, x, errors, z).loss, nll + 0.5 * z.square().sum(dim=1))

@@ -191,9 +191,14 @@ class Checkpoint:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    @property
+    def sees_errors(self) -> bool:
+        """True where the encoder is given the errors, and so can do with some coefficients missing."""
+        return self.recipe.network.encoder_sees == "errors"
+
     def usable(self, spectra: Spectra) -> StarMask:
         """Stars that are usable and that the encoder can read: with one band where it sees errors, else with both."""
-        return spectra.usable_with_one_band if self.network.sees_errors else spectra.usable
+        return spectra.usable_with_one_band if self.sees_errors else spectra.usable
 
     def encode(self, spectra: Spectra) -> Posterior:
         """The latent posterior of each star, in the stars' order; NaN for a star that cannot be encoded.
@@ -217,7 +222,7 @@ class Checkpoint:
     def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
         """The stars with what the model predicts, in batches of a fixed size that do not depend on the chunks."""
         for spectra in rechunk(chunks, batch):
-            inputs = self.normalization.apply(spectra, gaps=self.network.sees_errors)
+            inputs = self.normalization.apply(spectra, gaps=self.sees_errors)
             posterior, reconstruction = self.predict(inputs, batch=batch)
             on_cpu = Reconstruction(*(part.cpu() for part in reconstruction))
             yield Encoded(spectra, inputs, posterior.each(lambda values: values.cpu()), on_cpu)
@@ -228,8 +233,8 @@ class Checkpoint:
 
         Matrix products round differently for other numbers of rows, so fewer stars are padded to `batch`.
         """
-        n = len(inputs)
         x, errors = inputs.x.to(self.device), inputs.errors.to(self.device)
+        n = len(x)
         if n < batch:
             x, errors = (torch.nn.functional.pad(values, (0, 0, 0, batch - n)) for values in (x, errors))
         posterior = self.network.encode(x, errors)

@@ -145,15 +145,16 @@ class _Place(NamedTuple):
 
 
 def _look(decode: Decode, x: Coeffs, errors: Coeffs, z: Latents) -> _Place:
-    told, slopes = _with_slopes(decode, z)
-    residual = x - told.mean
-    variance = errors.square() + told.scatter.square()
-    weight = 1.0 / variance  # 0 where missing
-    terms = gaussian_terms(x, told.mean, variance, dtype=torch.float64)
-    loss = terms.nll + 0.5 * z.double().square().sum(dim=1)
-    pull = torch.cat([-residual * weight, told.scatter * weight * (1.0 - residual.square() * weight)], dim=1)
+    predicted, slopes = _with_slopes(decode, z)
+    residual = x - predicted.mean
+    weight = 1.0 / (errors.square() + predicted.scatter.square())  # 0 where missing
+    # the likelihood is that of `gaussian_terms`, from what the derivatives need of each coefficient
+    chi2 = residual.square() * weight
+    logs = torch.where(weight > 0, -weight.log(), 0.0)
+    loss = 0.5 * ((chi2 + logs).sum(dim=1, dtype=torch.float64) + z.double().square().sum(dim=1))
+    pull = torch.cat([-residual * weight, predicted.scatter * weight * (1.0 - chi2)], dim=1)
     gradient = torch.bmm(slopes, pull[:, :, None])[:, :, 0] + z
-    scaled = slopes * torch.cat([weight.sqrt(), math.sqrt(2.0) * told.scatter * weight], dim=1)[:, None]
+    scaled = slopes * torch.cat([weight.sqrt(), math.sqrt(2.0) * predicted.scatter * weight], dim=1)[:, None]
     fisher = torch.bmm(scaled, scaled.mT).double()
     one = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)
     return _Place(z, loss, gradient.double(), fisher + one)
@@ -166,15 +167,15 @@ def _with_slopes(
 
     def along(direction: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
         whole = direction.expand_as(z)
-        told, slopes = torch.func.jvp(lambda at: torch.cat([*decode(at)], dim=1), (z,), (whole,))[:2]
-        return told, slopes
+        predicted, slopes = torch.func.jvp(lambda at: torch.cat([*decode(at)], dim=1), (z,), (whole,))[:2]
+        return predicted, slopes
 
     directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     # without gradients a plain network decodes by oneDNN, which has no forward mode; PyTorch's own rules for
     # forward mode are compiled at first use by a function that PyTorch calls deprecated
     with torch.enable_grad(), warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        told, slopes = torch.func.vmap(along, out_dims=(None, 1))(directions)  # type: ignore[arg-type]
-    return Reconstruction(*told.chunk(2, dim=1)), slopes
+        predicted, slopes = torch.func.vmap(along, out_dims=(None, 1))(directions)  # type: ignore[arg-type]
+    return Reconstruction(*predicted.chunk(2, dim=1)), slopes
 
 
 def _gaussian(mean: Latents, root: Coupling) -> Posterior:
@@ -242,9 +243,9 @@ def posterior_draws(
     drawn, log_weights = [], []
     for _ in range(n_draws):
         z = wide.sample(generator)
-        told = checkpoint.decode(z)
-        variance = inputs.errors.square() + told.scatter.square()
-        terms = gaussian_terms(inputs.x, told.mean, variance, dtype=torch.float64)
+        predicted = checkpoint.decode(z)
+        variance = inputs.errors.square() + predicted.scatter.square()
+        terms = gaussian_terms(inputs.x, predicted.mean, variance, dtype=torch.float64)
         prior = -0.5 * z.double().square().sum(dim=1) - _HALF_LN_2_PI * z.shape[1]
         log_weights.append(-terms.nll + prior - wide.log_density(z).double())
         drawn.append(z)
@@ -356,10 +357,10 @@ def importance_weighted(
     return Evidence(total - math.log(n_draws), (2.0 * total - squares).exp(), n_draws)
 
 
-def log_likelihood(x: Coeffs, errors: Coeffs, told: Reconstruction) -> PerStar:
+def log_likelihood(x: Coeffs, errors: Coeffs, predicted: Reconstruction) -> PerStar:
     r"""ln p(x | z) of each star in float64, :math:`\tfrac12 N \ln 2\pi` left out; missing coefficients add nothing."""
-    variance = errors.double().square() + told.scatter.double().square()
-    return -gaussian_terms(x.double(), told.mean.double(), variance).nll
+    variance = errors.double().square() + predicted.scatter.double().square()
+    return -gaussian_terms(x.double(), predicted.mean.double(), variance).nll
 
 
 def standard_normal(z: Latents) -> PerStar:

@@ -248,8 +248,9 @@ class Normalization:
         """
         if isinstance(stars, Spectra):
             self.require_basis(stars.basis)
-        inputs = Inputs.empty(len(stars), self.n_coeffs, dtype=dtype)
-        self.apply_to(stars, np.arange(len(stars)), inputs, quick=quick, gaps=gaps)
+        n = len(stars.flags)
+        inputs = Inputs.empty(n, self.n_coeffs, dtype=dtype)
+        self.apply_to(stars, np.arange(n), inputs, quick=quick, gaps=gaps)
         return inputs
 
     def require_basis(self, basis: Basis) -> None:
@@ -295,7 +296,7 @@ class Normalization:
             here = slice(start, start + _ROWS_IN_CACHE)
             for values, scaled in ((stars.coeffs, inputs.x), (stars.errors, inputs.errors)):
                 ratio: np.ndarray = values.take(rows[here], axis=0).astype(kind, copy=False)
-                if self.n_coeffs < self.basis.n_coeffs:
+                if self.n_coeffs < ratio.shape[1]:
                     ratio = ratio[:, self.columns]
                 target, missing = scaled.numpy()[here], ~np.isfinite(ratio) if gaps else None
                 with np.errstate(over="ignore", invalid="ignore"):

@@ -219,7 +219,7 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
     with torch.inference_mode():
         for start in range(0, len(block), BATCH):
             stars = _rows(block, slice(start, start + BATCH))
-            inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.network.sees_errors)
+            inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.sees_errors)
             inputs = inputs.to(checkpoint.device)
             predicted = checkpoint.predict(inputs)
             found = _columns(checkpoint, inputs, predicted)

@@ -92,7 +92,7 @@ def encode_store(
     out = restored(Path(out))
     partitions = [partition for partition in store.partitions if partition.n_rows]
     done = "dataset/Norder=*/Dir=*/Npix=*.parquet"
-    with resumable(out, identity_of(checkpoint, store.digest), done) as folder:
+    with resumable(out, identity_of(checkpoint, catalogue_schema(checkpoint), store.digest), done) as folder:
         to_do = [p for p in partitions if not partition_path(folder, p.order, p.pixel).is_file()]
         n_done = n_resumed = sum(p.n_rows for p in partitions) - sum(p.n_rows for p in to_do)
         encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve())

@@ -87,7 +87,8 @@ def write_chunks(
     """The same as `write_catalogue`, of chunks that are read when they are encoded."""
     out = Path(out)
     require_form(out)
-    identity, schema = identity_of(checkpoint, stars_digest), catalogue_schema(checkpoint)
+    schema = catalogue_schema(checkpoint)
+    identity = identity_of(checkpoint, schema, stars_digest)
     with resumable(out, identity if stars_digest else None, _DONE) as parts:
         n_done = _n_done(parts)
         rest = _after(chunks, n_done * ROWS_A_GROUP)
@@ -145,9 +146,9 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
             raise
 
 
-def identity_of(checkpoint: Checkpoint, stars_digest: str) -> dict[str, str]:
+def identity_of(checkpoint: Checkpoint, schema: pa.Schema, stars_digest: str) -> dict[str, str]:
     """What an unfinished catalogue is of: model, stars, and columns with the versions of the software."""
-    columns = hashlib.sha256(catalogue_schema(checkpoint).serialize()).hexdigest()
+    columns = hashlib.sha256(schema.serialize()).hexdigest()
     return {"model": checkpoint.digest, "stars": stars_digest, "columns": columns}
 
 
