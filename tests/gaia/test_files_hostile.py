@@ -13,7 +13,6 @@ from astropy.io import fits
 from astropy.table import Table
 from files_toys import ToyStars, csv_of, write
 from hostile_files import MAKERS
-from torture.readers import Outcome, table
 
 from scattervae.errors import DataError, ScatterVaeError
 from scattervae.gaia.bulk.gaia_source import read_sources
@@ -166,21 +165,3 @@ def test_real_fits_agree(formats):
         "MeanSpectrumSolutionWithCov.avro",
     ):
         assert not (read_file(formats / name).stars.flags & Flag.BAD_COEFFS).any()
-
-
-def test_torture_counts_what_became_of_files():
-    found = [Outcome("a", "refused", 0.1, 1.0), Outcome("b", "read 3", 0.1, 1.0)]
-    bad = [
-        Outcome("a", "traceback KeyError", 1.0, 10.0),
-        Outcome("b", "code -11", 0.0, 0.0),
-        Outcome("c", "hang", 60.0, 0.0),
-    ]
-    lines = table([*found, *bad, Outcome("d", "refused", 1.0, 3000.0)]).splitlines()
-    assert lines[2:8] == [
-        "| files | 6 |",
-        "| refused or read | 3 |",
-        "| tracebacks | 1 |",
-        "| crashes | 1 |",
-        "| longer than 20 s | 1 |",
-        "| more than 2000 MB | 1 |",
-    ]

@@ -1,0 +1,119 @@
+"""The harness itself: what it counts, and that it finds what it is made to find."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torture.corruption import Kind, corrupted
+from torture.forks import Kill, forked
+from torture.kills import contents
+from torture.readers import Reading, bytes_changed, has_checksums, rows, structure_changed
+
+from torture import Row, failed, row_of, table
+
+
+def test_the_table_names_each_miss_and_fails_with_one():
+    good, bad = row_of("kills", "train", [None, None]), row_of("server", "TAP", [None, "a page: code 70"])
+    assert table([good, bad]).splitlines() == [
+        "| part | what | tried | as it should |",
+        "|---|---|---:|---:|",
+        "| kills | train | 2 | 2 |",
+        "| server | TAP | 2 | 1 |",
+        "",
+        "server, TAP: a page: code 70",
+    ]
+    assert not failed([good])
+    assert failed([good, bad])
+    assert failed([])
+    assert failed([Row("kills", "nothing was tried", 0, 0)])
+
+
+def test_readers_count_each_thing_that_is_to_happen_to_no_file():
+    found = [
+        Reading("a", "read", 1.0, 1.0),
+        Reading("b", "refused", 1.0, 1.0),
+        Reading("c", "refused in several lines"),
+        Reading("d", "traceback KeyError: x"),
+        Reading("e", "crash, code -11: "),
+        Reading("f", "other values without a flag"),
+        Reading("g", "read", 30.0, 1.0),
+        Reading("h", "refused", 1.0, 3000.0),
+    ]
+    assert [(row.n, row.good) for row in rows(found)] == [(8, 6), (8, 7), (8, 7), (8, 7), (8, 7)]
+
+
+@pytest.mark.parametrize("change", [bytes_changed, structure_changed])
+def test_changes_are_changes_and_the_same_for_one_seed(change):
+    text = b"source_id,bp_n_parameters,bp_coefficients\n" + b'1,55,"(1.0, 2.0)"\n' * 20
+    made = [change(text, random.Random(seed)) for seed in range(20)]
+    assert made == [change(text, random.Random(seed)) for seed in range(20)]
+    assert sum(one != text for one in made) > 15
+    assert change(b"", random.Random(0)) == b"" if change is structure_changed else True
+
+
+def test_cards_of_fits_keep_their_places():
+    header = b"".join(f"KEY{n:05}= {n:>20}".encode().ljust(80) for n in range(36))
+    fits = b"SIMPLE" + header[6:] + b"\0" * 2880
+    assert all(len(structure_changed(fits, random.Random(seed))) == len(fits) for seed in range(10))
+
+
+def test_gzip_has_checksums():
+    assert has_checksums(b"\x1f\x8b\x08")
+    assert not has_checksums(b"SIMPLE")
+
+
+def test_a_fork_ends_as_it_is_made_to(tmp_path):
+    def talk() -> None:
+        os.write(1, b"said\n")
+        raise SystemExit(3)
+
+    ended = forked(talk, tmp_path / "log")
+    assert (ended.code, ended.line) == (3, "said")
+
+    def loop() -> None:
+        while True:
+            pass
+
+    for kill in (Kill(0.05), Kill(0.05, busy=True), Kill(0.05, group=False)):
+        assert forked(loop, tmp_path / "log", kill).code == -9
+    assert "ZeroDivisionError" in forked(lambda: 1 / 0, tmp_path / "log").text
+
+
+def test_contents_leave_out_what_tells_the_time(tmp_path):
+    def folder(name: str, seconds: float, digest: str) -> dict[str, str]:
+        (tmp_path / name).mkdir()
+        provenance = {"training": {"seconds": seconds, "stars_per_second": seconds, "active_latents": 2}}
+        (tmp_path / name / "provenance.json").write_text(json.dumps(provenance))
+        (tmp_path / name / "digests.json").write_text(json.dumps({"provenance.json": digest, "weights": "1"}))
+        (tmp_path / name / "ingest.log.jsonl").write_text(str(seconds))
+        return contents(tmp_path / name)
+
+    assert folder("a", 1.0, "x") == folder("b", 2.0, "y")
+
+
+def test_corruption_that_is_not_noticed_is_a_miss(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "numbers").write_bytes(np.arange(4.0).tobytes() + name.encode().ljust(8))
+    kind = Kind(
+        "numbers",
+        tmp_path / "one",
+        tmp_path / "other",
+        lambda folder: {"x": np.frombuffer((Path(folder) / "numbers").read_bytes()[:32].ljust(32, b"\0"))},
+    )
+    found = {row.what: row for row in corrupted(kind, tmp_path, flips=20, seed=1)}
+    assert found["numbers: a bit flipped"].good < 20
+    (miss,) = found["numbers: missing"].misses
+    assert miss.startswith("numbers: traceback FileNotFoundError: ")
+    assert found["numbers: of another"].good == 1
+
+
+def test_every_part_has_outcomes():
+    from importlib import import_module
+
+    from torture.__main__ import PARTS
+
+    assert all(callable(import_module(f"torture.{part}").outcomes) for part in PARTS)
