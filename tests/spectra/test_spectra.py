@@ -16,7 +16,6 @@ from scattervae.spectra.spectra import (
     rechunk,
     repeats,
 )
-from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky
 
 STARS = toy_sky(12).spectra
@@ -221,34 +220,6 @@ def test_spectra_without_ids_are_not_taken_for_those_of_any_basis():
 def test_a_band_that_no_star_has_takes_the_id_of_others():
     without_bp, both = with_basis(Basis(6, 5, rp_id=2)), with_basis(Basis(6, 5, bp_id=1, rp_id=2))
     assert Spectra.concatenate([without_bp, both]).basis == both.basis
-
-
-def test_labels_are_aligned_to_stars_and_missing_where_there_are_none():
-    values = np.arange(12.0).reshape(3, 4)
-    labels = StellarLabels(source_id=np.array([7, 2**62, 7]), values=values, errors=values / 10)
-    aligned = labels.aligned_to(np.array([2**62, 1, 7, 2**63 - 1, 2**62]))
-    np.testing.assert_array_equal(aligned["teff"], [4.0, np.nan, 0.0, np.nan, 4.0])
-    np.testing.assert_array_equal(aligned.errors[:, 3], [0.7, np.nan, 0.3, np.nan, 0.7])
-    assert LABEL_NAMES.index("alpha_m") == 3
-
-
-def test_no_labels_align_to_missing_ones():
-    none = StellarLabels(
-        source_id=np.empty(0, dtype=np.int64), values=np.empty((0, 4)), errors=np.empty((0, 4))
-    )
-    aligned = none.aligned_to(STARS.source_id)
-    assert len(aligned) == len(STARS)
-    assert np.isnan(aligned.values).all()
-    assert np.isnan(aligned.errors).all()
-
-
-@given(st.lists(st.integers(0, 20), max_size=15), st.lists(st.integers(0, 20), max_size=15))
-def test_alignment_is_a_lookup_of_the_first_row(have, want):
-    values = np.arange(len(have) * 4.0).reshape(-1, 4)
-    labels = StellarLabels(source_id=np.array(have, dtype=np.int64), values=values, errors=values)
-    teff = labels.aligned_to(np.array(want, dtype=np.int64))["teff"]
-    expected = [4.0 * have.index(star) if star in have else np.nan for star in want]
-    np.testing.assert_array_equal(teff, expected)
 
 
 def test_sampled_spectra_are_taken_row_by_row():

@@ -1,7 +1,8 @@
 """What tables of other surveys and of Gaia's sources hold of stars, joined to them by source_id."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,14 @@ Source:
     Gaia DR3 documentation, table ``gaiadr3.gaia_source``.
 """
 
+LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
+LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
+POSITION_COLUMNS = ("ra", "dec")
+G_FLUX_COLUMN = "phot_g_mean_flux"
+G_FLUX_ERROR_COLUMN = "phot_g_mean_flux_error"
 _PROPERTY = "scattervae_{}"
+
+Table = TypeVar("Table", bound="StarTable")
 
 
 @dataclass(frozen=True)
@@ -61,26 +69,54 @@ def ids_hold_pixels(properties: Mapping[str, str]) -> bool:
     return properties.get(_PROPERTY.format("ids_hold_pixels")) != str(False)
 
 
-POSITION_COLUMNS = ("ra", "dec")
-G_FLUX_COLUMN = "phot_g_mean_flux"
-G_FLUX_ERROR_COLUMN = "phot_g_mean_flux_error"
-
-
 @dataclass(frozen=True)
-class SourceColumns:
-    """Columns of ``gaia_source`` for some stars, NaN where null.
+class StarTable:
+    """What is known of some stars, found by source_id.
 
-    Attributes:
-        source_id: Gaia's identifier.
-        values: By the archive's names, a subset of `SOURCE_COLUMNS`, in float64; ra and dec among them, unless
-            nothing is known of any star (`empty`).
+    In the fields, and dictionaries, of arrays of numbers each row is a star, NaN where nothing is known.
     """
 
     source_id: SourceIds
-    values: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.source_id)
+
+    def take(self: Table, rows: np.ndarray | slice) -> Table:
+        """These rows: a mask, indices or a slice."""
+        return self._changed(self.source_id[rows], lambda values: values[rows])
+
+    def aligned_to(self: Table, source_id: SourceIds) -> Table:
+        """The rows of these stars in this order: the first of several, NaN where there is none."""
+        if len(self) == 0:
+            return self._changed(source_id, lambda v: np.full((len(source_id), *v.shape[1:]), np.nan))
+        row, known = rows_of(source_id, among=self.source_id)
+
+        def aligned(values: np.ndarray) -> np.ndarray:
+            values = values[row]
+            values[~known] = np.nan
+            return values
+
+        return self._changed(source_id, aligned)
+
+    def _changed(self: Table, source_id: SourceIds, change: Callable[[np.ndarray], np.ndarray]) -> Table:
+        changed: dict[str, Any] = {"source_id": source_id}
+        for one in fields(self)[1:]:
+            values = getattr(self, one.name)
+            if isinstance(values, np.ndarray):
+                changed[one.name] = change(values)
+            elif isinstance(values, dict):
+                changed[one.name] = {name: change(column) for name, column in values.items()}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class SourceColumns(StarTable):
+    """Columns of ``gaia_source``, by the archive's names: a subset of `SOURCE_COLUMNS`, in float64.
+
+    Ra and dec are among them, unless nothing is known of any star (`empty`).
+    """
+
+    values: dict[str, np.ndarray]
 
     @staticmethod
     def empty() -> "SourceColumns":
@@ -90,71 +126,22 @@ class SourceColumns:
     @property
     def located(self) -> StarMask:
         """True for stars with a position."""
-        located = np.ones(len(self), dtype=bool)
-        for name in POSITION_COLUMNS:
-            located &= np.isfinite(self.values[name])
-        return located
-
-    def aligned_to(self, source_id: SourceIds) -> "SourceColumns":
-        """The columns of these stars in this order, NaN for stars that are not among these.
-
-        Where a source_id has several rows here, the first is taken.
-        """
-        if len(self) == 0:
-            values = {name: np.full(len(source_id), np.nan) for name in self.values}
-            return SourceColumns(source_id=source_id, values=values)
-        row, known = rows_of(source_id, among=self.source_id)
-        values = {name: np.where(known, column[row], np.nan) for name, column in self.values.items()}
-        return SourceColumns(source_id=source_id, values=values)
-
-    def take(self, rows: np.ndarray | slice) -> "SourceColumns":
-        """The columns of these rows: a mask, indices or a slice."""
-        values = {name: column[rows] for name, column in self.values.items()}
-        return SourceColumns(source_id=self.source_id[rows], values=values)
-
-
-LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
-LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
+        ra, dec = (np.isfinite(self.values[name]) for name in POSITION_COLUMNS)
+        return ra & dec
 
 
 @dataclass(frozen=True)
-class StellarLabels:
-    """Teff [K], log g [dex(cm s^-2)], [Fe/H] and [alpha/M] [dex] with errors; NaN where a label is missing.
+class StellarLabels(StarTable):
+    """Teff [K], log g [dex(cm s^-2)], [Fe/H] and [alpha/M] [dex] with errors, in the order of `LABEL_NAMES`."""
 
-    Columns are in the order of `LABEL_NAMES`.
-    """
-
-    source_id: SourceIds
     values: LabelArray
     errors: LabelArray
 
-    def __len__(self) -> int:
-        return len(self.source_id)
-
-    def aligned_to(self, source_id: SourceIds) -> "StellarLabels":
-        """The labels of these stars in this order, NaN for stars that have none.
-
-        Where a source_id has several rows here, the first is taken.
-        """
-        if len(self) == 0:
-            missing = np.full((len(source_id), len(LABEL_NAMES)), np.nan)
-            return StellarLabels(source_id=source_id, values=missing, errors=missing.copy())
-        row, known = rows_of(source_id, among=self.source_id)
-        return StellarLabels(
-            source_id=source_id,
-            values=np.where(known[:, None], self.values[row], np.nan),
-            errors=np.where(known[:, None], self.errors[row], np.nan),
-        )
-
     @classmethod
-    def concatenate(cls, parts: "Sequence[StellarLabels]") -> "StellarLabels":
-        """The labels of all parts, in their order."""
+    def concatenate(cls, tables: "Sequence[StellarLabels]") -> "StellarLabels":
+        """The labels of all tables, in their order."""
         names = ("source_id", "values", "errors")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-    def take(self, rows: np.ndarray | slice) -> "StellarLabels":
-        """The labels of these rows: a mask, indices or a slice."""
-        return StellarLabels(self.source_id[rows], self.values[rows], self.errors[rows])
+        return cls(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
 
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
@@ -168,7 +155,7 @@ class StellarLabels:
 def rows_of(
     source_id: SourceIds, *, among: Int64[np.ndarray, " row"]
 ) -> tuple[Int64[np.ndarray, " star"], StarMask]:
-    """Where each star stands among the rows, the first of several, and whether it stands there at all.
+    """The row of each star, the first of several, and whether there is one at all.
 
     There is at least one row. Rows in the order of their source_ids, as the archive's files are, are not sorted again.
     """

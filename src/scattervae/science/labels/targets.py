@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from scattervae.arrays import LabelArray, SourceIds, StarArray, StarMask
+from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError
-from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels, rows_of
+from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StarTable, StellarLabels
 
 A_K = "a_k"
 UNITS = LABEL_UNITS | {A_K: "mag"}
@@ -25,13 +25,12 @@ LabelVector = Float64[np.ndarray, " label"]
 
 
 @dataclass(frozen=True)
-class TargetLabels:
+class TargetLabels(StarTable):
     """Labels of some stars, in the units of `UNITS`, with one standard deviation; NaN where a star lacks a label.
 
     An error is 0 where a label has none.
     """
 
-    source_id: SourceIds
     names: tuple[str, ...]
     values: LabelArray
     errors: LabelArray
@@ -57,9 +56,6 @@ class TargetLabels:
         errors = np.where(np.isfinite(errors) & (errors > 0), errors, 0.0)
         return cls(labels.source_id, names, values, np.where(np.isfinite(values), errors, np.nan))
 
-    def __len__(self) -> int:
-        return len(self.source_id)
-
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
         return self.values[:, self.names.index(name)]
@@ -69,19 +65,6 @@ class TargetLabels:
         """Stars with one label or more."""
         known: StarMask = np.isfinite(self.values).any(axis=1)
         return known
-
-    def take(self, rows: np.ndarray | slice) -> "TargetLabels":
-        """The labels of these rows: a mask, indices or a slice."""
-        return TargetLabels(self.source_id[rows], self.names, self.values[rows], self.errors[rows])
-
-    def aligned_to(self, source_id: SourceIds) -> "TargetLabels":
-        """The labels of these stars in this order, NaN for stars that have none."""
-        missing = np.full((len(source_id), len(self.names)), np.nan)
-        if len(self) == 0:
-            return TargetLabels(source_id, self.names, missing, missing.copy())
-        row, known = rows_of(source_id, among=self.source_id)
-        values, errors = (np.where(known[:, None], a[row], missing) for a in (self.values, self.errors))
-        return TargetLabels(source_id, self.names, values, errors)
 
 
 class ScaledTargets(NamedTuple):
