@@ -1,5 +1,6 @@
 """What the full covariance of the coefficients changes: likelihoods of stars, and the latents of known ones."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from scattervae.arrays import Coeffs, Latents, PerStar, StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.covariance import CorrelatedNoise, Matrices
+from scattervae.model.covariance import CorrelatedNoise, Matrices, square
 from scattervae.model.loss import loss_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Coupling
@@ -39,6 +40,21 @@ class LikelihoodScores:
     negative_elbo: StarArray
     nll_at_mean: StarArray
     correlated: StarMask
+
+
+def covariances(errors: Coeffs, *, mean: Coeffs, scatter: Coeffs, noise: CorrelatedNoise) -> Matrices:
+    """The matrix S of each star, written out; infinite along the diagonal where an error is."""
+    corners = [
+        torch.nn.functional.pad(square(pairs), (band.start, mean.shape[1] - band.stop) * 2)
+        for pairs, band in noise.bands
+    ]
+    known = errors.masked_fill(errors.isinf(), 0.0)
+    flux = noise.g_error[:, None] * (mean + noise.origin)
+    matrix = (corners[0] + corners[1]) * known[:, :, None] * known[:, None, :] + flux[:, :, None] * flux[
+        :, None, :
+    ]
+    missing = torch.where(errors.isinf(), math.inf, 0.0)
+    return matrix + (scatter.square() + missing).diag_embed()
 
 
 def mean_correlations(path: Path, n_stars: int, basis: Basis) -> Correlations:

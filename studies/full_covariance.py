@@ -21,7 +21,7 @@ from torch import Tensor
 import scattervae
 from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.covariance import CorrelatedNoise, covariances, full_terms, square
+from scattervae.model.covariance import CorrelatedNoise, full_terms, square
 from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train
@@ -35,6 +35,7 @@ from studies import arguments
 from studies.covariance_gain import (
     LatentCoverage,
     best_latents,
+    covariances,
     full_scores,
     latent_coverage,
     mean_correlations,

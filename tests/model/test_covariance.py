@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from studies.covariance_gain import covariances
 from torch.distributions import MultivariateNormal
 
 from model.noise_toys import N_BP, N, a_noise, correlated, covariance_by_hand
 from scattervae.model.covariance import (
     CorrelatedNoise,
-    covariances,
     draw_correlated,
     full_terms,
     is_sound,

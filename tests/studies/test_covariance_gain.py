@@ -6,6 +6,7 @@ import pytest
 import torch
 from studies.covariance_gain import (
     best_latents,
+    covariances,
     full_scores,
     latent_coverage,
     mean_correlations,
@@ -16,7 +17,7 @@ from torch.distributions import MultivariateNormal
 import scattervae
 from model.noise_toys import N, correlated
 from scattervae.errors import DataError
-from scattervae.model.covariance import CorrelatedNoise, covariances, draw_correlated
+from scattervae.model.covariance import CorrelatedNoise, draw_correlated
 from scattervae.model.network import Reconstruction
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate

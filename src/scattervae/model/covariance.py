@@ -283,21 +283,6 @@ class _FullTerms(torch.autograd.Function):
         return of_chi2 * through, of_variance, of_flux, None, None
 
 
-def covariances(errors: Coeffs, *, mean: Coeffs, scatter: Coeffs, noise: CorrelatedNoise) -> Matrices:
-    """The matrix S of each star, written out; infinite along the diagonal where an error is."""
-    corners = [
-        torch.nn.functional.pad(square(pairs), (band.start, mean.shape[1] - band.stop) * 2)
-        for pairs, band in noise.bands
-    ]
-    known = errors.masked_fill(errors.isinf(), 0.0)
-    flux = noise.g_error[:, None] * (mean + noise.origin)
-    matrix = (corners[0] + corners[1]) * known[:, :, None] * known[:, None, :] + flux[:, :, None] * flux[
-        :, None, :
-    ]
-    missing = torch.where(errors.isinf(), math.inf, 0.0)
-    return matrix + (scatter.square() + missing).diag_embed()
-
-
 def _scaled(pairs: Pairs, share: Coeffs) -> Matrices:
     """Covariance with unit diagonal, of coefficients with this share of their standard deviation from the error."""
     matrix = square(pairs).mul_(share[:, :, None]).mul_(share[:, None, :])
