@@ -208,7 +208,7 @@ def test_a_process_that_is_told_to_stop_says_so():
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, distributed._stop)
-        with pytest.raises(TrainingError, match=r"told to stop, as torchrun does .* --resume"):
+        with pytest.raises(TrainingError, match=r"stopped by a signal, as torchrun does .* --resume"):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a second signal does not hide the message
     finally:

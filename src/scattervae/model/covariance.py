@@ -101,7 +101,7 @@ class CorrelatedNoise(NamedTuple):
 
     @property
     def bands(self) -> tuple[tuple[Tensor, slice], tuple[Tensor, slice]]:
-        """The correlations of BP and of RP, each with the place of its coefficients."""
+        """The correlations of BP and of RP, each with the slice of its coefficients."""
         n_bp = _size(self.bp)
         return (self.bp, slice(0, n_bp)), (self.rp, slice(n_bp, n_bp + _size(self.rp)))
 
@@ -128,11 +128,11 @@ class CorrelatedNoise(NamedTuple):
 def square(pairs: Pairs) -> Matrices:
     """Correlation matrices from their strict lower triangles, row by row."""
     n = _size(pairs)
-    place = torch.full((n, n), pairs.shape[1], device=pairs.device)
+    index = torch.full((n, n), pairs.shape[1], device=pairs.device)
     row, column = torch.tril_indices(n, n, offset=-1, device=pairs.device)
-    place[row, column] = place[column, row] = torch.arange(pairs.shape[1], device=pairs.device)
+    index[row, column] = index[column, row] = torch.arange(pairs.shape[1], device=pairs.device)
     with_one = torch.nn.functional.pad(pairs, (0, 1), value=1.0)
-    return with_one.index_select(1, place.flatten()).view(-1, n, n)
+    return with_one.index_select(1, index.flatten()).view(-1, n, n)
 
 
 def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:

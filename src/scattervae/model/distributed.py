@@ -156,7 +156,7 @@ def _reason(error: RuntimeError) -> str:
 
 def _stop(_number: int, _frame: object) -> None:
     _ignore_signals()
-    raise TrainingError(f"told to stop, as torchrun does where another rank is gone; {_WAY_OUT}")
+    raise TrainingError(f"stopped by a signal, as torchrun does where another rank is gone; {_WAY_OUT}")
 
 
 def _ignore_signals() -> None:

@@ -183,7 +183,7 @@ def fit_network(
     """Train a network on these stars, or go on where `state_file` says an earlier run stopped.
 
     Args:
-        stars: Training stars, all of them encodable.
+        stars: Encodable stars.
         recipe: All settings.
         state_file: Where the run's state is kept and looked for; nowhere where None.
         progress: Called with each epoch's record, also for epochs that an earlier run finished.

@@ -88,13 +88,13 @@ class StoreStatistics:
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
         normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
-        if len(normalization.outliers):  # rare, and only then is it known which row_groups have them
+        if len(normalization.outliers):  # rare, and only then is it known which row groups have them
             for index in range(len(store.row_groups)):
                 chosen(index, normalization.outliers)
         return cls(normalization, *counts)
 
     def totals(self, n_stars: int) -> dict[str, int]:
-        """The counts of all row_groups together."""
+        """The counts of all row groups together."""
         return {
             "n_stars": n_stars,
             "n_usable": int(self.n_usable.sum()),

@@ -48,7 +48,7 @@ Source:
 _LEAST_MARGIN = 60.0
 """LSDB walks along the borders of partitions in steps of the margin: one of 1 arcsec would take minutes."""
 _KEY = "source_id"
-_PLACE = ("_list_ra", "_list_dec")  # where source_ids say that the rows of a list are
+_POSITION = ("_list_ra", "_list_dec")  # where source_ids say that the rows of a list are
 _DISTANCE = "_dist_arcsec"  # LSDB's name for the separation
 _ROWS_A_PARTITION = 200_000
 _HIGHEST_ORDER = 5
@@ -139,10 +139,19 @@ def crossmatch(
     everything = read_list(Path(listing))
     if isinstance(how, ById):
         how = ById(everything.column(how.column, option="--by-id"))
-        rows, place, margin, hidden = _placed_by_id(everything, how), _PLACE, ID_MARGIN, {*_PLACE, _KEY}
+        rows, position, margin, hidden = (
+            _placed_by_id(everything, how),
+            _POSITION,
+            ID_MARGIN,
+            {*_POSITION, _KEY},
+        )
     else:
-        place, margin, hidden = everything.positions(how.ra, how.dec), max(how.radius, _LEAST_MARGIN), set()
-        rows = everything.with_positions(*place)
+        position, margin, hidden = (
+            everything.positions(how.ra, how.dec),
+            max(how.radius, _LEAST_MARGIN),
+            set(),
+        )
+        rows = everything.with_positions(*position)
     if len(rows) == 0:
         raise DataError(
             f"{rows.path}: none of its {counted(len(everything), 'row')} can be placed on the sky"
@@ -151,7 +160,7 @@ def crossmatch(
         about = {"by": vars(how), "lsdb": lsdb.__version__, "credit": CREDIT}
         schema = _answer_schema(stars, rows, about, hidden=hidden, separation=isinstance(how, ByPosition))
         left = lsdb.open_catalog(str(stars.path), columns=_carried(stars))
-        right = _laid_out(lsdb, rows, place, margin=margin)
+        right = _laid_out(lsdb, rows, position, margin=margin)
         try:
             pairs = _pairs(left, right, how, suffix=_list_suffix(stars, rows))
             row = _write_file(pairs, schema, out) if out.suffix else _write_folder(pairs, schema, out)
@@ -194,7 +203,7 @@ def _placed_by_id(everything: SkyList, how: ById) -> SkyList:
     """The rows that have a source_id, with the position that it says."""
     rows = everything.with_ids(how.column)
     table = rows.table
-    for name, centre in zip(_PLACE, pixel_centres(table[how.column].to_numpy()), strict=True):
+    for name, centre in zip(_POSITION, pixel_centres(table[how.column].to_numpy()), strict=True):
         table = table.append_column(name, pa.array(centre))
     return SkyList(rows.path, table, rows.dropped_columns)
 
@@ -213,14 +222,14 @@ def _lsdb_on(scheduler: str | None) -> Iterator[ModuleType]:
         yield lsdb
 
 
-def _laid_out(lsdb: ModuleType, rows: SkyList, place: tuple[str, str], *, margin: float) -> "Catalog":
+def _laid_out(lsdb: ModuleType, rows: SkyList, position: tuple[str, str], *, margin: float) -> "Catalog":
     """The list as a catalogue of LSDB's; every partition also has the rows within `margin` arcsec of it."""
     import pandas as pd
 
     catalogue: Catalog = lsdb.from_dataframe(
         rows.table.to_pandas(types_mapper=pd.ArrowDtype),
-        ra_column=place[0],
-        dec_column=place[1],
+        ra_column=position[0],
+        dec_column=position[1],
         highest_order=_HIGHEST_ORDER,
         partition_rows=_ROWS_A_PARTITION,
         margin_threshold=margin,

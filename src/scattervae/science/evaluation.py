@@ -1,4 +1,4 @@
-"""How well a model tells stars it has not seen: likelihood, normalised errors, latents in use."""
+"""How well a model predicts stars it has not seen: likelihood, normalised errors, latents in use."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -266,7 +266,7 @@ class Evidence:
         log_evidence: In nats, of coefficients in training standard deviations, without the constant with ln 2 pi of
             the coefficients: comparable with minus the negative evidence lower bound of `evaluate`. NaN for a star
             that cannot be encoded.
-        effective_draws: How many equally weighted draws would tell as much; where few, the estimate is too low.
+        effective_draws: How many equally weighted draws would be worth as much; where few, the estimate is too low.
         n_draws: How many were made for each star.
 
     Source:
@@ -299,7 +299,7 @@ def log_evidence(
         spectra: Stars of its basis.
         n_draws: Draws a star.
         proposals: Whose posterior the draws come from; ``refined`` (`refine`) lies closer.
-        prior: Natural logarithm of a density over latents, in the place of the standard normal prior's, such as
+        prior: Natural logarithm of a density over latents, instead of the standard normal prior's, such as
             `scattervae.model.flow.LatentFlow.log_density`.
         seed: Of every draw.
 

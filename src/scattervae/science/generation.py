@@ -1,4 +1,4 @@
-"""Spectra and scatter from any place in the latent space: the prior, the survey, a star, between two stars.
+"""Spectra and scatter from anywhere in the latent space: the prior, the survey, a star, between two stars.
 
 Laroche & Speagle (2023), sect. 2.2: after training, coefficients and scatter come from an arbitrary latent
 vector.

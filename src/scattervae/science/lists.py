@@ -143,7 +143,7 @@ class SkyList:
 
 
 def read_list(path: Path) -> SkyList:
-    """The rows of a csv, ECSV, FITS, VOTable or parquet file, told apart by their content, or of a HATS folder.
+    """The rows of a csv, ECSV, FITS, VOTable or parquet file, recognised by their content, or of a HATS folder.
 
     Raises:
         DataError: It is of another kind, cannot be read, or has more than `LARGEST_LIST` rows.

@@ -165,9 +165,9 @@ def dask_client(scheduler: str | None, *, workers: int) -> Iterator[Any]:
 def _write(frame: pd.DataFrame, pixel: Any, encoding: Encoding, sky: SkyColumns) -> pd.DataFrame:
     """What a worker does with a partition; says which it was."""
     rows = pa.Table.from_batches([_rows_of(frame, encoding.checkpoint)])
-    places = pa.Table.from_pandas(frame.reset_index()[sky.names], preserve_index=False)
+    sky_table = pa.Table.from_pandas(frame.reset_index()[sky.names], preserve_index=False)
     partition = Partition(int(pixel.order), int(pixel.pixel), len(frame))
-    write_partition(encoding, partition, rows, sky.of_rows(places))
+    write_partition(encoding, partition, rows, sky.of_rows(sky_table))
     return _written(partition.order, partition.pixel)
 
 

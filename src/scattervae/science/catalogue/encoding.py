@@ -1,4 +1,4 @@
-"""The catalogue: one row a star, with its latents and how well the model tells it.
+"""The catalogue: one row a star, with its latents and how well the model predicts it.
 
 A row's bits depend on the star and the model alone, not on the stars that come with it, nor on how they came.
 """
@@ -144,7 +144,7 @@ def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
         text = f"how ordinary the star's latents are among stars with known {name}, from 0 to 1; believe above 0.01"
         found.append(_float(f"{name}_reliability", "", text))
     rank = "share of labelled stars whose latents are no better known than this star's"
-    doubts = ", ".join(f"{1 << place} {name}" for place, name in enumerate(labels.names))
+    doubts = ", ".join(f"{1 << bit} {name}" for bit, name in enumerate(labels.names))
     return [
         *found,
         _float("width_rank", "", rank),

@@ -137,8 +137,8 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
     encoded = in_threads(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):
         rows = pa.Table.from_batches([rows for _, rows in done], schema)
-        places = [read_table(f, sky.names) for f in hats.files_of(partition)]
-        write_partition(encoding, partition, rows, sky.of_rows(pa.concat_tables(places)))
+        sky_tables = [read_table(f, sky.names) for f in hats.files_of(partition)]
+        write_partition(encoding, partition, rows, sky.of_rows(pa.concat_tables(sky_tables)))
         yield partition
 
 
@@ -184,15 +184,17 @@ def partition_schema(checkpoint: Checkpoint, positions: Positions) -> pa.Schema:
     """The columns of a catalogue's partitions: where each star is, then those of `catalogue_schema`."""
     own = catalogue_schema(checkpoint)
     store = store_schema(correlations=False, positions=positions)
-    places = [store.field(name) for name in (SPATIAL_INDEX, "source_id", *POSITION_COLUMNS)]
-    return pa.schema([*places, *(field for field in own if field.name != "source_id")], metadata=own.metadata)
+    position_fields = [store.field(name) for name in (SPATIAL_INDEX, "source_id", *POSITION_COLUMNS)]
+    return pa.schema(
+        [*position_fields, *(field for field in own if field.name != "source_id")], metadata=own.metadata
+    )
 
 
 def write_partition(
     encoding: Encoding,
     partition: Partition,
     rows: pa.Table,
-    places: Mapping[str, pa.ChunkedArray | np.ndarray],
+    sky_columns: Mapping[str, pa.ChunkedArray | np.ndarray],
 ) -> None:
     """Write one partition, whole or not at all, whoever else may be writing it too.
 
@@ -207,7 +209,7 @@ def write_partition(
     again = repeats(rows["source_id"].to_numpy())  # over the partition, whatever row groups it was read in
     flags = rows["flags"].to_numpy() | np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)
     schema = partition_schema(encoding.checkpoint, encoding.positions)
-    columns = {**{name: rows[name] for name in rows.column_names}, **places, "flags": flags}
+    columns = {**{name: rows[name] for name in rows.column_names}, **sky_columns, "flags": flags}
     table = pa.table([columns[field.name] for field in schema], schema=schema)
     path = partition_path(encoding.folder, partition.order, partition.pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
