@@ -101,8 +101,8 @@ def plot_pair(
     known = encoded & np.isfinite(label)
     none = np.zeros(int(encoded.sum()))
     axes.hexbin(first[encoded], second[encoded], C=none, cmap=ListedColormap([FAINT]), **style)
-    limits = {"vmin": colours.low, "vmax": colours.high}
-    hexagons = axes.hexbin(first[known], second[known], C=label[known], cmap=colour_map, **limits, **style)
+    style |= {"cmap": colour_map, "vmin": colours.low, "vmax": colours.high}
+    hexagons = axes.hexbin(first[known], second[known], C=label[known], **style)
     axes.set_xlim(x_range.low, x_range.high)
     axes.set_ylim(y_range.low, y_range.high)
     return hexagons

@@ -67,7 +67,8 @@ class ScoreMap(NamedTuple):
     def standardised(self, inputs: ScoreInputs) -> PerStar:
         """The statistic less its mean over its spread under the model."""
         mean, log_spread = self.moments(inputs.features).T
-        return (inputs.statistic - mean) * (-log_spread).exp()
+        u: PerStar = (inputs.statistic - mean) * (-log_spread).exp()
+        return u
 
     def moments(self, features: Features) -> Float[Tensor, "star two"]:
         """Mean a of the statistic under the model, and the logarithm of its spread b."""

@@ -49,6 +49,6 @@ class LabelNetwork(nn.Module):
 @torch.no_grad()
 def predict(network: LabelNetwork, x: Coeffs, errors: Coeffs, *, batch: int = 4096) -> ScaledLabels:
     """Scaled labels of any number of stars, in batches."""
-    batches = zip(x.split(batch), errors.split(batch), strict=True)
+    batches = zip(torch.split(x, batch), torch.split(errors, batch), strict=True)
     mean, variance = zip(*(network(*stars) for stars in batches), strict=True)
     return ScaledLabels(torch.cat(mean), torch.cat(variance))

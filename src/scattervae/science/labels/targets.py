@@ -112,8 +112,10 @@ class LabelScales(NamedTuple):
         slope = np.where(self.logarithmic, labels.values, 1.0)
         errors = np.minimum(labels.errors / slope / self.width, _LARGEST_ERROR)
         known = np.isfinite(values)
-        scaled = (torch.from_numpy(np.where(known, array, 0.0)).float() for array in (values, errors))
-        return ScaledTargets(*scaled, torch.from_numpy(known))
+        scaled, scaled_errors = (
+            torch.from_numpy(np.where(known, array, 0.0)).float() for array in (values, errors)
+        )
+        return ScaledTargets(scaled, scaled_errors, torch.from_numpy(known))
 
     def invert(self, values: LabelArray) -> LabelArray:
         """Labels in their units."""
