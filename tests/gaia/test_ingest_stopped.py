@@ -10,7 +10,7 @@ import pytest
 from ingest_toys import IngestedSky, contents
 from scattervae.errors import StoreError
 from scattervae.parallel import WorkerDied
-from scattervae.spectra import finish, journal, manifest, staging
+from scattervae.spectra import finish, manifest, staging
 from scattervae.spectra.store import SpectrumStore
 
 
@@ -23,7 +23,7 @@ def sky(tmp_path_factory):
     ("module", "name", "call", "n_done"),
     [
         (staging, "parquet_writer", 2, 1),
-        (journal.Journal, "note", 3, 2),
+        (manifest.Journal, "note", 3, 2),
         (finish, "write_sorted", 1, 5),
         (manifest, "write_json", 1, 5),
     ],

@@ -10,7 +10,7 @@ from scattervae.errors import StoreError
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.windows import ChosenStars, Share, Window
+from scattervae.spectra.windows import ChosenStars, Rank, Window
 from spectra.row_group_toys import Pieces, in_float32, rows_of, toy_store
 from toy import spoiled, toy_sky
 
@@ -54,8 +54,8 @@ sizes = st.lists(st.integers(0, 60), min_size=0, max_size=6)
 def test_every_star_comes_once_an_epoch(sizes, window, threads, n_shares, epoch):
     stars = chosen(sizes, window=window, threads=threads)
     among = wanted(stars)
-    shares = [Share(rank, n_shares) for rank in range(n_shares)]
-    parts = [in_order(stars.windows(0, epoch, share=share)) for share in shares]
+    shares = [Rank(rank, n_shares) for rank in range(n_shares)]
+    parts = [in_order(stars.windows(0, epoch, rank=share)) for share in shares]
     places = torch.cat([places for places, _ in parts])
     assert sorted(places.tolist()) == list(range(len(stars)))
     assert sorted(rows_of(torch.cat([x for _, x in parts]), among)) == list(range(len(among)))
@@ -66,7 +66,7 @@ def test_who_reads_a_star_does_not_change_its_place(sizes, window, n_shares):
     whole_places, whole = in_order(chosen(sizes, window=window).windows(3, 1))
     assert whole_places.tolist() == list(range(len(whole)))
     for rank in range(n_shares):
-        places, x = in_order(chosen(sizes, window=window).windows(3, 1, share=Share(rank, n_shares)))
+        places, x = in_order(chosen(sizes, window=window).windows(3, 1, rank=Rank(rank, n_shares)))
         assert torch.equal(x, whole[places])
         assert places.tolist() == sorted(places.tolist())
 

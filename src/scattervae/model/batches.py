@@ -20,7 +20,7 @@ from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import TrainingSettings
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.windows import ChosenStars, Share
+from scattervae.spectra.windows import ChosenStars, Rank
 
 STREAMED = "streamed"
 
@@ -155,9 +155,9 @@ class StarsOnDisk:
         """Stretches of the epoch's order; a batch may begin in one window and end in another."""
         size, n_stars = settings.batch_size, len(self)
         begin = first * size
-        share = Share(world.rank, world.size)
+        rank = Rank(world.rank, world.size)
         parts: list[tuple[Tensor, Inputs]] = []
-        for window in self.stars.windows(settings.seed, epoch, first=begin, share=share):
+        for window in self.stars.windows(settings.seed, epoch, first=begin, rank=rank):
             while begin < n_stars and (end := min(begin + size, n_stars)) <= window.end:
                 yield self._batch([*parts, window.between(begin, end)], begin, end)
                 begin, parts = end, []

@@ -23,7 +23,7 @@ _MOST_BASES = 16  # looked for in one file; a damaged one may seem to have thous
 
 
 class StatedBand(NamedTuple):
-    """What each row of a file says of the basis of one band.
+    """What each row of a file names as the basis of one band.
 
     Attributes:
         sizes: Number of coefficients, 0 where the band is missing.

@@ -89,28 +89,15 @@ def holds_all_columns(schema: pa.Schema) -> bool:
 
 def _band_fields(band: str, *, correlations: bool) -> list[pa.Field]:
     name = band.upper()
-    fields = [
-        described(f"{band}_coefficients", FLOATS, _COEFFICIENT_UNIT, f"{name} coefficients"),
-        described(
-            f"{band}_coefficient_errors",
-            FLOATS,
-            _COEFFICIENT_UNIT,
-            f"one standard deviation of the {name} coefficients",
-        ),
-        described(
-            f"{band}_n_relevant_bases",
-            pa.int16(),
-            "",
-            f"recommended truncation of the {name} coefficients",
-        ),
-        described(
-            f"{band}_basis_function_id", pa.int16(), "", f"set of basis functions of the {name} coefficients"
-        ),
+    unit, of = _COEFFICIENT_UNIT, f"of the {name} coefficients"
+    columns = [
+        ("coefficients", FLOATS, unit, f"{name} coefficients"),
+        ("coefficient_errors", FLOATS, unit, f"one standard deviation {of}"),
+        ("n_relevant_bases", pa.int16(), "", f"recommended truncation {of}"),
+        ("basis_function_id", pa.int16(), "", f"set of basis functions {of}"),
+        ("coefficient_correlations", FLOATS, "", f"correlations {of}: strict lower triangle, row by row"),
     ]
-    if correlations:
-        text = f"correlations of the {name} coefficients: strict lower triangle, row by row"
-        fields.append(described(f"{band}_coefficient_correlations", FLOATS, "", text))
-    return fields
+    return [described(f"{band}_{column}", *rest) for column, *rest in columns[: 5 if correlations else 4]]
 
 
 def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) -> pa.Table:
@@ -119,8 +106,8 @@ def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) ->
     Args:
         spectra: The stars; their g_flux is written, whatever the source columns say.
         labels: Labels of the same stars in the same order; NaN becomes null.
-        sources: Source columns of the same stars in the same order, every star with a position; or none at
-            all, where positions are the centres of the pixels in the source_ids.
+        sources: The same of source columns, every star with a position; or none at all, where positions are the
+            centres of the pixels in the source_ids.
 
     Raises:
         StoreError: A source_id without a position holds no pixel.
@@ -195,12 +182,16 @@ def joint_schema(schemas: Collection[pa.Schema], positions: Positions) -> pa.Sch
     )
 
 
+def stored_columns() -> list[str]:
+    """The columns that `stored_from` reads."""
+    bands = [f"{band}_{name}" for band in BANDS for name in ("coefficients", "coefficient_errors")]
+    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
+
+
 def spectra_columns(*, correlations: bool) -> list[str]:
     """The columns that `spectra_from` reads."""
-    of_bands = ["coefficients", "coefficient_errors", "n_relevant_bases"]
-    of_bands += ["coefficient_correlations"] if correlations else []
-    bands = [f"{band}_{name}" for band in BANDS for name in of_bands]
-    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
+    more = ["n_relevant_bases", *(["coefficient_correlations"] if correlations else [])]
+    return [*stored_columns(), *(f"{band}_{name}" for band in BANDS for name in more)]
 
 
 def spectra_from(table: pa.Table, basis: Basis) -> Spectra:
@@ -213,23 +204,14 @@ def spectra_from(table: pa.Table, basis: Basis) -> Spectra:
         )
         correlations = Correlations(bp=bp, rp=rp)
     n_relevant = [table[f"{band}_n_relevant_bases"].fill_null(-1).to_numpy() for band in BANDS]
+    columns = vars(stored_from(table, basis))
+    in_double = {name: columns[name].astype(np.float64) for name in ("coeffs", "errors")}
     return Spectra(
-        source_id=table["source_id"].to_numpy(),
-        coeffs=_both_bands(table, "coefficients", basis).astype(np.float64),
-        errors=_both_bands(table, "coefficient_errors", basis).astype(np.float64),
+        **{**columns, **in_double},
         basis=basis,
-        flags=table["flags"].to_numpy(),
-        g_flux=table[G_FLUX_COLUMN].fill_null(np.nan).to_numpy(),
-        g_flux_source=table[f"{G_FLUX_COLUMN}_source"].to_numpy(),
         n_relevant_bases=np.stack(n_relevant, axis=1),
         correlations=correlations,
     )
-
-
-def stored_columns() -> list[str]:
-    """The columns that `stored_from` reads."""
-    bands = [f"{band}_{name}" for band in BANDS for name in ("coefficients", "coefficient_errors")]
-    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
 
 
 def stored_from(table: pa.Table, basis: Basis) -> StoredSpectra:
@@ -246,13 +228,9 @@ def stored_from(table: pa.Table, basis: Basis) -> StoredSpectra:
 
 def stored_of(spectra: Spectra) -> StoredSpectra:
     """The same stars in float32."""
+    coeffs, errors = spectra.coeffs.astype(np.float32), spectra.errors.astype(np.float32)
     return StoredSpectra(
-        source_id=spectra.source_id,
-        coeffs=spectra.coeffs.astype(np.float32),
-        errors=spectra.errors.astype(np.float32),
-        g_flux=spectra.g_flux,
-        g_flux_source=spectra.g_flux_source,
-        flags=spectra.flags,
+        spectra.source_id, coeffs, errors, spectra.g_flux, spectra.g_flux_source, spectra.flags
     )
 
 

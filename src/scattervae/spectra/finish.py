@@ -1,4 +1,4 @@
-"""Sorted runs of stars, made into the partitions of a HATS catalogue.
+"""Sorted row groups of many files, made into the partitions of a HATS catalogue.
 
 Rows are in the order of ``_healpix_29`` and source_id, so the same stars give the same files, however they came.
 """
@@ -101,7 +101,7 @@ def write_partitions(
         schema: The columns of every partition, null where a file lacks one.
         unchanged: Files that hold a partition as it is to be; they are linked.
     """
-    runs = _Runs(files)
+    groups = _RowGroups(files)
     for partition in partitions:
         target = folder / partition_name(partition.order, partition.pixel)
         if target.is_file():
@@ -111,7 +111,7 @@ def write_partitions(
             if partition in unchanged:
                 _link(unchanged[partition], partial)
             else:
-                tables = [conformed(table, schema) for table in runs.within(*partition.index_range)]
+                tables = [conformed(table, schema) for table in groups.within(*partition.index_range)]
                 write_sorted(partial, in_sky_order(pa.concat_tables(tables)))
 
 
@@ -122,7 +122,7 @@ def _link(path: Path, to: Path) -> None:
         shutil.copyfile(path, to)
 
 
-class _Runs:
+class _RowGroups:
     """The row groups of many files, found by the range of ``_healpix_29`` that each covers."""
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -137,7 +137,7 @@ class _Runs:
         self._file, self._group, self._low, self._high = np.array(found, dtype=np.int64).reshape(-1, 4).T
 
     def within(self, first: int, beyond: int) -> list[pa.Table]:
-        """The rows with ``first <= _healpix_29 < beyond``, a table a run."""
+        """The rows with ``first <= _healpix_29 < beyond``, a table for each row group that has some."""
         tables: list[pa.Table] = []
         hits = np.flatnonzero((self._low < beyond) & (self._high >= first))
         for number in np.unique(self._file[hits]):

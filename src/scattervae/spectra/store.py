@@ -39,8 +39,7 @@ from scattervae.spectra.hats import (
     read_groups,
     require_in_pixel,
 )
-from scattervae.spectra.journal import Journal
-from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.manifest import MANIFEST, FileEntry, Journal, Manifest
 from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra, flag_counts, rechunk
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels

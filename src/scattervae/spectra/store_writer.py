@@ -13,8 +13,7 @@ from scattervae.files import write_json
 from scattervae.spectra.columns import joint_schema
 from scattervae.spectra.finish import choose_partitions, write_partitions
 from scattervae.spectra.hats import Partition, Positions, finish_catalogue, read_footer
-from scattervae.spectra.journal import STAGING, Journal, Line
-from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
+from scattervae.spectra.manifest import MANIFEST, STAGING, FileEntry, Journal, Line, Manifest
 from scattervae.spectra.spectra import Basis, Flag
 from scattervae.spectra.staging import SeenIds, StagedStars, without_seen
 from scattervae.spectra.star_tables import DataRelease

@@ -44,14 +44,14 @@ class RowGroupSource(Protocol):
     def read_row_group(self, row_group: RowGroup) -> StoredSpectra: ...
 
 
-class Share(NamedTuple):
+class Rank(NamedTuple):
     """Which of several processes reads: it takes every `size`-th row group of a window."""
 
     rank: int
     size: int
 
 
-WHOLE = Share(0, 1)
+ALONE = Rank(0, 1)
 
 
 class Window(NamedTuple):
@@ -114,14 +114,14 @@ class ChosenStars:
             pass
         return inputs
 
-    def windows(self, seed: int, epoch: int, *, first: int = 0, share: Share = WHOLE) -> Iterator[Window]:
+    def windows(self, seed: int, epoch: int, *, first: int = 0, rank: Rank = ALONE) -> Iterator[Window]:
         """Every star once, in an order that is the epoch's own; the next window is read meanwhile.
 
         Args:
             seed: The run's.
             epoch: Another epoch, another order.
             first: Leave out the windows that end before this place in the epoch.
-            share: Which stars of each window to read.
+            rank: Which stars of each window to read.
         """
         plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
         buffers = [self._space() for _ in plans[:2]]  # one is read while the other is used
@@ -130,7 +130,7 @@ class ChosenStars:
         try:
             with thread_pool(self.threads, thread_name_prefix="window") as pool:
                 for plan, buffer in zip(plans, cycle(buffers), strict=False):
-                    coming.append(self._begin(pool, plan, share, buffer))
+                    coming.append(self._begin(pool, plan, rank, buffer))
                     if len(coming) == len(buffers):
                         yield _finished(*coming.popleft())
                 while coming:
@@ -160,20 +160,20 @@ class ChosenStars:
             start, first_piece = end, cut
 
     def _begin(
-        self, pool: ThreadPoolExecutor, plan: "_Plan", share: Share, buffer: Inputs
+        self, pool: ThreadPoolExecutor, plan: "_Plan", rank: Rank, buffer: Inputs
     ) -> tuple[Window, list[Future[None]]]:
         """A window in this buffer, and the threads' work that fills it, row_group after row_group."""
         sizes = self.n_kept[plan.row_groups]
-        is_ours = np.arange(len(sizes)) % share.size == share.rank
-        ends = np.cumsum(sizes[is_ours])
+        is_read = np.arange(len(sizes)) % rank.size == rank.rank
+        ends = np.cumsum(sizes[is_read])
         work = [
             pool.submit(self._fill, buffer[end - size : end], int(index), quick=True)
-            for index, size, end in zip(plan.row_groups[is_ours], sizes[is_ours], ends, strict=True)
+            for index, size, end in zip(plan.row_groups[is_read], sizes[is_read], ends, strict=True)
         ]
         order = torch.randperm(plan.end - plan.start, generator=plan.generator).numpy()
-        star_is_ours = np.repeat(is_ours, sizes)
-        places = np.flatnonzero(star_is_ours[order])
-        rows = (np.cumsum(star_is_ours) - 1)[order[places]]
+        star_is_read = np.repeat(is_read, sizes)
+        places = np.flatnonzero(star_is_read[order])
+        rows = (np.cumsum(star_is_read) - 1)[order[places]]
         return Window(plan.end, torch.from_numpy(places + plan.start), torch.from_numpy(rows), buffer), work
 
     def _fill(self, inputs: Inputs, index: int, *, quick: bool = False) -> None:
