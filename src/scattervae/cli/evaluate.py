@@ -14,7 +14,7 @@ from scattervae.cli.console import (
     Summary,
     Threads,
     choose_device,
-    existing,
+    model_folders,
     model_names,
     table_lines,
 )
@@ -43,7 +43,7 @@ class Fold(StrEnum):
 def evaluate(
     models: Annotated[
         list[Path],
-        typer.Argument(callback=existing, metavar="MODEL", help="Trained models' folders."),
+        typer.Argument(callback=model_folders, metavar="MODEL", help="Trained models' folders or names."),
     ],
     store: StarsPath,
     *,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scattervae.cli.console import ArchiveUrl, BulkUrl, Summary, stderr, table_lines
+from scattervae.cli.console import ArchiveUrl, BulkUrl, LineAMinute, Summary, stderr, table_lines
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -234,15 +234,17 @@ _NAMED_LIMIT = 20
 
 @contextmanager
 def byte_bar(plan: "Plan") -> Iterator[Callable[["Moved"], None]]:
-    """A bar over bytes with the rate and the time left; nothing where no one looks."""
+    """A bar over bytes with the rate and the time left; a line a minute without a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.progress import TransferSpeedColumn as SpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), SpeedColumn())
     files = TextColumn("{task.fields[n]} files", markup=False)
-    with Progress(
-        *columns, TimeRemainingColumn(), files, console=stderr, disable=not stderr.is_terminal
-    ) as bar:
+    with (
+        Progress(*columns, TimeRemainingColumn(), files, console=stderr)
+        if stderr.is_terminal
+        else LineAMinute("bytes") as bar
+    ):
         total = plan.n_bytes if not plan.n_unknown else None
         task = bar.add_task("fetching", total=total, completed=plan.n_present, n=f"0/{len(plan.tasks)}")
         n_finished = 0

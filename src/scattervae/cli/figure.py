@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, choose_device, existing, model_names
+from scattervae.cli.console import (
+    AsJson,
+    Summary,
+    Threads,
+    choose_device,
+    existing,
+    model_folders,
+    model_names,
+)
 from scattervae.cli.evaluate import check_format
 from scattervae.errors import DataError, counted
 from scattervae.show.registry import FIGURES, Need
@@ -29,9 +37,9 @@ def figure(
         list[Path],
         typer.Option(
             "--model",
-            callback=existing,
+            callback=model_folders,
             metavar="MODEL",
-            help="A trained model's folder; again for another one.",
+            help="A trained model's folder or name; again for another one.",
         ),
     ],
     stars: Annotated[

@@ -207,9 +207,11 @@ class _LatentSource:
         from scattervae.files import sole_writer
         from scattervae.gaia import reading
         from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
+        from scattervae.science.shipped import require_own
 
         if self.stars is None:
             return LatentFlow.load(self.model, checkpoint)
+        require_own(self.model)
         settings = FlowSettings()
         with sole_writer(self.model), progress_bar("epochs", "density") as bar:
             task = bar.add_task("fitting the flow", total=settings.epochs, density="")

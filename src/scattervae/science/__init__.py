@@ -15,8 +15,12 @@ __all__ = [
     "labels",
     "latent_volume",
     "machine",
+    "outliers",
     "paper",
     "relative",
     "scatter",
+    "shipped",
+    "star",
+    "star_parts",
     "trained",
 ]

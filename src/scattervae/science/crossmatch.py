@@ -215,7 +215,9 @@ def _lsdb_on(scheduler: str | None) -> Iterator[ModuleType]:
         import dask
         import lsdb
     except ImportError as error:
-        raise RecipeError("a crossmatch needs LSDB; pip install 'scattervae[cluster]'") from error
+        raise RecipeError(
+            "a crossmatch needs LSDB; in the checkout of scattervae: pip install '.[cluster]'"
+        ) from error
     on = dask.config.set(scheduler="threads") if scheduler is None else dask_client(scheduler, workers=0)
     with warnings.catch_warnings(), on:
         warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ from scattervae.model.checkpoint import Checkpoint, read_checkpoint
 from scattervae.model.flow import FLOW, LatentFlow
 from scattervae.science.calibration.calibrated import CALIBRATION, CalibratedModel, with_saved_calibration
 from scattervae.science.labels.model import LabelModel, load_label_model
+from scattervae.science.shipped import model_folder
 
 LABELS = "labels"
 
@@ -59,16 +60,16 @@ def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = Tr
     """The model of a trained folder with all there is: weights, calibration, labels, flow.
 
     Args:
-        folder: What `scattervae train` wrote.
+        folder: What `scattervae train` wrote, or the name of a model that comes with the package.
         calibrated: With its calibration, where there is one. Labels and flow belong to the model with it, and are
             left out with it.
         labels: With its labels, where there are some.
 
     Raises:
-        CheckpointError: A file is missing, damaged, of a newer format or of another model; or labels or calibration
-            were fitted before another calibration.
+        CheckpointError: There is no such folder or name; a file is missing, damaged, of a newer format or of another
+            model; or labels or calibration were fitted before another calibration.
     """
-    folder = restored(Path(folder))
+    folder = restored(model_folder(folder))
     model = read_checkpoint(folder)
     if not calibrated and (folder / CALIBRATION).is_file():
         return with_labels(model, None)

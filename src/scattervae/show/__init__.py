@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scattervae.show.explorer.page import ExplorerPage
     from scattervae.spectra.spectra import Spectra
 
-__all__ = ["calibration", "explorer", "latent_volume", "registry", "report"]
+__all__ = ["calibration", "explorer", "gallery", "latent_volume", "registry", "report"]
 
 
 def star(

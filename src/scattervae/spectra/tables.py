@@ -26,6 +26,7 @@ NOTES = {
     "scattervae.catalogue": "catalogue",
     "scattervae.generated": "generated spectra",
     "scattervae.crossmatch": "crossmatch",
+    "scattervae.outliers": "outliers",
 }
 """Keys of what a table says of its making, as JSON, and what such a table is."""
 _FITS_NOTE = "SCATVAE"

@@ -26,7 +26,7 @@ from scattervae.science.calibration.fit import (
     made_from,
     tune_encoder,
 )
-from scattervae.science.calibration.score import score_inputs
+from scattervae.science.calibration.score import ScoreInputs, score_inputs
 from scattervae.science.calibration.widths import encode
 from scattervae.science.catalogue.encoding import catalogue, catalogue_schema
 from scattervae.science.exact_posterior import posterior_draws
@@ -117,6 +117,19 @@ def test_a_spectrum_that_no_star_has_scores_low(model, like):
     posterior = encode(model, odd)
     inputs = score_inputs(odd, posterior, model.decode(posterior.mean), model.normalization)
     assert score_of(model)(inputs).median() < 0.05
+
+
+def test_a_misfit_scores_low_however_far_its_latents_lie(model):
+    """Where no star was simulated, mean and spread of the statistic must not grow until any misfit is ordinary."""
+    score = score_of(model)
+    n = 2000
+    features = score.centre + 30.0 * score.scale * torch.randn(
+        n, len(score.centre), generator=stream(0, "far")
+    )
+    far = ScoreInputs(torch.full((n,), 10.0 ** (1 / 3)), features)
+    assert (score(far) < 0.01).all()
+    unlimited = score._replace(limits=torch.full((2,), torch.inf))
+    assert (unlimited(far) > 0.1).any(), "the networks alone would call some of these ordinary"
 
 
 def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained, model, like):

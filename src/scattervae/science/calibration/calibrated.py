@@ -79,8 +79,7 @@ class CalibratedModel(Checkpoint):
         """As the model's own, the calibration included."""
         if self.score is None:
             return super().digest
-        score = {name: values.cpu() for name, values in self.score._asdict().items()}
-        return tensors_digest(score, super().digest)[:32]
+        return tensors_digest(self.score.arrays(), super().digest)[:32]
 
 
 def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
@@ -126,7 +125,7 @@ def save_calibration(model: CalibratedModel, folder: Path) -> Path:
         )
     tensors = {n: w for n, w in on_cpu(model.network).items() if n.startswith(_ENCODER) or n in _FACTORS}
     if model.score is not None:
-        tensors |= {_SCORE + name: values.cpu() for name, values in model.score._asdict().items()}
+        tensors |= {_SCORE + name: values for name, values in model.score.arrays().items()}
     write_tensors(folder / CALIBRATION, tensors, {"model": held})
     return folder / CALIBRATION
 

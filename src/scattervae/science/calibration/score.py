@@ -24,6 +24,7 @@ _BATCH = 1024
 _EPOCHS = 40
 _LEARNING_RATE = 3e-3
 _SMALLEST = 1e-6
+_LIMIT = 0.99  # share of simulated stars: where there are fewer, mean and spread are guesses that grow without bound
 
 Features = Float[Tensor, "star feature"]
 
@@ -53,6 +54,8 @@ class ScoreMap(NamedTuple):
     last: Float[Tensor, "two width_and_one"]  # to a and ln b
     # of the standardised statistic, at equal steps of probability from 0 to 1
     quantiles: Float[Tensor, " quantile"]
+    # the largest a and ln b, beyond which the networks only extrapolate; calibrations of old have none
+    limits: Float[Tensor, " two"] = torch.tensor([torch.inf, torch.inf])
 
     def __call__(self, inputs: ScoreInputs) -> PerStar:
         """Between 0 and 1; uniform over stars that the model makes, near 0 for a star unlike them."""
@@ -66,7 +69,7 @@ class ScoreMap(NamedTuple):
 
     def standardised(self, inputs: ScoreInputs) -> PerStar:
         """The statistic less its mean over its spread under the model."""
-        mean, log_spread = self.moments(inputs.features).T
+        mean, log_spread = self.moments(inputs.features).minimum(self.limits).T
         u: PerStar = (inputs.statistic - mean) * (-log_spread).exp()
         return u
 
@@ -76,6 +79,13 @@ class ScoreMap(NamedTuple):
         for layer in (self.first, self.second):
             h = nn.functional.gelu(nn.functional.linear(h, layer[:, :-1], layer[:, -1]))
         return nn.functional.linear(h, self.last[:, :-1], self.last[:, -1])
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What is stored and hashed; limits only where there are any, as when there were none yet."""
+        own = {name: values.cpu() for name, values in self._asdict().items()}
+        if self.limits.isinf().all():
+            del own["limits"]
+        return own
 
     def to(self, device: torch.device) -> "ScoreMap":
         """The same on another device."""
@@ -139,6 +149,8 @@ def fit_score(simulated: ScoreInputs, *, seed: int = 0, epochs: int = _EPOCHS) -
     last[0, -1] += begin
     last[1, -1] += spread.log()
     fitted = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
+    largest = fitted.moments(simulated.features).double().quantile(_LIMIT, dim=0).float()
+    fitted = fitted._replace(limits=largest)
     u = fitted.standardised(simulated)
     steps_of_one = torch.linspace(0.0, 1.0, _N_QUANTILES, dtype=torch.float64)
     return fitted._replace(quantiles=u.double().quantile(steps_of_one).float())

@@ -141,7 +141,9 @@ def dask_client(scheduler: str | None, *, workers: int) -> Iterator[Any]:
         from distributed import Client, LocalCluster
         from distributed.system import MEMORY_LIMIT
     except ImportError as error:
-        raise RecipeError("this engine needs LSDB and Dask; pip install 'scattervae[cluster]'") from error
+        raise RecipeError(
+            "this engine needs LSDB and Dask; in the checkout of scattervae: pip install '.[cluster]'"
+        ) from error
     for name in ("distributed", "distributed.client"):  # what goes wrong is said by our errors
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler is None:

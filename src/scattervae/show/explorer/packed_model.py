@@ -62,7 +62,7 @@ def packed_model(model: TrainedModel) -> tuple[dict[str, Any], str]:
     state = network.state_dict()
     about |= {name: numbers.add(state[name].cpu()) for name in _CALIBRATED if name in state}
     if model.score is not None:
-        about["score"] = {name: numbers.add(v.cpu()) for name, v in model.score._asdict().items()}
+        about["score"] = {name: numbers.add(v) for name, v in model.score.arrays().items()}
     about["design"] = _design(model, numbers)
     return about, numbers.text()
 

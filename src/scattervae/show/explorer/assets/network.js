@@ -86,7 +86,8 @@ class Network {
         return name === "last" ? sum : gelu(sum);
       });
     }
-    const u = (Math.cbrt(chi2) - h[0]) * Math.exp(-h[1]), n = quantiles.length;
+    const limits = this.about.score.limits ? part("limits") : [Infinity, Infinity];
+    const u = (Math.cbrt(chi2) - Math.min(h[0], limits[0])) * Math.exp(-Math.min(h[1], limits[1])), n = quantiles.length;
     let right = quantiles.findIndex((q) => q >= u);
     right = Math.min(Math.max(right < 0 ? n : right, 1), n - 1);
     const below = (u - quantiles[right - 1]) / Math.max(quantiles[right] - quantiles[right - 1], 1e-6);

@@ -1,0 +1,207 @@
+"""``scattervae outliers``: stars by how odd they are, and in what."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scattervae.cli.console import (
+    TABLE_FILE,
+    AsJson,
+    ModelFolder,
+    StarsPath,
+    Summary,
+    Threads,
+    check_out,
+    choose_device,
+    existing,
+    progress_bar,
+    table_lines,
+)
+from scattervae.errors import DataError, RecipeError, counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from scattervae.science.outliers import OutlierReference
+    from scattervae.science.star_parts import StarParts
+    from scattervae.science.trained import TrainedModel
+
+_SHOWN = 10
+
+
+def outliers(
+    model: ModelFolder,
+    stars: StarsPath,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help=f"The table, the oddest star first: a {TABLE_FILE} file."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            callback=existing,
+            metavar="STORE",
+            help="The stars that are called ordinary, a store or file; if none, those that --fit left in the model's "
+            "folder, else the stars themselves.",
+        ),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Keep the stars as the ordinary ones in the model's folder.")
+    ] = False,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw the oddest stars: .html, .png, .pdf or .svg."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many stars the gallery has.")] = 12,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Find odd stars: how far each lies from ordinary ones, in what, and how rare that is at its G.
+
+    What is odd depends on what it is compared with: name the population that you call ordinary with --reference. The
+    score is minus log10 of the share of its stars, of the same G, that are odder. Stars that cannot be encoded are
+    left out and counted.
+
+    Examples:
+
+        scattervae outliers best my_stars.parquet --out odd.parquet --gallery odd.html
+
+        scattervae outliers model nebulae.fits --reference field.parquet --out odd.fits
+
+        scattervae outliers model store --fit
+    """
+    if out is None and not fit:
+        raise RecipeError(
+            "neither --out nor --fit: say where the table goes, or that the stars are the reference"
+        )
+    if fit and reference is not None:
+        raise RecipeError("--fit keeps STARS as the reference; leave --reference out")
+    _check_files(out, gallery)
+    from scattervae.science.shipped import require_own
+    from scattervae.science.trained import load_model
+
+    choose_device("cpu", threads)
+    if fit:
+        require_own(model)
+    trained = load_model(model)
+    parts = _parts(trained, stars)
+    ordinary, whose = _reference(trained, parts, reference, model, fit=fit)
+    summary = _Found(len(parts), len(ordinary.stars), whose)
+    if fit:
+        ordinary.save(model)
+        summary.wrote(f"the reference of {counted(len(ordinary.stars), 'star')} into {model}")
+    if out is not None:
+        table = ordinary.score(parts).table(trained)
+        _write(table, out)
+        summary.add_table(table, out)
+        if gallery is not None:
+            _draw(trained, stars, table.slice(0, top), gallery)
+            summary.wrote(str(gallery))
+    summary.shown().show(as_json=as_json)
+
+
+class _Found:
+    """What is to be said at the end."""
+
+    def __init__(self, n_stars: int, n_reference: int, reference: str) -> None:
+        self.values: dict[str, Any] = {"n_stars": n_stars, "n_reference": n_reference, "reference": reference}
+        self.values |= {"out": None, "oddest": [], "wrote": []}
+        self.lines = [f"{counted(n_stars, 'star')} against {counted(n_reference, 'star')} of {reference}"]
+
+    def add_table(self, table: "pa.Table", out: Path) -> None:
+        self.values |= {
+            "out": str(out),
+            "oddest": [_as_json(row) for row in table.slice(0, _SHOWN).to_pylist()],
+        }
+        self.lines += _top_lines(table)
+        self.wrote(str(out))
+
+    def wrote(self, what: str) -> None:
+        self.values["wrote"].append(what)
+
+    def shown(self) -> Summary:
+        return Summary(self.values, (*self.lines, *(f"wrote {what}" for what in self.values["wrote"])))
+
+
+def _check_files(out: Path | None, gallery: Path | None) -> None:
+    if out is not None:
+        check_out(out, "outliers")
+    if gallery is None:
+        return
+    if out is None:
+        raise RecipeError("--gallery draws the oddest stars of the table; give --out with it")
+    if gallery.suffix not in (".html", ".png", ".pdf", ".svg"):
+        raise DataError(f"{gallery}: a gallery is .html, .png, .pdf or .svg")
+    if gallery.is_dir():
+        raise DataError(f"{gallery}: is a folder; name a file")
+
+
+def _parts(model: "TrainedModel", path: Path) -> "StarParts":
+    from scattervae.gaia.reading import load_chunks
+    from scattervae.science.star_parts import StarParts, counting
+
+    with progress_bar("stars") as bar:
+        task = bar.add_task("encoding", total=None)
+        chunks = load_chunks(path, basis=model.normalization.basis)
+        return StarParts.of(model, counting(chunks, lambda n: bar.advance(task, n)))
+
+
+def _reference(
+    model: "TrainedModel", parts: "StarParts", path: Path | None, folder: Path, *, fit: bool
+) -> "tuple[OutlierReference, str]":
+    from scattervae.science.outliers import OutlierReference
+
+    if path is not None:
+        return OutlierReference.fit(model, _parts(model, path)), str(path)
+    kept = None if fit else OutlierReference.load(folder, model)
+    if kept is not None:
+        return kept, f"the model {folder.name}"
+    return OutlierReference.fit(model, parts), "the stars themselves"
+
+
+def _write(table: "pa.Table", out: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from scattervae.files import sole_writer
+    from scattervae.spectra.tables import written_table
+
+    with sole_writer(out), written_table(out) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+
+
+def _draw(model: "TrainedModel", path: Path, table: "pa.Table", gallery: Path) -> None:
+    import numpy as np
+
+    from scattervae.gaia.reading import load_chunks
+    from scattervae.show.gallery import save_gallery
+    from scattervae.spectra.spectra import Spectra
+
+    wanted = table["source_id"].to_numpy()
+    found: list[Spectra] = []
+    for chunk in load_chunks(path, basis=model.normalization.basis):
+        rows = np.flatnonzero(np.isin(chunk.source_id, wanted))
+        if len(rows):
+            found.append(chunk.take(rows))
+    save_gallery(model, Spectra.concatenate(found), table, gallery)
+
+
+def _as_json(row: "dict[str, object]") -> "dict[str, object]":
+    return row | {"source_id": str(row["source_id"])}
+
+
+def _top_lines(table: "pa.Table") -> tuple[str, ...]:
+    rows = [
+        (
+            str(row["source_id"]),
+            f"{row['g_mag']:.2f}",
+            f"{row['outlier_score']:.2f}",
+            f"{row['worst_coefficient']} {row['worst_residual']:+.1f}",
+            row["outlier_reasons"] or "-",
+        )
+        for row in table.slice(0, _SHOWN).to_pylist()
+    ]
+    return table_lines(
+        ("source_id", "G [mag]", "outlier_score [dex]", "worst residual [sigma]", "reasons"), rows
+    )

@@ -1,0 +1,318 @@
+"""Odd stars: how far each lies from a population that is called ordinary, in what, and how rare that is at its G.
+
+Seven numbers say in what a star may be odd (`PARTS`). Each is compared with the reference stars nearest in G: its
+excess over their median, in units of what separates the median from the 84th percentile, so that neither G nor a few
+odd stars among the reference decide. Excesses are added in quadrature, deficits do not count. The result is calibrated
+to the share of reference stars of that G that are odder; beyond them the tail is taken to be exponential.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64
+from scipy.spatial import KDTree
+
+from scattervae.arrays import StarArray
+from scattervae.errors import CheckpointError, DataError, counted
+from scattervae.files import read_tensors, write_tensors
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.provenance import software_versions
+from scattervae.science.star_parts import StarParts, counting
+from scattervae.seeds import numpy_stream
+from scattervae.spectra.columns import described
+from scattervae.spectra.spectra import Spectra
+
+NOTE = "scattervae.outliers"
+REFERENCE = "outliers.safetensors"
+FEWEST_REFERENCE = 100
+MOST_REFERENCE = 200_000
+PARTS = {
+    "misfit": "the spectrum is far from what the model makes of it, in units of its errors",
+    "misfit_with_scatter": "the spectrum is far from what the model makes of it, even for its scatter",
+    "largest_residual": "one coefficient is far off",
+    "scatter": "the model expects little of stars like it: its scatter is large",
+    "likelihood": "its spectrum is unlikely",
+    "neighbours": "few ordinary stars lie within the widths of its latents",
+    "isolation": "its latents are far from those of ordinary stars",
+}
+"""What a star may be odd in, each larger the odder, with the reason in words."""
+
+ReferenceArray = Float64[np.ndarray, " reference"]
+_NEIGHBOURS, _NEAREST, _CANDIDATES = 10, 5, 64
+_IN_G = 101  # reference stars nearest in G that a part is compared with
+_RANKED = 501  # reference stars nearest in G that a score is compared with
+_TAIL = 0.1  # share of them from which on the tail is exponential
+_REASON_ABOVE = 3.0
+_SMALLEST_SPREAD = 1e-3  # dex
+_MOST_WINDOWS = 2000
+_SMALLEST_STEP = 1e-3  # mag
+
+
+@dataclass(frozen=True)
+class OutlierReference:
+    """Stars that are called ordinary, as a model has them.
+
+    Attributes:
+        stars: Their numbers.
+        parts: All of `PARTS` of each, the star itself left out of its neighbours.
+        combined: What their parts add up to.
+        model_digest: The model's.
+    """
+
+    stars: StarParts
+    parts: Float64[np.ndarray, "star part"]
+    combined: StarArray
+    model_digest: str
+
+    @staticmethod
+    def fit(model: Checkpoint, stars: StarParts, *, seed: int = 0) -> "OutlierReference":
+        """The reference that these stars are; a random 200,000 of them where there are more.
+
+        Raises:
+            DataError: There are too few stars.
+        """
+        if len(stars) < FEWEST_REFERENCE:
+            raise DataError(
+                f"{counted(len(stars), 'encodable star')} to call ordinary; at least {FEWEST_REFERENCE} are needed to "
+                "say what is rare: give more with --reference"
+            )
+        if len(stars) > MOST_REFERENCE:
+            stars = stars.take(
+                np.sort(numpy_stream(seed, "outliers").permutation(len(stars))[:MOST_REFERENCE])
+            )
+        parts = np.column_stack([stars.fits, _distances(stars, stars)])
+        excess = _excesses(parts, stars.g_mag, parts, stars.g_mag)
+        return OutlierReference(stars, parts, _combined(excess), model.latent_digest)
+
+    def score(self, stars: StarParts) -> "OutlierScores":
+        """How odd these stars are; one that is in the reference is not its own neighbour."""
+        parts = np.column_stack([stars.fits, _distances(stars, self.stars)])
+        excess = _excesses(parts, stars.g_mag, self.parts, self.stars.g_mag)
+        rank = _minus_log10_share(_combined(excess), stars.g_mag, self.combined, self.stars.g_mag)
+        return OutlierScores(stars, rank, excess)
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the model's own files.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written to.
+        """
+        arrays = {**vars(self.stars), "parts": self.parts, "combined": self.combined}
+        write_tensors(folder / REFERENCE, arrays, {"model": self.model_digest, "format": "1"})
+
+    @staticmethod
+    def load(folder: Path, model: Checkpoint) -> "OutlierReference | None":
+        """The reference of a model's folder; None where none was fitted.
+
+        Raises:
+            CheckpointError: It is broken, or of another model.
+        """
+        path = folder / REFERENCE
+        if not path.is_file():
+            return None
+        stored = read_tensors(path)
+        if stored.notes.get("model") != model.latent_digest:
+            raise CheckpointError(
+                f"{path}: is of another model; fit it again with `scattervae outliers --fit`"
+            )
+        try:
+            stars = StarParts(**{name: stored.arrays[name] for name in StarParts.__dataclass_fields__})
+            parts, combined = stored.arrays["parts"], stored.arrays["combined"]
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: lacks {error}; fit it again with `scattervae outliers --fit`"
+            ) from error
+        if parts.shape != (len(stars), len(PARTS)) or len(stars) < FEWEST_REFERENCE:
+            raise CheckpointError(f"{path}: its arrays do not fit each other; fit it again")
+        return OutlierReference(stars, parts, combined, model.latent_digest)
+
+
+@dataclass(frozen=True)
+class OutlierScores:
+    """How odd some stars are.
+
+    Attributes:
+        stars: The stars.
+        score: Minus log10 of the share of reference stars of their G that are odder.
+        excess: Of each of `PARTS` over reference stars of the same G, in units of their upper spread.
+    """
+
+    stars: StarParts
+    score: StarArray
+    excess: Float64[np.ndarray, "star part"]
+
+    def reasons(self) -> list[str]:
+        """What each star is odd in, the oddest first; empty for ordinary stars."""
+        names = np.array(list(PARTS))
+        order = np.argsort(-self.excess, axis=1)
+        return [
+            "; ".join(names[row[excess[row] > _REASON_ABOVE]])
+            for row, excess in zip(order, self.excess, strict=True)
+        ]
+
+    def table(self, model: Checkpoint) -> pa.Table:
+        """One row a star, the oddest first, with units and descriptions."""
+        order = np.lexsort((self.stars.source_id, -self.score))
+        basis = model.normalization.basis
+        coefficients = [
+            f"BP {index + 1}" if index < basis.n_bp else f"RP {index + 1 - basis.n_bp}"
+            for index in self.stars.worst
+        ]
+        columns = [
+            self.stars.source_id,
+            self.stars.g_mag.astype(np.float32),
+            self.score.astype(np.float32),
+            np.array(self.reasons(), dtype=object),
+            *self.excess.astype(np.float32).T,
+            np.array(coefficients, dtype=object),
+            self.stars.worst_sigma.astype(np.float32),
+            self.stars.worst_nm.astype(np.float32),
+        ]
+        schema = outlier_schema(model)
+        arrays = [pa.array(values[order], kind) for values, kind in zip(columns, schema.types, strict=True)]
+        return pa.table(arrays, schema=schema)
+
+
+def outlier_schema(model: Checkpoint) -> pa.Schema:
+    """Names, units and descriptions of the columns, and what model they are of."""
+    text = "over reference stars of its G, in units of their upper spread (median to 84th percentile)"
+    fields = [
+        described("source_id", pa.int64(), "", "Gaia source identifier"),
+        described("g_mag", pa.float32(), "mag", "G magnitude"),
+        described(
+            "outlier_score",
+            pa.float32(),
+            "dex",
+            "minus log10 of the share of reference stars of its G that are odder; 2 is one in a hundred",
+        ),
+        described(
+            "outlier_reasons", pa.string(), "", "columns below in which it exceeds 3, the largest first"
+        ),
+        *(described(name, pa.float32(), "", f"{reason}: excess {text}") for name, reason in PARTS.items()),
+        described("worst_coefficient", pa.string(), "", "coefficient with the largest residual"),
+        described("worst_residual", pa.float32(), "", "that residual, over error and scatter in quadrature"),
+        described(
+            "worst_wavelength", pa.float32(), "nm", "where its flux differs most from the decoded flux"
+        ),
+    ]
+    about = {
+        "model": model.digest,
+        "recipe": model.recipe.name,
+        "versions": software_versions(),
+        "credit": "ESA/Gaia/DPAC",
+    }
+    return pa.schema(fields, metadata={NOTE: json.dumps(about)})
+
+
+def find_outliers(
+    model: Checkpoint,
+    stars: Iterable[Spectra],
+    reference: Iterable[Spectra] | OutlierReference | None = None,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> pa.Table:
+    """Stars by how odd they are, the oddest first.
+
+    Args:
+        model: A trained model.
+        stars: The stars, in chunks.
+        reference: The population called ordinary; where None, the stars themselves, each left out of its own
+            neighbours.
+        progress: Called after each chunk with its number of stars.
+
+    Raises:
+        DataError: Too few reference stars, or stars of another basis than the model's.
+    """
+    parts = StarParts.of(model, counting(stars, progress))
+    if not isinstance(reference, OutlierReference):
+        reference = OutlierReference.fit(
+            model, parts if reference is None else StarParts.of(model, reference)
+        )
+    return reference.score(parts).table(model)
+
+
+def _distances(stars: StarParts, reference: StarParts) -> Float64[np.ndarray, "star 2"]:
+    """log10 of mean distances to the nearest reference stars, in units of both stars' widths, and in latents."""
+    n = min(_CANDIDATES + 1, len(reference))
+    distances = np.empty((len(stars), 2))
+    tree = KDTree(reference.latents)
+    for start in range(0, len(stars), 10_000):
+        rows = slice(start, start + 10_000)
+        plain, near = tree.query(stars.latents[rows], k=n)
+        other = reference.source_id[near] != stars.source_id[rows, None]
+        squares = (stars.latents[rows, None] - reference.latents[near]) ** 2
+        widths = stars.sd[rows, None] ** 2 + reference.sd[near] ** 2
+        scaled = np.where(other, np.sqrt((squares / widths).mean(axis=2)), np.inf)
+        plain = np.where(other, plain, np.inf)
+        distances[rows, 0] = np.sort(scaled, axis=1)[:, :_NEIGHBOURS].mean(axis=1)
+        distances[rows, 1] = np.sort(plain, axis=1)[:, :_NEAREST].mean(axis=1)
+    return np.log10(np.maximum(distances, 1e-6))
+
+
+def _windows(g_mag: StarArray, among: ReferenceArray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each star the reference stars nearest in G: the reference in order of G, and where each window begins."""
+    order = np.argsort(among, kind="stable")
+    size = min(size, len(among))
+    start = np.clip(np.searchsorted(among[order], g_mag) - size // 2, 0, len(among) - size)
+    step = 1 + len(among) // _MOST_WINDOWS  # neighbouring windows are nearly the same
+    return order, start // step * step
+
+
+def _excesses(
+    parts: Float64[np.ndarray, "star part"],
+    g_mag: StarArray,
+    among: Float64[np.ndarray, "reference part"],
+    among_g: ReferenceArray,
+) -> Float64[np.ndarray, "star part"]:
+    """Parts over those of reference stars of the same G, in units of their upper spread.
+
+    What is usual at a G is a line through the medians of the fainter and the brighter half of the reference stars
+    around it (Brown & Mood 1951, Proc. 2nd Berkeley Symp., 159), which a few odd ones do not move.
+    """
+    order, start = _windows(g_mag, among_g, _IN_G)
+    size = min(_IN_G, len(among))
+    first, place = np.unique(start, return_inverse=True)
+    inside = first[:, None] + np.arange(size)
+    g, values = among_g[order][inside], among[order][inside]
+    half = size // 2
+    low_g, high_g = np.median(g[:, :half], axis=1), np.median(g[:, -half:], axis=1)
+    low, high = np.median(values[:, :half], axis=1), np.median(values[:, -half:], axis=1)
+    slope = (high - low) / np.maximum(high_g - low_g, _SMALLEST_STEP)[:, None]
+    off = values - slope[:, None] * (g - low_g[:, None])[:, :, None]
+    middle, upper = (np.percentile(off, q, axis=1) for q in (50, 84))
+    at = np.clip(g_mag, g[place, 0], g[place, -1]) - low_g[place]
+    usual = middle[place] + slope[place] * at[:, None]
+    excess: np.ndarray = (parts - usual) / np.maximum(upper - middle, _SMALLEST_SPREAD)[place]
+    return excess
+
+
+def _combined(excess: Float64[np.ndarray, "star part"]) -> StarArray:
+    combined: StarArray = np.sqrt(np.square(np.clip(excess, 0.0, None)).sum(axis=1))
+    return combined
+
+
+def _minus_log10_share(
+    value: StarArray, g_mag: StarArray, among: ReferenceArray, among_g: ReferenceArray
+) -> StarArray:
+    """Minus log10 of the share of reference stars of the same G with a larger value, exponential in the tail.
+
+    The tail's scale is the median excess over ln 2, which a few odd stars in the reference do not move.
+    """
+    order, start = _windows(g_mag, among_g, _RANKED)
+    size = min(_RANKED, len(among))
+    windows = np.lib.stride_tricks.sliding_window_view(among[order], size)
+    result = np.empty(len(value))
+    n_tail = max(int(_TAIL * size), 5)
+    for first in np.unique(start):
+        rows = np.flatnonzero(start == first)
+        window = np.sort(windows[first])
+        threshold = window[size - n_tail]
+        scale = max(float(np.median(window[-n_tail:] - threshold)) / np.log(2), 1e-6)
+        share = (size - np.searchsorted(window, value[rows]) + 0.5) / (size + 1)
+        tail = np.log10((n_tail + 0.5) / (size + 1)) - (value[rows] - threshold) / scale / np.log(10)
+        result[rows] = np.where(value[rows] > threshold, -tail, -np.log10(np.minimum(share, 1.0)))
+    return result

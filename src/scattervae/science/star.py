@@ -1,0 +1,204 @@
+"""One star, for a person: where it lies, what labels it has and whether to believe them, how well it is reproduced."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from scattervae.errors import DataError, counted
+from scattervae.gaia.facts import g_mag_of
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.science.catalogue.encoding import catalogue
+from scattervae.science.labels.prediction import REPRODUCED_ABOVE
+from scattervae.science.labels.targets import UNITS
+from scattervae.science.labels.volume import RELIABLE_ABOVE
+from scattervae.science.shipped import card_of
+from scattervae.science.trained import TrainedModel, labels_of
+from scattervae.spectra.spectra import Flag, GFluxSource, Spectra
+
+
+class BandFit(NamedTuple):
+    """How well a band is reproduced at the posterior mean.
+
+    Attributes:
+        n_coeffs: Coefficients that the star has.
+        reduced_chi2: Mean squared residual over error and scatter in quadrature.
+        reduced_chi2_without_scatter: Mean squared residual over the error alone.
+        largest: The largest residual in units of error and scatter in quadrature, with its sign.
+    """
+
+    n_coeffs: int
+    reduced_chi2: float
+    reduced_chi2_without_scatter: float
+    largest: float
+
+
+class LabelAnswer(NamedTuple):
+    """One predicted label.
+
+    Attributes:
+        value: The median.
+        unit: Its unit; empty where it has none.
+        low_68: Lower end of the interval that holds the truth in 68 %.
+        high_68: Upper end.
+        low_95: Lower end of that of 95 %.
+        high_95: Upper end.
+        doubts: Why not to believe it; empty where nothing speaks against it.
+    """
+
+    value: float
+    unit: str
+    low_68: float
+    high_68: float
+    low_95: float
+    high_95: float
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StarAnswer:
+    """All that a model answers about one star.
+
+    Attributes:
+        source_id: The star.
+        g_mag: Its G magnitude [mag].
+        flags: Meanings of its flags.
+        latents: Posterior mean and standard deviation of each latent; empty where the star cannot be encoded.
+        labels: Predicted labels by name.
+        bands: The fit of BP and RP, of those that it has.
+        score: Share of stars of this model that fit worse; None without calibration.
+        unlike: What sets the star apart from those that the model was trained on.
+    """
+
+    source_id: int
+    g_mag: float
+    flags: tuple[str, ...]
+    latents: tuple[tuple[float, float], ...]
+    labels: dict[str, LabelAnswer]
+    bands: dict[str, BandFit]
+    score: float | None
+    unlike: tuple[str, ...]
+
+    def values(self) -> dict[str, Any]:
+        """The same as JSON values; the source_id as a string."""
+        return {
+            "source_id": str(self.source_id),
+            "g_mag": self.g_mag,
+            "flags": list(self.flags),
+            "latents": [{"mean": mean, "sd": sd} for mean, sd in self.latents],
+            "labels": {
+                n: label._asdict() | {"doubts": list(label.doubts)} for n, label in self.labels.items()
+            },
+            "fit": {band: fit._asdict() for band, fit in self.bands.items()},
+            "spectrum_score": self.score,
+            "unlike_training_stars": list(self.unlike),
+        }
+
+
+def choose_star(spectra: Spectra, source_id: int | None, where: str | Path) -> Spectra:
+    """The star with this source_id; where None, the only one there is.
+
+    Raises:
+        DataError: There is none, or none is named and there are several.
+    """
+    if source_id is None and len(spectra) != 1:
+        raise DataError(
+            f"{where}: {counted(len(spectra), 'star')}; name one with --id"
+            + (f", such as {spectra.source_id[0]}" if len(spectra) else "")
+        )
+    rows = np.arange(1) if source_id is None else np.flatnonzero(spectra.source_id == source_id)[:1]
+    if len(rows) == 0:
+        raise DataError(f"{where}: source_id {source_id} is not among its {counted(len(spectra), 'star')}")
+    return spectra.take(rows)
+
+
+def answer_star(model: Checkpoint, star: Spectra) -> StarAnswer:
+    """All that the model answers about one star; numbers as in the catalogue.
+
+    Raises:
+        DataError: It is no single star, or of another basis than the model's.
+    """
+    if len(star) != 1:
+        raise DataError(f"{counted(len(star), 'star')}; expected one")
+    row = catalogue(model, star).to_pylist()[0]
+    encoded = np.isfinite(row["latent_1_mean"])
+    score = row.get("spectrum_score")
+    names = () if labels_of(model) is None else labels_of(model).names  # type: ignore[union-attr]
+    flags = Flag(int(star.flags[0]))
+    return StarAnswer(
+        source_id=int(star.source_id[0]),
+        g_mag=float(g_mag_of(star.g_flux[0])),
+        flags=tuple(flag.meaning for flag in Flag if flag in flags),
+        latents=tuple((row[f"latent_{k}_mean"], row[f"latent_{k}_sd"]) for k in range(1, model.n_latent + 1))
+        if encoded
+        else (),
+        labels={name: _label(row, name) for name in names} if encoded else {},
+        bands=_bands(model, star) if encoded else {},
+        score=score if encoded else None,
+        unlike=_unlike(model, star),
+    )
+
+
+def _label(row: dict[str, Any], name: str) -> LabelAnswer:
+    low_68, high_68, low_95, high_95 = (
+        row[f"{name}_{end}_{percent}"] for percent in (68, 95) for end in ("low", "high")
+    )
+    return LabelAnswer(row[name], UNITS[name], low_68, high_68, low_95, high_95, _doubts(row, name))
+
+
+def _doubts(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = {
+        "unlike stars with this label": row[f"{name}_reliability"] < RELIABLE_ABOVE,
+        "latents known less well than those of labelled stars": row["width_rank"] < RELIABLE_ABOVE,
+        "the model does not reproduce the spectrum": row.get("spectrum_score", 1.0) < REPRODUCED_ABOVE,
+    }
+    return tuple(reason for reason, holds in found.items() if holds)
+
+
+def _bands(model: Checkpoint, star: Spectra) -> dict[str, BandFit]:
+    encoded = next(model.encode_batches([star]))
+    residual = (encoded.inputs.x - encoded.reconstruction.mean)[0].double()
+    error, scatter = encoded.inputs.errors[0].double(), encoded.reconstruction.scatter[0].double()
+    fits = {}
+    for name, band in (("BP", model.normalization.bp), ("RP", model.normalization.rp)):
+        known = torch.isfinite(error[band])
+        if known.any():
+            left, sd = residual[band][known], error[band][known]
+            normalised = left / torch.hypot(sd, scatter[band][known])
+            fits[name] = BandFit(
+                n_coeffs=int(known.sum()),
+                reduced_chi2=float(normalised.square().mean()),
+                reduced_chi2_without_scatter=float((left / sd).square().mean()),
+                largest=float(normalised[normalised.abs().argmax()]),
+            )
+    return fits
+
+
+def _unlike(model: Checkpoint, star: Spectra) -> tuple[str, ...]:
+    """In what a star differs in kind from those that the model was trained on, as far as the model says."""
+    data = model.provenance.get("data", {})
+    n_trained, n_inferred = data.get("n_trained_on"), data.get("n_inferred_coefficients")
+    found = []
+    if star.basis.bp_id is None:
+        found.append("the file names no basis: it is taken for the model's")
+    if n_trained and n_inferred is not None:
+        inferred = bool(star.flags[0] & np.uint16(Flag.INFERRED))
+        share = n_inferred / n_trained if inferred else 1 - n_inferred / n_trained
+        if share < 0.05:
+            kind = "inferred from a sampled spectrum" if inferred else "published"
+            found.append(f"coefficients {kind}, as of {100 * share:.0f} % of training stars")
+    from_coeffs, from_table = data.get("n_g_flux_from_coefficients"), data.get("n_g_flux_from_table")
+    if from_coeffs is not None and from_table:
+        source = GFluxSource(int(star.g_flux_source[0]))
+        if source is GFluxSource.COEFFICIENTS and from_coeffs / (from_coeffs + from_table) < 0.05:
+            found.append("G flux from the coefficients, not from a table")
+    folder = model.folder if isinstance(model, TrainedModel) else None
+    card = None if folder is None else card_of(folder)
+    if card is not None:
+        low, high = card["training"]["g_mag_range"]
+        g_mag = float(g_mag_of(star.g_flux[0]))
+        if not low <= g_mag <= high:
+            found.append(f"G {g_mag:.1f} mag, outside {low:.1f} to {high:.1f} of the training stars")
+    return tuple(found)

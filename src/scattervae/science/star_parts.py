@@ -1,0 +1,134 @@
+"""What is measured of a star to say how odd it is: where it lies in the latents, and how well it is decoded."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+
+from scattervae.arrays import SourceIds, StarArray
+from scattervae.gaia.basis import design, is_known
+from scattervae.gaia.facts import g_mag_of
+from scattervae.model.checkpoint import Checkpoint, Encoded
+from scattervae.spectra.spectra import Spectra
+
+
+@dataclass(frozen=True)
+class StarParts:
+    """What the parts of some stars are computed from; stars that cannot be encoded are left out.
+
+    Attributes:
+        source_id: The stars.
+        g_mag: G magnitude [mag].
+        latents: Posterior means.
+        sd: Posterior standard deviations of the latents.
+        fits: log10 of the reduced chi^2 with errors alone, of that with scatter, of the largest squared normalised
+            residual, of the scatter over errors; and the likelihood [nat per coefficient, over that of a perfect fit
+            without scatter].
+        worst: Index of the coefficient with the largest residual.
+        worst_sigma: That residual, in units of error and scatter in quadrature.
+        worst_nm: Where the flux differs most from the decoded one, in units of its error and scatter [nm].
+    """
+
+    source_id: SourceIds
+    g_mag: StarArray
+    latents: Float64[np.ndarray, "star latent"]
+    sd: Float64[np.ndarray, "star latent"]
+    fits: Float64[np.ndarray, "star fit"]
+    worst: np.ndarray
+    worst_sigma: StarArray
+    worst_nm: StarArray
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    @staticmethod
+    def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "StarParts":
+        """The parts of all stars of these chunks.
+
+        Raises:
+            DataError: The stars are of another basis than the model's.
+        """
+        rows = [_parts_of_batch(model, encoded) for encoded in model.encode_batches(chunks)]
+        if not rows:
+            none, no_star = np.empty((0, model.n_latent)), np.empty(0)
+            return StarParts(
+                no_star.astype(np.int64),
+                no_star,
+                none,
+                none,
+                np.empty((0, 5)),
+                no_star.astype(int),
+                *[no_star] * 2,
+            )
+        return StarParts(
+            **{name: np.concatenate([vars(row)[name] for row in rows]) for name in vars(rows[0])}
+        )
+
+    def take(self, rows: np.ndarray) -> "StarParts":
+        """The parts of these rows."""
+        return StarParts(**{name: values[rows] for name, values in vars(self).items()})
+
+
+def _parts_of_batch(model: Checkpoint, encoded: Encoded) -> StarParts:
+    inputs, posterior = encoded.inputs, encoded.posterior
+    keep = torch.isfinite(posterior.mean[:, 0])
+    x, errors, mean, scatter = (
+        values[keep].double()
+        for values in (inputs.x, inputs.errors, encoded.reconstruction.mean, encoded.reconstruction.scatter)
+    )
+    known = torch.isfinite(errors)
+    n_known = known.sum(dim=1)
+    residual = torch.where(known, x - mean, 0.0)
+    error2 = torch.where(known, errors.square(), 1.0)
+    variance = error2 + scatter.square()
+    chi2 = residual.square() / variance
+
+    def averaged(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(known, values, 0.0).sum(dim=1) / n_known
+
+    fits = torch.stack(
+        [
+            averaged(residual.square() / error2).log10(),
+            averaged(chi2).log10(),
+            chi2.amax(dim=1).log10(),
+            averaged(scatter.square() / error2).log10() / 2,
+            averaged(chi2 + (variance / error2).log()) / 2,
+        ],
+        dim=1,
+    )
+    worst = chi2.argmax(dim=1)
+    rows = torch.arange(len(worst))
+    spectra = encoded.spectra.take(keep.numpy())
+    return StarParts(
+        source_id=spectra.source_id,
+        g_mag=np.asarray(g_mag_of(spectra.g_flux)),
+        latents=posterior.mean[keep].double().numpy(),
+        sd=posterior.sd[keep].double().numpy(),
+        fits=fits.numpy(),
+        worst=model.normalization.columns[worst.numpy()],
+        worst_sigma=(residual[rows, worst] / variance[rows, worst].sqrt()).numpy(),
+        worst_nm=_worst_wavelength(model, residual.numpy(), variance.numpy()),
+    )
+
+
+def _worst_wavelength(
+    model: Checkpoint, residual: Float[np.ndarray, "star coeff"], variance: Float[np.ndarray, "star coeff"]
+) -> StarArray:
+    """Where the residual's flux is largest in units of its standard deviation [nm]; NaN for an unknown basis."""
+    normalization = model.normalization
+    if not is_known(normalization.basis):
+        return np.full(len(residual), np.nan)
+    grid = design(normalization.basis)
+    matrix = grid.matrix[:, normalization.columns] * normalization.std
+    flux, sd = residual @ matrix.T, np.sqrt(variance @ np.square(matrix).T)
+    worst: StarArray = grid.grid_nm[np.argmax(np.abs(flux) / sd, axis=1)]
+    return worst
+
+
+def counting(chunks: Iterable[Spectra], progress: Callable[[int], None]) -> Iterator[Spectra]:
+    """The same chunks; `progress` is called after each with its number of stars."""
+    for chunk in chunks:
+        yield chunk
+        progress(len(chunk))

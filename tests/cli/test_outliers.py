@@ -1,0 +1,90 @@
+"""``scattervae outliers`` on toy stars: the same numbers as the library, a reference that is kept, a gallery."""
+
+import shutil
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from astropy.table import Table
+
+import scattervae as sv
+from cli.toys import write_csv
+from scattervae.science.outliers import REFERENCE, find_outliers
+from toy import DR3, toy_sky
+
+
+def test_the_command_gives_the_librarys_table(cli, folder, tmp_path):
+    run = cli(
+        "outliers", folder / "model", folder / "stars.parquet", "--out", tmp_path / "odd.parquet", "--json"
+    )
+    assert run.code == 0, run.err
+    model, stars = sv.load_model(folder / "model"), sv.load(folder / "stars.parquet").spectra
+    table = pq.read_table(tmp_path / "odd.parquet")
+    expected = find_outliers(model, [stars]).to_pandas()
+    pd.testing.assert_frame_equal(table.to_pandas(), expected, check_exact=True)
+    assert run.json["reference"] == "the stars themselves"
+    assert run.json["n_reference"] == len(table)
+    assert run.json["oddest"][0]["source_id"] == str(table["source_id"][0])
+    assert (
+        cli("outliers", folder / "model", folder / "stars.parquet", "--out", tmp_path / "odd.parquet").code
+        == 0
+    )
+    assert (
+        cli("outliers", folder / "model", folder / "stars.parquet", "--out", tmp_path / "odd.fits").code == 0
+    )
+    fits = Table.read(tmp_path / "odd.fits")
+    assert fits["source_id"].tolist() == table["source_id"].to_pylist()
+    assert str(fits["worst_wavelength"].unit) == "nm"
+
+
+def test_a_reference_is_kept_in_the_models_folder(cli, folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    assert cli("outliers", tmp_path / "model", folder / "store", "--fit").code == 0
+    assert (tmp_path / "model" / REFERENCE).is_file()
+    run = cli("outliers", tmp_path / "model", folder / "stars.parquet", "--out", tmp_path / "a.csv", "--json")
+    assert run.json["reference"] == "the model model"
+    other = cli(
+        "outliers", tmp_path / "model", folder / "stars.parquet", "--out", tmp_path / "b.csv", "--reference",
+        folder / "store", "--json",
+    )  # fmt: skip
+    assert other.json["oddest"] == run.json["oddest"]
+    assert sv.load_model(tmp_path / "model").digest == sv.load_model(folder / "model").digest
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ((), "neither --out nor --fit"),
+        (("--fit", "--reference", "STARS"), "leave --reference out"),
+        (("--fit", "--gallery", "a.html"), "give --out with it"),
+        (("--out", "odd.parquet", "--gallery", "a.gif"), "a gallery is .html, .png, .pdf or .svg"),
+        (("--out", "odd.txt"), "no form of table is called .txt"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_any_work(cli, folder, options, error):
+    stars = folder / "stars.parquet"
+    given = [stars if option == "STARS" else option for option in options]
+    assert error in cli("outliers", folder / "model", stars, *given).error
+
+
+def test_the_packages_model_keeps_no_other_reference(cli, folder):
+    assert cli("outliers", "best", folder / "stars.parquet", "--fit").error.startswith(
+        "best: comes with the package"
+    )
+
+
+def test_a_gallery_shows_the_oddest(cli, tmp_path):
+    stars = write_csv(tmp_path / "stars.csv", toy_sky(250, basis=DR3).spectra)
+    for suffix in (".html", ".png"):
+        run = cli(
+            "outliers", "best", stars, "--out", tmp_path / "odd.parquet", "--gallery",
+            tmp_path / f"odd{suffix}", "--top", 3,
+        )  # fmt: skip
+        assert run.code == 0, run.err
+        assert f"wrote {tmp_path / f'odd{suffix}'}" in run.out
+    page = (tmp_path / "odd.html").read_text()
+    oddest = pq.read_table(tmp_path / "odd.parquet")["source_id"].to_pylist()[:3]
+    assert all(f"Gaia source {star}" in page for star in oddest)
+    assert page.count("<article>") == 3
+    assert "<script" not in page
+    assert (tmp_path / "odd.png").read_bytes()[:4] == b"\x89PNG"
