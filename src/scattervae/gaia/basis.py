@@ -119,8 +119,7 @@ def known_basis(ids: BasisIds) -> Basis | BasisIds:
     """The basis of these ids with its sizes, where they are DR3's or GaiaXPy knows them; else the ids."""
     if ids == (DR3_BASIS.bp_id, DR3_BASIS.rp_id):
         return DR3_BASIS
-    bases = (known.basis for known in known_bases())
-    return next((basis for basis in bases if (basis.bp_id, basis.rp_id) == ids), ids)
+    return next((one.basis for one in known_bases() if (one.basis.bp_id, one.basis.rp_id) == ids), ids)
 
 
 def is_known(basis: Basis) -> bool:
@@ -134,9 +133,6 @@ def _fitting(basis: Basis) -> list[KnownBasis]:
 
 def design(basis: Basis = DR3_BASIS) -> Design:
     """The merged design matrix of GaiaXPy's ``calibrate`` at its default sampling.
-
-    Raises:
-        DataError: GaiaXPy does not know the basis.
 
     Source:
         GaiaXPy, ``calibrator.calibrate``, and ``CalibrationAbsoluteSampledSpectrum`` for the limits of a band
@@ -208,14 +204,9 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
 
 
 def g_flux_error_from_coeffs(spectra: Spectra) -> StarArray:
-    """One sigma of `g_flux_from_coeffs` [electron/s], as if the coefficients' errors were independent.
-
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
-    """
-    return np.asarray(
-        np.sqrt(np.square(spectra.errors * _g_weights(require_known(spectra.basis).model)).sum(axis=1))
-    )
+    """One sigma of `g_flux_from_coeffs` [electron/s], as if the coefficients' errors were independent."""
+    weights = _g_weights(require_known(spectra.basis).model)
+    return np.asarray(np.sqrt(np.square(spectra.errors * weights).sum(axis=1)))
 
 
 @cache
@@ -244,17 +235,14 @@ def _flux(
         (~missing_bp & missing_rp, grid.alone, (bp,)),
         (missing_bp & ~missing_rp, grid.alone, (rp,)),
     ):
-        for rows in _chunks(np.flatnonzero(stars)):
+        own = np.flatnonzero(stars)
+        for rows in (own[start : start + _CHUNK] for start in range(0, len(own), _CHUNK)):
             flux[rows] = sum(coeffs[rows, band] @ matrix[:, band].T for band, _ in bands)
             variance[rows] = sum(
                 _variance(errors[rows, band], matrix[:, band], _known_pairs(correlated, rows))
                 for band, correlated in bands
             )
     return SampledFlux(grid_nm=grid.grid_nm, flux=flux, errors=np.sqrt(variance))
-
-
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
 
 
 def _known_pairs(

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,9 @@ from scattervae.files import sole_writer
 from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.basis import known_basis
 from scattervae.gaia.ingest_file import FileJob, FileTimes, IngestLog, StagedFile, StageFile, utc_now
-from scattervae.gaia.source_join import SourceFiles
+from scattervae.gaia.source_join import SourceFiles, require_joinable
 from scattervae.parallel import WorkerDied, in_processes, leave_unguarded_main
 from scattervae.spectra.bases import BasisIds
-from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import StellarLabels
@@ -31,6 +30,7 @@ from scattervae.spectra.store_writer import StoreWriter
 logger = logging.getLogger(__name__)
 
 _SCRATCH = "sources.partial"
+_KEPT = "were in it already and keep the labels, source columns and correlations they came with"
 # Stored bytes over the file's: of text 40 kB a star with correlations, zipped to 16 kB, 0.7 kB are stored without and
 # 11 kB with correlations (measured on 16,000 stars); once staged, once more finished.
 _SHARES = {".gz": 0.05, ".csv": 0.02, ".ecsv": 0.02}
@@ -88,24 +88,24 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     if workers > 1:
         leave_unguarded_main()
     files, sources = _listed(files), _listed(sources)
-    _require(sources)
+    if missing := [path for path in sources if not Path(path).is_file()]:
+        raise DataError(f"{missing[0]}: no such file; expected a gaia_source file")
     release = release if isinstance(release, Release) else release_of(release)
     release.warn_if_preliminary()
     wanted = _wanted_basis(Path(out), basis)
     with sole_writer(Path(out)):
         writer = StoreWriter(out)
-        _check_positions(writer, sources)
+        require_joinable(writer.positions if sources else None, str(writer.path))
         run = _Run(writer, strict=strict)
         scratch = writer.path / _SCRATCH
-        with _clear_stops(run, len(files)):
+        with _stops_in_one_line(run, len(files)):
             try:
                 joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
                 done_files = frozenset(entry.digest for entry in writer.entries if entry.error is None)
                 task = StageFile(
                     _sorted(labels), joined, correlations, done_files, writer.positions, release, wanted
                 )
-                new = [Path(job.name) for job in run.jobs(files) if job.digest not in done_files]
-                _warn_of_space(writer.path, new, correlations=correlations)
+                _warn_of_space(writer.path, run.jobs(files), done_files, correlations=correlations)
                 for job, staged in in_processes(task, run.jobs(files), workers=workers):
                     done = run.take_in(job, run.in_its_basis(job, staged, task))
                     if progress is not None:
@@ -114,13 +114,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
                 shutil.rmtree(scratch, ignore_errors=True)
             run.finish()
     if run.n_passed_over and (labels is not None or sources or correlations):
-        logger.warning(
-            "%s: %d of %d files were in it already and keep the labels, source columns and correlations "
-            "they came with",
-            out,
-            run.n_passed_over,
-            len(files),
-        )
+        logger.warning("%s: %d of %d files %s", out, run.n_passed_over, len(files), _KEPT)
     _warn_of_other_bases(writer)
     return SpectrumStore(out)
 
@@ -179,29 +173,24 @@ class _Run:
         if self._strict:
             raise error
         logger.warning("%s", error)
-        return self.writer.add_failed(
-            replace(staged.entry, kind=None, note=None, skipped=(), error=str(error))
-        )
+        failed = replace(staged.entry, kind=None, note=None, skipped=(), error=str(error))
+        return self.writer.add_failed(failed)
 
 
 @contextmanager
-def _clear_stops(run: _Run, n_files: int) -> Iterator[None]:
-    """What stops a run is said in one line, with how far it came."""
+def _stops_in_one_line(run: _Run, n_files: int) -> Iterator[None]:
+    """Tell in one line what stopped a run, and how far it came."""
     try:
         yield
     except WorkerDied as error:
-        raise StoreError(
-            f"{run.writer.path}: {error}; "
-            f"{run.n_done} of {counted(n_files, 'file')} are in it; {error.way_out}"
-        ) from error
+        done = f"{run.n_done} of {counted(n_files, 'file')} are in it"
+        raise StoreError(f"{run.writer.path}: {error}; {done}; {error.way_out}") from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = error.filename2 or error.filename or run.writer.path
         reason = str(error) if error.errno is None else os.strerror(error.errno)
-        raise StoreError(
-            f"{error.filename2 or error.filename or run.writer.path}: {reason}; "
-            f"{run.n_done} of {counted(n_files, 'file')} are in {run.writer.path}; "
-            f"{'make room and ' if full else ''}run the same command again to go on"
-        ) from error
+        done = f"{run.n_done} of {counted(n_files, 'file')} are in {run.writer.path}"
+        room = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise StoreError(f"{where}: {reason}; {done}; {room}run the same command again to go on") from error
 
 
 def _sorted(labels: StellarLabels | None) -> StellarLabels | None:
@@ -214,56 +203,35 @@ def _listed(files: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
     return [files] if isinstance(files, str | Path) else files
 
 
-def _require(sources: Sequence[str | Path]) -> None:
-    for path in sources:
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such file; expected a gaia_source file")
-
-
 def _wanted_basis(folder: Path, basis: BasisIds | None) -> Basis | BasisIds | None:
     """The basis asked for, with its sizes where they are known; refused where the store has another."""
     own = Manifest.read(folder).basis if (folder / MANIFEST).is_file() else None
     if basis is not None and own is not None and (own.bp_id, own.rp_id) != basis:
-        raise StoreError(
-            f"{folder}: holds {own}, and --basis {basis[0]}+{basis[1]} is another; ingest into a new one"
-        )
+        asked = f"--basis {basis[0]}+{basis[1]}"
+        raise StoreError(f"{folder}: holds {own}, and {asked} is another; ingest into a new one")
     return None if basis is None else known_basis(basis)
 
 
 def _warn_of_other_bases(writer: StoreWriter) -> None:
-    """Say how many stars were left out for being of another basis than the store's, and how to have them."""
+    """Warn of how many stars were left out for being of another basis than the store's, and how to have them."""
     others: Counter[str] = Counter()
     for entry in writer.entries:
         others.update(entry.other_bases if entry.error is None else {})
     for ids, n in others.items():
+        without = f"{counted(n, 'row')} of basis {ids}, for it holds {writer.basis}"
         logger.warning(
-            "%s: without %s of basis %s, for it holds %s; --basis %s takes them into a store of their own",
-            writer.path,
-            counted(n, "row"),
-            ids,
-            writer.basis,
-            ids,
+            "%s: without %s; --basis %s takes them into a store of their own", writer.path, without, ids
         )
 
 
-def _check_positions(writer: StoreWriter, sources: Sequence[str | Path]) -> None:
-    if sources and writer.positions is Positions.PIXEL_CENTRES:
-        raise StoreError(
-            f"{writer.path}: its positions are {Positions.PIXEL_CENTRES.value}, and one source of positions "
-            "serves a store; ingest into a new one with gaia_source files for all its stars"
-        )
-
-
-def _warn_of_space(folder: Path, files: Sequence[Path], *, correlations: bool) -> None:
-    """Warn where the disk looks too small for the stars of these files."""
+def _warn_of_space(
+    folder: Path, jobs: Iterable[FileJob], done_files: frozenset[str], *, correlations: bool
+) -> None:
+    """Warn where the disk looks too small for the stars of the files that are not in the store."""
+    files = [Path(job.name) for job in jobs if job.digest not in done_files]
     shares = _SHARES_WITH_CORRELATIONS if correlations else _SHARES
     stored = sum(file.stat().st_size * shares.get(file.suffix, 1.0) for file in files if file.is_file())
     needed, free = 2 * stored, shutil.disk_usage(folder).free
     if needed > free:
-        logger.warning(
-            "%s: %.1f GB are free, and about %.1f GB may be needed; the run stops where they end, and goes on "
-            "when there is room",
-            folder,
-            free / 1e9,
-            needed / 1e9,
-        )
+        found = f"{free / 1e9:.1f} GB are free, and about {needed / 1e9:.1f} GB may be needed"
+        logger.warning("%s: %s; the run stops where they end, and goes on when there is room", folder, found)

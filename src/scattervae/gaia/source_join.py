@@ -161,6 +161,19 @@ def place_stars(
     return PlacedStars(spectra, sources, [f"source_id {star}: no position in {place}" for star in nowhere])
 
 
+def require_joinable(of_store: Positions | None, where: str) -> None:
+    """Refuse to join positions to the stars of a store whose stars have the centres of pixels.
+
+    Raises:
+        StoreError: It is such a store.
+    """
+    if of_store is Positions.PIXEL_CENTRES:
+        raise StoreError(
+            f"{where}: its positions are {of_store.value}, and one source of positions "
+            "serves a store; ingest into a new one with gaia_source files for all its stars"
+        )
+
+
 def require_one_origin(sources: SourceColumns, of_store: Positions | None, where: str) -> None:
     """Refuse stars whose positions are of another origin than those that the store has.
 
