@@ -179,9 +179,6 @@ def flux_from_coeffs(coeffs: CoeffArray, errors: CoeffArray, basis: Basis = DR3_
     Args:
         coeffs: BP then RP, in archive units; a band that is all NaN is missing.
         errors: One sigma of each, measurement or intrinsic scatter; their signs do not matter.
-
-    Raises:
-        DataError: Other numbers of coefficients than the basis has, or GaiaXPy does not know it.
     """
     if coeffs.shape[1] != basis.n_coeffs:
         raise DataError(f"{counted(coeffs.shape[1], 'coefficient')} per star; expected {basis}")

@@ -244,11 +244,7 @@ def _candidates(grid_nm: Wavelengths) -> dict[str, Design]:
 
 
 def _inside(sampled: SampledSpectra, good: StarMask, candidates: dict[str, Design]) -> StarMask:
-    """True for the complete spectra that the closest of the matrices can make.
-
-    Raises:
-        DataError: There is none, or the wavelengths are so few that they cannot show it.
-    """
+    """True for the complete spectra that the closest of the matrices can make."""
     if not good.any():
         raise DataError(f"none of {len(sampled)} sampled spectra is complete: nothing to infer from")
     shares = min((_share_outside(sampled, good, grid) for grid in candidates.values()), key=np.median)

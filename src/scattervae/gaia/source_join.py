@@ -69,9 +69,6 @@ class SourceFiles:
             paths: Bulk files of ``gaia_source``, or any table that `read_sources_file` reads.
             scratch: A folder for the table of those whose names say nothing; it may be removed at the end.
             release: Theirs; where its source_ids hold no pixel, no name says which stars are in a file.
-
-        Raises:
-            DataError: A file whose name says nothing cannot be read, or holds no positions.
         """
         ranged, others = [], []
         for path in paths:
@@ -83,11 +80,7 @@ class SourceFiles:
         return cls(ranged, _write_table(others, scratch, release) if others else None)
 
     def of_stars(self, source_id: SourceIds) -> SourceColumns:
-        """What the files say of these stars, NaN where they say nothing.
-
-        Raises:
-            DataError: A file cannot be read, or no file can hold some of these stars.
-        """
+        """What the files say of these stars, NaN where they say nothing."""
         values = {name: np.full(len(source_id), np.nan) for name in SOURCE_COLUMNS}
         known = np.zeros(len(source_id), dtype=bool)
         covered = np.full(len(source_id), self.table is not None)
@@ -162,11 +155,7 @@ def place_stars(
 
 
 def require_joinable(of_store: Positions | None, where: str) -> None:
-    """Refuse to join positions to the stars of a store whose stars have the centres of pixels.
-
-    Raises:
-        StoreError: It is such a store.
-    """
+    """Refuse to join positions to the stars of a store whose stars have the centres of pixels."""
     if of_store is Positions.PIXEL_CENTRES:
         raise StoreError(
             f"{where}: its positions are {of_store.value}, and one source of positions "
@@ -175,11 +164,7 @@ def require_joinable(of_store: Positions | None, where: str) -> None:
 
 
 def require_one_origin(sources: SourceColumns, of_store: Positions | None, where: str) -> None:
-    """Refuse stars whose positions are of another origin than those that the store has.
-
-    Raises:
-        StoreError: They are.
-    """
+    """Refuse stars whose positions are of another origin than those that the store has."""
     found = Positions.MEASURED if len(sources) else Positions.PIXEL_CENTRES
     if of_store not in (None, found):
         raise StoreError(f"{where}: {_MIXED[found]}")

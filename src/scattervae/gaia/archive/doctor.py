@@ -102,17 +102,14 @@ class Examination:
         self._services = Services(release, patience=self._patience, timeout=_TIMEOUT)
         self._bases: list[Basis] = []
         self._lacking: set[str] | None = (
-            None  # of the columns of spectra in all forms; None where no header was seen
+            None  # columns of spectra, in all forms; None where no header was seen
         )
         self._gives_stars = False
         self._listed: list[str] = []
         self._located = False
-        for name, look, entry in (
-            ("TAP", self._ask_tap, "archive_url"),
-            ("DataLink", self._ask_datalink, "[datalink]"),
-            ("bulk files", self._ask_bulk, "[bulk] url"),
-        ):
-            self._guard(name, look, entry)
+        self._guard("TAP", self._ask_tap, "archive_url")
+        self._guard("DataLink", self._ask_datalink, "[datalink]")
+        self._guard("bulk files", self._ask_bulk, "[bulk] url")
 
     def uses(self) -> dict[str, str]:
         """What `fetch`, `ingest` and `encode` can do with the release today."""
@@ -143,7 +140,7 @@ class Examination:
         self._note(f"table {table}", "there", found, same=bool(units), entry=f"[tap] {entry}")
         if not units:
             return
-        own = {name: self.release.tap.columns.get(name, name).lower() for name in ("source_id", *wanted)}
+        own = {name: theirs.lower() for name, theirs in self.release.tap.own("source_id", *wanted).items()}
         if entry == "sources":
             self._located = all(own[name] in units for name in POSITION_COLUMNS)
         for name, theirs in own.items():
@@ -161,17 +158,14 @@ class Examination:
     def _ask_datalink(self) -> None:
         words, services = self.release.datalink, self._services
         there = services.columns_of(self.release.tap.sources)
-        own = {
-            name: self.release.tap.columns.get(name, name) for name in (_MARK, "source_id", "phot_g_mean_mag")
-        }
+        own = self.release.tap.own(_MARK, "source_id", "phot_g_mean_mag")
         where, n = "", _N_BRIGHT
         if own[_MARK].lower() in there:
             where, n = f" WHERE {own[_MARK]} = 'True'", 1
         elif own["phot_g_mean_mag"].lower() in there:
             where = f" WHERE {own['phot_g_mean_mag']} BETWEEN {_BRIGHT[0]} AND {_BRIGHT[1]}"
-        ids = services.ids_of(
-            f"SELECT TOP {n} {own['source_id']} AS source_id FROM {self.release.tap.sources}{where}"
-        )[:n]
+        select = f"SELECT TOP {n} {own['source_id']} AS source_id"
+        ids = services.ids_of(f"{select} FROM {self.release.tap.sources}{where}")[:n]
         with tempfile.TemporaryDirectory() as scratch:
             lines = services.spectra_of(ids, Path(scratch) / "answer.zip")
         asked = f"{words.release}, {words.retrieval_type}, "

@@ -59,9 +59,11 @@ class Tables(Settings):
 
     sources: str  # with positions and photometry
     photometry: str | None = None  # another one with the G flux of sources that the first one lacks
-    columns: dict[str, str] = Field(
-        default_factory=dict
-    )  # what it calls otherwise than DR3 did, by DR3's names
+    columns: dict[str, str] = Field(default_factory=dict)  # its own names where they are not DR3's
+
+    def own(self, *names: str) -> dict[str, str]:
+        """What the release calls these columns of DR3's."""
+        return {name: self.columns.get(name, name) for name in names}
 
 
 class ReleaseBasis(Settings):
@@ -139,11 +141,7 @@ def built_in() -> dict[str, Release]:
 
 
 def release_of(name: str) -> Release:
-    """The release of this name, in any case, or the one that a TOML file describes.
-
-    Raises:
-        FetchError: There is none, or the file is not what a release's file is.
-    """
+    """The release of this name, in any case, or the one that a TOML file describes."""
     if name.endswith(".toml"):
         return _read(Path(name))
     if name.upper() not in built_in():
@@ -196,9 +194,6 @@ def read_listing(
 
     The archive's own list of checksums is asked for. Where a web page comes in its place, or nothing, the links of
     the page are followed to the list, and the server is asked as an object store is (S3, ListObjectsV2).
-
-    Raises:
-        FetchError: The list cannot be had, or holds no such files.
     """
     folder = f"{base_url.rstrip('/')}/{product.folder}"
     url = folder + _LIST_NAME

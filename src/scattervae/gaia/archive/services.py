@@ -117,7 +117,7 @@ class Services:
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
         """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch."""
-        name = {own: self.release.tap.columns.get(own, own) for own in ("source_id", "ra", "dec")}
+        name = self.release.tap.own("source_id", "ra", "dec")
         return self.ids_of(
             f"SELECT {name['source_id']} AS source_id FROM {self.release.tap.sources} WHERE 1 = CONTAINS("
             f"POINT({name['ra']}, {name['dec']}), CIRCLE({ra!r}, {dec!r}, {radius!r}))"
@@ -163,7 +163,7 @@ class Services:
         return self._columns[table]
 
     def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:
-        own = {name: self.release.tap.columns.get(name, name) for name in ("source_id", *SOURCE_COLUMNS)}
+        own = self.release.tap.own("source_id", *SOURCE_COLUMNS)
         listed = table in self._columns
         there = self.columns_of(table)
         lacking = [name for name, theirs in own.items() if there and theirs.lower() not in there]

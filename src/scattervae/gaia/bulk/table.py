@@ -37,11 +37,7 @@ class Header(NamedTuple):
     n_before: int  # number of lines before it
 
     def require(self, there: Mapping[str, object], names: Sequence[str], refusal: str) -> None:
-        """Refuse a file without an identifier or some other column.
-
-        Raises:
-            DataError: It is one.
-        """
+        """Refuse a file without an identifier or some other column."""
         if lacking := lacking_columns(there, names):
             found = ", ".join(self.names[:8])[:200] or "not divided by commas"
             raise DataError(f"{refusal}: columns {found}; lacks {', '.join(lacking)}")

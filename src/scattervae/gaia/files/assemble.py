@@ -59,12 +59,7 @@ class ReadRows:
 
 
 def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileContents:
-    """The stars of a file; of several rows of one star all but the best are flagged as duplicates.
-
-    Raises:
-        DataError: The file has no columns of spectra, or none of its rows can be used.
-        SeveralBasesError: None of them is of the basis that was asked for, or, where none was, most of no basis.
-    """
+    """The stars of a file; of several rows of one star all but the best are flagged as duplicates."""
     _check_columns(columns)
     columns = one_row_per_star(in_archive_units(_with_bands_apart(columns)))
     skips = Skips(len(columns))
@@ -114,9 +109,6 @@ def assemble_labels(columns: Columns) -> StellarLabels:
     """The labels of a table that need not hold spectra, one row a star, the best where it has several.
 
     Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.star_columns`).
-
-    Raises:
-        DataError: The table has no identifier or no column of labels.
     """
     names = [name for name, _ in LABEL_COLUMNS]
     there = any(name in columns for name in names)
@@ -133,11 +125,7 @@ def assemble_labels(columns: Columns) -> StellarLabels:
 
 
 def assemble_ids(columns: Columns) -> SourceIds:
-    """The source_ids of a table, as often as they are in it.
-
-    Raises:
-        DataError: The table has no identifier.
-    """
+    """The source_ids of a table, as often as they are in it."""
     _require(columns, "holds no identifiers")
     skips = Skips(len(columns))
     source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
@@ -145,11 +133,7 @@ def assemble_ids(columns: Columns) -> SourceIds:
 
 
 def assemble_sources(columns: Columns) -> SourceColumns:
-    """What a table has of ``gaia_source``, one row a star; it need not hold spectra.
-
-    Raises:
-        DataError: The table has no identifier, or no ra and dec.
-    """
+    """What a table has of ``gaia_source``, one row a star; it need not hold spectra."""
     there = all(name in columns for name in POSITION_COLUMNS)
     _require(columns, "is no gaia_source table", there=there, more=f", {', '.join(POSITION_COLUMNS)}")
     columns = in_archive_units(columns)

@@ -20,11 +20,7 @@ _FIELDS = ("sourceId", "bpSpec", "rpSpec")
 
 
 def read_avro(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """All records, with the archive's names for what they hold.
-
-    Raises:
-        DataError: The records are not mean spectra.
-    """
+    """All records, with the archive's names for what they hold."""
     records = AvroFile(stream)
     schema = records.schema
     names = (
@@ -142,11 +138,7 @@ class AvroFile:
     """A file's schema and its records."""
 
     def __init__(self, stream: BufferedIOBase) -> None:
-        """Read the header.
-
-        Raises:
-            DataError: Its schema has values without end, or its codec is not known.
-        """
+        """Read the header."""
         reader = fastavro.reader(cast(IO[bytes], stream))
         self.schema = reader.writer_schema
         self._stream, self._budget = stream, budget_of(stream)
@@ -219,11 +211,7 @@ class _Costs:
         self._named: dict[str, Any] = {}
 
     def of(self, schema: Any, within: tuple[str, ...] = ()) -> list[_Cost]:
-        """What a value of this schema costs, one entry for each of its alternatives.
-
-        Raises:
-            DataError: It may take no byte in a list, or hold itself: it has no largest size.
-        """
+        """What a value of this schema costs, one entry for each of its alternatives."""
         if isinstance(schema, list):
             options = [cost for option in schema for cost in self.of(option, within)]
             return [_Cost(1 + cost.least, cost.memory) for cost in options] or [_Cost(0, 0)]

@@ -25,11 +25,7 @@ _ALL_ONES = 2**32 - 1
 
 
 def tables_of(hdus: fits.HDUList, stream: BufferedIOBase) -> list[fits.BinTableHDU]:
-    """The binary tables of a file, their sizes within its budget, their checksums verified where they have any.
-
-    Raises:
-        DataError: A table is not as it was written, or claims more than the file can hold.
-    """
+    """The binary tables of a file, their sizes within its budget, their checksums verified where they have any."""
     budget, tables = budget_of(stream), []
     for number, hdu in enumerate(_with_headers_that_end(hdus, stream)):
         budget.spend(_HDU_BYTES)
@@ -136,11 +132,7 @@ _GROWTH = 5  # of the text of one element
 
 
 def parse_votable(stream: BufferedIOBase) -> tree.VOTableFile:
-    """The file as astropy parses it, within its budget.
-
-    Raises:
-        DataError: It points to data elsewhere, defines entities, or grows out of proportion to its size.
-    """
+    """The file as astropy parses it, within its budget."""
     size = stream.seek(0, SEEK_END)
     stream.seek(0)
     budget_of(stream).spend(_GROWTH * size)
@@ -156,11 +148,7 @@ def parse_votable(stream: BufferedIOBase) -> tree.VOTableFile:
 
 
 def checked_votable(content: bytes) -> bytes:
-    """Bytes from a server, unpacked, which astropy may read: a VOTable that is within its budget, or something else.
-
-    Raises:
-        DataError: As `parse_votable`.
-    """
+    """Bytes from a server, unpacked, which astropy may read: a VOTable that is within its budget, or something else."""
     budget = Budget(len(content))
     if content.startswith(b"\x1f\x8b"):
         with GzipFile(fileobj=BytesIO(content)) as file:

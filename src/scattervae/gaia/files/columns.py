@@ -246,11 +246,7 @@ _SPELLINGS = {
 
 
 def in_archive_units(columns: Columns) -> Columns:
-    """The same columns in the archive's units, from those that the file states; one without a unit is taken as it is.
-
-    Raises:
-        DataError: A unit is unknown, or cannot be converted into the archive's.
-    """
+    """The same columns in the archive's units, from those that the file states; one without is taken as it is."""
     stated = {name: unit for name, unit in columns.units.items() if name in columns and name in ARCHIVE_UNITS}
     converted = {name: _converted(columns.cells[name], name, unit) for name, unit in stated.items()}
     return replace(columns, cells={**columns.cells, **converted}, units={})

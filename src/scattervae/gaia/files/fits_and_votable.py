@@ -26,11 +26,7 @@ _FITS_IN_VOTABLE = re.compile(
 
 
 def read_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """The first table extension that holds an identifier and spectra, else the first.
-
-    Raises:
-        DataError: The file has no table.
-    """
+    """The first table extension that holds an identifier and spectra, else the first."""
     require_end(stream)
     with quiet(), fits.open(stream, memmap=False, disable_image_compression=True) as hdus:
         tables = []
@@ -43,11 +39,7 @@ def read_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 
 def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """All tables of the file that hold spectra, joined; binary, plain, or FITS in base64.
-
-    Raises:
-        DataError: The file has no table: the archive writes what went wrong into such a file.
-    """
+    """All tables of the file that hold spectra, joined; binary, plain, or FITS in base64."""
     inside = _fits_inside(stream)
     if inside:
         return join(
@@ -64,11 +56,7 @@ def read_votable(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 
 def first_table(stream: BufferedIOBase, form: str) -> Table:
-    """The first table of a file of this form, ``FITS`` or ``VOTable``, whatever it holds, as astropy has it.
-
-    Raises:
-        DataError: The file has no table, or one that is not read: see `read_fits` and `read_votable`.
-    """
+    """The first table of a file of this form, ``FITS`` or ``VOTable``, whatever it holds, as astropy has it."""
     with quiet():
         if form == "VOTable":
             found = next((table for table in parse_votable(stream).iter_tables() if len(table.fields)), None)
@@ -134,9 +122,6 @@ def read_mapped_fits(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     The table is mapped into memory and walked through once, rows by rows: of its gigabytes only the wanted
     numbers stay. A gzipped file is unpacked in memory first. astropy says where the columns are; its own table
     of a mapped file copies every column when it is closed.
-
-    Raises:
-        DataError: The file has no table.
     """
     require_end(stream)
     with quiet(), fits.open(stream, memmap=False, disable_image_compression=True) as hdus:

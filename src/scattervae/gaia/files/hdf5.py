@@ -26,9 +26,6 @@ def read_hdf5(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         A group for each range of sky: github.com/henrysky/MyGaiaDB, data/compile.py. ``coeff``:
         github.com/MultimodalUniverse/MultimodalUniverse, scripts/gaia. ``__astropy_table__``:
         github.com/AlexLaroche7/xp_vae, scripts/train_apogee.py.
-
-    Raises:
-        DataError: No group holds an identifier, or the datasets of a group differ in length.
     """
     with h5py.File(stream, "r") as file:
         tables = with_spectra(

@@ -108,11 +108,7 @@ def _is_no_float(cell: object) -> bool:
 
 
 def read_source_ids(columns: Columns, skips: Skips) -> SourceIds:
-    """The source_id of each row; rows without one are skipped.
-
-    Raises:
-        DataError: The column cannot hold identifiers, or shows that it did not hold them whole.
-    """
+    """The source_id of each row; rows without one are skipped."""
     name = columns.source_id_name
     assert name is not None, "checked before"
     cells = columns.cells[name]

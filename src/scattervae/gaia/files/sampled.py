@@ -141,9 +141,6 @@ def read_sampled(columns: Columns, source_id: SourceIds, skips: Skips) -> Sample
     """Sampled spectra of all rows that can be used.
 
     Where the table gives the median flux by which flux and errors were divided, it is multiplied back.
-
-    Raises:
-        DataError: The spectra are not externally calibrated, or have not as many values as there are wavelengths.
     """
     if "xp" in columns:
         raise DataError(

@@ -79,11 +79,7 @@ _GROWTH = 12  # of JSON in memory
 
 
 def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """The arrays of an npz file by their names, or the fields of one structured array.
-
-    Raises:
-        DataError: The arrays have no names, or not one length.
-    """
+    """The arrays of an npz file by their names, or the fields of one structured array."""
     content = np.load(stream, allow_pickle=False)
     names = content.dtype.names if isinstance(content, np.ndarray) else content.files
     if not names:
@@ -102,11 +98,7 @@ def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 
 def read_json(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
-    """A record a line, a list of records, or columns by name as pandas writes them; lines that are none are named.
-
-    Raises:
-        DataError: It is of another form.
-    """
+    """A record a line, a list of records, or columns by name as pandas writes them; lines that are none are named."""
     budget, lines = budget_of(stream), []
     for number, line in text_lines(stream):
         budget.spend(_GROWTH * len(line))
@@ -165,11 +157,7 @@ astroquery's dictionary of lists of tables; the frame and the wavelengths [nm] t
 
 
 def columns_in_memory(table: TableLike, wanted: frozenset[str]) -> Columns:
-    """The wanted columns of a table in memory.
-
-    Raises:
-        DataError: It is no table.
-    """
+    """The wanted columns of a table in memory."""
     if isinstance(table, Table):
         return columns_of_table(table, wanted)
     if isinstance(table, pd.DataFrame):

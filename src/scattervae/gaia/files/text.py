@@ -116,9 +116,6 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
     Source:
         ECSV: Astropy Proposal for Enhancement 6, version 1.0. Bulk files: their own header.
-
-    Raises:
-        DataError: There is no header.
     """
     csv.field_size_limit(LONGEST_LINE)
     budget, lines = budget_of(stream), _Lines(text_lines(stream))
