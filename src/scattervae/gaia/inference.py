@@ -40,16 +40,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prior:
-    """Gaussian of coefficients divided by their star's scale.
-
-    Attributes:
-        mean: Mean.
-        root: Lower factor of the covariance, ``covariance = root @ root.T``; its square would not hold the
-            range of variances in float64.
-    """
+    """Gaussian of coefficients divided by their star's scale."""
 
     mean: CoeffVector
-    root: CoeffMatrix
+    root: CoeffMatrix  # lower factor of the covariance, whose own range of variances float64 does not hold
 
     @property
     def covariance(self) -> CoeffMatrix:

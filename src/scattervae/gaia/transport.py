@@ -31,19 +31,14 @@ _Unknown = Float64[np.ndarray, "target combination"]
 
 @dataclass(frozen=True)
 class Functions:
-    """The basis functions of each band by itself, on one grid for both bases of a transport.
-
-    Attributes:
-        grid_nm: Wavelengths.
-        bp: Functions of BP in flux units; NaN rows where BP has no flux.
-        rp: The same of RP.
-        precision: Relative size of their rounding; combinations that make less flux count as unknown.
-    """
+    """The basis functions of each band by itself, on one grid for both bases of a transport."""
 
     grid_nm: Wavelengths
-    bp: Float64[np.ndarray, "wavelength bp_coeff"]
+    bp: Float64[np.ndarray, "wavelength bp_coeff"]  # in flux units; NaN rows where the band has no flux
     rp: Float64[np.ndarray, "wavelength rp_coeff"]
-    precision: float = 1e-14
+    precision: float = (
+        1e-14  # relative size of their rounding; combinations that make less flux count as unknown
+    )
 
 
 @dataclass(frozen=True)
@@ -99,19 +94,20 @@ def transport(
     own, other = _pair(spectra.basis, to, source, target)
     precision = max(own.precision, other.precision)
     bands = [_BandMap.of(a, b, precision) for a, b in ((own.bp, other.bp), (own.rp, other.rp))]
-    pairs = (
-        (None, None) if spectra.correlations is None else (spectra.correlations.bp, spectra.correlations.rp)
-    )
-    parts = [
+    known = spectra.correlations
+    pairs = (None, None) if known is None else (known.bp, known.rp)
+    bp, rp = (
         band.apply(spectra.coeffs[:, where], spectra.errors[:, where], correlated)
         for band, where, correlated in zip(bands, (spectra.basis.bp, spectra.basis.rp), pairs, strict=True)
-    ]
-    coeffs, errors = (np.hstack([getattr(part, name) for part in parts]) for name in ("coeffs", "errors"))
-    correlations = None
-    if spectra.correlations is not None:
-        correlations = Correlations(parts[0].pairs, parts[1].pairs)
-    moved = replace(spectra, coeffs=coeffs, errors=errors, basis=to, correlations=correlations)
-    outside = np.sqrt(np.nanmax(np.stack([part.outside for part in parts]), axis=0, initial=0.0))
+    )
+    moved = replace(
+        spectra,
+        coeffs=np.hstack([bp.coeffs, rp.coeffs]),
+        errors=np.hstack([bp.errors, rp.errors]),
+        basis=to,
+        correlations=None if known is None else Correlations(bp.pairs, rp.pairs),
+    )
+    outside = np.sqrt(np.nanmax(np.stack([bp.outside, rp.outside]), axis=0, initial=0.0))
     result = Transported(moved, (bands[0].n_unknown, bands[1].n_unknown), outside)
     logger.info("%s to %s: %s", spectra.basis, to, result.loss)
     return result
@@ -138,12 +134,10 @@ def _pair(
 ) -> tuple[Functions, Functions]:
     """The functions of both bases on one grid: a given one's, else that of sampled spectra."""
     grid = next((given.grid_nm for given in (source, target) if given is not None), None)
-    found = []
-    for basis, given in ((own, source), (to, target)):
-        if given is not None:
-            found.append(given)
-        else:
-            found.append(functions_of(basis, grid if basis.agrees_with(DR3_BASIS) else None))
+    found = [
+        given or functions_of(basis, grid if basis.agrees_with(DR3_BASIS) else None)
+        for basis, given in ((own, source), (to, target))
+    ]
     if not np.array_equal(found[0].grid_nm, found[1].grid_nm):
         raise DataError(f"functions of {own} and of {to} are on different wavelengths; give both on one grid")
     for basis, functions in zip((own, to), found, strict=True):
@@ -165,23 +159,18 @@ class _Band:
 
 @dataclass(frozen=True)
 class _BandMap:
-    """What turns one band's coefficients into those of another basis.
+    """What turns one band's coefficients into those of another basis."""
 
-    Attributes:
-        matrix: T.
-        unknown: A root of the covariance of what the source does not determine, for a star of unit flux.
-        beyond: Combinations that no source coefficient moves; they have the band's own errors too.
-        n_unknown: Combinations of which the prior says more than the source.
-        flux: The source's functions.
-        lost: What of them the target cannot make.
-    """
-
-    matrix: _Map
-    unknown: _Unknown
-    beyond: Float64[np.ndarray, "target beyond"]
-    n_unknown: int
-    flux: Float64[np.ndarray, "row source"]
-    lost: Float64[np.ndarray, "row source"]
+    matrix: _Map  # T
+    unknown: (
+        _Unknown  # a root of the covariance of what the source does not determine, for a star of unit flux
+    )
+    beyond: Float64[
+        np.ndarray, "target beyond"
+    ]  # what no source coefficient moves; it has the band's errors too
+    n_unknown: int  # combinations of which the prior says more than the source
+    flux: Float64[np.ndarray, "row source"]  # the source's functions
+    lost: Float64[np.ndarray, "row source"]  # what of them the target cannot make
 
     @classmethod
     def of(cls, source: _Source, target: _Target, precision: float) -> "_BandMap":

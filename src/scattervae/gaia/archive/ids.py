@@ -31,23 +31,18 @@ _HEADER = "header.csv"
 
 @dataclass(frozen=True)
 class FetchedIds:
-    """What became of a list of stars.
-
-    Attributes:
-        path: The file.
-        fetched: Stars in it, in its order.
-        unlocated: Those of them that a table of the release has, but without a position.
-        unlisted: Those of them that no table of the release has.
-        unknown: Stars that no table of the release has, and that have no spectrum.
-        without: Stars that a table has, but that have no mean spectrum.
-    """
+    """What became of a list of stars."""
 
     path: Path
-    fetched: Int64[np.ndarray, " fetched"]
-    unlocated: Int64[np.ndarray, " unlocated"]
-    unlisted: Int64[np.ndarray, " unlisted"]
-    unknown: Int64[np.ndarray, " unknown"]
-    without: Int64[np.ndarray, " without"]
+    fetched: Int64[np.ndarray, " fetched"]  # stars in the file, in its order
+    unlocated: Int64[
+        np.ndarray, " unlocated"
+    ]  # those of them that a table of the release has, but without a position
+    unlisted: Int64[np.ndarray, " unlisted"]  # those of them that no table of the release has
+    unknown: Int64[
+        np.ndarray, " unknown"
+    ]  # stars that no table of the release has, and that have no spectrum
+    without: Int64[np.ndarray, " without"]  # stars that a table has, but that have no mean spectrum
 
 
 def fetch_ids(

@@ -23,24 +23,17 @@ Numbers = TypeVar("Numbers", float, Float64[np.ndarray, " star"])
 class Band:
     """BP or RP of all rows of a file.
 
-    Attributes:
-        coeffs: Coefficients, NaN where the band is missing or contradicts itself.
-        errors: Their errors.
-        n_relevant_bases: Recommended truncation, -1 where not given.
-        basis_id: Identifier of the basis functions, None where the file has none.
-        contradicted: True where there are other than the stated number of coefficients, or where what the file says
-            of their fit cannot be as it was written.
-        correlations: Correlations of the coefficients, None where the file has none.
-        is_known: True where some row gives the size and the id.
+    A row is contradicted where it has other than the stated number of coefficients, or where what the file says of
+    their fit cannot be as it was written.
     """
 
-    coeffs: Float64[np.ndarray, "star coeff"]
+    coeffs: Float64[np.ndarray, "star coeff"]  # NaN where the band is missing or contradicts itself
     errors: Float64[np.ndarray, "star coeff"]
-    n_relevant_bases: Int16[np.ndarray, " star"]
-    basis_id: int | None
+    n_relevant_bases: Int16[np.ndarray, " star"]  # recommended truncation, -1 where not given
+    basis_id: int | None  # of the basis functions, None where the file has none
     contradicted: StarMask
-    correlations: Float32[np.ndarray, "star pair"] | None
-    is_known: bool
+    correlations: Float32[np.ndarray, "star pair"] | None  # None where the file has none
+    is_known: bool  # true where some row gives the size and the id
 
     @property
     def size(self) -> int:

@@ -29,9 +29,7 @@ class Integers:
 
     values: Int64[np.ndarray, " star"]  # the integers, 0 where there is none
     known: StarMask  # true where the cell holds an integer
-    why: Mapping[int, str] = field(
-        default_factory=dict
-    )  # by row what is wrong with a cell that holds something else
+    why: Mapping[int, str] = field(default_factory=dict)  # by row, what is wrong with a cell
 
     @classmethod
     def of(cls, read: Sequence[int | str | None]) -> "Integers":
@@ -45,16 +43,12 @@ class Integers:
 class Arrays:
     """A column of arrays.
 
-    Attributes:
-        lengths: Length of each row's array: 0 where it is missing or holds no number, `UNREADABLE` where the
-            cell is not a list of numbers.
-        rows: The arrays, None where there is none; or all of them as one matrix.
-        why: By row what is wrong with a cell that is not a list of numbers.
+    The length of a row's array is 0 where it is missing or holds no number, `UNREADABLE` where it is none of numbers.
     """
 
     lengths: Int64[np.ndarray, " star"]
-    rows: Sequence[np.ndarray | None] | Float64[np.ndarray, "star element"]
-    why: Mapping[int, str] = field(default_factory=dict)
+    rows: Sequence[np.ndarray | None] | Float64[np.ndarray, "star element"]  # None where there is none
+    why: Mapping[int, str] = field(default_factory=dict)  # by row, what is wrong with a cell
 
     def matrix(self, size: int) -> Float64[np.ndarray, "star element"]:
         """All arrays of this length as one matrix, NaN in the rows of other lengths."""

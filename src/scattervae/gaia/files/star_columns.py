@@ -93,20 +93,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class AllStar:
-    """A kind of table with a row for each star that APOGEE observed, some stars more than once.
-
-    Attributes:
-        name: For people.
-        own_columns: Columns, in lower case, that no other table of labels has together.
-        cuts: What its makers leave out.
-        best: Of several rows of a star the one with the highest value of this column is used, or the lowest,
-            where a minus stands before it.
-    """
+    """A kind of table with a row for each star that APOGEE observed, some stars more than once."""
 
     name: str
-    own_columns: frozenset[str]
-    cuts: tuple[Cut, ...]
-    best: str
+    own_columns: frozenset[str]  # in lower case, which no other table of labels has together
+    cuts: tuple[Cut, ...]  # what its makers leave out
+    best: str  # of a star's rows that with the highest value of this column is used; the lowest after a minus
 
     def trusted(self, columns: Columns) -> StarMask:
         """True for rows that pass all cuts and have a label; how many others there are goes to the log."""
