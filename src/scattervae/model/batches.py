@@ -26,23 +26,14 @@ STREAMED = "streamed"
 
 
 class Batch(NamedTuple):
-    """The stars of one gradient step, or this process's part of them.
+    """The stars of one gradient step, or this process's part of them."""
 
-    Attributes:
-        x: Coefficients, in training standard deviations.
-        errors: Their errors, same units.
-        rows: Which of the batch's stars these are.
-        n_stars: How many the whole batch has.
-        n_bp: How many of the coefficients are BP's.
-        correlated: How their noise is correlated, where the likelihood uses it.
-    """
-
-    x: Coeffs
-    errors: Coeffs
-    rows: Int64[Tensor, " star"]
-    n_stars: int
-    n_bp: int
-    correlated: CorrelatedNoise | None = None
+    x: Coeffs  # coefficients, in training standard deviations
+    errors: Coeffs  # their errors, same units
+    rows: Int64[Tensor, " star"]  # which of the batch's stars these are
+    n_stars: int  # how many the whole batch has
+    n_bp: int  # how many of the coefficients are BP's
+    correlated: CorrelatedNoise | None = None  # how their noise is correlated, where the likelihood uses it
 
     def noise(self, n_latent: int, generator: torch.Generator) -> Latents:
         """Standard normal draws for these stars, the same whichever process has them."""

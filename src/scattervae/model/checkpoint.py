@@ -54,25 +54,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Means over the stars of one epoch, in nats per star; the same whatever the objective weighs.
+    """Means over the stars of one epoch, in nats per star; the same whatever the objective weighs."""
 
-    Attributes:
-        epoch: Counted from 1.
-        objective: What was minimised.
-        chi2: Half the squared normalised errors, summed over coefficients.
-        penalty: Half the log variances, summed over coefficients.
-        kl: Divergence from the prior, summed over latents.
-        negative_elbo: chi2 + penalty + kl.
-        learning_rate: At the epoch's last step.
-    """
-
-    epoch: int
-    objective: float
-    chi2: float
-    penalty: float
-    kl: float
-    negative_elbo: float
-    learning_rate: float
+    epoch: int  # counted from 1
+    objective: float  # what was minimised
+    chi2: float  # half the squared normalised errors, summed over coefficients
+    penalty: float  # half the log variances, summed over coefficients
+    kl: float  # divergence from the prior, summed over latents
+    negative_elbo: float  # chi2 + penalty + kl
+    learning_rate: float  # at the epoch's last step
 
 
 Progress = Callable[[EpochRecord], None]
@@ -143,21 +133,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model: everything that is needed to encode stars and to generate them.
+    """A trained model: everything that is needed to encode stars and to generate them."""
 
-    Attributes:
-        recipe: Every setting it was trained with.
-        normalization: From archive units to its inputs.
-        network: In evaluation mode.
-        provenance: Version, data digest, counts of stars; readable JSON values.
-        records: One an epoch of its training.
-    """
-
-    recipe: Recipe
-    normalization: Normalization
-    network: ScatterVAE
-    provenance: dict[str, Any]
-    records: tuple[EpochRecord, ...] = ()
+    recipe: Recipe  # every setting it was trained with
+    normalization: Normalization  # from archive units to its inputs
+    network: ScatterVAE  # in evaluation mode
+    provenance: dict[str, Any]  # version, data digest, counts of stars; readable JSON values
+    records: tuple[EpochRecord, ...] = ()  # one an epoch of its training
 
     @property
     def n_latent(self) -> int:

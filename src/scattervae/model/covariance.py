@@ -41,22 +41,16 @@ Matrices = Float[Tensor, "star coeff coeff"]
 
 
 class CorrelatedNoise(NamedTuple):
-    """What is known of the noise of some stars beyond the error of each coefficient.
+    """What is known of the noise of some stars beyond the error of each coefficient."""
 
-    Attributes:
-        bp: Correlations of the BP coefficients, strict lower triangle row by row; 0 where a star has none.
-        rp: The same of RP.
-        g_error: Relative error of the G flux; 0 where not known.
-        origin: Mean over standard deviation of each coefficient, so that x + origin is the coefficient over G flux.
-        given: Stars whose correlations are used.
-        refused: Stars with correlations that are none: not positive definite, or incomplete.
-    """
-
+    # correlations of the BP coefficients, strict lower triangle row by row; 0 where a star has none
     bp: Float[Tensor, "star bp_pair"]
-    rp: Float[Tensor, "star rp_pair"]
-    g_error: PerStar
+    rp: Float[Tensor, "star rp_pair"]  # the same of RP
+    g_error: PerStar  # relative error of the G flux; 0 where not known
+    # mean over standard deviation of each coefficient, so that x + origin is the coefficient over G flux
     origin: Float[Tensor, " coeff"]
-    given: Bool[Tensor, " star"]
+    given: Bool[Tensor, " star"]  # stars whose correlations are used
+    # stars with correlations that are none: not positive definite, or incomplete
     refused: Bool[Tensor, " star"]
 
     @classmethod

@@ -20,22 +20,18 @@ _SINGLE_IS_MISSING = 0.05
 
 
 class DegradationSettings(Settings):
-    """How training stars are made worse, drawn anew for each star in each epoch.
+    """How training stars are made worse, drawn anew for each star in each epoch."""
 
-    Attributes:
-        share: Of the stars of a batch; the others train as they are, and none is made worse where 0.
-        noise_factor: Largest factor that brings all errors of such a star to those of a fainter one, noise added
-            to match; its logarithm is drawn evenly from 0. Re-noising a star of G 12 tenfold gives one of about
-            G 16 to 17.
-        without_band: Share of them that lose BP or RP, as often the one as the other.
-        without_orders: Share of them that lose the high orders of each band, from one drawn on.
-        without_coeffs: Share of them that lose single coefficients, one in twenty.
-    """
-
+    # of the stars of a batch; the others train as they are, and none is made worse where 0
     share: NonNegativeFloat = Field(default=0.0, le=1.0)
+    # largest factor that brings all errors of such a star to those of a fainter one, noise added to match;
+    # its logarithm is drawn evenly from 0. Re-noising a star of G 12 tenfold gives one of about G 16 to 17.
     noise_factor: float = Field(default=20.0, ge=1.0)
+    # share of them that lose BP or RP, as often the one as the other
     without_band: NonNegativeFloat = Field(default=0.3, le=1.0)
+    # share of them that lose the high orders of each band, from one drawn on
     without_orders: NonNegativeFloat = Field(default=0.2, le=1.0)
+    # share of them that lose single coefficients, one in twenty
     without_coeffs: NonNegativeFloat = Field(default=0.1, le=1.0)
 
     @model_validator(mode="after")
@@ -46,17 +42,11 @@ class DegradationSettings(Settings):
 
 
 class Degradation(NamedTuple):
-    """What happens to each star of a batch.
+    """What happens to each star of a batch."""
 
-    Attributes:
-        factor: By which its errors grow; 1 where nothing happens.
-        noise: Standard normal draws for its coefficients.
-        missing: Its coefficients that are lost.
-    """
-
-    factor: Float[Tensor, "star 1"]
-    noise: Coeffs
-    missing: Bool[Tensor, "star coeff"]
+    factor: Float[Tensor, "star 1"]  # by which its errors grow; 1 where nothing happens
+    noise: Coeffs  # standard normal draws for its coefficients
+    missing: Bool[Tensor, "star coeff"]  # its coefficients that are lost
 
     def to(self, device: torch.device) -> "Degradation":
         """The same on another device."""

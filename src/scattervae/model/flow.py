@@ -40,27 +40,18 @@ Report = Callable[["FlowEpoch"], None]
 
 
 class FlowSettings(Settings):
-    """Shape of a flow, and how it is fitted.
+    """Shape of a flow, and how it is fitted."""
 
-    Attributes:
-        transforms: Neural spline transforms, one after the other, each of every latent given those before it.
-        hidden: Widths of the network that gives a transform its splines.
-        bins: Pieces of a spline.
-        epochs: Passes over the training stars, at most; each with new draws.
-        patience: Epochs without a better validation density after which fitting stops.
-        batch_size: Stars a step.
-        learning_rate: Of Adam at the start; it falls to zero as a cosine.
-        seed: Of every random number.
-    """
-
+    # neural spline transforms, one after the other, each of every latent given those before it
     transforms: PositiveInt = 3
+    # widths of the network that gives a transform its splines
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), max_length=1000)
-    bins: PositiveInt = 8
-    epochs: PositiveInt = 40
-    patience: PositiveInt = 8
-    batch_size: PositiveInt = 512
-    learning_rate: PositiveFloat = 3e-3
-    seed: NonNegativeInt = 0
+    bins: PositiveInt = 8  # pieces of a spline
+    epochs: PositiveInt = 40  # passes over the training stars, at most; each with new draws
+    patience: PositiveInt = 8  # epochs without a better validation density after which fitting stops
+    batch_size: PositiveInt = 512  # stars a step
+    learning_rate: PositiveFloat = 3e-3  # of Adam at the start; it falls to zero as a cosine
+    seed: NonNegativeInt = 0  # of every random number
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """True where weights of these shapes can be a flow of these settings, as none of many more numbers can."""
@@ -78,21 +69,14 @@ class FlowEpoch(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowFit:
-    """How a flow was fitted, in nats a star where not said otherwise.
+    """How a flow was fitted, in nats a star where not said otherwise."""
 
-    Attributes:
-        n_training: Stars it was fitted to.
-        n_validation: Stars that decided when to stop.
-        epochs: Passes until then.
-        validation: Mean -ln density of the validation stars' draws under the flow.
-        validation_of_prior: The same under the standard normal prior. The difference is by how much the negative
-            evidence lower bound of these stars falls with the flow in the prior's place.
-    """
-
-    n_training: int
-    n_validation: int
-    epochs: int
-    validation: float
+    n_training: int  # stars it was fitted to
+    n_validation: int  # stars that decided when to stop
+    epochs: int  # passes until then
+    validation: float  # mean -ln density of the validation stars' draws under the flow
+    # the same under the standard normal prior. The difference is by how much the negative evidence lower
+    # bound of these stars falls with the flow in the prior's place.
     validation_of_prior: float
 
     @property
@@ -105,25 +89,17 @@ class FlowFit:
 class LatentFlow:
     """A density over latents, fitted to a survey.
 
-    Attributes:
-        settings: Its shape and how it was fitted.
-        network: A neural spline flow over standardised latents.
-        centre: Mean of the latents it was fitted to.
-        scale: Their standard deviations.
-        model: `Checkpoint.latent_digest` of the model whose latents these are.
-        fit: How well it fits.
-
     Source:
         Durkan et al. (2019), arXiv:1906.04032, for the splines; Papamakarios et al. (2017), arXiv:1705.07057, for
         their order; the package zuko for both.
     """
 
-    settings: FlowSettings
-    network: nn.Module
-    centre: Vector
-    scale: Vector
-    model: str
-    fit: FlowFit
+    settings: FlowSettings  # its shape and how it was fitted
+    network: nn.Module  # a neural spline flow over standardised latents
+    centre: Vector  # mean of the latents it was fitted to
+    scale: Vector  # their standard deviations
+    model: str  # `Checkpoint.latent_digest` of the model whose latents these are
+    fit: FlowFit  # how well it fits
 
     def log_density(self, z: Latents) -> PerStar:
         """Natural logarithm of the density at each latent vector; NaN where a latent is."""

@@ -77,32 +77,28 @@ def with_errors(x: Coeffs, errors: Coeffs) -> Float[Tensor, "star feature"]:
 
 
 class NetworkShape(Settings):
-    """Shape of the scatter VAE; the defaults are the paper's where it says, ours where it does not.
+    """Shape of the scatter VAE; the defaults are the paper's where it says, ours where it does not."""
 
-    Attributes:
-        n_latent: Dimensions of the latent space.
-        hidden: Widths of the encoder's hidden layers; decoder and scatter estimator run them backwards. With
-            residual layers, one width a block and all the same.
-        layers: ``plain`` (paper), or ``residual``: blocks with layer normalisation, added to what they are given.
-        encoder_sees: ``coefficients`` alone (paper), or their ``errors`` too, which separates a faint star from an odd
-            one and a missing coefficient from a mean one.
-        posterior: ``independent`` latents (paper), or ``correlated`` ones.
-        scatter_link: What makes the scatter positive; the paper leaves it open. Softplus grows linearly, so
-            an outlier pulls on the weights in proportion; exp can overflow early in training; sigmoid caps
-            the scatter at one training standard deviation.
-        scatter_floor: Smallest scatter, in training standard deviations; keeps the likelihood of a
-            coefficient with a tiny error finite.
-        log_variance_limits: The latent log variance is held inside these; outside, exp() leaves float32's
-            comfortable range and one star can undo an epoch.
-    """
-
-    n_latent: PositiveInt = 6
+    n_latent: PositiveInt = 6  # dimensions of the latent space
+    # widths of the encoder's hidden layers; decoder and scatter estimator run them backwards. With residual
+    # layers, one width a block and all the same.
     hidden: tuple[PositiveInt, ...] = Field(default=(80, 50, 30), min_length=1, max_length=1000)
+    # ``plain`` (paper), or ``residual``: blocks with layer normalisation, added to what they are given
     layers: Literal["plain", "residual"] = "plain"
+    # ``coefficients`` alone (paper), or their ``errors`` too, which separates a faint star from an odd one
+    # and a missing coefficient from a mean one
     encoder_sees: Literal["coefficients", "errors"] = "coefficients"
+    # ``independent`` latents (paper), or ``correlated`` ones
     posterior: Literal["independent", "correlated"] = "independent"
+    # what makes the scatter positive; the paper leaves it open. Softplus grows linearly, so an outlier pulls
+    # on the weights in proportion; exp can overflow early in training; sigmoid caps the scatter at one
+    # training standard deviation.
     scatter_link: Literal["softplus", "exp", "sigmoid"] = "softplus"
+    # smallest scatter, in training standard deviations; keeps the likelihood of a coefficient with a tiny
+    # error finite
     scatter_floor: PositiveFloat = 1e-4
+    # the latent log variance is held inside these; outside, exp() leaves float32's comfortable range and one
+    # star can undo an epoch
     log_variance_limits: tuple[float, float] = (-12.0, 6.0)
 
     @field_validator("log_variance_limits")

@@ -24,63 +24,46 @@ from scattervae.spectra.normalization import NormalizationSettings
 
 
 class TrainingSettings(Settings):
-    """How the weights are found; where the paper (sect. 2.3) leaves a choice open, the reason stands here.
+    """How the weights are found; where the paper (sect. 2.3) leaves a choice open, the reason stands here."""
 
-    Attributes:
-        epochs: Passes over the training stars (paper: 100).
-        batch_size: Stars a gradient step (paper: 1024).
-        optimizer: ``sgd`` with momentum (paper); ``adamw``, which reaches in 100 epochs a bound that SGD needs
-            several hundred for; or ``muon``, which takes orthogonalised steps (Jordan et al. 2024) in all matrices
-            but those that read the data or the latents, and AdamW's in all else.
-        learning_rate: At the start (``cosine``) or at the peak (the others); paper: 0.1.
-        matrix_learning_rate: Of the matrices that Muon steps in.
-        momentum: Of SGD. The paper gives no value; 0.9 is what the method's users take unless they say.
-        weight_decay: Of AdamW and Muon; PyTorch's default for the first.
-        schedule: ``cosine`` falls to zero over the run: the paper says "decay" and no shape, and this one
-            has no constant to choose. ``one_cycle`` warms up over 30 % of the run, then falls
-            (Smith & Topin 2018). ``trapezoid`` warms up over 5 %, stays until half the run is done, and falls
-            to zero in a straight line (Haegele et al. 2024, arXiv:2405.18392).
-        gradient_clip: Largest norm of the gradient of one step. A coefficient can lie 139 standard deviations
-            out, and one such star would else throw the weights away.
-        seed: Of every random number in the run.
-        hold_out_validation: Keep the validation fold out of training. Needed where something is chosen by it;
-            where nothing is, its stars train.
-    """
-
-    epochs: PositiveInt = 100
-    batch_size: PositiveInt = 1024
+    epochs: PositiveInt = 100  # passes over the training stars (paper: 100)
+    batch_size: PositiveInt = 1024  # stars a gradient step (paper: 1024)
+    # ``sgd`` with momentum (paper); ``adamw``, which reaches in 100 epochs a bound that SGD needs several
+    # hundred for; or ``muon``, which takes orthogonalised steps (Jordan et al. 2024) in all matrices but
+    # those that read the data or the latents, and AdamW's in all else.
     optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
-    learning_rate: PositiveFloat = 2e-3
-    matrix_learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 2e-3  # at the start (``cosine``) or at the peak (the others); paper: 0.1
+    matrix_learning_rate: PositiveFloat = 0.01  # of the matrices that Muon steps in
+    # of SGD. The paper gives no value; 0.9 is what the method's users take unless they say.
     momentum: NonNegativeFloat = Field(default=0.9, lt=1.0)
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: NonNegativeFloat = 0.01  # of AdamW and Muon; PyTorch's default for the first
+    # ``cosine`` falls to zero over the run: the paper says "decay" and no shape, and this one has no constant
+    # to choose. ``one_cycle`` warms up over 30 % of the run, then falls (Smith & Topin 2018). ``trapezoid``
+    # warms up over 5 %, stays until half the run is done, and falls to zero in a straight line (Haegele et
+    # al. 2024, arXiv:2405.18392).
     schedule: Literal["cosine", "one_cycle", "trapezoid"] = "one_cycle"
+    # largest norm of the gradient of one step. A coefficient can lie 139 standard deviations out, and one
+    # such star would else throw the weights away.
     gradient_clip: PositiveFloat = 1.0
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of every random number in the run
+    # keep the validation fold out of training. Needed where something is chosen by it; where nothing is, its
+    # stars train.
     hold_out_validation: bool = False
 
 
 class Recipe(Settings):
-    """All that decides what a model becomes, apart from its stars.
+    """All that decides what a model becomes, apart from its stars."""
 
-    Attributes:
-        name: What the recipe is called.
-        objective: What is minimised: the paper's loss as ``printed``, or the negative ``elbo``.
-        likelihood: ``diagonal``: independent coefficients (paper). ``full``: with the correlations of the stars that
-            have them, and the error of their G flux; such stars are held in memory.
-        network: Its shape.
-        training: How its weights are found.
-        degradation: How training stars are made worse.
-        normalization: How coefficients are chosen and scaled.
-    """
-
-    name: str
+    name: str  # what the recipe is called
+    # what is minimised: the paper's loss as ``printed``, or the negative ``elbo``
     objective: Objective = "elbo"
+    # ``diagonal``: independent coefficients (paper). ``full``: with the correlations of the stars that have
+    # them, and the error of their G flux; such stars are held in memory.
     likelihood: Likelihood = "diagonal"
-    network: NetworkShape = NetworkShape()
-    training: TrainingSettings = TrainingSettings()
-    degradation: DegradationSettings = DegradationSettings()
-    normalization: NormalizationSettings = NormalizationSettings()
+    network: NetworkShape = NetworkShape()  # its shape
+    training: TrainingSettings = TrainingSettings()  # how its weights are found
+    degradation: DegradationSettings = DegradationSettings()  # how training stars are made worse
+    normalization: NormalizationSettings = NormalizationSettings()  # how coefficients are chosen and scaled
 
     @property
     def trains_on_one_band(self) -> bool:

@@ -47,17 +47,11 @@ _STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a model goes, and where its run keeps what it needs to be resumed.
+    """Where a model goes, and where its run keeps what it needs to be resumed."""
 
-    Attributes:
-        model: The trained folder.
-        resume: Go on with an unfinished run, where there is one.
-        overwrite: Replace a finished model, or start an unfinished run again.
-    """
-
-    model: Path
-    resume: bool = False
-    overwrite: bool = False
+    model: Path  # the trained folder
+    resume: bool = False  # go on with an unfinished run, where there is one
+    overwrite: bool = False  # replace a finished model, or start an unfinished run again
 
     @property
     def unfinished(self) -> Path:

@@ -51,21 +51,13 @@ def trained_on(
 
 @dataclass(frozen=True)
 class StoreStatistics:
-    """What one pass over a store finds: counts of stars in each row group, and the scale of those that train.
+    """What one pass over a store finds: counts of stars in each row group, and the scale of those that train."""
 
-    Attributes:
-        normalization: Of the stars to train on.
-        n_usable: Usable stars.
-        n_trained_on: Those that train.
-        n_one_band: Those of them with one band.
-        n_inferred: Those of them whose coefficients were not published.
-    """
-
-    normalization: Normalization
-    n_usable: Int64[np.ndarray, " row_group"]
-    n_trained_on: Int64[np.ndarray, " row_group"]
-    n_one_band: Int64[np.ndarray, " row_group"]
-    n_inferred: Int64[np.ndarray, " row_group"]
+    normalization: Normalization  # of the stars to train on
+    n_usable: Int64[np.ndarray, " row_group"]  # usable stars
+    n_trained_on: Int64[np.ndarray, " row_group"]  # those that train
+    n_one_band: Int64[np.ndarray, " row_group"]  # those of them with one band
+    n_inferred: Int64[np.ndarray, " row_group"]  # those of them whose coefficients were not published
 
     @classmethod
     def of(cls, store: SpectrumStore, recipe: Recipe) -> "StoreStatistics":
@@ -166,18 +158,13 @@ _BYTES_A_NUMBER = 4
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is done on; none of it changes what a model becomes, but for rounding and the order of stars.
+    """What a run is done on; none of it changes what a model becomes, but for rounding and the order of stars."""
 
-    Attributes:
-        device: Where the arithmetic is done.
-        memory: How many bytes training stars may take, in all processes of the machine together; a store with
-            more is streamed, with any number where None.
-        world: The processes that train together.
-    """
-
-    device: torch.device = _CPU
+    device: torch.device = _CPU  # where the arithmetic is done
+    # how many bytes training stars may take, in all processes of the machine together; a store with more is
+    # streamed, with any number where None
     memory: int | None = None
-    world: World = ALONE
+    world: World = ALONE  # the processes that train together
 
     def holds(self, n_stars: int, n_coeffs: int) -> bool:
         """True where each process may have coefficients and errors of so many stars in memory."""

@@ -56,51 +56,31 @@ _HIGHEST_ORDER = 5
 
 @dataclass(frozen=True)
 class ByPosition:
-    """Each star gets the nearest row of the list within the radius.
+    """Each star gets the nearest row of the list within the radius."""
 
-    Attributes:
-        radius: In arcsec, above 0 and up to `LARGEST_RADIUS`.
-        ra: The list's column of right ascension [deg]; guessed where None.
-        dec: The list's column of declination [deg]; guessed where None.
-    """
-
-    radius: float = 1.0
-    ra: str | None = None
-    dec: str | None = None
+    radius: float = 1.0  # in arcsec, above 0 and up to `LARGEST_RADIUS`
+    ra: str | None = None  # the list's column of right ascension [deg]; guessed where None
+    dec: str | None = None  # the list's column of declination [deg]; guessed where None
 
 
 @dataclass(frozen=True)
 class ById:
-    """Each star gets every row of the list with its source_id.
+    """Each star gets every row of the list with its source_id."""
 
-    Attributes:
-        column: The list's column of Gaia source_ids.
-    """
-
-    column: str = _KEY
+    column: str = _KEY  # the list's column of Gaia source_ids
 
 
 @dataclass(frozen=True)
 class Crossmatch:
-    """What was found, and written to a file or HATS folder.
+    """What was found, and written to a file or HATS folder."""
 
-    Attributes:
-        path: Of that.
-        n_list: Rows of the list with a position or source_id.
-        n_without: Rows of the list without one.
-        n_pairs: Rows written, each a star with a row of the list.
-        n_matched: Rows of the list that some star was paired with.
-        n_shared: Those of them that several stars were paired with.
-        dropped_columns: Columns of the list that stayed behind, such as arrays.
-    """
-
-    path: Path
-    n_list: int
-    n_without: int
-    n_pairs: int
-    n_matched: int
-    n_shared: int
-    dropped_columns: tuple[str, ...]
+    path: Path  # of that
+    n_list: int  # rows of the list with a position or source_id
+    n_without: int  # rows of the list without one
+    n_pairs: int  # rows written, each a star with a row of the list
+    n_matched: int  # rows of the list that some star was paired with
+    n_shared: int  # those of them that several stars were paired with
+    dropped_columns: tuple[str, ...]  # columns of the list that stayed behind, such as arrays
 
 
 def crossmatch(

@@ -23,30 +23,19 @@ class Evaluation:
 
     Likelihoods are in nats per star, of coefficients in training standard deviations, without the constant
     with ln 2 pi; lower is better.
-
-    Attributes:
-        n_stars: Stars scored.
-        negative_elbo: Negative evidence lower bound, over draws from the posterior.
-        negative_elbo_error: One standard error of that mean over stars.
-        nll_at_mean: Negative log-likelihood at the posterior mean, divergence not counted.
-        kl: Divergence of the posterior from the prior.
-        kl_per_latent: The same, latent by latent.
-        active_latents: Latents with a divergence above 0.1 nats.
-        mean_abs_normalised_error: At the posterior mean, over the first ten coefficients: ``bp10``, ``rp10``.
-        share_beyond_5_sigma: Of all coefficients of all stars.
-        largest_normalised_error: Absolute, of all coefficients of all stars.
     """
 
-    n_stars: int
-    negative_elbo: float
-    negative_elbo_error: float
-    nll_at_mean: float
-    kl: float
-    kl_per_latent: list[float]
-    active_latents: int
+    n_stars: int  # stars scored
+    negative_elbo: float  # negative evidence lower bound, over draws from the posterior
+    negative_elbo_error: float  # one standard error of that mean over stars
+    nll_at_mean: float  # negative log-likelihood at the posterior mean, divergence not counted
+    kl: float  # divergence of the posterior from the prior
+    kl_per_latent: list[float]  # the same, latent by latent
+    active_latents: int  # latents with a divergence above 0.1 nats
+    # at the posterior mean, over the first ten coefficients: ``bp10``, ``rp10``
     mean_abs_normalised_error: dict[str, float]
-    share_beyond_5_sigma: float
-    largest_normalised_error: float
+    share_beyond_5_sigma: float  # of all coefficients of all stars
+    largest_normalised_error: float  # absolute, of all coefficients of all stars
 
 
 @torch.no_grad()

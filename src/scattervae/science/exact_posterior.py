@@ -124,19 +124,12 @@ def root_of_inverse(precision: Coupling) -> Coupling:
 
 
 class _Place(NamedTuple):
-    """What the decoder says of each star at one latent vector.
+    """What the decoder says of each star at one latent vector."""
 
-    Attributes:
-        mean: The latent vector.
-        loss: -ln p(x, z) there, constants left out.
-        gradient: Of that.
-        precision: The Fisher information, that of the prior included.
-    """
-
-    mean: Latents
-    loss: PerStar
-    gradient: Latents
-    precision: Coupling
+    mean: Latents  # the latent vector
+    loss: PerStar  # -ln p(x, z) there, constants left out
+    gradient: Latents  # of that
+    precision: Coupling  # the Fisher information, that of the prior included
 
     def where(self, better: Bool[Tensor, " star"], other: "_Place") -> "_Place":
         """The stars of `other` where `better`, of this one elsewhere."""
@@ -190,15 +183,10 @@ _HALF_LN_2_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class WeightedDraws(NamedTuple):
-    """Draws of each star's latents that stand for its posterior by their weights.
+    """Draws of each star's latents that stand for its posterior by their weights."""
 
-    Attributes:
-        z: The draws.
-        weights: Of each star's draws; they add up to 1.
-    """
-
-    z: Float[Tensor, "draw star latent"]
-    weights: Float[Tensor, "draw star"]
+    z: Float[Tensor, "draw star latent"]  # the draws
+    weights: Float[Tensor, "draw star"]  # of each star's draws; they add up to 1
 
     def take(self, rows: Int64[Tensor, " row"]) -> "WeightedDraws":
         """Those of these stars."""
@@ -262,20 +250,17 @@ N_EVIDENCE_DRAWS = 200
 class Evidence:
     """ln p(x) of each star, estimated.
 
-    Attributes:
-        log_evidence: In nats, of coefficients in training standard deviations, without the constant with ln 2 pi of
-            the coefficients: comparable with minus the negative evidence lower bound of `evaluate`. NaN for a star
-            that cannot be encoded.
-        effective_draws: How many equally weighted draws would be worth as much; where few, the estimate is too low.
-        n_draws: How many were made for each star.
-
     Source:
         Kong (1992) for the effective number, 1 / sum of squares of the normalised weights.
     """
 
+    # in nats, of coefficients in training standard deviations, without the constant with ln 2 pi of the
+    # coefficients: comparable with minus the negative evidence lower bound of `evaluate`. NaN for a star that
+    # cannot be encoded.
     log_evidence: PerStar
+    # how many equally weighted draws would be worth as much; where few, the estimate is too low
     effective_draws: PerStar
-    n_draws: int
+    n_draws: int  # how many were made for each star
 
     @property
     def mean(self) -> float:

@@ -27,21 +27,13 @@ from scattervae.spectra.spectra import Basis
 
 @dataclass(frozen=True)
 class GeneratedSpectra:
-    """Spectra that a model made, in archive units.
+    """Spectra that a model made, in archive units."""
 
-    Attributes:
-        z: The latent vectors they were made from.
-        coeffs: Coefficients, BP then RP [electron/s in the basis].
-        scatter: Intrinsic scatter of each, one standard deviation, same units.
-        g_flux: The G flux they were scaled to [electron/s].
-        basis: Sizes and ids of the coefficients.
-    """
-
-    z: Latents
-    coeffs: CoeffArray
-    scatter: CoeffArray
-    g_flux: StarArray
-    basis: Basis
+    z: Latents  # the latent vectors they were made from
+    coeffs: CoeffArray  # coefficients, BP then RP [electron/s in the basis]
+    scatter: CoeffArray  # intrinsic scatter of each, one standard deviation, same units
+    g_flux: StarArray  # the G flux they were scaled to [electron/s]
+    basis: Basis  # sizes and ids of the coefficients
 
     def __len__(self) -> int:
         return len(self.g_flux)

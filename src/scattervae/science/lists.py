@@ -51,18 +51,13 @@ _DEGREES = ("", "deg", "degree", "degrees")
 
 @dataclass(frozen=True)
 class SkyList:
-    """The rows of a list.
+    """The rows of a list."""
 
-    Attributes:
-        path: The file.
-        table: Its columns of one number, truth value or text a row, and last ``list_row``, the number of the
-            row in the file counted from 0; unit and description in the metadata.
-        dropped_columns: Names of its other columns, such as arrays.
-    """
-
-    path: Path
+    path: Path  # the file
+    # its columns of one number, truth value or text a row, and last ``list_row``, the number of the row in
+    # the file counted from 0; unit and description in the metadata
     table: pa.Table
-    dropped_columns: tuple[str, ...] = ()
+    dropped_columns: tuple[str, ...] = ()  # names of its other columns, such as arrays
 
     def __len__(self) -> int:
         return len(self.table)

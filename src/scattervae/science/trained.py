@@ -16,15 +16,10 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class TrainedModel(CalibratedModel):
-    """A trained model, calibrated or not, that may also predict labels.
+    """A trained model, calibrated or not, that may also predict labels."""
 
-    Attributes:
-        labels: What predicts them; None where none were fitted.
-        folder: Where it was read from; None for one that was not.
-    """
-
-    labels: LabelModel | None = None
-    folder: Path | None = None
+    labels: LabelModel | None = None  # what predicts them; None where none were fitted
+    folder: Path | None = None  # where it was read from; None for one that was not
 
     @property
     def digest(self) -> str:

@@ -62,12 +62,9 @@ class DaskEngine:
 
     LSDB reads the partitions. It does not write them: its ``to_hats`` marks a partition as done after writing it in
     place, takes up whatever it finds in the folder, and encodes bytes in its own way.
-
-    Attributes:
-        client: A ``distributed.Client`` of the cluster.
     """
 
-    client: Any
+    client: Any  # a ``distributed.Client`` of the cluster
 
     def __call__(self, encoding: Encoding, partitions: Sequence[Partition]) -> Iterator[Partition]:
         if not partitions:

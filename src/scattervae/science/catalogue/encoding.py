@@ -42,21 +42,13 @@ _ROWS_A_CHUNK = 4 * BATCH
 
 @dataclass(frozen=True)
 class CatalogueSummary:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        path: The file or folder.
-        n_stars: Rows.
-        n_encoded: Rows with latents; the others say why in their flags.
-        flags: Stars with each flag, by the flag's name.
-        n_resumed: Rows that an earlier, stopped run had written.
-    """
-
-    path: Path
-    n_stars: int
-    n_encoded: int
-    flags: dict[str, int]
-    n_resumed: int
+    path: Path  # the file or folder
+    n_stars: int  # rows
+    n_encoded: int  # rows with latents; the others say why in their flags
+    flags: dict[str, int]  # stars with each flag, by the flag's name
+    n_resumed: int  # rows that an earlier, stopped run had written
 
     @staticmethod
     def of(path: Path, tables: Iterable[pa.Table], *, n_resumed: int) -> "CatalogueSummary":

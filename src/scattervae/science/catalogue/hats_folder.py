@@ -44,19 +44,12 @@ from scattervae.spectra.store import SpectrumStore
 
 
 class Encoding(NamedTuple):
-    """A catalogue on its way.
+    """A catalogue on its way."""
 
-    Attributes:
-        checkpoint: The model.
-        store: The folder of the stars.
-        positions: Where their ra and dec come from.
-        folder: Where partitions are written.
-    """
-
-    checkpoint: Checkpoint
-    store: Path
-    positions: Positions
-    folder: Path
+    checkpoint: Checkpoint  # the model
+    store: Path  # the folder of the stars
+    positions: Positions  # where their ra and dec come from
+    folder: Path  # where partitions are written
 
 
 Engine: TypeAlias = Callable[[Encoding, Sequence[Partition]], Iterator[Partition]]
@@ -144,17 +137,11 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
 
 @dataclass(frozen=True)
 class SkyColumns:
-    """Which columns of a HATS catalogue say where its rows are.
+    """Which columns of a HATS catalogue say where its rows are."""
 
-    Attributes:
-        ra: Right ascension [deg].
-        dec: Declination [deg].
-        index: HEALPix pixel of order 29; None where the catalogue has no such column.
-    """
-
-    ra: str
-    dec: str
-    index: str | None
+    ra: str  # right ascension [deg]
+    dec: str  # declination [deg]
+    index: str | None  # HEALPix pixel of order 29; None where the catalogue has no such column
 
     @staticmethod
     def of(hats: HatsFolder) -> "SkyColumns":
