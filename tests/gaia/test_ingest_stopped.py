@@ -20,17 +20,17 @@ def sky(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call", "n_done"),
+    ("module", "name", "call", "n_done", "where"),
     [
-        (staging, "parquet_writer", 2, 1),
-        (manifest.Journal, "note", 3, 2),
-        (finish, "write_sorted", 1, 5),
-        (manifest, "write_json", 1, 5),
+        (staging, "parquet_writer", 2, 1, ""),
+        (manifest.Journal, "note", 3, 2, ""),
+        (finish, "write_sorted", 1, 5, "/dataset.partial/"),
+        (manifest, "write_json", 1, 5, "/manifest.json"),
     ],
-    ids=["staging", "noting", "sealing", "finishing"],
+    ids=["staging", "noting", "partitions", "manifest"],
 )
 def test_a_full_disk_stops_the_run_clearly_and_it_goes_on(
-    sky, tmp_path, monkeypatch, module, name, call, n_done
+    sky, tmp_path, monkeypatch, module, name, call, n_done, where
 ):
     store = tmp_path / "store"
     real = getattr(module, name)
@@ -46,8 +46,10 @@ def test_a_full_disk_stops_the_run_clearly_and_it_goes_on(
         patch.setattr(module, name, full)
         with pytest.raises(StoreError) as caught:
             sky.ingest(store)
-    assert str(caught.value) == (
-        f"{store}: No space left on device; {n_done} of 5 files are in {store}; "
+    place, _, message = str(caught.value).partition(": ")
+    assert place.startswith(f"{store}{where}")
+    assert message == (
+        f"No space left on device; {n_done} of 5 files are in {store}; "
         "make room and run the same command again to go on"
     )
     with pytest.raises(StoreError, match="run the same `scattervae ingest` again"):
