@@ -177,7 +177,7 @@ def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
     }
     bins |= {
         "any label outside the volume": prediction.outside.any(axis=1),
-        "wide latents": prediction.wide,
+        "faint or incomplete": prediction.faint,
         "reliable": prediction.reliable.all(axis=1),
         "all": np.ones(len(test.labels), dtype=bool),
     }
@@ -192,7 +192,9 @@ def print_coverage(title: str, prediction: LabelPrediction, test: Set) -> None:
             for a, b, rmse in zip(share.inside_68, share.inside_95, scores.rmse, strict=True)
         ]
         print(f"| {name} | {int(rows.sum())} | {' | '.join(cells)} |")
-    print(f"\nflagged: outside {prediction.outside.mean(axis=0).round(4)}, wide {prediction.wide.mean():.4f}")
+    print(
+        f"\nflagged: outside {prediction.outside.mean(axis=0).round(4)}, faint {prediction.faint.mean():.4f}"
+    )
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from cli.toys import write_parquet
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
+from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
 from science.labels.label_toys import QUICK
@@ -51,12 +52,12 @@ def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, la
     predicted = label_stars(model, labels_of(model), SKY.spectra)
     names = labels_of(model).names
     for name, column in predicted.columns().items():
-        is_rank = name.endswith(("reliability", "width_rank"))  # steps of one star in 341
-        np.testing.assert_allclose(table[name], column, rtol=1e-5, atol=0.01 if is_rank else 1e-4)
+        is_rank = name.endswith(("reliability", "width_rank"))  # steps of one star in 341, over BY_CHI2
+        np.testing.assert_allclose(table[name], column, rtol=1e-5, atol=0.03 if is_rank else 1e-4)
         assert table.schema.field(name).metadata[b"description"]
-    flags = table["label_flags"].to_numpy()
-    for place, _ in enumerate(names):
-        np.testing.assert_array_equal((flags >> place) & 1, ~predicted.reliable[:, place])
+    np.testing.assert_array_equal(table["label_flags"].to_numpy(), predicted.flags)
+    legend = table.schema.field("label_flags").metadata[b"description"].decode()
+    assert legend == LabelPrediction.flag_legend(names)
     assert set(names) == set(NAMES)
     for name in NAMES:
         low, middle, high = (

@@ -53,7 +53,8 @@ def test_intervals_hold_what_they_should():
         *(middle + times * sd for times in (-0.994, 0.994, -1.96, 1.96)),
         reliability=np.ones((n, 2)),
         width_rank=np.ones(n),
-        score=np.ones(n),
+        chi2_rank=np.ones(n),
+        blended=np.zeros(n, dtype=bool),
     )
     known = labels_like(rng.normal(0, sd, (n, 2)) + rng.normal(0, error, (n, 2)), error)
     share = coverage(predicted, known)

@@ -32,8 +32,8 @@ def label(
     The model's encoder, which has seen all spectra, is tuned on the labelled stars outside the test fold: a few
     minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's. From
     then on `encode` writes each label with intervals that hold the truth in 68 and 95 % of stars like the labelled
-    ones, a reliability, and `label_flags` where a star lies outside what is labelled. Calibrate first, label then:
-    another calibration is another model.
+    ones, a reliability, and `label_flags` where a star is of a kind that was never labelled: the stars of STORE that
+    have no labels show which kinds these are. Calibrate first, label then: another calibration is another model.
 
     Examples:
 
@@ -55,7 +55,7 @@ def label(
     out = model / LABELS
     with sole_writer(model), progress_bar("networks") as bar:
         checkpoint = load_model(model, labels=False)
-        stars = reading.load(store, where=reading.labelled_stars(store))
+        stars = reading.load(store, where=reading.labelled_stars(store, others=True))
         task = bar.add_task("learning labels", total=None)
         trained = fit_labels(
             checkpoint,

@@ -49,10 +49,7 @@ _FLAG_MEANINGS = {
     Flag.NO_G_FLUX: "no positive and plausible G flux in the table, nor a positive one from the coefficients",
     Flag.DUPLICATE: "another row of the same source_id is used instead",
     Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
-    Flag.BLENDED: (
-        "light of a neighbour in the spectrum: brighter than the table's G, or more flux in BP and RP than G "
-        "allows, by more than 0.1 mag (the star is used)"
-    ),
+    Flag.BLENDED: "a neighbour adds over 0.1 mag to the spectrum, by G or the excess factor (the star is used)",
 }
 ONE_BAND = Flag.MISSING_BP | Flag.MISSING_RP
 UNUSABLE = ONE_BAND | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE

@@ -1,25 +1,28 @@
 import numpy as np
 
-from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.prediction import LabelFlag, LabelPrediction
 
 
 def prediction_of(n: int = 4) -> LabelPrediction:
     values = np.column_stack([np.arange(n, dtype=float), np.full(n, 2.0)])
     reliability = np.full((n, 2), 0.5)
     reliability[0, 0] = 0.001
+    reliability[4:] = 1e-3
     width_rank = np.full(n, 0.5)
     width_rank[1] = 0.001
     values[2] = np.nan
-    score = np.array([np.nan, 0.5, 0.5, 0.5, 1e-4])[:n]
+    chi2_rank = np.array([np.nan, 0.5, 0.5, 0.5, 1e-4])[:n]
     ends = values - 1, values + 2, values - 3, values + 4
-    return LabelPrediction(("teff", "logg"), values, *ends, reliability, width_rank, score)
+    return LabelPrediction(
+        ("teff", "logg"), values, *ends, reliability, width_rank, chi2_rank, np.arange(n) == 3
+    )
 
 
 def test_what_is_flagged_is_not_reliable():
     prediction = prediction_of()
     assert prediction.outside.tolist() == [[True, False], *[[False, False]] * 3]
-    assert prediction.wide.tolist() == [False, True, False, False]
-    assert prediction.reliable.tolist() == [[False, True], [False, False], [False, False], [True, True]]
+    assert prediction.faint.tolist() == [False, True, False, False]
+    assert prediction.reliable.tolist() == [[False, True], [True, True], [False, False], [False, False]]
     np.testing.assert_array_equal(prediction.sd[3], [1.5, 1.5])
 
 
@@ -43,4 +46,13 @@ def test_rows_taken_and_put_together_again():
 def test_labels_of_a_spectrum_that_the_model_does_not_reproduce_are_not_reliable():
     prediction = prediction_of(5)
     assert prediction.not_reproduced.tolist() == [False] * 4 + [True]
-    assert prediction.reliable[3:].tolist() == [[True, True], [False, False]]
+    assert not prediction.reliable[3:].any()
+
+
+def test_each_doubt_has_a_bit_and_a_meaning():
+    flags = LabelFlag
+    expected = [1, flags.FAINT, 3, flags.BLENDED, 3 | flags.NOT_REPRODUCED]
+    assert prediction_of(5).flags.tolist() == expected
+    legend = LabelPrediction.flag_legend(("teff", "logg"))
+    assert legend.startswith("1 teff is outside the labelled kinds; 2 logg is outside")
+    assert all(f"{flag.value} {flag.name}: {flag.meaning}" in legend for flag in flags)

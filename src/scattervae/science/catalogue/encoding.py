@@ -133,16 +133,13 @@ def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
             for end in ("low", "high"):
                 text = f"{end} end of the interval that holds the true {name} in {percent} %"
                 found.append(_float(f"{name}_{end}_{percent}", unit, text))
-        text = f"how ordinary the star's latents are among stars with known {name}, from 0 to 1; believe above 0.01"
+        text = f"how ordinary the star is among stars with known {name}, from 0 to 1; believe above 0.01"
         found.append(_float(f"{name}_reliability", "", text))
     rank = "share of labelled stars whose latents are no better known than this star's"
-    doubts = ", ".join(f"{1 << bit} {name}" for bit, name in enumerate(labels.names))
     return [
         *found,
         _float("width_rank", "", rank),
-        described(
-            "label_flags", pa.uint16(), "", f"labels not to be believed, as bits: {doubts}; 0 for none"
-        ),
+        described("label_flags", pa.uint16(), "", LabelPrediction.flag_legend(labels.names)),
     ]
 
 
@@ -216,12 +213,10 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
             predicted = checkpoint.predict(inputs)
             found = _columns(checkpoint, inputs, predicted)
             if labels is not None:
-                prediction = _labels(labels, inputs, predicted.posterior, stars.g_flux)
-                if "spectrum_score" in found:
-                    prediction = replace(prediction, score=found["spectrum_score"].double().numpy())
+                chi2 = found["reduced_chi2"].double().cpu().numpy()
+                prediction = _labels(labels, stars, inputs, predicted.posterior, chi2=chi2)
                 found |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
-                bits = np.uint16(1) << np.arange(len(labels.names), dtype=np.uint16)
-                doubts[start : start + len(stars)] = (~prediction.reliable @ bits).astype(np.uint16)
+                doubts[start : start + len(stars)] = prediction.flags
             batch = torch.stack([found[name] for name in names])
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
@@ -257,13 +252,16 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, predicted: Prediction) -> d
     return values | _correlations(posterior)
 
 
-def _labels(labels: LabelModel, inputs: Inputs, posterior: Posterior, g_flux: StarArray) -> LabelPrediction:
+def _labels(
+    labels: LabelModel, stars: StoredSpectra, inputs: Inputs, posterior: Posterior, *, chi2: StarArray
+) -> LabelPrediction:
     """Labels of at most `BATCH` stars, padded to as many: other numbers of rows round differently."""
     missing = BATCH - len(inputs)
     rows = torch.arange(len(inputs) + missing).clamp(max=len(inputs) - 1)
     padded = inputs.to(torch.device("cpu")).take(rows)
     latents = posterior.each(lambda values: values.cpu()[rows])
-    return labels.predict(padded, latents, g_flux[rows.numpy()]).take(slice(0, len(inputs)))
+    chi2, g_flux, flags = (values[rows.numpy()] for values in (chi2, stars.g_flux, stars.flags))
+    return labels.predict(padded, latents, chi2, g_flux=g_flux, flags=flags).take(slice(0, len(inputs)))
 
 
 def _correlations(posterior: Posterior) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ spectra, whose digest it holds, and cannot be read with another.
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from scattervae.arrays import LabelArray, StarArray
+from scattervae.arrays import LabelArray, StarArray, StarFlags
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import (
     DIGESTS,
@@ -27,21 +27,22 @@ from scattervae.files import (
     written_folder,
 )
 from scattervae.gaia.facts import g_mag_of
-from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, with_weights
+from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
+from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.model.training_stars import training_stars
 from scattervae.provenance import software_versions
-from scattervae.science.calibration.calibrated import spectrum_score
 from scattervae.science.labels.conformal import Cells, Conformal, Places, scores_of
 from scattervae.science.labels.network import LabelNetwork, predict
-from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.prediction import BY_CHI2, BY_DISTANCE, LabelPrediction
+from scattervae.science.labels.support import LabelSupport, SurveyStars
 from scattervae.science.labels.targets import LabelScales, TargetLabels
 from scattervae.science.labels.training import LabelledBatches, LabelSettings, Schedule, train_network
-from scattervae.science.labels.volume import LabelledVolume
+from scattervae.science.labels.volume import RELIABLE_ABOVE, LabelledVolume
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Flag, Spectra
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class LabelModel:
     networks: tuple[LabelNetwork, ...]  # whose predictions are averaged
     conformal: Conformal  # how wide intervals must be
     volume: LabelledVolume  # where labelled stars lie
+    support: LabelSupport  # which stars of the survey are of the labelled kinds
     settings: LabelSettings  # how it was fitted
     model_digest: str  # of the model of spectra
     n_stars: int  # labelled stars it was fitted to, those of the intervals included
@@ -66,24 +68,26 @@ class LabelModel:
     def digest(self) -> str:
         """Of networks, scales, intervals, volume and the model of spectra."""
         sha = hashlib.sha256(self.model_digest.encode())
-        for network in self.networks:
+        for network in (*self.networks, *self.support.networks):
             for name, weights in sorted(network.state_dict().items()):
                 sha.update(name.encode() + weights.numpy().tobytes())
         cells, factors = self.conformal
-        for values in (*self.scales, cells.axes, cells.values, factors, *self.volume):
+        for values in (*self.scales, cells.axes, cells.values, factors, *self.volume, *self.support[1:]):
             sha.update(np.ascontiguousarray(values).tobytes())
         return sha.hexdigest()[:32]
 
     def predict(
-        self, inputs: Inputs, posterior: Posterior, g_flux: StarArray, *, score: StarArray | None = None
+        self, inputs: Inputs, posterior: Posterior, chi2: StarArray, *, g_flux: StarArray, flags: StarFlags
     ) -> LabelPrediction:
         """Labels of stars that the model of spectra has encoded.
 
         Args:
             inputs: What that model saw; a missing coefficient is 0 with an infinite error.
-            score: How well it reproduces them, where it has been calibrated.
+            chi2: Reduced, at the posterior mean.
+            flags: What is known against them, of which `Flag.BLENDED` matters here.
         """
         mean, sd = _averaged(self.networks, inputs)
+        chi2_rank = self.support.chi2_rank(chi2)
         half = self.conformal.half_widths(_places(mean, g_flux)) * sd[:, :, None]
         unusable = ~np.isfinite(mean)
         bounds = {}
@@ -95,10 +99,26 @@ class LabelModel:
             names=self.names,
             values=self.scales.invert(mean),
             **bounds,
-            reliability=self.volume.reliability(posterior),
+            reliability=self._reliability(inputs, posterior, chi2_rank),
             width_rank=self.volume.width_rank(posterior),
-            score=np.full(len(g_flux), np.nan) if score is None else score,
+            chi2_rank=chi2_rank,
+            blended=(flags & np.uint16(Flag.BLENDED)) > 0,
         )
+
+    def _reliability(self, inputs: Inputs, posterior: Posterior, chi2_rank: StarArray) -> LabelArray:
+        """By survey, chi^2 and distance together: below any p for a share p of the labelled stars at most.
+
+        Source:
+            Bonferroni's inequality with weights: Holm (1979), Scand. J. Statist. 6, 65.
+        """
+        fewest = 1.0 / (RELIABLE_ABOVE * len(self.volume.latents))  # a smaller share of few stars is none
+        by_distance = min(max(BY_DISTANCE, fewest), 1.0 - BY_CHI2) if self.support.networks else 1.0 - BY_CHI2
+        near = self.volume.reliability(posterior) / by_distance
+        reliability: LabelArray = np.minimum(near, np.minimum(chi2_rank / BY_CHI2, 1.0)[:, None])
+        if by_distance + BY_CHI2 < 1.0:
+            by_survey = self.support.rank(inputs) / (1.0 - by_distance - BY_CHI2)
+            reliability = np.minimum(reliability, by_survey)
+        return reliability
 
 
 def fit_labels(
@@ -124,21 +144,27 @@ def fit_labels(
     settings = settings or LabelSettings()
     stars = training_stars(spectra, model.recipe)
     known = labels.aligned_to(stars.source_id)
-    stars, known = stars.take(known.any_known), known.take(known.any_known)
+    survey, rows = _survey(model, stars, known), known.any_known
+    stars, known = stars.take(rows), known.take(rows)
     if len(stars) < FEWEST_STARS:
         raise DataError(
             f"{counted(len(stars), 'usable star')} with labels outside the folds held out; "
             f"at least {FEWEST_STARS} are needed to learn from and to calibrate intervals: give more labels"
         )
     scales = LabelScales.fit(known)
-    inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
-    bp, rp = model.normalization.bp, model.normalization.rp
-    bands = (bp.stop, rp.stop - rp.start)
-    batches = LabelledBatches(inputs, scales.apply(known), stars.g_flux, bands)
+    inputs = survey.inputs.take(torch.from_numpy(np.flatnonzero(rows)))
+    batches = LabelledBatches(inputs, scales.apply(known), stars.g_flux, survey.bands)
     networks, conformal = _trained(model, batches, settings, progress)
-    volume = LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed)
     return LabelModel(
-        known.names, scales, networks, conformal, volume, settings, model.latent_digest, n_stars=len(stars)
+        names=known.names,
+        scales=scales,
+        networks=networks,
+        conformal=conformal,
+        volume=LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed),
+        support=LabelSupport.fit(model.network, survey, settings),
+        settings=settings,
+        model_digest=model.latent_digest,
+        n_stars=len(stars),
     )
 
 
@@ -146,13 +172,35 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     """Labels of these stars; NaN for those that cannot be encoded."""
     predictions = []
     for encoded in model.encode_batches([spectra]):
-        inputs, posterior = encoded.inputs, encoded.posterior
-        score = spectrum_score(model, inputs, posterior, encoded.reconstruction)
-        predictions.append(label_model.predict(inputs, posterior, encoded.spectra.g_flux, score=score))
+        g_flux, flags = encoded.spectra.g_flux, encoded.spectra.flags
+        chi2 = _reduced_chi2(encoded)
+        predictions.append(
+            label_model.predict(encoded.inputs, encoded.posterior, chi2, g_flux=g_flux, flags=flags)
+        )
     if not predictions:
-        inputs = model.normalization.apply(spectra)
-        return label_model.predict(inputs, model.encode(spectra), spectra.g_flux)
+        inputs, posterior = model.normalization.apply(spectra), model.encode(spectra)
+        g_flux, flags = spectra.g_flux, spectra.flags
+        return label_model.predict(inputs, posterior, np.empty(0), g_flux=g_flux, flags=flags)
     return LabelPrediction.concatenate(predictions)
+
+
+def _survey(model: Checkpoint, stars: Spectra, known: TargetLabels) -> SurveyStars:
+    """The stars that the model of spectra was trained on."""
+    inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
+    chi2 = [_reduced_chi2(encoded) for encoded in model.encode_batches([stars])]
+    bp, rp = model.normalization.bp, model.normalization.rp
+    bands = (bp.stop, rp.stop - rp.start)
+    has = torch.from_numpy(np.isfinite(known.values))
+    return SurveyStars(inputs, has, np.concatenate([np.empty(0), *chi2]), bands)
+
+
+def _reduced_chi2(encoded: Encoded) -> StarArray:
+    """At the posterior mean, over error and scatter."""
+    mean, scatter = encoded.reconstruction
+    variance = encoded.inputs.errors.square() + scatter.square()
+    terms = gaussian_terms(encoded.inputs.x, mean, variance)
+    chi2: StarArray = (terms.chi2 / terms.n_known).double().numpy()
+    return chi2
 
 
 def _trained(
@@ -200,7 +248,7 @@ def _places(mean: LabelArray, g_flux: StarArray) -> Places:
 CONFIG = "labels.json"
 NETWORKS = "networks.safetensors"
 CALIBRATION = "calibration.safetensors"
-_FORMAT = 2  # 1 had no digests
+_FORMAT = 3  # 1 had no digests, 2 and 1 knew nothing of the survey
 
 
 class _Config(Settings):
@@ -212,6 +260,7 @@ class _Config(Settings):
     n_stars: NonNegativeInt
     n_networks: PositiveInt
     n_blocks: NonNegativeInt
+    n_support: NonNegativeInt = 0
     cell_depth: NonNegativeInt
     settings: LabelSettings
     software: dict[str, str]
@@ -226,13 +275,14 @@ def save_label_model(label_model: LabelModel, folder: Path) -> None:
         "n_stars": label_model.n_stars,
         "n_networks": len(label_model.networks),
         "n_blocks": label_model.networks[0].n_blocks,
+        "n_support": len(label_model.support.networks),
         "cell_depth": label_model.conformal.cells.depth,
         "settings": label_model.settings.model_dump(mode="json"),
         "software": software_versions(),
     }
     weights = {
         f"{index}.{name}": values
-        for index, network in enumerate(label_model.networks)
+        for index, network in enumerate((*label_model.networks, *label_model.support.networks))
         for name, values in on_cpu(network).items()
     }
     cells, factors = label_model.conformal
@@ -242,6 +292,8 @@ def save_label_model(label_model: LabelModel, folder: Path) -> None:
         "cell_values": cells.values,
         "factors": factors,
         **{f"volume_{name}": values for name, values in label_model.volume._asdict().items()},
+        "support_log_odds": label_model.support.log_odds,
+        "support_chi2": label_model.support.chi2,
     }
     with written_folder(folder) as partial:
         write_json(partial / CONFIG, config)
@@ -256,7 +308,7 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
         CheckpointError: A file is missing or broken, or it belongs to another model.
     """
     folder = verified_folder(folder, (CONFIG, NETWORKS, CALIBRATION), "a label model")
-    config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
+    config = read_json(folder / CONFIG, _Config.model_validate, formats=range(1, _FORMAT + 1))
     if config.format > 1 and not (folder / DIGESTS).is_file():
         raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
     if config.model != model.latent_digest:
@@ -274,11 +326,12 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
         return LabelModel(
             names=config.names,
             scales=LabelScales(*(arrays[name] for name in LabelScales._fields)),
-            networks=networks,
+            networks=networks[: config.n_networks],
             conformal=Conformal(
                 Cells(arrays["cell_axes"], arrays["cell_values"], config.cell_depth), arrays["factors"]
             ),
             volume=LabelledVolume(*(arrays[f"volume_{name}"] for name in LabelledVolume._fields)),
+            support=_stored_support(config, networks[config.n_networks :], arrays),
             settings=config.settings,
             model_digest=config.model,
             n_stars=config.n_stars,
@@ -288,8 +341,8 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
 
 
 def _networks(model: Checkpoint, config: _Config, stored: StoredTensors) -> tuple[LabelNetwork, ...]:
-    n_held = len(stored.arrays)
-    if config.n_networks > n_held or config.n_blocks > n_held:
+    n_held, n_networks = len(stored.arrays), config.n_networks + config.n_support
+    if n_networks > n_held or config.n_blocks > n_held:
         raise CheckpointError(
             f"{stored.path}: {n_held} tensors, too few for its settings; do not fit each other"
         )
@@ -299,5 +352,13 @@ def _networks(model: Checkpoint, config: _Config, stored: StoredTensors) -> tupl
             stored.under(f"{index}."),
             stored.path,
         )
-        for index in range(config.n_networks)
+        for index in range(n_networks)
     )
+
+
+def _stored_support(
+    config: _Config, networks: tuple[LabelNetwork, ...], arrays: Mapping[str, np.ndarray]
+) -> LabelSupport:
+    if config.format < _FORMAT:
+        return LabelSupport((), np.empty((0, len(config.names))), np.empty(0))
+    return LabelSupport(networks, arrays["support_log_odds"], arrays["support_chi2"])

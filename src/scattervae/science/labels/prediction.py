@@ -2,16 +2,41 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from scattervae.arrays import LabelArray, StarArray, StarMask
+from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
 from scattervae.science.labels.volume import RELIABLE_ABOVE
 
-REPRODUCED_ABOVE = 0.0025
-"""Smallest score of a spectrum that the model reproduces, one step of the score's quantiles: 0.9 % of 3,926 validation
-stars lie below, 1.0 % of 5,968 test stars, 0.2 % of 999 field stars, and Proxima Centauri (docs/labels.md)."""
+BY_DISTANCE, BY_CHI2 = 0.08, 0.12
+"""Of the stars that `RELIABLE_ABOVE` allows to be flagged falsely: shares for the distance from labelled stars, and for
+a spectrum that the model does not reproduce; the others are for being outside the labelled kinds by the survey."""
+REPRODUCED_ABOVE = BY_CHI2 * RELIABLE_ABOVE
+"""Share of the survey's stars whose spectrum the model reproduces too badly; Proxima Centauri's rank is 0.00006."""
+N_FLAGGED = 12
+"""As many labels have a bit in ``label_flags``; the bits above are those of `LabelFlag`."""
+
+
+class LabelFlag(IntFlag):
+    """What is known against all labels of a star, as bits of ``label_flags`` above those of single labels."""
+
+    NOT_REPRODUCED = 1 << 12
+    BLENDED = 1 << 13
+    FAINT = 1 << 14
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for tables and documentation."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    LabelFlag.NOT_REPRODUCED: "the model does not reproduce the spectrum: do not believe the labels",
+    LabelFlag.BLENDED: "light of a neighbour in the spectrum: labels are off more often than intervals say",
+    LabelFlag.FAINT: "faint or incomplete: intervals are wide, and hold",
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +53,12 @@ class LabelPrediction:
     high_68: LabelArray  # upper end
     low_95: LabelArray  # as `low_68`, of 95 %
     high_95: LabelArray  # upper end
-    # how ordinary a star's place in the latent space is among stars that have the label; uniform between 0
-    # and 1 for stars drawn as these were
+    # how ordinary a star is among stars that have the label: below any p for a share p of them at most, and near 0
+    # outside the labelled kinds
     reliability: LabelArray
     width_rank: StarArray  # share of labelled stars whose latents are no better known
-    # how well the model of spectra reproduces the star (`scattervae.science.calibration.score`); NaN where
-    # that model has not been calibrated
-    score: StarArray
+    chi2_rank: StarArray  # share of the survey's stars that the model of spectra reproduces no better
+    blended: StarMask  # light of a neighbour in the spectrum
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,28 +75,40 @@ class LabelPrediction:
 
     @property
     def outside(self) -> Bool[np.ndarray, "star label"]:
-        """Labels of a star that lies further from those that have it than all but one in a hundred of them."""
+        """Labels of a star outside the labelled kinds or not reproduced: one in a hundred of labelled stars at most."""
         outside: np.ndarray = self.reliability < RELIABLE_ABOVE
         return outside
 
     @property
-    def wide(self) -> StarMask:
+    def faint(self) -> StarMask:
         """Stars whose latents are less well known than those of all but one in a hundred labelled stars."""
-        wide: StarMask = self.width_rank < RELIABLE_ABOVE
-        return wide
+        faint: StarMask = self.width_rank < RELIABLE_ABOVE
+        return faint
 
     @property
     def not_reproduced(self) -> StarMask:
         """Stars whose spectrum the model does not reproduce: what it has learnt of labels does not hold for them."""
-        unlike: StarMask = self.score < REPRODUCED_ABOVE
+        unlike: StarMask = self.chi2_rank < REPRODUCED_ABOVE
         return unlike
 
     @property
     def reliable(self) -> Bool[np.ndarray, "star label"]:
-        """Labels to believe: neither outside nor wide nor of a spectrum that is not reproduced, and known at all."""
-        doubtful = self.wide | self.not_reproduced
-        reliable: np.ndarray = ~self.outside & ~doubtful[:, None] & np.isfinite(self.values)
+        """Labels to believe: neither outside nor of a blended spectrum, and known at all."""
+        reliable: np.ndarray = ~self.outside & ~self.blended[:, None] & np.isfinite(self.values)
         return reliable
+
+    @property
+    def flags(self) -> StarFlags:
+        """``label_flags``: a bit for each label that is outside or unknown, and those of `LabelFlag`."""
+        outside = (self.outside | ~np.isfinite(self.values))[:, :N_FLAGGED]
+        flags = outside @ (1 << np.arange(outside.shape[1]))
+        for flag, having in (
+            (LabelFlag.NOT_REPRODUCED, self.not_reproduced),
+            (LabelFlag.BLENDED, self.blended),
+            (LabelFlag.FAINT, self.faint),
+        ):
+            flags |= np.where(having, flag, 0)
+        return np.asarray(flags.astype(np.uint16))
 
     def take(self, rows: np.ndarray | slice) -> "LabelPrediction":
         """The prediction for these rows."""
@@ -88,6 +124,12 @@ class LabelPrediction:
             for kind in kinds
         }
         return table | {"width_rank": self.width_rank.astype(np.float32)}
+
+    @staticmethod
+    def flag_legend(names: Sequence[str]) -> str:
+        """All bits of ``label_flags`` with their meanings, on one line."""
+        bits = [f"{1 << k} {name} is outside the labelled kinds" for k, name in enumerate(names[:N_FLAGGED])]
+        return "; ".join([*bits, *(f"{flag.value} {flag.name}: {flag.meaning}" for flag in LabelFlag)])
 
     @staticmethod
     def concatenate(parts: "Sequence[LabelPrediction]") -> "LabelPrediction":

@@ -1,6 +1,7 @@
 """How one network learns labels: from an encoder's weights, with label errors, noise and wrong labels in mind."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,11 +42,15 @@ class LabelSettings(Settings):
     weight_decay: NonNegativeFloat = 0.05  # of both optimisers
     # of stars while the networks learn: fainter, and some with gaps
     degradation: DegradationSettings = DegradationSettings(
-        share=1.0, noise_factor=3.0, without_band=0.04, without_orders=0.03, without_coeffs=0.03
+        share=1.0, noise_factor=20.0, without_band=0.04, without_orders=0.03, without_coeffs=0.03
     )
     # of the Student t that a label is drawn from about its prediction: wrong labels then count for little
     degrees_of_freedom: PositiveFloat = 5.0
     seed: int = 0  # of folds, batches and noise
+
+    def trunk_rate(self, index: int) -> float:
+        """Of one of the networks."""
+        return self.trunk_rates[index % len(self.trunk_rates)]
 
 
 _CLIP = 1.0
@@ -126,26 +131,55 @@ def train_network(
     Args:
         index: Which of the networks it is; another has other batches and noise.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=stream(settings.seed, "head", index))))
-        network = LabelNetwork(encoder, stars.targets.values.shape[1], schedule.blocks).train()
-    trunk_rate = settings.trunk_rates[index % len(settings.trunk_rates)]
-    optimizers = _optimizers(network, settings, trunk_rate)
-    rates = [trapezoid_schedule(optimizer, schedule.steps) for optimizer in optimizers]
-    parameters = [weights for weights in network.parameters() if weights.requires_grad]
-    degradations = settings.degradation
-    if not network.sees_errors:  # to which a missing coefficient looks like a mean one: the noise alone
-        none = {"without_band": 0.0, "without_orders": 0.0, "without_coeffs": 0.0}
-        degradations = degradations.model_copy(update=none)
+    network = new_network(
+        encoder, stars.targets.values.shape[1], schedule, generator=stream(settings.seed, "head", index)
+    )
+    degradations = fitting(settings.degradation, network)
     noise = stream(settings.seed, "label noise", index)
-    for here in stars.rows(schedule, stream(settings.seed, "label batches", index)):
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+    rows = stars.rows(schedule, stream(settings.seed, "label batches", index))
+
+    def loss(step: int) -> Tensor:
+        here = rows[step]
         degradation = draw_degradation(degradations, len(here), stars.bands, noise)
         x, errors = degradation.apply(stars.inputs.x[here], stars.inputs.errors[here])
         targets = ScaledTargets(*(part[here] for part in stars.targets))
         nll = student_t_nll(network(x, errors), targets, settings.degrees_of_freedom)
-        nll.sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
+        return nll.sum(dim=1).mean()
+
+    return descend(network, loss, settings, n_steps=len(rows), trunk_rate=settings.trunk_rate(index))
+
+
+def new_network(
+    encoder: ScatterVAE, n_labels: int, schedule: Schedule, *, generator: torch.Generator
+) -> LabelNetwork:
+    """A network with the encoder's trunk and a head drawn by this generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        return LabelNetwork(encoder, n_labels, schedule.blocks).train()
+
+
+def fitting(degradation: DegradationSettings, network: LabelNetwork) -> DegradationSettings:
+    """The noise alone for a network that sees no errors, to which a missing coefficient looks like a mean one."""
+    none = {"without_band": 0.0, "without_orders": 0.0, "without_coeffs": 0.0}
+    return degradation if network.sees_errors else degradation.model_copy(update=none)
+
+
+def descend(
+    network: LabelNetwork,
+    loss: Callable[[int], Tensor],
+    settings: LabelSettings,
+    *,
+    n_steps: int,
+    trunk_rate: float,
+) -> LabelNetwork:
+    """The network after so many gradient steps on the loss of each, in evaluation mode."""
+    optimizers = _optimizers(network, settings, trunk_rate)
+    rates = [trapezoid_schedule(optimizer, n_steps) for optimizer in optimizers]
+    parameters = [weights for weights in network.parameters() if weights.requires_grad]
+    for step in range(n_steps):
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss(step).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, _CLIP)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.step()

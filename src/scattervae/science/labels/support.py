@@ -1,0 +1,179 @@
+"""Which stars of a survey are of the kinds that have labels: a gap that no distance to labelled stars shows.
+
+A kind of star that was never labelled can lie close beside labelled ones. What gives it away is the survey, all stars
+that the model of spectra has seen: where it has many stars and hardly any labels, a kind is lacking.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from scattervae.arrays import LabelArray, PerStar, StarArray
+from scattervae.model.degradation import draw_degradation
+from scattervae.model.network import ScatterVAE
+from scattervae.science.labels.network import LabelNetwork, predict
+from scattervae.science.labels.targets import LabelTensor
+from scattervae.science.labels.training import LabelSettings, Schedule, descend, fitting, new_network
+from scattervae.seeds import numpy_stream, stream
+from scattervae.spectra.normalization import Inputs
+
+FEWEST_WITHOUT = 40
+"""Stars without a label that it takes to learn what they are like."""
+_STEPS = 1 / 3  # of those that labels take
+_BATCH = 256
+_NOISE_BINS = 4
+_LARGEST_WEIGHT = 10.0
+_NOISE_FACTORS = (3.0, 20.0)
+_FAINT, _MOST_KEPT = 0.95, 10_000
+
+
+class SurveyStars(NamedTuple):
+    """The stars that a model of spectra was trained on, labelled or not."""
+
+    inputs: Inputs
+    known: Bool[Tensor, "star label"]  # which labels each has
+    chi2: StarArray  # reduced chi^2 of their spectra under that model
+    bands: tuple[int, int]  # coefficients of BP and of RP
+
+
+class LabelSupport(NamedTuple):
+    """What labelled stars look like beside the other stars of the survey.
+
+    Attributes:
+        networks: Each gives the log odds that a star has each label; none where hardly any star lacks one.
+        log_odds: Of stars that have the label, by a network that has not seen them; NaN for others, and for labels
+            that hardly any star lacks.
+        chi2: Reduced chi^2 of the survey's stars, ascending.
+    """
+
+    networks: tuple[LabelNetwork, ...]
+    log_odds: LabelArray
+    chi2: StarArray
+
+    @classmethod
+    def fit(cls, encoder: ScatterVAE, stars: SurveyStars, settings: LabelSettings) -> "LabelSupport":
+        r"""Networks that tell stars with a label from those without, cross-fitted over folds of the survey.
+
+        At the optimum the log odds are those of the densities of both in the space of spectra, so that no other flag of
+        as many labelled stars finds more of the unlabelled ones.
+
+        Source:
+            Neyman & Pearson (1933), Phil. Trans. R. Soc. A 231, 289 (likelihood ratio); Sugiyama, Suzuki & Kanamori
+            (2012), Density Ratio Estimation in Machine Learning, ch. 4 (by a classifier).
+        """
+        known = stars.known.numpy()
+        learnt = (~known).sum(axis=0) >= FEWEST_WITHOUT
+        kept = np.sort(numpy_stream(settings.seed, "survey chi2").permutation(stars.chi2)[:_MOST_KEPT])
+        if not learnt.any():
+            return cls((), np.empty((0, known.shape[1])), kept)
+        schedule = Schedule.of(len(known), settings)
+        schedule = schedule._replace(
+            steps=max(1, round(_STEPS * schedule.steps)), batch=min(_BATCH, len(known))
+        )
+        fold = numpy_stream(settings.seed, "support folds").permutation(len(known)) % settings.folds
+        networks, log_odds = [], []
+        for index in range(schedule.networks):
+            seen, unseen = (torch.from_numpy(np.flatnonzero(rows)) for rows in (fold != index, fold == index))
+            network = _train(encoder, stars, settings, schedule, rows=seen, index=index)
+            rest = _log_odds([network], stars.inputs.take(unseen))
+            networks.append(network)
+            log_odds.append(np.where(known[unseen.numpy()] & learnt, rest, np.nan))
+        return cls(tuple(networks), np.concatenate(log_odds), kept)
+
+    def rank(self, inputs: Inputs) -> LabelArray:
+        r"""Share of stars with the label that look no more like labelled ones than this star does.
+
+        .. math:: r = \frac{1 + \#\{i : l_i \le l\}}{1 + n}
+
+        Uniform between 0 and 1 for stars drawn as those with the label were; 1 for a label that hardly any star of the
+        survey lacks, NaN for a star that could not be encoded.
+        """
+        ranks = np.ones((len(inputs), self.log_odds.shape[1]))
+        if self.networks:
+            log_odds = _log_odds(self.networks, inputs)
+            for label, column in enumerate(self.log_odds.T):
+                if np.isfinite(column).any():
+                    ranks[:, label] = _share_at_most(column, log_odds[:, label])
+        return np.where(torch.isfinite(inputs.x).all(dim=1).numpy()[:, None], ranks, np.nan)
+
+    def chi2_rank(self, chi2: StarArray) -> StarArray:
+        """Share of the survey's stars that the model of spectra reproduces no better; NaN where chi^2 is."""
+        return _share_at_most(-self.chi2, -chi2)
+
+
+def _share_at_most(
+    known: Float64[np.ndarray, " known"], values: Float64[np.ndarray, " value"]
+) -> Float64[np.ndarray, " value"]:
+    known = np.sort(known[np.isfinite(known)])
+    share: np.ndarray = (1.0 + np.searchsorted(known, values, side="right")) / (1.0 + len(known))
+    return np.where(np.isnan(values), np.nan, share)
+
+
+def _log_odds(networks: Sequence[LabelNetwork], inputs: Inputs) -> LabelArray:
+    """Averaged over the networks."""
+    predicted = [predict(network, inputs.x, inputs.errors).mean.double().numpy() for network in networks]
+    log_odds: LabelArray = np.mean(predicted, axis=0)
+    return log_odds
+
+
+def _train(
+    encoder: ScatterVAE,
+    stars: SurveyStars,
+    settings: LabelSettings,
+    schedule: Schedule,
+    *,
+    rows: Int64[Tensor, " row"],
+    index: int,
+) -> LabelNetwork:
+    """One network; of each batch one half has labels, as far as there are stars of both sorts."""
+    noise, draw = (stream(settings.seed, f"support {name}", index) for name in ("noise", "batches"))
+    labelled = stars.known[rows].any(dim=1)
+    sorts = [some for some in (rows[labelled], rows[~labelled]) if len(some)]
+    n_each = schedule.batch // len(sorts)
+    network = new_network(
+        encoder, stars.known.shape[1], schedule, generator=stream(settings.seed, "support head", index)
+    )
+    noise_factor = float(np.clip(_noise_ratio(stars), *_NOISE_FACTORS))
+    degradations = fitting(settings.degradation, network).model_copy(update={"noise_factor": noise_factor})
+
+    def loss(_: int) -> Tensor:
+        here = torch.cat([some[torch.randint(len(some), (n_each,), generator=draw)] for some in sorts])
+        degradation = draw_degradation(degradations, len(here), stars.bands, noise)
+        x, errors = degradation.apply(stars.inputs.x[here], stars.inputs.errors[here])
+        return balanced_loss(network(x, errors).mean, stars.known[here], noise_level(errors))
+
+    return descend(network, loss, settings, n_steps=schedule.steps, trunk_rate=settings.trunk_rate(index))
+
+
+def noise_level(errors: Tensor) -> PerStar:
+    """Log of the median error of each star's coefficients."""
+    level: Tensor = errors.median(dim=1).values.log()
+    return level
+
+
+def _noise_ratio(stars: SurveyStars) -> float:
+    """How much noisier faint stars of the survey are than a labelled one."""
+    level = noise_level(stars.inputs.errors)
+    usual = level[stars.known.any(dim=1)].median()
+    return float((level.sort().values[int(_FAINT * (len(level) - 1))] - usual).exp())
+
+
+def balanced_loss(log_odds: LabelTensor, known: Bool[Tensor, "star label"], level: PerStar) -> Tensor:
+    """Cross-entropy with stars that have the label and others weighing the same at each level of noise.
+
+    Labelled stars are brighter than others; without the weights, faint would be enough to look unlabelled.
+    """
+    order = level.argsort().argsort()
+    bins = nn.functional.one_hot(order * _NOISE_BINS // len(level), _NOISE_BINS).float()
+    truth = known.float()
+    weights = torch.zeros_like(truth)
+    for having in (truth, 1.0 - truth):
+        n_here = bins.T @ having
+        weights += having * (bins @ (bins.sum(dim=0)[:, None] / (2.0 * n_here.clamp(min=1.0))))
+    weights = weights.clamp(max=_LARGEST_WEIGHT)
+    return binary_cross_entropy_with_logits(log_odds, truth, weight=weights)

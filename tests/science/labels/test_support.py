@@ -1,0 +1,106 @@
+"""Stars of a kind that was never labelled are flagged, and hardly any of the labelled kinds."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from scattervae.science.labels.model import fit_labels, label_stars, load_label_model, save_label_model
+from scattervae.science.labels.prediction import LabelFlag
+from scattervae.science.labels.support import LabelSupport, balanced_loss
+from scattervae.science.labels.training import LabelSettings
+from scattervae.spectra.spectra import Flag
+from science.labels.label_toys import known_of, with_labels
+from science.toys import trained
+from toy import toy_sky
+
+SETTINGS = LabelSettings(members=2, steps=600, blocks=1, folds=2)
+HIDDEN = 0.6  # the first latent of stars whose labels are hidden lies above
+
+
+@cache
+def with_hidden_kind():
+    """Labels learnt without one side of the sky, whose spectra the model knows; and those of new stars of it."""
+    sky, model = trained()
+    labels = fit_labels(model, sky.spectra, known_of(sky).take(sky.latents[:, 0] < HIDDEN), SETTINGS)
+    new = toy_sky(800, n_latent=3, seed=5)
+    return labels, new, label_stars(model, labels, new.spectra)
+
+
+def test_a_kind_without_labels_is_flagged_and_others_hardly_ever():
+    labels, new, predicted = with_hidden_kind()
+    hidden = new.latents[:, 0] > HIDDEN + 0.2
+    assert predicted.outside[hidden].mean() > 0.8
+    assert predicted.outside[new.latents[:, 0] < HIDDEN].mean() < 0.03
+    by_distance = labels.volume.reliability(trained()[1].encode(new.spectra)) < 0.01
+    assert by_distance[hidden].mean() < 0.5  # what could be seen without the survey
+
+
+def test_where_no_star_lacks_a_label_nothing_is_learnt_of_the_survey():
+    _, model, labels = with_labels()
+    assert labels.support.networks == ()
+    inputs = model.normalization.apply(toy_sky(5, n_latent=3, seed=5).spectra)
+    np.testing.assert_array_equal(labels.support.rank(inputs), 1.0)
+
+
+def test_what_is_read_flags_what_was_written(tmp_path):
+    labels, new, predicted = with_hidden_kind()
+    save_label_model(labels, tmp_path / "labels")
+    again = load_label_model(tmp_path / "labels", trained()[1])
+    assert again.digest == labels.digest
+    told = label_stars(trained()[1], again, new.spectra)
+    np.testing.assert_array_equal(told.reliability, predicted.reliability)
+    np.testing.assert_array_equal(told.flags, predicted.flags)
+
+
+def test_a_spectrum_that_the_model_does_not_reproduce_is_flagged():
+    _, model, labels = with_labels()
+    survey = np.repeat(labels.support.chi2, 2)  # so many stars as it takes for a rank below 0.0012
+    labels = replace(labels, support=labels.support._replace(chi2=survey))
+    stars = toy_sky(400, n_latent=3, seed=5).spectra
+    strange = (np.arange(400) < 10)[:, None] & (np.arange(stars.coeffs.shape[1]) % 3 == 0)
+    stars = replace(stars, coeffs=np.where(strange, stars.coeffs + 1000 * stars.errors, stars.coeffs))
+    told = label_stars(model, labels, stars)
+    assert told.not_reproduced[:10].all()
+    assert told.not_reproduced[10:].mean() < 0.02
+    assert (told.flags[:10] & LabelFlag.NOT_REPRODUCED).all()
+    assert not told.reliable[:10].any()
+
+
+def test_labels_of_blended_stars_are_not_reliable():
+    _, model, labels = with_labels()
+    stars = toy_sky(20, n_latent=3, seed=5).spectra
+    stars = stars.with_flags(np.where(np.arange(20) < 3, Flag.BLENDED, 0).astype(np.uint16))
+    told = label_stars(model, labels, stars)
+    assert ((told.flags & LabelFlag.BLENDED) > 0).tolist() == [True] * 3 + [False] * 17
+    assert not told.reliable[:3].any()
+
+
+def test_the_rank_of_chi2_is_the_share_of_stars_that_fit_no_better():
+    support = LabelSupport((), np.empty((0, 1)), np.array([0.5, 1.0, 2.0]))
+    np.testing.assert_allclose(support.chi2_rank(np.array([0.1, 1.0, 1.5, 9.0])), [1.0, 0.75, 0.5, 0.25])
+    assert np.isnan(support.chi2_rank(np.array([np.nan]))).all()
+
+
+def test_the_loss_weighs_both_sorts_alike_at_each_level_of_noise():
+    """Against torch's own weights, where all stars are as noisy; and the best constant is then even odds."""
+    known = torch.arange(800)[:, None] % 4 == 0
+    log_odds = torch.linspace(-2, 2, 800)[:, None].double()
+    level = torch.arange(800) / 100  # each quarter of the stars has one in four labelled
+    expected = 0.5 * binary_cross_entropy_with_logits(
+        log_odds, known.double(), pos_weight=torch.tensor([3.0])
+    )
+    torch.testing.assert_close(balanced_loss(log_odds, known, level), expected / 0.75, check_dtype=False)
+
+
+def test_being_faint_alone_is_not_being_unlabelled():
+    """Labelled stars are bright: even odds at every level of noise are then the best that can be said."""
+    level = torch.arange(4000.0)
+    known = (torch.rand(4000, 1, generator=torch.Generator().manual_seed(0)) * 4000) > level[:, None]
+    known[-1], known[0] = True, False
+    odds = torch.zeros(4000, 1, requires_grad=True)
+    balanced_loss(odds, known, level).backward()
+    gradient = odds.grad[:, 0].reshape(4, -1).sum(dim=1)
+    torch.testing.assert_close(gradient, torch.zeros(4), atol=1e-4, rtol=0)
