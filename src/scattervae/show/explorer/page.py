@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from markupsafe import Markup
 
 import scattervae
-from scattervae.arrays import SourceIds
+from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
@@ -71,6 +71,16 @@ class Observed(NamedTuple):
     x: Float32[np.ndarray, "star coeff"]
     errors: Float32[np.ndarray, "star coeff"]
     g_flux: np.ndarray
+
+    @property
+    def known(self) -> StarMask:
+        """Stars with a coefficient that is known."""
+        known: StarMask = np.isfinite(self.x).any(axis=1)
+        return known
+
+    def take(self, rows: np.ndarray) -> "Observed":
+        """The spectra of these rows."""
+        return Observed(*(values[rows] for values in self))
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,11 @@ def explore(
     columns = [*_embeddings(columns, drawn, model.n_latent, umap=umap), *columns]
     observed = None
     if stars is not None and len(source_id):
-        columns += _columns_of_stars(Path(stars), source_id, {column.name for column in columns})
         observed = _observed(model, Path(stars), source_id)
+        first = np.argsort(~observed.known, kind="stable")  # the page holds spectra of its first stars
+        observed, drawn, source_id = observed.take(first), drawn.take(first), source_id[first]
+        columns = [replace(column, values=column.values[first]) for column in columns]
+        columns += _columns_of_stars(Path(stars), source_id, {column.name for column in columns})
         columns += _photometry(observed.g_flux, {column.name for column in columns})
     order = {name: rank for rank, name in enumerate(_FIRST)}
     columns.sort(key=lambda column: _rank(column.name, order))
@@ -273,7 +286,7 @@ class _Contents:
             room = limit * _MARGIN - len(_rendered(about, blocks))
             trial = self._spectra(min(_TRIAL, len(self.source_id)))
             a_star = sum(map(len, trial[1].values())) / min(_TRIAL, len(self.source_id))
-            n = max(min(int(room / a_star), len(self.source_id)), 0)
+            n = max(min(int(room / a_star), int(self.observed.known.sum())), 0)
         if n and self.observed is not None:
             spectra, texts = self._spectra(n)
             coeffs_loss = spectra["coeff_loss"]

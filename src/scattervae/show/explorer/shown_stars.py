@@ -69,6 +69,10 @@ class Sample(NamedTuple):
     components: Float64[np.ndarray, "axis latent"]
     centre: Float64[np.ndarray, " latent"]
 
+    def take(self, order: Int64[np.ndarray, " star"]) -> "Sample":
+        """The same stars in another order."""
+        return self._replace(rows=self.rows[order], weights=self.weights[order])
+
     def embedded(self, latents: Latents) -> Float64[np.ndarray, "star axis"]:
         """Latents along the first two principal axes, or along one where there is one."""
         along: Float64[np.ndarray, "star axis"] = (latents - self.centre) @ self.components[:2].T

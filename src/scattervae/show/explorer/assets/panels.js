@@ -29,14 +29,13 @@ class StarPanel {
     this.plots = new SpectrumView(byId("star-plots"), app.network, { residuals: true, name: () => `star_${app.state.star}` });
   }
 
+  /** The star's links at once; then its spectrum, its neighbours, and last its row, which takes all columns. */
   async show(row) {
-    const { app } = this, { stars, network } = app;
-    byId("star-title").textContent = row < 0 ? "No star chosen" : `Gaia source ${stars.ids[row]}`;
-    if (row < 0) return;
-    const id = stars.ids[row], columns = [...stars.columns.values()];
-    await Promise.all(columns.map((column) => stars.values(column.name)));
-    if (app.row !== row) return; // another star was chosen meanwhile
-    byId("star-row").replaceChildren(...tableOf(["column", "value", "what it is"], columns.map((column) => [column.name, withUnit(stars.text(column, row), column.unit), column.description])));
+    const { app } = this, { stars } = app, id = stars.ids[row];
+    byId("star-title").textContent = row < 0 ? "No star chosen" : `Gaia source ${id}`;
+    byId("star-row").replaceChildren();
+    byId("star-neighbours").replaceChildren();
+    if (row < 0) return byId("star-links").replaceChildren();
     const quoted = encodeURIComponent(`Gaia DR3 ${id}`);
     const query = encodeURIComponent(`SELECT * FROM gaiadr3.gaia_source WHERE source_id = ${id}`);
     byId("star-links").replaceChildren(
@@ -44,19 +43,26 @@ class StarPanel {
       made("a", { text: "Gaia archive", href: `https://gea.esac.esa.int/tap-server/tap/sync?REQUEST=doQuery&LANG=ADQL&FORMAT=csv&QUERY=${query}`, rel: "noreferrer", target: "_blank" }),
       made("button", { text: "Generate from here", onclick: () => app.generateFrom(row) }),
     );
-    const z = (await stars.latents()).map((values) => values[row]);
-    if (!z.every(Number.isFinite)) {
+    await this.showSpectrum(row);
+    const columns = [...stars.columns.values()];
+    await Promise.all(columns.map((column) => stars.values(column.name)));
+    if (app.row !== row) return null; // another star was chosen meanwhile
+    return byId("star-row").replaceChildren(...tableOf(["column", "value", "what it is"], columns.map((column) => [column.name, withUnit(stars.text(column, row), column.unit), column.description])));
+  }
+
+  async showSpectrum(row) {
+    const { app } = this, { stars, network } = app, z = (await stars.latents()).map((values) => values[row]);
+    const encoded = z.every(Number.isFinite);
+    byId("star-plots").hidden = !encoded;
+    if (!encoded) {
       byId("star-note").textContent = "This star could not be encoded: it has no latents. Its flags say why.";
-      byId("star-plots").hidden = true;
-      return neighbourButtons(app, byId("star-neighbours"), []);
+      return;
     }
-    byId("star-plots").hidden = false;
-    const observed = await stars.observed(row), told = network.decode(z);
+    const observed = await stars.observed(row), spectrum = { g_flux: app.fluxOf(15), ...(observed ?? {}), ...network.decode(z) };
+    if (!(spectrum.g_flux > 0)) spectrum.g_flux = app.fluxOf(15);
     byId("star-note").textContent = observed
       ? "Dots and dotted line: observed, bars one σ of error. Line: decoded, band one σ of scatter. Below: residuals over error and scatter; of flux, dashed one σ of error, coefficients taken as independent."
       : `Decoded alone, scaled to G = 15: the page holds the observed spectra of ${stars.about.spectra ? stars.about.spectra.n.toLocaleString("en") : "no"} stars, not of this one.`;
-    const spectrum = { g_flux: app.fluxOf(15), ...(observed ?? {}), ...told };
-    if (observed && !(observed.g_flux > 0)) spectrum.g_flux = app.fluxOf(15);
     await this.plots.show(spectrum);
     const near = await stars.neighbours(z, 8, row);
     if (app.row !== row) return;
@@ -139,7 +145,7 @@ class GeneratePanel {
       return { values: app.network.flux(app.network.decode(z).mean, new Float64Array(app.network.n), gFlux).values, colour: app.about.palette[Math.round((63 * i) / 10)] };
     });
     this.draw();
-    app.say(`Latent ${k + 1} from ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (bright), the others as the sliders have them.`);
+    app.say(`Latent ${k + 1} from ${shown(Number(low.toFixed(2)))} (dark) to ${shown(Number(high.toFixed(2)))} (bright), the others as the sliders have them.`);
   }
 
   play() {

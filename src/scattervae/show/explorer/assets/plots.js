@@ -80,7 +80,7 @@ class SpectrumView {
     if (this.residuals) await this.panel("left", 130, { x: "coefficient (BP, then RP)", y: "residual [σ]" }, "residuals of the coefficients");
     if (this.network.about.design) {
       await this.panel("flux", 230, { x: this.residuals ? "" : "wavelength [nm]", y: "flux" }, "flux, observed and decoded");
-      if (this.residuals) await this.panel("leftFlux", 170, { x: "wavelength [nm]", y: "residual" }, "residuals of the flux");
+      if (this.residuals) await this.panel("leftFlux", 195, { x: "wavelength [nm]", y: "residual" }, "residuals of the flux");
     } else {
       const note = document.createElement("p");
       note.className = "hint";

@@ -37,7 +37,9 @@ class Stars {
     if (column.code === "category") return (column.values = await unpacked(block, Uint8Array));
     if (column.code === "f32") return (column.values = await unpacked(block, Float32Array));
     const codes = await unpacked(block, column.code === "u8" ? Uint8Array : Uint16Array), missing = column.code === "u8" ? 255 : 65535;
-    return (column.values = Float32Array.from(codes, (c) => (c === missing ? NaN : column.low + c * column.step)));
+    const { low, step } = column, values = new Float32Array(codes.length);
+    for (let i = 0; i < codes.length; i++) values[i] = codes[i] === missing ? NaN : low + codes[i] * step;
+    return (column.values = values);
   }
 
   get latentNames() { return Array.from({ length: this.about.network.n_latent }, (_, k) => `latent_${k + 1}_mean`); }
