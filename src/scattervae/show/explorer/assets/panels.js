@@ -19,7 +19,7 @@ function tableOf(header, rows) {
 }
 
 function neighbourButtons(app, parent, found) {
-  parent.replaceChildren(...found.map(({ row, distance }) => made("button", { text: `${app.stars.ids[row]} (${shown(Number(distance.toPrecision(2)))})`, title: `distance ${distance.toFixed(3)} in the latents`, onclick: () => app.choose(row) })));
+  parent.replaceChildren(...found.map(({ row, distance }) => made("button", { text: `${app.stars.ids[row]} (${distance.toFixed(2)})`, title: `distance ${distance.toFixed(3)} in the latents`, onclick: () => app.choose(row) })));
   if (!found.length) parent.append(made("span", { text: "no other star has latents", class: "hint" }));
 }
 
@@ -216,7 +216,7 @@ class YoursPanel {
     let encoded;
     try { encoded = app.encodeStar(this.stars[index]); } catch (error) { this.result = null; this.box.replaceChildren(); app.mark(); return app.fail(error.message); }
     this.result = encoded;
-    const { posterior, fit } = encoded, near = await app.stars.neighbours(posterior.mean, 8);
+    const { posterior, fit } = encoded, own = app.stars.rowOf.get(this.stars[index].source_id) ?? -1, near = await app.stars.neighbours(posterior.mean, 8, own);
     const latents = Array.from(posterior.mean, (m, k) => [`latent ${k + 1}`, shown(Number(m.toFixed(3))), `± ${posterior.sd[k].toFixed(3)}`]);
     const others = await this.oddness(fit, near);
     const neighbours = made("div", { class: "row" });
@@ -237,7 +237,7 @@ class YoursPanel {
       if (values.length) texts[0] += ` ${((100 * worse) / values.length).toFixed(1)} % of the page's stars fit worse.`;
     }
     if (fit.score !== null) texts.push(`Score ${fit.score.toFixed(3)}: the share of stars of this model with such errors and latents that fit worse; near 0 is odd.`);
-    if (near.length) texts.push(`Its nearest star lies ${near[0].distance.toFixed(2)} away in the latents, whose prior has a spread of 1 along each.`);
+    if (near.length) texts.push(`The nearest other star lies ${near[0].distance.toFixed(2)} away in the latents, whose prior has a spread of 1 along each.`);
     texts.push(`G flux ${shown(this.result.inputs.g_flux)} electron/s, from ${this.result.inputs.g_from}.`);
     return texts;
   }
