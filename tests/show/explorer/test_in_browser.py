@@ -170,6 +170,23 @@ def test_a_lasso_selects_lists_and_exports_and_undo_takes_it_back(page, sky, mod
     assert page.text("n-listed") == "300 stars, none selected"
 
 
+def test_undo_takes_a_whole_slide_back(page):
+    page.run("window.scattervae.set({z: [1, 1, 1], tab: 'generate'})")
+    slide = """const slider = document.querySelector('#sliders input');
+        slider.value = Number(slider.min) + given[0] * (slider.max - slider.min);
+        slider.dispatchEvent(new Event(given[1]));
+        return 0"""
+    for value, event in ((0.9, "input"), (0.5, "input"), (0.5, "change"), (0.2, "input"), (0.2, "change")):
+        page.run(slide, value, event)
+    found = []
+    for _ in range(3):
+        found.append(page.run("window.scattervae.state.z")[0])
+        page.run("window.scattervae.undo()")
+    low, high = page.run("const s = document.querySelector('#sliders input'); return [+s.min, +s.max]")
+    assert found == pytest.approx([low + 0.2 * (high - low), low + 0.5 * (high - low), 1], abs=1e-3)
+    assert page.run("window.scattervae.state.tab") == "star"
+
+
 def test_a_drag_of_the_mouse_draws_the_box(page):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By

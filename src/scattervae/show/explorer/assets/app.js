@@ -43,9 +43,10 @@ class App {
     this.say(`${n.toLocaleString("en")} of ${all.toLocaleString("en")} stars on the map${n < all ? ", a sample that keeps rare places; the wash behind shows the density of all" : ""}; ${spectra ? spectra.n.toLocaleString("en") : "none"} with observed spectra.`);
   }
 
-  /** Change some of the state; the old one can come back by undo. `quiet` changes are one step together. */
+  /** Change some of the state; the old one can come back by undo. `quiet` changes that follow each other are one step. */
   set(change, { quiet = false } = {}) {
-    if (!quiet) this.remember();
+    if (!quiet || !this.quietly) this.remember();
+    this.quietly = quiet;
     Object.assign(this.state, change);
     return this.show(Object.keys(change));
   }
@@ -58,6 +59,7 @@ class App {
   }
 
   undo() {
+    this.quietly = false;
     const now = JSON.stringify(this.state);
     while (this.past.length) {
       const before = this.past.pop();

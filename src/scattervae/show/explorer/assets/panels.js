@@ -83,6 +83,7 @@ class GeneratePanel {
     byId("play").onclick = () => this.play();
     byId("walk-from").onclick = () => this.walkEnd("a");
     byId("walk-to").onclick = () => this.walkEnd("b");
+    byId("walk").onchange = () => { app.quietly = false; };
     byId("walk").oninput = () => this.walk(Number(byId("walk").value));
     byId("from-labels").onclick = () => this.fromLabels();
   }
@@ -94,7 +95,7 @@ class GeneratePanel {
       const output = made("output", { text: "0.00" });
       const input = made("input", { type: "range", min: low.toFixed(3), max: high.toFixed(3), step: "0.001", "aria-label": `latent ${k + 1}`, "data-latent": k });
       input.oninput = () => { this.family = null; const z = [...app.state.z]; z[k] = Number(input.value); app.set({ z }, { quiet: true }); };
-      input.onchange = () => app.remember();
+      input.onchange = () => { app.quietly = false; };
       return made("label", {}, made("span", { text: `latent ${k + 1}` }), output, input);
     }));
     byId("family-latent").replaceChildren(...this.ranges.map((_, k) => made("option", { value: k, text: String(k + 1) })));
@@ -150,7 +151,7 @@ class GeneratePanel {
 
   play() {
     const { app } = this, button = byId("play");
-    if (this.playing) { cancelAnimationFrame(this.playing); this.playing = null; button.setAttribute("aria-pressed", "false"); button.textContent = "Play"; return app.remember(); }
+    if (this.playing) { cancelAnimationFrame(this.playing); this.playing = null; button.setAttribute("aria-pressed", "false"); button.textContent = "Play"; app.quietly = false; return; }
     const k = Number(byId("family-latent").value), [low, high] = this.ranges[k], started = performance.now();
     this.showFamily();
     button.setAttribute("aria-pressed", "true");
