@@ -160,25 +160,25 @@ def verified_folder(folder: str | Path, required: Collection[str], what: str) ->
 def replace_folder(folder: Path, by: Path) -> None:
     """Put the folder `by` in the place of `folder`, which may exist.
 
-    Two folders cannot be exchanged in one step. Stopped between the steps, the old one stands aside, and
+    Two folders cannot be exchanged in one step. Stopped between the steps, the old one lies beside it, and
     `restored` brings it back.
     """
-    aside = _aside(restored(folder))
-    shutil.rmtree(aside, ignore_errors=True)  # left where the last step of an earlier replacement was stopped
+    old = _old(restored(folder))
+    shutil.rmtree(old, ignore_errors=True)  # left where the last step of an earlier replacement was stopped
     if folder.exists():
-        folder.rename(aside)
+        folder.rename(old)
     by.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def restored(folder: Path) -> Path:
     """The same folder, put back in its place where a replacement was stopped half-way."""
-    if not folder.exists() and _aside(folder).is_dir():
-        _aside(folder).rename(folder)
+    if not folder.exists() and _old(folder).is_dir():
+        _old(folder).rename(folder)
     return folder
 
 
-def _aside(folder: Path) -> Path:
+def _old(folder: Path) -> Path:
     return folder.parent / (folder.name + ".replaced")
 
 
@@ -292,8 +292,8 @@ def write_tensors(
         OSError: The disk is full, or the folder cannot be written to.
     """
     arrays = {name: np.asarray(values, order="C") for name, values in tensors.items()}
-    said = json.dumps(dict(notes or {}), sort_keys=True)
-    signed = json.dumps({"digest": tensors_digest(arrays, said), "notes": said})
+    noted = json.dumps(dict(notes or {}), sort_keys=True)
+    signed = json.dumps({"digest": tensors_digest(arrays, noted), "notes": noted})
     with written_file(path) as partial:
         partial.write_bytes(safetensors.numpy.save(arrays, {_NOTES: signed}))
 
@@ -311,11 +311,11 @@ def read_tensors(path: Path) -> StoredTensors:
         if _NOTES not in metadata:
             return StoredTensors(path, arrays, metadata)
         signed = json.loads(metadata[_NOTES])
-        digest, said = signed["digest"], signed["notes"]
-        if digest != tensors_digest(arrays, said):
+        digest, noted = signed["digest"], signed["notes"]
+        if digest != tensors_digest(arrays, noted):
             raise CheckpointError(
                 f"{path}: damaged: its numbers are not those that were written; copy it again"
             )
-        return StoredTensors(path, arrays, json.loads(said))
+        return StoredTensors(path, arrays, json.loads(noted))
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from error

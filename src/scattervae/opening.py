@@ -11,7 +11,7 @@ from typing import Any
 
 from scattervae.errors import DataError
 
-# What text takes in memory beside its characters: a line, a cell that is kept, what is said of a line that is not.
+# What text takes in memory beside its characters: a line, a cell that is kept, what is noted of a line that is not.
 LINE_BYTES = 150
 CELL_BYTES = 100
 BROKEN_LINE_BYTES = 1000

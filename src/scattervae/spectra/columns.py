@@ -153,7 +153,7 @@ def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) ->
 
 
 def is_approximate(schema: pa.Schema) -> bool:
-    """True where the positions in a table of `store_schema` are said to be centres of pixels."""
+    """True where the positions in a table of `store_schema` are centres of pixels."""
     metadata = schema.field("ra").metadata or {}
     return metadata.get(b"description") == _APPROXIMATE.encode()
 

@@ -1,4 +1,4 @@
-"""Pieces of a store as training and encoding read them: float32, without copies in float64."""
+"""Row groups of a store as training and encoding read them: float32, without copies in float64."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +21,7 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredSpectra:
-    """Stars of one piece, in its order.
+    """Stars of one row group, in its order.
 
     Attributes:
         source_id: Gaia's identifier.
@@ -44,12 +44,10 @@ class StoredSpectra:
 
     @property
     def usable(self) -> StarMask:
-        """Stars with both bands, finite coefficients, positive errors, a G flux, and no better twin."""
         return usable_stars(self.flags)
 
     @property
     def usable_with_one_band(self) -> StarMask:
-        """The usable stars, and those that are usable but for a missing band."""
         return usable_stars(self.flags, one_band=True)
 
     def take(self, rows: Int64[np.ndarray, " row"]) -> "StoredSpectra":
