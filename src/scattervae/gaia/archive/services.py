@@ -113,7 +113,7 @@ class Services:
             return np.asarray(table[name], dtype=np.int64)
 
         ids = self._ask(found, self._tap_connection, passing=PASSING_STATUSES - {500})
-        return ids[~duplicates(ids)]
+        return np.asarray(ids[~duplicates(ids)])
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
         """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch."""

@@ -111,13 +111,13 @@ class AllStar:
         labelled = np.any([columns.numbers(name) > NO_LABEL for name, _ in LABEL_COLUMNS], axis=0)
         counts.append(f"no label {int((trusted & ~labelled).sum()):,}")
         logger.info("%s: %s rows; left out: %s", self.name, f"{len(columns):,}", ", ".join(counts))
-        return trusted & labelled
+        return np.asarray(trusted & labelled)
 
     def worth(self, columns: Columns) -> StarArray:
         """How good each row is beside others of the same star."""
         name = self.best.removeprefix("-")
         values = columns.numbers(name)
-        return np.nan_to_num(-values if self.best.startswith("-") else values, nan=-np.inf)
+        return np.asarray(np.nan_to_num(-values if self.best.startswith("-") else values, nan=-np.inf))
 
 
 ALLSTARS = (

@@ -207,7 +207,7 @@ def _layout(lines: _Lines, wanted: frozenset[str]) -> TextTable:
         choices = [(line, comments.separator)]
         if comments.separator not in (",", " "):
             raise DataError(f"names {comments.separator[:9]!r} as its delimiter; ECSV has a comma or a space")
-    text, separator = max(choices, key=lambda choice: _n_known(*choice, wanted))
+    text, separator = max(choices, key=lambda choice: _n_known(choice[0], choice[1], wanted))
     header = _split(text, separator)
     if not header:
         raise DataError("holds no header line; expected the names of the columns in its first line")
