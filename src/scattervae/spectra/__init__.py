@@ -1,6 +1,6 @@
 """Stars in memory and on disk, and the way from archive units to what a model sees.
 
-This room offers `Spectra` with the tables of labels and sources, the `SpectrumStore` and its writer, and `Normalization`.
+This room offers `Spectra`, tables of labels and source columns, `SpectrumStore`, `StoreWriter` and `Normalization`.
 Columns go by the archive's names, but the room must not know how spectra are published: nothing here reads one of
 Gaia's files or names the network.
 """
