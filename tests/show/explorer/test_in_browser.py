@@ -132,6 +132,22 @@ def test_observed_spectra_are_those_of_the_store_but_for_the_stated_loss(page, s
     assert np.abs(errors / inputs.errors.numpy() - 1).max() <= 1.001 * stated["error_loss"]
 
 
+def test_magnitude_and_colour_are_those_that_stars_are_matched_on(page, sky):
+    from scattervae.science.relative.matching import covariates_of
+
+    expected = covariates_of(sky.spectra, sky.labels, ["g_mag", "bp1_rp1"]).values
+    for name, values in zip(("g_mag", "bp1_rp1"), expected.T, strict=True):
+        found = page.run(
+            """const { stars } = window.scattervae, values = await stars.values(given[0]);
+            return given[1].map((id) => values[stars.rowOf.get(id)]);""",
+            name,
+            [str(i) for i in sky.spectra.source_id],
+        )
+        known = np.isfinite(values)
+        assert known.any()
+        assert np.allclose(np.array(found, dtype=float)[known], values[known], atol=2e-3)
+
+
 def test_choosing_a_star_shows_its_row_its_spectrum_and_its_neighbours(page, sky, model):
     source_id = str(sky.spectra.source_id[7])
     page.run("window.scattervae.find(given[0])", source_id)

@@ -50,6 +50,7 @@ _FIRST = (
     "latent_",
     "g_mag",
     "bp_rp",
+    "bp1_rp1",
     "teff",
     "logg",
     "fe_h",
@@ -155,7 +156,7 @@ def explore(
         observed, drawn, source_id = observed.take(first), drawn.take(first), source_id[first]
         columns = [replace(column, values=column.values[first]) for column in columns]
         columns += _columns_of_stars(Path(stars), source_id, {column.name for column in columns})
-        columns += _photometry(observed.g_flux, {column.name for column in columns})
+        columns += _photometry(model, observed, {column.name for column in columns})
     order = {name: rank for rank, name in enumerate(_FIRST)}
     columns.sort(key=lambda column: _rank(column.name, order))
     return _Contents(model, catalogue, drawn, source_id, columns, observed).page(megabytes)
@@ -260,10 +261,20 @@ def _chunks(stars: Path) -> Iterable[Spectra]:
     return [load(stars).spectra]
 
 
-def _photometry(g_flux: np.ndarray, taken: set[str]) -> list[Column]:
-    if "phot_g_mean_mag" in taken or not np.isfinite(g_flux).any():
-        return []
-    return [Column("g_mag", np.asarray(g_mag_of(g_flux)), "mag", "G magnitude of the mean G flux")]
+def _photometry(model: TrainedModel, observed: Observed, taken: set[str]) -> list[Column]:
+    """G and a colour, where the stars' own columns lack them; the colour is the proxy that `compare` matches on."""
+    found = []
+    if "phot_g_mean_mag" not in taken and np.isfinite(observed.g_flux).any():
+        g_mag = np.asarray(g_mag_of(observed.g_flux))
+        found.append(Column("g_mag", g_mag, "mag", "G magnitude of the mean G flux"))
+    scale, both = model.normalization, [0, model.normalization.bp.stop]
+    if "bp_rp" not in taken and scale.columns[both].tolist() == [0, scale.basis.n_bp]:
+        bp, rp = (observed.x[:, both] * scale.std[both] + scale.mean[both]).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            colour = -2.5 * np.log10(bp / rp)
+        text = "colour: -2.5 log10 of the first BP over the first RP coefficient, a proxy of BP - RP"
+        found.append(Column("bp1_rp1", np.where(np.isfinite(colour), colour, np.nan), "mag", text))
+    return found
 
 
 @dataclass(frozen=True)
