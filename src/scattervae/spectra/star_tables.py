@@ -127,7 +127,8 @@ class SourceColumns(StarTable):
     def located(self) -> StarMask:
         """True for stars with a position."""
         ra, dec = (np.isfinite(self.values[name]) for name in POSITION_COLUMNS)
-        return ra & dec
+        located: StarMask = ra & dec
+        return located
 
 
 @dataclass(frozen=True)

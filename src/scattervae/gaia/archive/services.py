@@ -353,7 +353,7 @@ def _bounded(response: HTTPResponse) -> HTTPResponse:
             )
         return checked_votable(content) if amount is None else content
 
-    response.read = bounded  # type: ignore[method-assign]
+    response.read = bounded  # type: ignore[method-assign, assignment]
     return response
 
 
