@@ -142,14 +142,15 @@ class Study(NamedTuple):
     spectra: Spectra
     labels: TargetLabels
     asked: np.ndarray
+    seen: np.ndarray  # what labels are fitted to, but for the labels of the test fold
     settings: LabelSettings
 
     def print_row(self, kind: Kind) -> None:
         """Hide a kind and print what became of it."""
         hidden = np.where(kind.stars[:, None], np.nan, self.labels.values)
         without = TargetLabels(self.labels.source_id, self.labels.names, hidden, self.labels.errors)
-        seen, asked = self.spectra.take(~self.asked), self.spectra.take(self.asked)
-        fitted = fit_labels(self.model, seen, without.take(~self.asked), self.settings)
+        seen, asked = self.spectra.take(self.seen), self.spectra.take(self.asked)
+        fitted = fit_labels(self.model, seen, without.take(self.seen), self.settings)
         survey = training_stars(seen, self.model.recipe)
         has = np.isfinite(without.aligned_to(survey.source_id).values)
         result = outcome_of(
@@ -166,8 +167,8 @@ class Study(NamedTuple):
 
     def print_others(self, paths: list[str], title: str) -> None:
         """Flags where no kind is hidden: of the stars asked for, and of those in other files."""
-        seen = ~self.asked
-        fitted = fit_labels(self.model, self.spectra.take(seen), self.labels.take(seen), self.settings)
+        seen, labels = self.spectra.take(self.seen), self.labels.take(self.seen)
+        fitted = fit_labels(self.model, seen, labels, self.settings)
         print_flags(self.model, fitted, self.spectra.take(self.asked), title)
         for path in paths:
             print_flags(self.model, fitted, sv.load(path).spectra, path)
@@ -191,6 +192,9 @@ def main() -> None:
         spectra=stars.spectra,
         labels=TargetLabels.of(stars.labels.aligned_to(stars.spectra.source_id)),
         asked=(fold.test if given.fold == "test" else fold.validation) & stars.spectra.usable,
+        seen=fold.test | fold.train
+        if given.fold == "validation"
+        else np.ones(len(stars.spectra), dtype=bool),
         settings=LabelSettings(steps=given.steps),
     )
     kinds = kinds_of(study.labels)

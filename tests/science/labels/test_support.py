@@ -11,6 +11,7 @@ from scattervae.science.labels.model import fit_labels, label_stars, load_label_
 from scattervae.science.labels.prediction import LabelFlag
 from scattervae.science.labels.support import LabelSupport, balanced_loss
 from scattervae.science.labels.training import LabelSettings
+from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag
 from science.labels.label_toys import known_of, with_labels
 from science.toys import trained
@@ -67,6 +68,17 @@ def test_a_spectrum_that_the_model_does_not_reproduce_is_flagged():
     assert told.not_reproduced[10:].mean() < 0.02
     assert (told.flags[:10] & LabelFlag.NOT_REPRODUCED).all()
     assert not told.reliable[:10].any()
+
+
+def test_stars_that_the_model_was_not_trained_on_say_how_well_it_reproduces(monkeypatch):
+    """Their labels matter for nothing: they are of the test fold."""
+    sky, model = trained()
+    monkeypatch.setattr("scattervae.science.labels.model.FEWEST_UNSEEN", 10)
+    known, test = known_of(sky), folds(sky.spectra.source_id).test
+    settings = LabelSettings(members=1, steps=1, blocks=1)
+    labels = fit_labels(model, sky.spectra, known.take(~test), settings)
+    assert len(labels.support.chi2) == test.sum()
+    assert labels.n_stars == (~test).sum()
 
 
 def test_labels_of_blended_stars_are_not_reliable():

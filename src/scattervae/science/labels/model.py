@@ -47,6 +47,7 @@ from scattervae.spectra.spectra import Flag, Spectra
 logger = logging.getLogger(__name__)
 
 FEWEST_STARS = 40
+FEWEST_UNSEEN = 1000  # for a rank below `REPRODUCED_ABOVE`
 _AXES = 2
 
 
@@ -144,7 +145,7 @@ def fit_labels(
     settings = settings or LabelSettings()
     stars = training_stars(spectra, model.recipe)
     known = labels.aligned_to(stars.source_id)
-    survey, rows = _survey(model, stars, known), known.any_known
+    survey, rows = _survey(model, spectra, stars, known), known.any_known
     stars, known = stars.take(rows), known.take(rows)
     if len(stars) < FEWEST_STARS:
         raise DataError(
@@ -184,10 +185,16 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     return LabelPrediction.concatenate(predictions)
 
 
-def _survey(model: Checkpoint, stars: Spectra, known: TargetLabels) -> SurveyStars:
-    """The stars that the model of spectra was trained on."""
+def _survey(model: Checkpoint, spectra: Spectra, stars: Spectra, known: TargetLabels) -> SurveyStars:
+    """The stars that the model of spectra was trained on.
+
+    Chi^2 is of usable stars that it was not trained on (of the test fold: their spectra, not their labels), where there
+    are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those that it has learnt.
+    """
     inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
-    chi2 = [_reduced_chi2(encoded) for encoded in model.encode_batches([stars])]
+    unseen = spectra.take(spectra.usable & ~np.isin(spectra.source_id, stars.source_id))
+    judged = unseen if len(unseen) >= FEWEST_UNSEEN else stars
+    chi2 = [_reduced_chi2(encoded) for encoded in model.encode_batches([judged])]
     bp, rp = model.normalization.bp, model.normalization.rp
     bands = (bp.stop, rp.stop - rp.start)
     has = torch.from_numpy(np.isfinite(known.values))

@@ -14,7 +14,7 @@ BY_DISTANCE, BY_CHI2 = 0.08, 0.12
 """Of the stars that `RELIABLE_ABOVE` allows to be flagged falsely: shares for the distance from labelled stars, and for
 a spectrum that the model does not reproduce; the others are for being outside the labelled kinds by the survey."""
 REPRODUCED_ABOVE = BY_CHI2 * RELIABLE_ABOVE
-"""Share of the survey's stars whose spectrum the model reproduces too badly; Proxima Centauri's rank is 0.00006."""
+"""Share of stars whose spectrum the model reproduces too badly, among them Proxima Centauri (chi^2 4.7)."""
 N_FLAGGED = 12
 """As many labels have a bit in ``label_flags``; the bits above are those of `LabelFlag`."""
 
@@ -57,7 +57,7 @@ class LabelPrediction:
     # outside the labelled kinds
     reliability: LabelArray
     width_rank: StarArray  # share of labelled stars whose latents are no better known
-    chi2_rank: StarArray  # share of the survey's stars that the model of spectra reproduces no better
+    chi2_rank: StarArray  # share of stars that the model of spectra reproduces no better
     blended: StarMask  # light of a neighbour in the spectrum
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ class SurveyStars(NamedTuple):
 
     inputs: Inputs
     known: Bool[Tensor, "star label"]  # which labels each has
-    chi2: StarArray  # reduced chi^2 of their spectra under that model
+    chi2: StarArray  # reduced chi^2 under that model, of stars that it was not trained on where there are enough
     bands: tuple[int, int]  # coefficients of BP and of RP
 
 
@@ -48,7 +48,7 @@ class LabelSupport(NamedTuple):
         networks: Each gives the log odds that a star has each label; none where hardly any star lacks one.
         log_odds: Of stars that have the label, by a network that has not seen them; NaN for others, and for labels
             that hardly any star lacks.
-        chi2: Reduced chi^2 of the survey's stars, ascending.
+        chi2: As `SurveyStars` has it, ascending.
     """
 
     networks: tuple[LabelNetwork, ...]
@@ -102,7 +102,7 @@ class LabelSupport(NamedTuple):
         return np.where(torch.isfinite(inputs.x).all(dim=1).numpy()[:, None], ranks, np.nan)
 
     def chi2_rank(self, chi2: StarArray) -> StarArray:
-        """Share of the survey's stars that the model of spectra reproduces no better; NaN where chi^2 is."""
+        """Share of stars that the model of spectra reproduces no better; NaN where chi^2 is."""
         return _share_at_most(-self.chi2, -chi2)
 
 
