@@ -182,6 +182,7 @@ def test_a_lasso_selects_lists_and_exports_and_undo_takes_it_back(page, sky, mod
     assert csv[0] == "source_id"
     assert sorted(csv[1:]) == sorted(f'"{i}"' for i in sky.spectra.source_id[within])
     assert page.text("n-listed") == f"{within.sum()} selected"
+    assert page.text("status").startswith(f"{within.sum()} stars selected")
     page.run("window.scattervae.undo()")
     assert page.text("n-listed") == "300 stars, none selected"
 

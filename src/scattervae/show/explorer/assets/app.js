@@ -80,6 +80,7 @@ class App {
     if (has("filters")) this.showFilters();
     if (has("x", "y", "c", "filters", "shape")) await this.showColours();
     if (has("x", "y", "c", "filters", "shape", "sort", "down")) await this.showList();
+    if (changed.length < 3 && has("filters", "shape") && (this.state.shape || this.state.filters.length)) this.say(`${this.listed.length.toLocaleString("en")} stars selected; they are listed below the map.`);
     if (has("tab")) this.showTab();
     if (has("star")) { this.near = []; this.showTab(); await this.panels.star.show(this.row); }
     if (has("walk")) this.panels.generate.showWalk();
@@ -360,7 +361,7 @@ class App {
 
   aboutText() {
     const { about } = this, s = about.spectra;
-    const facts = { stars: `${about.n_stars.toLocaleString("en")} of ${about.n_all.toLocaleString("en")} in ${about.catalogue}`, model: `recipe ${about.model.recipe}, ${about.model.calibrated ? "calibrated" : "not calibrated"}, digest ${about.model.digest}`, coefficients: about.network.basis.text, "observed spectra": s ? `of ${s.n.toLocaleString("en")} stars, in the draw's order; rounding changes 99.9 % of the coefficients by less than ${s.coeff_loss.toExponential(1)} of their errors, and errors by less than ${(100 * s.error_loss).toFixed(1)} %` : "none: the page was made without --stars, or had no room", "observed flux": "errors of coefficients taken as independent", "columns": "rounded to 65,534 steps of their range, or to 17 bits; numbers show no more digits than that", made: `by scattervae ${about.version}; plots by BokehJS; data ESA/Gaia/DPAC` };
+    const facts = { stars: `${about.n_stars.toLocaleString("en")} of ${about.n_all.toLocaleString("en")} in ${about.catalogue}`, model: `recipe ${about.model.recipe}, ${about.model.calibrated ? "calibrated" : "not calibrated"}, digest ${about.model.digest}`, coefficients: about.network.basis.text, "observed spectra": s ? `of ${s.n.toLocaleString("en")} stars, in the draw's order; rounding changes 99.9 % of the coefficients by less than ${Number(s.coeff_loss.toPrecision(2))} of their errors, and errors by less than ${(100 * s.error_loss).toFixed(1)} %` : "none: the page was made without --stars, or had no room", "observed flux": "errors of coefficients taken as independent", "columns": "rounded to 65,534 steps of their range, or to 17 bits; numbers show no more digits than that", made: `by scattervae ${about.version}; plots by BokehJS; data ESA/Gaia/DPAC` };
     byId("about").replaceChildren(made("dl", {}, ...Object.entries(facts).flatMap(([name, text]) => [made("dt", { text: name }), made("dd", { text })])));
   }
 }
