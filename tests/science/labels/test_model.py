@@ -6,7 +6,7 @@ import pytest
 from studies.label_scores import coverage
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.files import DIGESTS
+from scattervae.files import DIGESTS, read_tensors, write_tensors
 from scattervae.science.labels.model import (
     CALIBRATION,
     CONFIG,
@@ -148,6 +148,23 @@ def test_a_missing_or_broken_file_is_an_error(saved, name):
     (saved / name).unlink()
     with pytest.raises(CheckpointError, match=f"no {name}"):
         load_label_model(saved, with_labels()[1])
+
+
+def test_labels_from_before_the_survey_was_asked_still_load(saved):
+    sky, model, label_model = with_labels()
+    config = json.loads((saved / CONFIG).read_text())
+    del config["n_support"]
+    (saved / CONFIG).write_text(json.dumps(config | {"format": 2}))
+    arrays = dict(read_tensors(saved / CALIBRATION).arrays)
+    older = {name: values for name, values in arrays.items() if not name.startswith("support_")}
+    write_tensors(saved / CALIBRATION, older)
+    signed_again(saved)
+    predicted, now = (
+        label_stars(model, one, sky.spectra) for one in (load_label_model(saved, model), label_model)
+    )
+    np.testing.assert_array_equal(predicted.values, now.values)
+    np.testing.assert_array_equal(predicted.chi2_rank, 1.0)
+    assert not predicted.not_reproduced.any()
 
 
 def test_another_format_is_refused(saved):
