@@ -38,6 +38,11 @@ def row_of(part: str, what: str, endings: Iterable[str | None]) -> Row:
     return Row(part, what, len(listed), len(listed) - len(misses), misses)
 
 
+def is_chosen(name: str, only: str) -> bool:
+    """True where one of these words, with bars between them, is in the name of a row."""
+    return any(word in name for word in only.split("|"))
+
+
 def table(rows: Iterable[Row]) -> str:
     """The rows as a table, and below it every miss."""
     listed = list(rows)

@@ -23,7 +23,9 @@ def main() -> None:
     )
     parser.add_argument("--aborts", type=int, default=300, help="runs of info under load")
     parser.add_argument("--every", type=int, default=1, help="of lies and files, so manieth only")
-    parser.add_argument("--only", default="", help="rows whose name has this word")
+    parser.add_argument(
+        "--only", default="", help="rows whose name has this word, or one of several: train|label"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="a folder to keep the toys in, for the next time")
     given = parser.parse_args()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torture import Row, row_of
+from torture import Row, is_chosen, row_of
 
 Numbers = dict[str, np.ndarray]
 LOGS = {"ingest.log.jsonl"}  # which nothing is read from but times
@@ -170,5 +170,5 @@ def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[
 def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     """The rows of all kinds of folders."""
     for kind in kinds(work):
-        if given.only in kind.name:
+        if is_chosen(kind.name, given.only):
             yield from corrupted(kind, work, flips=given.flips, seed=given.seed)

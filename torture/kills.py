@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torture import Row, row_of
+from torture import Row, is_chosen, row_of
 from torture.forks import Ended, Kill, command, learn_modules
 
 TIMES = ("seconds", "stars_per_second")
@@ -122,6 +122,6 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     from torture.toys import commands
 
     for number, killed in enumerate(commands(work)):
-        if given.only in killed.name:
+        if is_chosen(killed.name, given.only):
             n = max(1, round(given.kills * killed.share))
             yield kills(killed, work / f"kill{number}", n=n, seed=given.seed)

@@ -17,6 +17,7 @@ from torture import SHARED, Row, row_of
 from torture.forks import Ended, forked
 
 SECONDS, MEGABYTES = 20.0, 2000.0
+ENDINGS = ("read", "refused")
 _ADDRESSES = 8 * 2**30  # bytes that a process may ask for
 NASTY = (
     *("", "0", "-1", "nan", "inf", "-inf", "null", "None", "1e999", "-1e308", "9" * 30, "9" * 400, "5.0"),
@@ -230,8 +231,12 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
 
     del scattervae
     _warm_up(work)
-    found = list(readings(work / "readers", given))
-    ends = {end: sum(one.ending == end for one in found) for end in ("read", "refused")}
+    found = []
+    for one in readings(work / "readers", given):
+        found.append(one)
+        if one.ending not in ENDINGS:
+            sys.stderr.write(f"  {_line(one)}\n")
+    ends = {end: sum(one.ending == end for one in found) for end in ENDINGS}
     sys.stderr.write(f"readers: {len(found)} files, {ends['read']} read, {ends['refused']} refused\n")
     yield from rows(found)
 
@@ -240,5 +245,5 @@ def _warm_up(work: Path) -> None:
     """Import what reading one file of each form imports."""
     from torture.forks import learn_modules
 
-    for path in inputs():
+    for path in {path.suffix: path for path in inputs()}.values():
         learn_modules(["info", path], work / "first.log")

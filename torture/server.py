@@ -10,7 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from torture import Row, row_of
+from torture import Row, is_chosen, row_of
 from torture.forks import Ended, forked, run
 
 SECONDS = 60.0  # that a lie may keep us; a server that drips is waited for
@@ -252,7 +252,7 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     """A row for each service."""
     _impatient()
     for service, lies in (("DataLink", data_lies()), ("TAP", table_lies()), ("bulk", bulk_lies())):
-        if given.only in service:
+        if is_chosen(service, given.only):
             folder = work / "server" / service
             shutil.rmtree(folder, ignore_errors=True)
             chosen = list(enumerate(lies.items()))[:: given.every]
