@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ class Reading(NamedTuple):
     Attributes:
         what: The file.
         ending: ``read``, ``refused``, or what went wrong.
-        seconds: How long it took.
+        seconds: CPU time, which other programs do not change; one that hangs is killed, and counted as a crash.
         megabytes: How much memory it took beside what was there.
     """
 
@@ -82,7 +83,7 @@ def read(path: Path, notes: Path, truth: Path | None) -> None:
     except Exception as error:  # noqa: BLE001 - to be counted
         ending = f"traceback {type(error).__name__}: {error}"[:200]
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    notes.write_text(json.dumps([ending, grown]))
+    notes.write_text(json.dumps([ending, time.process_time(), grown]))
 
 
 def _agree(found: object, truth: object) -> bool:
@@ -103,8 +104,7 @@ def reading(what: str, path: Path, work: Path, truth: Path | None = None) -> Rea
     ended = forked(lambda: read(path, notes, truth), work / "log")
     if not notes.is_file():
         return Reading(what, _gone(ended), ended.seconds)
-    ending, grown = json.loads(notes.read_text())
-    return Reading(what, ending, ended.seconds, grown)
+    return Reading(what, *json.loads(notes.read_text()))
 
 
 def _gone(ended: Ended) -> str:
