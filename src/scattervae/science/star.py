@@ -11,12 +11,16 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue.encoding import catalogue
-from scattervae.science.labels.prediction import REPRODUCED_ABOVE
+from scattervae.science.labels.prediction import LabelFlag
 from scattervae.science.labels.targets import UNITS
-from scattervae.science.labels.volume import RELIABLE_ABOVE
 from scattervae.science.shipped import card_of
 from scattervae.science.trained import TrainedModel, labels_of
 from scattervae.spectra.spectra import Flag, GFluxSource, Spectra
+
+_REASONS = {
+    LabelFlag.NOT_REPRODUCED: "the model does not reproduce the spectrum",
+    LabelFlag.BLENDED: "light of a neighbour is in the spectrum",
+}
 
 
 class BandFit(NamedTuple):
@@ -69,6 +73,8 @@ class StarAnswer:
         labels: Predicted labels by name.
         bands: The fit of BP and RP, of those that it has.
         score: Share of stars of this model that fit worse; None without calibration.
+        faint: True where the latents are less well known than those of 99 % of labelled stars: intervals of labels are
+            wide, and hold.
         unlike: What sets the star apart from those that the model was trained on.
     """
 
@@ -79,6 +85,7 @@ class StarAnswer:
     labels: dict[str, LabelAnswer]
     bands: dict[str, BandFit]
     score: float | None
+    faint: bool
     unlike: tuple[str, ...]
 
     def values(self) -> dict[str, Any]:
@@ -93,6 +100,7 @@ class StarAnswer:
             },
             "fit": {band: fit._asdict() for band, fit in self.bands.items()},
             "spectrum_score": self.score,
+            "faint_or_incomplete": self.faint,
             "unlike_training_stars": list(self.unlike),
         }
 
@@ -134,27 +142,28 @@ def answer_star(model: Checkpoint, star: Spectra) -> StarAnswer:
         latents=tuple((row[f"latent_{k}_mean"], row[f"latent_{k}_sd"]) for k in range(1, model.n_latent + 1))
         if encoded
         else (),
-        labels={name: _label(row, name) for name in names} if encoded else {},
+        labels={name: _label(row, name, bit) for bit, name in enumerate(names)} if encoded else {},
         bands=_bands(model, star) if encoded else {},
         score=score if encoded else None,
+        faint=bool(row.get("label_flags", 0) & LabelFlag.FAINT),
         unlike=_unlike(model, star),
     )
 
 
-def _label(row: dict[str, Any], name: str) -> LabelAnswer:
+def _label(row: dict[str, Any], name: str, bit: int) -> LabelAnswer:
     low_68, high_68, low_95, high_95 = (
         row[f"{name}_{end}_{percent}"] for percent in (68, 95) for end in ("low", "high")
     )
-    return LabelAnswer(row[name], UNITS[name], low_68, high_68, low_95, high_95, _doubts(row, name))
+    return LabelAnswer(
+        row[name], UNITS[name], low_68, high_68, low_95, high_95, _doubts(row["label_flags"], bit)
+    )
 
 
-def _doubts(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = {
-        "unlike stars with this label": row[f"{name}_reliability"] < RELIABLE_ABOVE,
-        "latents known less well than those of labelled stars": row["width_rank"] < RELIABLE_ABOVE,
-        "the model does not reproduce the spectrum": row.get("spectrum_score", 1.0) < REPRODUCED_ABOVE,
-    }
-    return tuple(reason for reason, holds in found.items() if holds)
+def _doubts(flags: int, bit: int) -> tuple[str, ...]:
+    """Why not to believe a label, of all that ``label_flags`` says; a faint star's interval is wide, and holds."""
+    found = tuple(text for flag, text in _REASONS.items() if flags & flag)
+    outside = flags & (1 << bit) and not flags & LabelFlag.NOT_REPRODUCED
+    return (*(["it is outside the labelled kinds"] if outside else []), *found)
 
 
 def _bands(model: Checkpoint, star: Spectra) -> dict[str, BandFit]:
