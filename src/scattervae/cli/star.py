@@ -148,6 +148,6 @@ def _label_lines(answer: "StarAnswer") -> tuple[str, ...]:
         for reason in label.doubts
     )
     doubts = tuple(f"not to be believed, {reason}" for reason in reasons)
-    if answer.faint:
-        doubts += ("faint or incomplete: the intervals are wide, and hold",)
+    if answer.faint and not doubts:
+        doubts = ("faint or incomplete: the intervals are wide, and hold",)
     return (*table_lines(("label", "value", "68 %", "95 %", "to be believed"), rows), *doubts, "")
