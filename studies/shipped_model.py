@@ -52,7 +52,9 @@ def main() -> None:
         run("train", store, "--out", model, "--recipe", recipe, *unfinished)
     if not (model / "calibration.safetensors").is_file():
         run("calibrate", model, store)
-    if not (model / "labels").is_dir():  # from stars of one make: published coefficients alone would look unlabelled
+    if not (
+        model / "labels"
+    ).is_dir():  # from stars of one make: published coefficients alone would look unlabelled
         run("ingest", demo_file(), "--out", work / "labelled")
         run("label", model, work / "labelled")
     run("outliers", model, field, "--fit")

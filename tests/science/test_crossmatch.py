@@ -201,7 +201,7 @@ def test_things_that_cannot_be_matched(tmp_path, catalogue, stars):
 def test_without_lsdb(tmp_path, catalogue, monkeypatch):
     monkeypatch.setitem(sys.modules, "lsdb", None)
     file = write_list(tmp_path / "list.parquet", ra=[1.0], dec=[1.0])
-    with pytest.raises(RecipeError, match=r"pip install 'scattervae\[cluster\]'"):
+    with pytest.raises(RecipeError, match=r"pip install '\.\[cluster\]'"):
         crossmatch(catalogue, file, tmp_path / "out", ByPosition())
 
 

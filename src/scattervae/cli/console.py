@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from scattervae.errors import DataError, RecipeError, SkippedRowsError, counted
-from scattervae.files import restored
 from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def existing(paths: Paths) -> Paths:
     Raises:
         DataError: There is nothing by one of these names.
     """
+    from scattervae.files import restored
+
     for path in paths if isinstance(paths, list) else [paths]:
         if path is not None and not restored(path).exists():
             raise DataError(f"{path}: does not exist; check the path")

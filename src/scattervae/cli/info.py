@@ -95,8 +95,6 @@ def _disagreeing(folder: Path) -> list[str]:
 
 def _summary(anything: str) -> Summary:
     path = Path(anything)
-    if not path.exists():
-        path = shipped_models().get(anything, path)
     if anything != path.stem:  # which no recipe of ours has for its name
         existing(path)
     from scattervae.model.checkpoint import Checkpoint
@@ -104,6 +102,8 @@ def _summary(anything: str) -> Summary:
 
     if path.suffix == ".toml" or (anything in RECIPES and not path.exists()):
         return _recipe(anything)
+    if not path.exists():
+        path = shipped_models().get(anything, path)
     if Checkpoint.is_model(path):
         return _model(path)
     note = note_of(path / "dataset" / "_common_metadata" if path.is_dir() else path)

@@ -221,7 +221,8 @@ class _Reading:
     @property
     def _lost(self) -> str:
         """What else a file loses that cannot be read to its end."""
-        return f"; the {counted(self.n_rows, 'row')} before that left out too" if self.n_rows else ""
+        are = "is" if self.n_rows == 1 else "are"
+        return f"; the {counted(self.n_rows, 'row')} before that {are} left out too" if self.n_rows else ""
 
 
 def _digest(file: Path) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from scattervae.errors import CheckpointError
-from scattervae.files import restored
 
 CARD = "card.json"
 _HOME = Path(str(files("scattervae") / "models"))
@@ -44,9 +43,11 @@ def model_folder(name_or_folder: str | Path) -> Path:
     Raises:
         CheckpointError: There is neither.
     """
+    from scattervae.files import restored  # with numpy: the command line starts without it
+
     path, known = Path(name_or_folder), shipped_models()
     if restored(path).exists() or str(name_or_folder) not in known:
-        if not restored(path).exists():
+        if not path.exists():
             raise CheckpointError(
                 f"{path}: no such folder, and no model of that name comes with the package "
                 f"({', '.join(known) or 'none does'}); check the path"

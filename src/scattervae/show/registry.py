@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scattervae.errors import DataError, ScatterVaeError
-from scattervae.files import written_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,6 +210,7 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
     Raises:
         ScatterVaeError: The suffix is none of these.
     """
+    from scattervae.files import written_file  # with numpy: the command line starts without it
     from scattervae.show.style import DPI, house_style
 
     path = Path(path)

@@ -125,7 +125,7 @@ def test_no_scheduler_no_lsdb(monkeypatch):
         pass
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(RecipeError, match=r"pip install 'scattervae\[cluster\]'"),
+        pytest.raises(RecipeError, match=r"pip install '\.\[cluster\]'"),
         dask_client(None, workers=1),
     ):
         pass
