@@ -34,7 +34,7 @@ def demo(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train the scatter VAE on 39,851 real APOGEE x Gaia stars, in under three minutes, without a download.
+    """Train the scatter VAE on 39,851 real APOGEE x Gaia stars, in about four minutes, without a download.
 
     Leaves store/ (the stars), model/ and model_paper2023/ (the default recipe, cut to 40 of its 100 epochs and not
     calibrated unless --full is given, and the paper's to the letter), catalogue.parquet (latents of all stars),
