@@ -1,31 +1,31 @@
 """``scattervae fetch``: bulk files and single stars from the Gaia archive."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from scattervae.cli.console import ArchiveUrl, BulkUrl, LineAMinute, Summary, stderr, table_lines
-from scattervae.errors import counted
-
-if TYPE_CHECKING:
-    from scattervae.gaia.archive.bulk import Moved, Plan, Report
-    from scattervae.gaia.archive.ids import FetchedIds
-
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, ReleaseName, progress_bar
-from scattervae.errors import FetchError
+from scattervae.cli.console import (
+    ArchiveUrl,
+    AsJson,
+    BulkUrl,
+    LineAMinute,
+    ReleaseName,
+    Summary,
+    progress_bar,
+    stderr,
+    table_lines,
+)
+from scattervae.errors import FetchError, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scattervae.arrays import SourceIds
-    from scattervae.cli.console import Summary
+    from scattervae.gaia.archive.bulk import Moved, Plan, Report
+    from scattervae.gaia.archive.ids import FetchedIds
     from scattervae.gaia.archive.listing import BulkFile
     from scattervae.gaia.archive.services import Services
 

@@ -13,11 +13,12 @@ def models(*, as_json: AsJson = False) -> None:
 
         scattervae encode best stars.csv --out catalogue.parquet
     """
-    cards = {name: card_of(folder) or {} for name, folder in shipped_models().items()}
+    folders = shipped_models()
+    cards = {name: card_of(folder) or {} for name, folder in folders.items()}
     rows = [
         (
             name,
-            f"{sum(file.stat().st_size for file in shipped_models()[name].rglob('*') if file.is_file()) / 1e6:.1f} MB",
+            f"{sum(file.stat().st_size for file in folders[name].rglob('*') if file.is_file()) / 1e6:.1f} MB",
             f"{card['training']['n_stars']:,}",
             card["basis"],
             f"{card['scores']['negative_elbo']:.1f}",
@@ -28,7 +29,7 @@ def models(*, as_json: AsJson = False) -> None:
     ]
     header = ("model", "size", "training stars", "basis", "-ELBO [nat]", "labels", "date")
     lines = table_lines(header, rows) if rows else ("no model comes with this installation",)
-    folders = {name: str(folder) for name, folder in shipped_models().items()}
     Summary(
-        {"models": [{"name": name, "folder": folders[name], **card} for name, card in cards.items()]}, lines
+        {"models": [{"name": name, "folder": str(folders[name]), **card} for name, card in cards.items()]},
+        lines,
     ).show(as_json=as_json)

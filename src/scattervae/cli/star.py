@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattervae.cli.console import AsJson, Summary, choose_device, existing, table_lines
-from scattervae.errors import DataError
 from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
     from scattervae.gaia.reading import Stars
     from scattervae.science.star import StarAnswer
-    from scattervae.science.trained import TrainedModel
 
 
 def star(
@@ -54,12 +52,13 @@ def star(
 
     if figure is not None:
         check_format(figure)
+    from scattervae.gaia.reading import load
     from scattervae.science.star import answer_star, choose_star
     from scattervae.science.trained import load_model
 
     choose_device("cpu", 0)
     trained = load_model(model)
-    stars = _fetched(int(what)) if fetched else _read(what, trained)
+    stars = _fetched(int(what)) if fetched else load(what, basis=trained.normalization.basis)
     chosen = choose_star(stars.spectra, int(what) if fetched else source_id, what)
     answer = answer_star(trained, chosen)
     written: tuple[str, ...] = ()
@@ -71,15 +70,6 @@ def star(
         written = (f"wrote {figure}",)
     values = {"model": str(model), **answer.values(), "figure": None if figure is None else str(figure)}
     Summary(values, (*_lines(answer, model.name), *written)).show(as_json=as_json)
-
-
-def _read(what: str, model: "TrainedModel") -> "Stars":
-    from scattervae.gaia import reading
-
-    try:
-        return reading.load(what, basis=model.normalization.basis)
-    except OSError as error:
-        raise DataError(f"{what}: {error.strerror or error}") from error
 
 
 def _fetched(source_id: int) -> "Stars":

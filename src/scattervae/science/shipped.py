@@ -46,14 +46,14 @@ def model_folder(name_or_folder: str | Path) -> Path:
     from scattervae.files import restored  # with numpy: the command line starts without it
 
     path, known = Path(name_or_folder), shipped_models()
-    if restored(path).exists() or str(name_or_folder) not in known:
-        if not path.exists():
-            raise CheckpointError(
-                f"{path}: no such folder, and no model of that name comes with the package "
-                f"({', '.join(known) or 'none does'}); check the path"
-            )
+    if restored(path).exists():
         return path
-    return known[str(name_or_folder)]
+    if str(name_or_folder) in known:
+        return known[str(name_or_folder)]
+    raise CheckpointError(
+        f"{path}: no such folder, and no model of that name comes with the package "
+        f"({', '.join(known) or 'none does'}); check the path"
+    )
 
 
 def require_own(folder: Path) -> None:
