@@ -85,13 +85,12 @@ def generate(
         scattervae generate model --around 4345775217221821312 --stars store -o twins.parquet
     """
     import numpy as np
-    import pyarrow.parquet as pq
 
     from scattervae.files import sole_writer
     from scattervae.gaia.facts import g_flux_of
     from scattervae.science import generation
     from scattervae.science.trained import load_model
-    from scattervae.spectra.tables import written_table
+    from scattervae.spectra.tables import write_table
 
     source = _LatentSource(model, latent, aggregate, flow, around, between, stars)
     check_out(out, "spectra")
@@ -102,8 +101,8 @@ def generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
-    with sole_writer(out), written_table(out) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    with sole_writer(out):
+        write_table(table, out)
     values = {
         "out": str(out),
         "n": n,

@@ -79,8 +79,10 @@ def outliers(
     if fit and reference is not None:
         raise RecipeError("--fit keeps STARS as the reference; leave --reference out")
     _check_files(out, gallery)
+    from scattervae.files import sole_writer
     from scattervae.science.shipped import require_own
     from scattervae.science.trained import load_model
+    from scattervae.spectra.tables import write_table
 
     choose_device("cpu", threads)
     if fit:
@@ -94,7 +96,8 @@ def outliers(
         summary.wrote(f"the reference of {counted(len(ordinary.stars), 'star')} into {model}")
     if out is not None:
         table = ordinary.score(parts).table(trained)
-        _write(table, out)
+        with sole_writer(out):
+            write_table(table, out)
         summary.add_table(table, out)
         if gallery is not None:
             _draw(trained, stars, table.slice(0, top), gallery)
@@ -159,16 +162,6 @@ def _reference(
     if kept is not None:
         return kept, f"the model {folder.name}"
     return OutlierReference.fit(model, parts), "the stars themselves"
-
-
-def _write(table: "pa.Table", out: Path) -> None:
-    import pyarrow.parquet as pq
-
-    from scattervae.files import sole_writer
-    from scattervae.spectra.tables import written_table
-
-    with sole_writer(out), written_table(out) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def _draw(model: "TrainedModel", path: Path, table: "pa.Table", gallery: Path) -> None:

@@ -27,7 +27,7 @@ from scattervae.science.lists import ROW, SEPARATION, SkyList, read_list
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, Positions, pixel_centres, read_table
 from scattervae.spectra.star_tables import ids_hold_pixels
-from scattervae.spectra.tables import require_form, written_table
+from scattervae.spectra.tables import require_form, write_table
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -273,8 +273,7 @@ def _write_file(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedArr
     if len(frame) == 0:
         raise _no_pair(out)
     table = pa.Table.from_pandas(frame[schema.names], preserve_index=False).cast(schema)
-    with written_table(out) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    write_table(table, out)
     return table[ROW]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet as pq
 
 from scattervae.errors import DataError
 from scattervae.files import written_file
@@ -72,6 +73,16 @@ def written_table(out: Path) -> Iterator[Path]:
             _CONVERSIONS[out.suffix](parquet, partial)
         finally:
             parquet.unlink(missing_ok=True)
+
+
+def write_table(table: pa.Table, out: Path) -> None:
+    """Write a table in the form of the suffix of `out`, whole or not at all.
+
+    Raises:
+        DataError: As `written_table`.
+    """
+    with written_table(out) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def is_ours(path: Path) -> bool:
