@@ -63,11 +63,11 @@ def main() -> None:
                 f"| {share:.2%} | {cannon.counts.rounds} | {seconds:.1f} |"
             )
         if name in ("plain", "robust, 5 sigma"):
-            tell_labels(cannon, spectra.take(test), labels)
+            print_label_scores(cannon, spectra.take(test), labels)
         print(f"    {cannon.counts}, outside the hull {int(scores.extrapolated.sum())}", file=sys.stderr)
 
 
-def tell_labels(cannon: Cannon, spectra: sv.Spectra, labels: object) -> None:
+def print_label_scores(cannon: Cannon, spectra: sv.Spectra, labels: object) -> None:
     started = time.perf_counter()
     found = infer_labels(cannon, cannon.normalization.apply(spectra))
     seconds = time.perf_counter() - started

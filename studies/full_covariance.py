@@ -158,8 +158,8 @@ def show_known_latents(truth: Checkpoint, sky: Simulation, held_out: np.ndarray)
     for name, own in (("diagonal", noise.independent()), ("full", noise)):
         precision = inverse(inputs, own, predicted)
         fit = best_latents(truth.network.decode, inputs.x, precision, z, prior=True)
-        told_by = latent_coverage(fit.z - z, torch.linalg.inv(fit.precision))
-        print(f"known decoder, {name:8s}: {shown(told_by)}")
+        found = latent_coverage(fit.z - z, torch.linalg.inv(fit.precision))
+        print(f"known decoder, {name:8s}: {shown(found)}")
 
 
 def shown(coverage: LatentCoverage) -> str:

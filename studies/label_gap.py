@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     """Stars to hide.
 
     Attributes:
-        label: By which they are told from others, whose interval is looked at.
+        label: By which they are separated from others, whose interval is looked at.
         text: What they are.
         stars: Which of the labelled stars.
     """

@@ -140,8 +140,8 @@ def label_values(catalogue: Path, stars: sv.Stars, rows: np.ndarray) -> dict[str
     for name in ("teff", "logg", "fe_h", "alpha_m"):
         truth = known[name]
         good = np.isfinite(truth) & np.isfinite(table[name].to_numpy())
-        truth, told = truth[good], table[good]
-        off = told[name].to_numpy() - truth
+        truth, predicted = truth[good], table[good]
+        off = predicted[name].to_numpy() - truth
         values[name] = {
             "n_stars": int(good.sum()),
             "bias": float(np.median(off)),
@@ -149,7 +149,8 @@ def label_values(catalogue: Path, stars: sv.Stars, rows: np.ndarray) -> dict[str
             **{
                 f"inside_{percent}": float(
                     np.mean(
-                        (told[f"{name}_low_{percent}"] <= truth) & (truth <= told[f"{name}_high_{percent}"])
+                        (predicted[f"{name}_low_{percent}"] <= truth)
+                        & (truth <= predicted[f"{name}_high_{percent}"])
                     )
                 )
                 for percent in (68, 95)

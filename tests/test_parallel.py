@@ -92,7 +92,7 @@ def test_an_error_keeps_what_it_says(workers):
     assert (caught.value.errno, caught.value.filename) == (28, "/a/disk")
 
 
-def test_a_killed_process_is_told_of():
+def test_a_killed_process_is_named():
     got = []
     with pytest.raises(WorkerDied):
         got.extend(job for job, _ in in_processes(die, range(30), workers=2))

@@ -43,7 +43,7 @@ class Killed:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digests of all that is in a folder, without what tells how long something took."""
+    """Digests of all that is in a folder, without what holds how long something took."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name == "ingest.log.jsonl":

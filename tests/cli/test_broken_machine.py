@@ -64,7 +64,7 @@ def test_evaluate_a_model_whose_weights_are_no_numbers(cli, model, store, tmp_pa
     assert "are not finite; the model is broken: train or fetch it again" in run.error
 
 
-def test_a_full_disk_is_told_by_the_file_that_was_written(tmp_path):
+def test_a_full_disk_is_reported_with_the_file_that_was_written(tmp_path):
     from scattervae.files import written_file
 
     def full() -> None:

@@ -220,7 +220,7 @@ def second(monkeypatch):
     logging.getLogger("scattervae").setLevel(logging.WARNING)
 
 
-def test_the_second_process_does_not_repeat_what_the_first_tells(cli, folder, tmp_path, second):
+def test_the_second_process_does_not_repeat_what_the_first_prints(cli, folder, tmp_path, second):
     second.append(AlreadyReportedError("the model exists"))
     run = cli("train", folder / "store", "--out", tmp_path / "model")
     assert (run.code, run.out, run.err) == (1, "", "")
@@ -314,5 +314,5 @@ def test_more_used_than_allowed_is_nothing_free(tmp_path):
     assert free_memory(machine(tmp_path, 1000, groups, own="0::/\n")) == 0
 
 
-def test_a_system_that_tells_nothing_of_itself(tmp_path):
+def test_a_system_that_reports_nothing_of_itself(tmp_path):
     assert free_memory(tmp_path) > 0

@@ -66,7 +66,7 @@ def test_every_star_is_encoded_and_trained_on(cli, folder, model):
         assert (1 - (fitted - truth[stars]).var(axis=0) / truth[stars].var(axis=0) > 0.8).all()
 
 
-def test_complete_stars_are_told_no_worse(folder, model):
+def test_complete_stars_are_predicted_no_less_well(folder, model):
     store, recipe = sv.SpectrumStore(folder / "store").read(), sv.load_recipe(folder / "toy.toml")
     alone = sv.train(store.take(store.usable), recipe)
     held_out = SKY.spectra.take(sv.folds(SKY.spectra.source_id).test)

@@ -54,7 +54,7 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     assert (table.loc[np.isnan(table["latent_1_mean"]), "flags"] > 0).all()
 
     scores = cli("evaluate", tmp_path / "model", tmp_path / "store", "--json").json["models"]["model"]
-    assert scores["negative_elbo"] < 0  # 110 coefficients of unit variance told at random cost 55 nats
+    assert scores["negative_elbo"] < 0  # 110 coefficients of unit variance predicted at random cost 55 nats
     assert 2 <= scores["active_latents"] <= 3
 
     run = cli("generate", tmp_path / "model", "--flux", "-n", 5, "--out", tmp_path / "made.parquet")

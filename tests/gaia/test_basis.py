@@ -221,7 +221,7 @@ def test_flux_of_51_and_55_coefficients_matches_gaiaxpy_with_that_model(formats:
     np.testing.assert_allclose(sampled.errors, np.stack(table.flux_error), rtol=1e-9)
 
 
-def test_two_bases_of_one_size_are_told_apart_by_their_ids_only(other_basis, monkeypatch):
+def test_two_bases_of_one_size_are_separated_by_their_ids_only(other_basis, monkeypatch):
     from scattervae.gaia import basis
 
     twin = basis.KnownBasis(Basis(55, 55, 66, 67), "v375wiv142r")

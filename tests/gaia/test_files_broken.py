@@ -18,7 +18,7 @@ from scattervae.spectra.spectra import Flag
 
 
 def failure(path) -> str:
-    """What a reader of this file is told; one line that begins with the path."""
+    """What a reader of this file gets to read; one line that begins with the path."""
     with pytest.raises(DataError) as caught:
         read_file(path)
     message = str(caught.value)
@@ -34,7 +34,7 @@ def bulk(rows):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b" \n\n", "is empty"),
@@ -51,8 +51,8 @@ def bulk(rows):
         (HEADER.encode() + b"\n", "no rows"),
     ],
 )
-def test_files_without_spectra(tmp_path, content, told):
-    assert told in failure(write(tmp_path, content, name="spectra.csv"))
+def test_files_without_spectra(tmp_path, content, message):
+    assert message in failure(write(tmp_path, content, name="spectra.csv"))
 
 
 def test_missing_file_and_directory(tmp_path):

@@ -121,7 +121,7 @@ def test_a_fraction_is_no_integer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "truncated_ellipsis.csv",
@@ -134,8 +134,8 @@ def test_a_fraction_is_no_integer(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_read_says_why(faults, name, told):
-    with pytest.raises(DataError, match=told) as caught:
+def test_what_cannot_be_read_says_why(faults, name, message):
+    with pytest.raises(DataError, match=message) as caught:
         read_file(faults / name)
     assert "\n" not in str(caught.value)
 
@@ -339,7 +339,7 @@ def packed(**arrays):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (packed(a=np.zeros(3)), "holds no spectra: columns a"),
         (packed(source_id=np.arange(3), bp_coefficients=np.zeros((2, 55))), "arrays of different lengths"),
@@ -351,8 +351,8 @@ def packed(**arrays):
         (b"[[1, 2]", "cannot be read"),
     ],
 )
-def test_messages_give_the_true_reason(tmp_path, content, told):
-    with pytest.raises(DataError, match=re.escape(told)) as caught:
+def test_messages_give_the_true_reason(tmp_path, content, message):
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
         read_file(write(tmp_path, content))
     assert "\n" not in str(caught.value)
 

@@ -109,7 +109,7 @@ def test_a_cell_of_another_length_among_columns_by_name_costs_its_row():
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         (pd.DataFrame(LISTS).drop(columns="source_id").set_index(TOY.source_id), "seem to be in the index"),
         (np.zeros((3, 110)), "a ndarray is no table"),
@@ -119,6 +119,6 @@ def test_a_cell_of_another_length_among_columns_by_name_costs_its_row():
         ({"XP_CONTINUOUS_RAW.xml": []}, "no table is given|holds no spectra"),
     ],
 )
-def test_what_is_no_table(table, told):
-    with pytest.raises(DataError, match=told):
+def test_what_is_no_table(table, message):
+    with pytest.raises(DataError, match=message):
         read_table(table)

@@ -254,7 +254,7 @@ def test_spectra_on_other_wavelengths_than_stated_are_refused_or_flagged(field, 
 
 
 def test_too_few_wavelengths_show_nothing(field):
-    with pytest.raises(DataError, match=r"on 60 points .* too few to tell Gaia's spectra from others"):
+    with pytest.raises(DataError, match=r"on 60 points .* too few to separate Gaia's spectra from others"):
         infer_coeffs(on_other_wavelengths(field, np.linspace(400.0, 900.0, 60)))
     with pytest.raises(DataError, match=r"3360 to 10200 nm; Gaia's lie between 330 and 1050 nm"):
         infer_coeffs(replace(on_other_wavelengths(field, design().grid_nm), grid_nm=design().grid_nm * 10))

@@ -153,13 +153,13 @@ def test_two_ingests_do_not_write_one_store(many, tmp_path):
 def test_ingest_goes_on_past_broken_files(tmp_path, caplog):
     toy = sky_stars(5)
     good = write(tmp_path, toy.csv(), "good.csv")
-    told = broken_files(tmp_path)
+    broken = broken_files(tmp_path)
     done = []
     with caplog.at_level(logging.WARNING):
-        store = ingest([*told, good], tmp_path / "store", progress=done.append)
+        store = ingest([*broken, good], tmp_path / "store", progress=done.append)
     np.testing.assert_array_equal(store.read().source_id, toy.source_id)
     assert store.entries == tuple(file.entry for file in done)
-    for entry, (path, word) in zip(store.entries, told.items(), strict=False):
+    for entry, (path, word) in zip(store.entries, broken.items(), strict=False):
         assert (entry.name, entry.kind, entry.n_kept) == (str(path), None, 0)
         assert entry.error.startswith(f"{path}: ")
         assert word in entry.error

@@ -65,7 +65,7 @@ def test_a_log_that_is_torn_costs_nothing(tmp_path, file, torn):
     assert (sealing["sealing"], sealing["seconds"]) == (True, 1.5)
 
 
-def test_memory_is_told_in_megabytes():
+def test_memory_is_printed_in_megabytes():
     resource = pytest.importorskip("resource")
     assert resource
     assert 30 < peak_memory_mb() < 1e5

@@ -99,7 +99,7 @@ def test_a_process_that_was_killed_stops_the_run_clearly_and_it_goes_on(sky, tmp
     assert contents(store) == sky.expected
 
 
-def test_a_program_without_a_guard_is_told_of_it_in_one_line(sky, tmp_path):
+def test_a_program_without_a_guard_is_refused_in_one_line(sky, tmp_path):
     program = tmp_path / "program.py"
     files = [str(file) for file in sky.files]
     program.write_text(

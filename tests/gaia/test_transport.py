@@ -146,7 +146,7 @@ def test_the_same_basis_is_left_as_it_is():
     assert transport(stars, DR3_BASIS).spectra is stars
 
 
-def test_functions_with_six_digits_tell_less_and_the_prior_says_the_rest(field, other_basis):
+def test_functions_with_six_digits_hold_less_and_the_prior_gives_the_rest(field, other_basis):
     """As of a release that is known only by the tables of GaiaXPy: on the archive's grid, rounded."""
     coeffs = without_last_four(field.coeffs)
     rotated = np.square(basis_rotation())

@@ -3,7 +3,7 @@
     python -m model.ranks FOLDER          # trains in several ways and writes what came of it to FOLDER
     python -m model.ranks cli ARGUMENTS   # the command line, its state saved after every batch
 
-Each process is told its number by the variables that ``torchrun`` sets.
+Each process reads its number by the variables that ``torchrun`` sets.
 """
 
 import json
@@ -89,7 +89,7 @@ def trained(stars: object, recipe: object, world: World, file: Path | None = Non
     return {"records": [vars(record) for record in state.records], "weights": weights.tolist()}
 
 
-def told(world: World, what: object) -> list[str]:
+def refusal(world: World, what: object) -> list[str]:
     try:
         world.from_first(what)
     except (TrainingError, CheckpointError) as error:
@@ -109,7 +109,7 @@ def work(folder: Path) -> None:
             "world": [world.rank, world.size, world.local_rank, world.local_size],
             "total": world.total(torch.tensor([1.0, world.rank])).tolist(),
             "first": world.from_first(lambda: f"made by {world.rank}"),
-            "refused": told(world, refused),
+            "refused": refusal(world, refused),
             "memory": trained(in_memory(), RECIPE, world, folder / f"state{world.rank}"),
             "disk": trained(on_disk(), RECIPE, world),
             "made worse": trained(on_disk(), MADE_WORSE, world),

@@ -151,7 +151,7 @@ def test_pieces_are_read_as_they_are_needed():
 
 
 def with_noise() -> StarsInMemory:
-    """Stars each of whose correlations tell which star it is."""
+    """Stars each of whose correlations show which star it is."""
     noise = a_noise(200).to(torch.float32)
     noise = noise._replace(g_error=torch.arange(200.0), bp=noise.bp[:1] * torch.linspace(0, 1, 200)[:, None])
     return StarsInMemory(NORMALIZATION.apply(STARS), NORMALIZATION.bp.stop, noise)

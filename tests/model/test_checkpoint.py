@@ -537,7 +537,7 @@ def test_a_model_can_be_sent_to_another_process():
     assert bits(sent, DR3_SKY.spectra) == bits(PAPER_SIZED, DR3_SKY.spectra)
 
 
-def test_dask_tells_models_apart_by_what_is_in_them():
+def test_dask_separates_models_by_what_is_in_them():
     pytest.importorskip("dask", reason="Dask is not installed")
     from dask.tokenize import tokenize
 

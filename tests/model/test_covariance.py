@@ -105,8 +105,8 @@ def test_nothing_correlated_is_the_loss_of_independent_coefficients(seed):
     batch["errors"][1, 3] = math.inf
     found = full_terms(**batch, noise=noise)
     prior = Posterior(torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4, 2, dtype=torch.float64))
-    told = Reconstruction(batch["mean"], batch["scatter"])
-    expected = loss_terms(batch["x"], batch["errors"], prior, told)
+    predicted = Reconstruction(batch["mean"], batch["scatter"])
+    expected = loss_terms(batch["x"], batch["errors"], prior, predicted)
     torch.testing.assert_close(found.chi2, expected.chi2)
     torch.testing.assert_close(found.penalty, expected.penalty)
 
@@ -257,7 +257,7 @@ def test_correlations_of_the_first_orders_are_those_of_the_corner():
     torch.testing.assert_close(square(noise.bp), square(all_of_it.bp)[:, :4, :4])
 
 
-def test_what_is_no_correlation_matrix_is_refused_and_told(caplog):
+def test_what_is_no_correlation_matrix_is_refused_and_logged(caplog):
     stars = correlated(SKY.spectra)
     stars.correlations.bp[0] = 0.9
     stars.correlations.bp[0, :2] = -0.9, 0.9  # of no three numbers

@@ -79,13 +79,13 @@ def test_what_the_first_makes_all_have(found):
     assert [rank["first"] for rank in found] == ["made by 0", "made by 0"]
 
 
-def test_an_error_of_the_first_stops_all_and_is_told_once(found):
+def test_an_error_of_the_first_stops_all_and_is_reported_once(found):
     assert found[0]["refused"] == ["CheckpointError", "the model exists"]
     assert found[1]["refused"] == ["AlreadyReportedError", "the model exists"]
 
 
 def test_a_loss_that_is_no_number_in_one_process_stops_all_at_the_same_step(found):
-    assert [told for told, _ in (rank["broken"] for rank in found)] == [False, True]
+    assert [named for named, _ in (rank["broken"] for rank in found)] == [False, True]
     assert {message for _, message in (rank["broken"] for rank in found)} == {found[0]["broken"][1]}
     assert found[0]["broken"][1].startswith("epoch 1: the loss is nan")
 
@@ -166,16 +166,16 @@ def test_variables_that_make_no_sense_are_refused(monkeypatch, rank, size):
 
 
 @pytest.mark.parametrize(
-    ("message", "size", "told"),
+    ("message", "size", "expected"),
     [
         ("[a/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This is", 2, "rank 1 is gone"),
         ("NCCL error: remote process exited\nand more", 8, "one of 7 other ranks is gone"),
     ],
 )
-def test_a_lost_connection_is_one_line(message, size, told):
+def test_a_lost_connection_is_one_line(message, size, expected):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(TrainingError, match=told) as caught, World(0, size)._watched():
+        with pytest.raises(TrainingError, match=expected) as caught, World(0, size)._watched():
             raise RuntimeError(message)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -189,8 +189,8 @@ def test_processes_that_cannot_join_say_why(monkeypatch):
         raise RuntimeError("The server socket has failed to listen. port: 1\nmore")
 
     monkeypatch.setattr(distributed.dist, "init_process_group", fails)
-    told = r"rank 1 of 2 cannot join the others \(The server socket has failed to listen\); let torchrun"
-    with pytest.raises(TrainingError, match=told) as caught, World(1, 2).joined(CPU):
+    expected = r"rank 1 of 2 cannot join the others \(The server socket has failed to listen\); let torchrun"
+    with pytest.raises(TrainingError, match=expected) as caught, World(1, 2).joined(CPU):
         pass
     assert "\n" not in str(caught.value)
 
@@ -204,7 +204,7 @@ def test_other_errors_stay_what_they_are():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_process_that_is_told_to_stop_says_so():
+def test_a_process_that_is_asked_to_stop_reports_it():
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, distributed._stop)

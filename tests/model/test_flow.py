@@ -134,12 +134,12 @@ def test_a_star_without_latents_has_no_density(flow):
 
 def test_fitting_stops_where_nothing_is_gained_and_keeps_the_best_epoch():
     """Forty stars are soon learnt by heart."""
-    told = []
+    epochs = []
     settings = FlowSettings(epochs=200, patience=3, batch_size=8, learning_rate=2e-2)
-    flow = fit_to_posteriors(two_groups(40, 0), two_groups(200, 1), settings, progress=told.append)
-    assert len(told) == flow.fit.epochs + 3 < 200
-    assert flow.fit.validation == min(epoch.validation for epoch in told)
-    assert [epoch.epoch for epoch in told] == list(range(1, len(told) + 1))
+    flow = fit_to_posteriors(two_groups(40, 0), two_groups(200, 1), settings, progress=epochs.append)
+    assert len(epochs) == flow.fit.epochs + 3 < 200
+    assert flow.fit.validation == min(epoch.validation for epoch in epochs)
+    assert [epoch.epoch for epoch in epochs] == list(range(1, len(epochs) + 1))
     held_out = torch.cat([two_groups(200, 1).sample(stream(9, str(k))) for k in range(20)])
     assert -flow.log_density(held_out).mean().item() == pytest.approx(flow.fit.validation, abs=0.1)
 
@@ -183,7 +183,7 @@ def test_files_that_are_no_flow_of_this_model(tmp_path, model, flow):
     other = untrained_model(toy_sky(100, seed=1).spectra)
     with pytest.raises(CheckpointError, match="latents of another model"):
         LatentFlow.load(tmp_path, other)
-    for notes, told in (
+    for notes, message in (
         ({"format": "2"}, "format 2, this version reads 1"),
         ({"settings": json.dumps({"depth": 3})}, "depth"),
         ({"settings": FlowSettings().model_dump_json()}, "another network|size mismatch"),
@@ -191,7 +191,7 @@ def test_files_that_are_no_flow_of_this_model(tmp_path, model, flow):
     ):
         flow.save(tmp_path)
         rewritten(path, **notes)
-        with pytest.raises(CheckpointError, match=told) as raised:
+        with pytest.raises(CheckpointError, match=message) as raised:
             LatentFlow.load(tmp_path, model)
         assert "\n" not in str(raised.value)
         assert "fit the flow again" in str(raised.value)

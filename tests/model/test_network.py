@@ -121,10 +121,10 @@ def test_answers_are_the_same_with_and_without_gradients(n_stars):
     learning = network.encode(x, torch.ones_like(x))
     with torch.no_grad():
         asking = network.encode(x, torch.ones_like(x))
-        told = network.decode(asking.mean)
+        predicted = network.decode(asking.mean)
     torch.testing.assert_close(learning.mean.detach(), asking.mean, equal_nan=True)
     torch.testing.assert_close(learning.log_variance.detach(), asking.log_variance, equal_nan=True)
-    for one, other in zip(network.decode(learning.mean), told, strict=True):
+    for one, other in zip(network.decode(learning.mean), predicted, strict=True):
         assert one.requires_grad
         torch.testing.assert_close(one.detach(), other, equal_nan=True)
 
@@ -170,7 +170,7 @@ def test_a_residual_network_has_the_weights_that_its_widths_say():
 
 
 @pytest.mark.parametrize("layers", ["plain", "residual"])
-def test_a_network_that_sees_errors_tells_stars_apart_by_them(layers):
+def test_a_network_that_sees_errors_separates_stars_by_them(layers):
     network = ScatterVAE(11, NetworkShape(hidden=(16, 16), layers=layers, encoder_sees="errors"))
     for weights in network.parameters():
         torch.nn.init.normal_(weights, std=0.3, generator=stream(0, "weights"))

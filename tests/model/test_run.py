@@ -86,13 +86,13 @@ def test_a_warning_comes_when_fewer_than_half_the_latents_are_active(name, activ
 
 
 def test_a_saved_run_leaves_the_model_and_nothing_else(tmp_path):
-    told: list[EpochRecord] = []
-    model = train(SKY.spectra, QUICK, out=RunFolder(tmp_path / "deep" / "model"), progress=told.append)
+    records: list[EpochRecord] = []
+    model = train(SKY.spectra, QUICK, out=RunFolder(tmp_path / "deep" / "model"), progress=records.append)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model"]
     assert (
         bits(read_checkpoint(tmp_path / "deep" / "model")) == bits(model) == bits(train(SKY.spectra, QUICK))
     )
-    assert tuple(told) == model.records
+    assert tuple(records) == model.records
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
@@ -101,10 +101,10 @@ def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
     start_and_stop(RunFolder(path))
     assert [p.name for p in tmp_path.iterdir()] == ["model.partial"]
     assert len((tmp_path / "model.partial" / "training.jsonl").read_text().splitlines()) == 2
-    told: list[EpochRecord] = []
-    model = train(SKY.spectra, QUICK, out=RunFolder(path, resume=True), progress=told.append)
+    records: list[EpochRecord] = []
+    model = train(SKY.spectra, QUICK, out=RunFolder(path, resume=True), progress=records.append)
     assert bits(model) == bits(train(SKY.spectra, QUICK)) == bits(read_checkpoint(path))
-    assert [record.epoch for record in told] == [1, 2, 3]
+    assert [record.epoch for record in records] == [1, 2, 3]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -135,9 +135,9 @@ def test_an_unfinished_run_is_not_touched_unless_it_is_said(tmp_path):
         train(SKY.spectra, QUICK, out=RunFolder(path))
     assert "\n" not in str(caught.value)
     assert {p.name: p.read_bytes() for p in (tmp_path / "model.partial").iterdir()} == before
-    told: list[EpochRecord] = []
+    records: list[EpochRecord] = []
     other = toy_recipe(epochs=2)
-    train(SKY.spectra, other, out=RunFolder(path, overwrite=True), progress=told.append)
+    train(SKY.spectra, other, out=RunFolder(path, overwrite=True), progress=records.append)
     assert read_checkpoint(path).recipe == other
 
 
@@ -188,9 +188,9 @@ def test_what_is_trained_once_is_not_trained_again(tmp_path, monkeypatch):
     first = train_once(SKY.spectra, QUICK, tmp_path / "model")
     assert bits(first) == bits(train(SKY.spectra, QUICK)) == bits(read_checkpoint(tmp_path / "model"))
     monkeypatch.setattr("scattervae.model.run.fit_network", None)
-    told: list[EpochRecord] = []
-    assert bits(train_once(SKY.spectra, QUICK, tmp_path / "model", progress=told.append)) == bits(first)
-    assert told == []
+    records: list[EpochRecord] = []
+    assert bits(train_once(SKY.spectra, QUICK, tmp_path / "model", progress=records.append)) == bits(first)
+    assert records == []
 
 
 @pytest.mark.parametrize("changed", ["recipe", "stars", "provenance"])
@@ -237,10 +237,10 @@ def test_training_once_begins_again_after_an_unfinished_run_of_another(tmp_path,
     stars = toy_sky(200, seed=1).spectra if changed == "stars" else SKY.spectra
     if changed == "state":
         (out.unfinished / "state.safetensors").write_bytes(b"half")
-    told: list[EpochRecord] = []
-    model = train_once(stars, recipe, out.model, progress=told.append)
+    records: list[EpochRecord] = []
+    model = train_once(stars, recipe, out.model, progress=records.append)
     assert bits(model) == bits(train(stars, recipe)) == bits(read_checkpoint(out.model))
-    assert len(told) == recipe.training.epochs
+    assert len(records) == recipe.training.epochs
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -318,7 +318,7 @@ def test_what_is_in_the_way_is_found_before_the_store_is_read(store, tmp_path):
 
 
 def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch):
-    """Here the second, told by the first that the folder is ready."""
+    """Here the second, informed by the first that the folder is ready."""
     world = World(1, 2)
     machine = Machine(world=world)
     for name, value in {

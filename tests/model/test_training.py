@@ -122,11 +122,11 @@ def test_a_run_stopped_at_any_epoch_goes_on_to_the_same_bits(tmp_path, name, sto
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         fit_network(STARS, recipe, state_file=file, progress=stop_after(stopped_after))
-    told: list[EpochRecord] = []
-    resumed = fit_network(STARS, recipe, state_file=file, progress=told.append)
+    records: list[EpochRecord] = []
+    resumed = fit_network(STARS, recipe, state_file=file, progress=records.append)
     assert all_numbers(resumed) == all_numbers(whole)
-    assert told == whole.records
-    assert resumed.n_epochs_resumed == stopped_after - 1  # progress is told before the state is saved
+    assert records == whole.records
+    assert resumed.n_epochs_resumed == stopped_after - 1  # progress is reported before the state is saved
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
@@ -325,10 +325,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path, name, 
     assert int(read_state(file).notes["n_batches_done"]) == n_batches % 4
     with pytest.raises(KeyboardInterrupt):  # and once more, two batches on, where so many are left
         fit_network(Stopped(stars, min(n_batches + 2, 19)), recipe, state_file=file)
-    told: list[EpochRecord] = []
-    resumed = fit_network(stars, recipe, state_file=file, progress=told.append)
+    records: list[EpochRecord] = []
+    resumed = fit_network(stars, recipe, state_file=file, progress=records.append)
     assert all_numbers(resumed) == all_numbers(whole)
-    assert told == whole.records
+    assert records == whole.records
     assert (
         resumed.n_stars_seen == 5 * 150 - min(n_batches + 2, 19) // 4 * 150 - min(n_batches + 2, 19) % 4 * 40
     )

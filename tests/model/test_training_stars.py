@@ -118,11 +118,11 @@ def test_no_star_to_train_on_is_an_error(tmp_path):
     none = SKY.spectra.with_flags(np.full(200, Flag.BAD_ERRORS, dtype=np.uint16))
     test_fold = SKY.spectra.take(folds(SKY.spectra.source_id).test)
     for number, spectra in enumerate((none, test_fold)):
-        told = f"none of {len(spectra)} stars can be trained on: {int(spectra.usable.sum())} are usable"
-        with pytest.raises(TrainingError, match=told) as caught:
+        message = f"none of {len(spectra)} stars can be trained on: {int(spectra.usable.sum())} are usable"
+        with pytest.raises(TrainingError, match=message) as caught:
             prepare_spectra(spectra, QUICK, HERE)
         assert "\n" not in str(caught.value)
-        with pytest.raises(TrainingError, match=told):
+        with pytest.raises(TrainingError, match=message):
             StoreStatistics.of(toy_store(tmp_path / f"{number}", spectra), QUICK)
 
 
@@ -162,7 +162,7 @@ def test_errors_of_the_g_flux_follow_their_stars():
     assert prepared.data["n_with_g_flux_error"] == kept.sum()
 
 
-def test_nothing_for_the_full_likelihood_to_know_is_told(caplog):
+def test_nothing_for_the_full_likelihood_to_know_is_reported(caplog):
     prepare_spectra(SKY.spectra, FULL, HERE)
     assert "no star has correlations or an error of its G flux" in caplog.text
 

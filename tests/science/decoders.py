@@ -60,10 +60,10 @@ def integrated(decoder: CurvedDecoder, x: Tensor, errors: Tensor, *, reach: floa
     """Mean, covariance and ln evidence of one star by summing over a grid of latents; ln 2 pi of x left out."""
     line = np.linspace(-reach, reach, n)
     z = np.array(list(product(line, line)))
-    told = decoder(torch.from_numpy(z))
-    variance = errors.numpy() ** 2 + told.scatter.numpy() ** 2
+    predicted = decoder(torch.from_numpy(z))
+    variance = errors.numpy() ** 2 + predicted.scatter.numpy() ** 2
     seen = np.isfinite(errors.numpy())[0]
-    terms = (x.numpy() - told.mean.numpy()) ** 2 / variance + np.log(variance)
+    terms = (x.numpy() - predicted.mean.numpy()) ** 2 / variance + np.log(variance)
     log_joint = -0.5 * terms[:, seen].sum(axis=1) - 0.5 * (z**2).sum(axis=1) - np.log(2 * np.pi)
     top = log_joint.max()
     weight = np.exp(log_joint - top)

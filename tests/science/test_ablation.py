@@ -90,7 +90,7 @@ def test_a_stopped_table_goes_on_and_other_stars_begin_another(tmp_path, trained
     assert len(trained) == 9
 
 
-def test_a_training_that_fails_is_left_out_and_told(tmp_path, monkeypatch, caplog):
+def test_a_training_that_fails_is_left_out_and_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "ablations", tiny)
     train = module.train
 

@@ -24,11 +24,11 @@ def test_scores_match_torch_distributions(model):
     result = evaluate(model, SKY.spectra, fold="all")
     inputs = model.normalization.apply(SKY.spectra)
     posterior = model.encode(SKY.spectra)
-    told = model.decode(posterior.mean)
-    sigma = (inputs.errors**2 + told.scatter**2).sqrt()
+    predicted = model.decode(posterior.mean)
+    sigma = (inputs.errors**2 + predicted.scatter**2).sqrt()
     constant = 0.5 * inputs.x.shape[1] * math.log(2 * math.pi)
-    nll = -Normal(told.mean, sigma).log_prob(inputs.x).sum(-1) - constant
-    z = ((inputs.x - told.mean) / sigma).abs().numpy()
+    nll = -Normal(predicted.mean, sigma).log_prob(inputs.x).sum(-1) - constant
+    z = ((inputs.x - predicted.mean) / sigma).abs().numpy()
     kl = kl_divergence(Normal(posterior.mean, posterior.sd), Normal(0.0, 1.0))
     assert result.n_stars == 500
     assert result.nll_at_mean == pytest.approx(nll.mean().item(), rel=1e-5)
@@ -50,10 +50,10 @@ def test_negative_elbo_is_the_mean_over_draws(model):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for _ in range(200):
-            told = model.decode(Normal(posterior.mean, posterior.sd).sample())
-            sigma = (inputs.errors**2 + told.scatter**2).sqrt()
+            predicted = model.decode(Normal(posterior.mean, posterior.sd).sample())
+            sigma = (inputs.errors**2 + predicted.scatter**2).sqrt()
             constant = 0.5 * inputs.x.shape[1] * math.log(2 * math.pi)
-            draws.append(-Normal(told.mean, sigma).log_prob(inputs.x).sum(-1) - constant)
+            draws.append(-Normal(predicted.mean, sigma).log_prob(inputs.x).sum(-1) - constant)
     mine = torch.stack(draws).double()
     expected = mine.mean().item() + result.kl
     error = (mine.mean(1).std() / math.sqrt(100)).item()  # both sides have draws of their own

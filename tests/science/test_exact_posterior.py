@@ -56,9 +56,9 @@ def stars_of(decoder, n_latent, n_coeffs, *, n=5, seed=1, error=0.3):
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, n_latent, generator=g, dtype=torch.float64)
     errors = error * (0.5 + torch.rand(n, n_coeffs, generator=g, dtype=torch.float64))
-    told = decoder(z)
+    predicted = decoder(z)
     noise = torch.randn(n, n_coeffs, generator=g, dtype=torch.float64)
-    return told.mean + (errors**2 + told.scatter**2).sqrt() * noise, errors
+    return predicted.mean + (errors**2 + predicted.scatter**2).sqrt() * noise, errors
 
 
 def without(x, errors, missing):
@@ -101,9 +101,9 @@ def test_the_last_mean_is_the_most_probable():
     for star in range(5):
 
         def loss(z, star=star):
-            told = decoder(torch.tensor(z)[None])
-            variance = errors[star] ** 2 + told.scatter[0] ** 2
-            terms = (x[star] - told.mean[0]) ** 2 / variance + variance.log()
+            predicted = decoder(torch.tensor(z)[None])
+            variance = errors[star] ** 2 + predicted.scatter[0] ** 2
+            terms = (x[star] - predicted.mean[0]) ** 2 / variance + variance.log()
             return 0.5 * float(terms.sum()) + 0.5 * float((z**2).sum())
 
         found = refined.posterior.mean[star].numpy()
@@ -117,9 +117,12 @@ def test_without_steps_the_precision_is_the_mean_curvature_over_stars_so_drawn()
     decoder = CurvedDecoder(4, seed=5)
     z = torch.tensor([[0.4, -0.7]], dtype=torch.float64)
     errors = torch.full((1, 4), 0.1, dtype=torch.float64)
-    told = decoder(z)
+    predicted = decoder(z)
     g = torch.Generator().manual_seed(0)
-    x = told.mean + (errors**2 + told.scatter**2).sqrt() * torch.randn(40_000, 4, generator=g).double()
+    x = (
+        predicted.mean
+        + (errors**2 + predicted.scatter**2).sqrt() * torch.randn(40_000, 4, generator=g).double()
+    )
 
     def loss(at):
         made = decoder(at[None])
@@ -174,11 +177,11 @@ def test_the_bound_of_stars_not_trained_on_falls(model):
 
     def bound(of: Posterior):
         draws = stream(0, "bound")
-        told = (
+        predicted = (
             loss_terms(inputs.x, inputs.errors, of, model.decode(of.sample(draws))).negative_elbo
             for _ in range(30)
         )
-        return torch.stack([*told]).double().mean(dim=0)
+        return torch.stack([*predicted]).double().mean(dim=0)
 
     assert (bound(posterior) - bound(refined.posterior)).mean() > 0.2
     assert (refined.n_steps > 0).all()
@@ -264,7 +267,7 @@ def linear_stars():
     return decoder, x, errors
 
 
-def test_with_the_exact_posterior_every_draw_tells_the_evidence():
+def test_with_the_exact_posterior_every_draw_gives_the_evidence():
     decoder, x, errors = linear_stars()
     posterior = refine_means(decoder, x, errors, torch.zeros(6, 3).double(), n_steps=1).posterior
     evidence = importance_weighted(joint(decoder, x, errors), posterior, 3, stream(0, "test"))
@@ -281,7 +284,7 @@ def test_with_a_poor_proposal_many_draws_come_close():
     assert (evidence.effective_draws < 2500).all()
 
 
-def test_few_draws_tell_too_little_on_average():
+def test_few_draws_give_too_little_on_average():
     decoder, x, errors = linear_stars()
     zeros = torch.zeros(6, 3).double()
     generator = stream(0, "test")
@@ -335,7 +338,7 @@ def test_a_models_evidence_is_above_its_bound(plain_model):
 
 
 def test_the_prior_may_be_another(plain_model):
-    """A prior that is e times as dense everywhere is no density, but tells where it enters."""
+    """A prior that is e times as dense everywhere is no density, but shows where it enters."""
     stars = SKY.spectra.take(slice(0, 20))
     usual = log_evidence(plain_model, stars, 10)
     again = log_evidence(plain_model, stars, 10, prior=standard_normal)

@@ -68,16 +68,16 @@ def test_between_runs_from_one_star_to_the_other_in_equal_steps():
 def test_generated_coefficients_are_the_decoders_in_archive_units(model):
     z = generation.from_prior(model, 5)
     made = generation.generate(model, z, G_FLUX)
-    told = model.decode(z)
+    predicted = model.decode(z)
     normalization = model.normalization
     np.testing.assert_allclose(
-        made.coeffs, (told.mean.double().numpy() * normalization.std + normalization.mean) * 1e4
+        made.coeffs, (predicted.mean.double().numpy() * normalization.std + normalization.mean) * 1e4
     )
-    np.testing.assert_allclose(made.scatter, told.scatter.double().numpy() * normalization.std * 1e4)
+    np.testing.assert_allclose(made.scatter, predicted.scatter.double().numpy() * normalization.std * 1e4)
 
 
 def test_a_star_made_from_its_own_latents_looks_like_itself(model):
-    """The toy sky's intrinsic scatter is 1 % and its noise 2 %: the mean spectrum is told much better."""
+    """The toy sky's intrinsic scatter is 1 % and its noise 2 %: the mean spectrum is predicted much better."""
     posterior = model.encode(SKY.spectra)
     made = generation.generate(model, posterior.mean, SKY.spectra.g_flux)
     spread = SKY.shapes.std(axis=0)

@@ -1,4 +1,4 @@
-"""Models that come with the package: by name, unchanged, and told from folders."""
+"""Models that come with the package: by name, unchanged, and separated from folders."""
 
 import json
 import tomllib

@@ -35,7 +35,7 @@ def test_a_fall_from_thousands_leaves_the_end_visible():
     assert heights[2] < 1.0
 
 
-def test_a_model_without_records_is_told_of():
+def test_a_model_without_records_is_named():
     data = data_of()
     bare = {"bare": replace(data.models["model 0"], records=())}
     figure = training_figure(replace(data, models=bare, held_out={"bare": 3.0}))

@@ -107,7 +107,7 @@ def test_a_tie_needs_a_choice_and_names_it():
         check_taken(OTHER, 0, Counter({DR3: 200}), (66, 67))
 
 
-def test_sizes_that_no_id_tells_apart_are_no_other_basis_to_choose():
+def test_sizes_that_no_id_separates_are_no_other_basis_to_choose():
     assert by_ids(Counter({Basis(54, 55, 56, 57): 3, OTHER: 2}), DR3) == {"66+67": 2}
 
 

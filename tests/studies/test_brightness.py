@@ -51,7 +51,7 @@ def test_too_few_stars_are_refused():
         explained(FEATURES[:150], SIGNAL[:150])
 
 
-def test_latents_that_hold_brightness_are_told_from_labels_that_do_not():
+def test_latents_that_hold_brightness_are_separated_from_labels_that_do_not():
     """G follows from the first latent alone; labels and colour are another matter."""
     sky = toy_sky(500, seed=3)
     z = RNG.uniform(-1.0, 1.0, (500, 2))

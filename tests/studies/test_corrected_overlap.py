@@ -38,7 +38,7 @@ def test_the_same_population_differs_by_nothing_after_correction_whatever_its_si
         assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(40) + 0.02
 
 
-def test_further_stars_of_the_same_population_lie_in_new_cells_as_often_as_is_foretold():
+def test_further_stars_of_the_same_population_lie_in_new_cells_as_often_as_is_predicted():
     rng = np.random.default_rng(2)
     counts = count_cells(rng.normal(size=(500, 2)), rng.normal(size=(5000, 2)), 0.25)
     estimate = share_new_of_the_same(counts.labelled, 500)

@@ -28,7 +28,7 @@ def test_energy_distance_is_that_of_two_gaussians():
     assert abs(np.mean(found) - truth) < 3 * np.std(found) / np.sqrt(8) + 0.005
 
 
-def test_energy_test_tells_what_differs():
+def test_energy_test_finds_what_differs():
     test = unbiased_energy_test(*gaussians(200, shift=0.7, features=5), n_permutations=199)
     assert test.p_value == 1 / 200
     assert test.distance > 0

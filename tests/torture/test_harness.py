@@ -82,7 +82,7 @@ def test_a_fork_ends_as_it_is_made_to(tmp_path):
     assert "ZeroDivisionError" in forked(lambda: 1 / 0, tmp_path / "log").text
 
 
-def test_contents_leave_out_what_tells_the_time(tmp_path):
+def test_contents_leave_out_what_holds_the_time(tmp_path):
     def folder(name: str, seconds: float, digest: str) -> dict[str, str]:
         (tmp_path / name).mkdir()
         provenance = {"training": {"seconds": seconds, "stars_per_second": seconds, "active_latents": 2}}

@@ -25,7 +25,7 @@ NOISE_MARGIN = 3.0
 """Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from
 the mean spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/inferred_coefficients.md)."""
 NOISE_FLOOR = 6e-8
-"""Relative noise below which float64 arithmetic no longer tells combinations apart: one float32 rounding."""
+"""Relative noise below which float64 arithmetic no longer separates combinations: one float32 rounding."""
 MEAN_COUNT, DIAGONAL_COUNT, FULL_COUNT = 1.0, 10.0, 100.0
 """How many stars the starting prior weighs against in the mean, the variances and the covariance."""
 DIAGONAL_STEPS, FULL_STEPS = 60, 20
@@ -272,7 +272,7 @@ def _share_outside(sampled: SampledSpectra, good: StarMask, grid: Design) -> Flo
     u = u[:, s > _ROUNDING * s[0]]
     if len(grid.grid_nm) <= u.shape[1]:
         raise DataError(
-            f"sampled spectra on {_span(grid.grid_nm)}, too few to tell Gaia's spectra from others; "
+            f"sampled spectra on {_span(grid.grid_nm)}, too few to separate Gaia's spectra from others; "
             f"expected more than {u.shape[1]}"
         )
     flux = sampled.flux[good]

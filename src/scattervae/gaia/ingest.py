@@ -179,7 +179,7 @@ class _Run:
 
 @contextmanager
 def _stops_in_one_line(run: _Run, n_files: int) -> Iterator[None]:
-    """Tell in one line what stopped a run, and how far it came."""
+    """Print in one line what stopped a run, and how far it came."""
     try:
         yield
     except WorkerDied as error:

@@ -56,7 +56,7 @@ class IngestLog:
                 known = json.loads(line)
                 self._digests[known["path"], known["size"], known["modified_ns"]] = known["digest"]
             except (ValueError, KeyError, TypeError):
-                continue  # a line that a killed run left unfinished tells nothing
+                continue  # a line that a killed run left unfinished counts for nothing
 
     def digest_of(self, path: Path) -> str | None:
         """The digest of a file that has not changed since it was read, by its size and time of change."""

@@ -84,7 +84,7 @@ def design_at(grid_nm: Wavelengths, *, ends: Ends = "natural") -> Design:
 def band_functions(band: Literal["bp", "rp"], grid_nm: Wavelengths) -> FluxMatrix:
     """The functions of one band of DR3 wherever its instrument has a response, NaN elsewhere.
 
-    BP's reach to 720 nm and RP's to 600 nm: on a fine grid that wide, all 55 combinations of either can be told apart
+    BP's reach to 720 nm and RP's to 600 nm: on a fine grid that wide, all 55 combinations of either can be separated
     in float64 (smallest singular value 6e-11 and 5e-10 of the largest), which those of `design_at` cannot.
     """
     model, inside = ("v375wi", grid_nm <= 720.0) if band == "bp" else ("v142r", grid_nm >= 600.0)

@@ -131,7 +131,7 @@ def is_of(basis: Basis, wanted: Basis | BasisIds) -> bool:
 
 
 def by_ids(others: Counter[Basis], taken: Basis) -> dict[str, int]:
-    """Stars of other bases by their ids, those that only differ in size left out: no id tells them apart."""
+    """Stars of other bases by their ids, those that only differ in size left out: no id separates them."""
     return dict(sum((Counter({one.ids: n}) for one, n in others.items() if one.ids != taken.ids), Counter()))
 
 

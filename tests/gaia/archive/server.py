@@ -1,4 +1,4 @@
-"""A file server on loopback that answers ranges and HEAD, and misbehaves when told to.
+"""A file server on loopback that answers ranges and HEAD, and misbehaves when asked to.
 
 `FileServer` serves a folder or bytes in memory; `faults` says what happens to the next requests of a path. It is
 plain enough to stand in for the archive in benchmarks too.

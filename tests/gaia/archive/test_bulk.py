@@ -118,8 +118,10 @@ def test_files_that_do_not_come_cost_no_other_and_come_another_time(tmp_path):
         wanted = [file.path for file in listed(server)]
         assert set(report.failed) == set(wanted[:6])
         assert set(report.fetched) == set(wanted[6:])
-        told = [report.failed[path] for path in wanted[:6]]
-        for text, reason in zip(told, ["503", "404", "MD5", "MD5", "web page", "tried 3 times"], strict=True):
+        reasons = [report.failed[path] for path in wanted[:6]]
+        for text, reason in zip(
+            reasons, ["503", "404", "MD5", "MD5", "web page", "tried 3 times"], strict=True
+        ):
             assert reason in text
         check(server, tmp_path, absent=wanted[:6])
         server.faults.clear()
@@ -169,7 +171,7 @@ def test_a_server_that_says_no_sizes(tmp_path):
         check(server, tmp_path)
 
 
-def test_no_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_no_space_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     with FileServer(toy_archive()) as server:
         made = plan(listed(server), tmp_path / "gaia", patience=patience())
         usage = shutil.disk_usage(tmp_path)
@@ -189,10 +191,10 @@ def test_no_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [(errno.ENOSPC, "the disk is full; free some space"), (errno.EIO, "cannot be written: Input/output")],
 )
-def test_a_disk_that_fails_ends_the_run_and_loses_nothing(tmp_path, monkeypatch, number, told):
+def test_a_disk_that_fails_ends_the_run_and_loses_nothing(tmp_path, monkeypatch, number, message):
     write = Partial.write
 
     def failing(self, chunk):
@@ -204,7 +206,7 @@ def test_a_disk_that_fails_ends_the_run_and_loses_nothing(tmp_path, monkeypatch,
 
     with FileServer(toy_archive()) as server:
         monkeypatch.setattr(Partial, "write", failing)
-        with pytest.raises(FetchError, match=told):
+        with pytest.raises(FetchError, match=message):
             run(server, tmp_path)
         monkeypatch.undo()
         server.requests.clear()
@@ -225,7 +227,7 @@ def test_a_stop_from_outside_ends_soon(tmp_path):
             if threading.current_thread() is threading.main_thread():
                 raise KeyboardInterrupt
 
-        server.faults.pop(paths_of(server)[0])  # one file comes at once, and its news are told by this thread
+        server.faults.pop(paths_of(server)[0])  # one file comes at once, and its news come from this thread
         with pytest.raises(KeyboardInterrupt):
             fetch(made, patience=patience(), progress=interrupted)
         server.faults.clear()

@@ -148,7 +148,7 @@ def test_lists_of_stars(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1\n2\nthree\n", "line 3: three is no source_id; expected one a line"),
         ("1\n99999999999999999999\n", "line 2: 99999999999999999999 is no source_id"),
@@ -159,10 +159,10 @@ def test_lists_of_stars(tmp_path):
         ("<html></html>", "is a web page"),
     ],
 )
-def test_files_that_list_no_stars(tmp_path, text, told):
+def test_files_that_list_no_stars(tmp_path, text, message):
     path = tmp_path / "ids"
     path.write_text(text)
-    with pytest.raises(DataError, match=rf"^{path}: .*{told}"):
+    with pytest.raises(DataError, match=rf"^{path}: .*{message}"):
         read_ids_file(path)
     with pytest.raises(DataError, match="does not exist"):
         read_ids_file(tmp_path / "nothing")

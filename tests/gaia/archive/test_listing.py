@@ -83,7 +83,7 @@ def test_a_busy_server_is_asked_again():
 
 
 @pytest.mark.parametrize(
-    ("fault", "told", "asked"),
+    ("fault", "message", "asked"),
     [
         (Status(404), r"answers 404 Not Found$", 1),
         (Status(403), r"answers 403 Forbidden$", 1),
@@ -92,10 +92,10 @@ def test_a_busy_server_is_asked_again():
         (Page("text/plain"), r"the server sent a web page instead; tried 2 times", 2),
     ],
 )
-def test_a_list_that_cannot_be_had(fault, told, asked):
+def test_a_list_that_cannot_be_had(fault, message, asked):
     with FileServer(toy_archive()) as server:
         server.fail(LIST, [fault] * 2)
-        with pytest.raises(FetchError, match=told):
+        with pytest.raises(FetchError, match=message):
             listing(server, tries=2)
         assert len(server.gets(LIST)) == asked
 

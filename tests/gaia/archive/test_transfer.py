@@ -26,7 +26,7 @@ def bulk_file(server, body=BODY):
 
 
 class Bytes:
-    """Counts the bytes on the disk as `transfer` tells of them."""
+    """Counts the bytes on the disk as `transfer` reports them."""
 
     total = 0
 
@@ -36,13 +36,13 @@ class Bytes:
 
 def fetched(server, folder, *, body=BODY, tries=4):
     """The file, fetched and checked byte by byte against `body`."""
-    bytes_told = Bytes()
+    bytes_reported = Bytes()
     file = bulk_file(server, body)
-    transfer(file, folder, patience=patience(tries), received=bytes_told)
+    transfer(file, folder, patience=patience(tries), received=bytes_reported)
     path = folder / file.name
     assert path.read_bytes() == body
     assert os.listdir(folder) == [NAME]
-    return bytes_told.total
+    return bytes_reported.total
 
 
 def sent(server):
@@ -94,11 +94,11 @@ def test_a_file_that_changes_on_the_way_is_not_glued(tmp_path):
                 server.files[NAME] = BODY
 
         server.fail(NAME, [Break(100_000)])
-        told = Changing()
-        transfer(bulk_file(server), tmp_path, patience=patience(), received=told)
+        received = Changing()
+        transfer(bulk_file(server), tmp_path, patience=patience(), received=received)
         path = tmp_path / bulk_file(server).name
         assert path.read_bytes() == BODY
-        assert told.total == len(BODY)
+        assert received.total == len(BODY)
         assert sent(server)[1] == (100_000, 200, len(BODY))
 
 
@@ -155,17 +155,17 @@ def test_a_wrong_checksum_once_is_mended(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [Corrupt(5000), Shorten(1000)])
-def test_a_wrong_checksum_twice_is_told_and_nothing_is_kept(tmp_path, fault):
-    told = Bytes()
+def test_a_wrong_checksum_twice_is_reported_and_nothing_is_kept(tmp_path, fault):
+    received = Bytes()
     with FileServer({NAME: BODY}) as server:
         server.fail(NAME, [fault] * 3)
         with pytest.raises(
             FetchError, match=r"MD5 is \w{32}, twice, but the archive's list says \w{32}; try"
         ):
-            transfer(bulk_file(server), tmp_path, patience=patience(), received=told)
+            transfer(bulk_file(server), tmp_path, patience=patience(), received=received)
         assert len(server.gets(NAME)) == 2
     assert os.listdir(tmp_path) == []
-    assert told.total == 0
+    assert received.total == 0
 
 
 @pytest.mark.parametrize("kind", ["text/html", "application/gzip"])
@@ -187,7 +187,7 @@ def test_what_is_not_gzipped_is_not_taken_for_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "asked", "told"),
+    ("fault", "asked", "message"),
     [
         (Status(404), 1, "answers 404 Not Found$"),
         (Status(503), 4, "answers 503 Service Unavailable; tried 4 times"),
@@ -196,10 +196,10 @@ def test_what_is_not_gzipped_is_not_taken_for_the_file(tmp_path):
         (Break(0), 4, "; tried 4 times"),
     ],
 )
-def test_an_end_in_words(tmp_path, fault, asked, told):
+def test_an_end_in_words(tmp_path, fault, asked, message):
     with FileServer({NAME: BODY}) as server:
         server.fail(NAME, [fault] * 10)
-        with pytest.raises(FetchError, match=rf"^{re.escape(server.url + NAME)}: .*{told}"):
+        with pytest.raises(FetchError, match=rf"^{re.escape(server.url + NAME)}: .*{message}"):
             transfer(bulk_file(server), tmp_path, patience=patience(), received=Bytes())
         assert len(server.gets(NAME)) == asked
     assert not (tmp_path / NAME).exists()
@@ -256,16 +256,16 @@ def test_whatever_happens_the_file_is_right_or_absent(tmp_path_factory, faults, 
         file = bulk_file(server, body)
         partial_path(folder, file).write_bytes(body[:left] if isinstance(left, int) else left)
         server.fail(NAME, faults)
-        told = Bytes()
-        told.total = partial_path(folder, file).stat().st_size
+        received = Bytes()
+        received.total = partial_path(folder, file).stat().st_size
         try:
-            transfer(file, folder, patience=patience(tries=3), received=told)
+            transfer(file, folder, patience=patience(tries=3), received=received)
         except FetchError:
             assert not (folder / NAME).exists()
             server.faults.clear()
-            transfer(file, folder, patience=patience(), received=told)
+            transfer(file, folder, patience=patience(), received=received)
         assert (folder / NAME).read_bytes() == body
-        assert told.total == len(body)
+        assert received.total == len(body)
         assert os.listdir(folder) == [NAME]
 
 

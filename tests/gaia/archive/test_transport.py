@@ -96,7 +96,7 @@ def test_bodies_come_as_they_lie_on_the_server():
         assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_the_root_of_an_error_is_what_is_told():
+def test_the_root_of_an_error_is_what_is_reported():
     refused = OSError(111, "Connection refused")
     story = ValueError("a long story about a pool of connections")
     story.__cause__ = refused

@@ -195,10 +195,10 @@ def test_empty_and_foreign_files(tmp_path):
         "columns not divided by commas; lacks source_id, ra, dec": b"# %ECSV 1.0\nsource_id ra dec\n1 2 3\n",
         "holds no header line": b"# nothing\n",
     }
-    for told, content in cases.items():
+    for word, content in cases.items():
         path = write(tmp_path, content)
         assert not is_bulk_sources(path)
-        with pytest.raises(DataError, match=f"^{path}: .*{told}"):
+        with pytest.raises(DataError, match=f"^{path}: .*{word}"):
             read_sources(path)
 
 

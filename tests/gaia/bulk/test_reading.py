@@ -62,7 +62,7 @@ def test_stars_are_those_that_were_written(tmp_path, correlations):
     assert stars.basis == Basis(7, 3, 56, 57)
     np.testing.assert_array_equal(stars.source_id, toy.source_id)
     np.testing.assert_array_equal(stars.coeffs, toy.coeffs)
-    # a float32 is written with the digits that tell it from other float32s, and read as a float64
+    # a float32 is written with the digits that separate it from other float32s, and read as a float64
     np.testing.assert_array_equal(stars.errors.astype(np.float32), toy.errors.astype(np.float32))
     np.testing.assert_array_equal(stars.n_relevant_bases, np.stack([2 + np.arange(150) % 3] * 2, axis=1))
     assert set(stars.flags.tolist()) == {Flag.NO_G_FLUX}
@@ -322,10 +322,10 @@ def test_files_that_are_no_bulk_files(tmp_path, formats):
         "is FITS; expected csv or ecsv": b"SIMPLE  =" + bytes(5000),
         "unknown binary kind": bytes(5000),
     }
-    for told, content in cases.items():
+    for word, content in cases.items():
         path = write(tmp_path, content)
-        assert is_bulk(path) == (told == "no rows")
-        with pytest.raises(DataError, match=f"^{path}: .*{told}"):
+        assert is_bulk(path) == (word == "no rows")
+        with pytest.raises(DataError, match=f"^{path}: .*{word}"):
             list(read_bulk(path))
     for name in (
         "XP_CONTINUOUS_RAW.csv",
@@ -334,9 +334,9 @@ def test_files_that_are_no_bulk_files(tmp_path, formats):
         "XP_SAMPLED_RAW_dr3int6.ecsv",
     ):
         assert not is_bulk(formats / name)
-    for name, told in (("nothing", "does not exist"), ("", "is a directory")):
+    for name, message in (("nothing", "does not exist"), ("", "is a directory")):
         assert not is_bulk(tmp_path / name)
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             list(read_bulk(tmp_path / name))
 
 
@@ -389,9 +389,9 @@ def test_any_table_is_read_as_read_file_reads_it(tmp_path, text, rows, block):
     path = write(tmp_path, text, "spectra.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", block)
-        told = failure(lambda: read_file(path, correlations=True))
-        assert failure(lambda: list(read_bulk(path, correlations=True, rows=rows))) == told
-        if told is None:
+        message = failure(lambda: read_file(path, correlations=True))
+        assert failure(lambda: list(read_bulk(path, correlations=True, rows=rows))) == message
+        if message is None:
             assert_as_read_file(path, rows=rows)
 
 

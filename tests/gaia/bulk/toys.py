@@ -103,7 +103,7 @@ def text_of(lines: list[str], columns: tuple[str, ...] = COLUMNS, newline: str =
 
 
 def as_text(values: np.ndarray) -> str:
-    """An array as a bulk file has it; numbers with as many digits as tell them from their neighbours."""
+    """An array as a bulk file has it; numbers with as many digits as separate them from their neighbours."""
     return '"[' + ",".join(str(value) for value in values) + ']"'
 
 

@@ -33,17 +33,17 @@ def test_columns_match_torch_distributions():
     table = catalogue(MODEL, SKY.spectra)
     inputs = MODEL.normalization.apply(SKY.spectra)
     posterior = MODEL.encode(SKY.spectra)
-    told = MODEL.decode(posterior.mean)
-    sigma = (inputs.errors.double() ** 2 + told.scatter.double() ** 2).sqrt()
-    x, mean = inputs.x.double(), told.mean.double()
+    predicted = MODEL.decode(posterior.mean)
+    sigma = (inputs.errors.double() ** 2 + predicted.scatter.double() ** 2).sqrt()
+    x, mean = inputs.x.double(), predicted.mean.double()
     constant = 0.5 * x.shape[1] * math.log(2 * math.pi)
     expected = {
         "log_likelihood": Normal(mean, sigma).log_prob(x).sum(-1) + constant,
         "reduced_chi2": ((x - mean) / sigma).square().mean(-1),
         "reduced_chi2_without_scatter": ((x - mean) / inputs.errors).square().mean(-1),
         "kl": kl_divergence(Normal(posterior.mean, posterior.sd), Normal(0.0, 1.0)).sum(-1),
-        "mean_log10_scatter_bp": told.scatter[:, :6].log10().mean(-1),
-        "mean_log10_scatter_rp": told.scatter[:, 6:].log10().mean(-1),
+        "mean_log10_scatter_bp": predicted.scatter[:, :6].log10().mean(-1),
+        "mean_log10_scatter_rp": predicted.scatter[:, 6:].log10().mean(-1),
         "latent_2_mean": posterior.mean[:, 1],
         "latent_3_sd": posterior.sd[:, 2],
     }
@@ -171,11 +171,11 @@ def test_where_errors_are_seen_a_star_with_gaps_is_encoded_from_what_it_has():
     for row, flag in enumerate(stars.flags):
         assert encoded[row] == (not flag & Flag.NO_G_FLUX), kinds
     inputs = SEEING.normalization.apply(stars, gaps=True)
-    told = SEEING.decode(SEEING.encode(stars).mean)
+    predicted = SEEING.decode(SEEING.encode(stars).mean)
     for row in np.flatnonzero(encoded):
         known = inputs.errors[row].isfinite()
-        sigma = (inputs.errors[row, known].double() ** 2 + told.scatter[row, known].double() ** 2).sqrt()
-        normal = Normal(told.mean[row, known].double(), sigma)
+        sigma = (inputs.errors[row, known].double() ** 2 + predicted.scatter[row, known].double() ** 2).sqrt()
+        normal = Normal(predicted.mean[row, known].double(), sigma)
         x = inputs.x[row, known].double()
         expected = normal.log_prob(x).sum() + 0.5 * known.sum() * math.log(2 * math.pi)
         assert table["log_likelihood"][row].as_py() == pytest.approx(expected.item(), rel=1e-3, abs=1e-2)

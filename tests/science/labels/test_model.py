@@ -29,7 +29,7 @@ def new_stars(n: int = 600):
     return known_of(sky), label_stars(model, label_model, sky.spectra)
 
 
-def test_labels_of_new_stars_are_told():
+def test_labels_of_new_stars_are_predicted():
     known, predicted = new_stars()
     assert predicted.names == known.names
     off = np.sqrt(np.mean((predicted.values - known.values) ** 2, axis=0))
@@ -102,7 +102,7 @@ def test_too_few_labels_are_an_error():
         fit_labels(model, sky.spectra, known_of(sky).take(slice(0, 30)), QUICK)
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     sky, model, _ = with_labels()
     seen: list[tuple[int, int]] = []
     settings = QUICK.model_copy(update={"steps": 1})
@@ -117,7 +117,7 @@ def saved(tmp_path):
     return folder
 
 
-def test_what_is_read_tells_what_was_written(saved):
+def test_what_is_read_predicts_as_what_was_written(saved):
     sky, model, label_model = with_labels()
     again = load_label_model(saved, model)
     stars = sky.spectra.take(slice(0, 40))

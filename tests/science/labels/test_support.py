@@ -51,9 +51,9 @@ def test_what_is_read_flags_what_was_written(tmp_path):
     save_label_model(labels, tmp_path / "labels")
     again = load_label_model(tmp_path / "labels", trained()[1])
     assert again.digest == labels.digest
-    told = label_stars(trained()[1], again, new.spectra)
-    np.testing.assert_array_equal(told.reliability, predicted.reliability)
-    np.testing.assert_array_equal(told.flags, predicted.flags)
+    labelled = label_stars(trained()[1], again, new.spectra)
+    np.testing.assert_array_equal(labelled.reliability, predicted.reliability)
+    np.testing.assert_array_equal(labelled.flags, predicted.flags)
 
 
 def test_a_spectrum_that_the_model_does_not_reproduce_is_flagged():
@@ -63,11 +63,11 @@ def test_a_spectrum_that_the_model_does_not_reproduce_is_flagged():
     stars = toy_sky(400, n_latent=3, seed=5).spectra
     strange = (np.arange(400) < 10)[:, None] & (np.arange(stars.coeffs.shape[1]) % 3 == 0)
     stars = replace(stars, coeffs=np.where(strange, stars.coeffs + 1000 * stars.errors, stars.coeffs))
-    told = label_stars(model, labels, stars)
-    assert told.not_reproduced[:10].all()
-    assert told.not_reproduced[10:].mean() < 0.02
-    assert (told.flags[:10] & LabelFlag.NOT_REPRODUCED).all()
-    assert not told.reliable[:10].any()
+    labelled = label_stars(model, labels, stars)
+    assert labelled.not_reproduced[:10].all()
+    assert labelled.not_reproduced[10:].mean() < 0.02
+    assert (labelled.flags[:10] & LabelFlag.NOT_REPRODUCED).all()
+    assert not labelled.reliable[:10].any()
 
 
 def test_stars_that_the_model_was_not_trained_on_say_how_well_it_reproduces(monkeypatch):
@@ -85,9 +85,9 @@ def test_labels_of_blended_stars_are_not_reliable():
     _, model, labels = with_labels()
     stars = toy_sky(20, n_latent=3, seed=5).spectra
     stars = stars.with_flags(np.where(np.arange(20) < 3, Flag.BLENDED, 0).astype(np.uint16))
-    told = label_stars(model, labels, stars)
-    assert ((told.flags & LabelFlag.BLENDED) > 0).tolist() == [True] * 3 + [False] * 17
-    assert not told.reliable[:3].any()
+    labelled = label_stars(model, labels, stars)
+    assert ((labelled.flags & LabelFlag.BLENDED) > 0).tolist() == [True] * 3 + [False] * 17
+    assert not labelled.reliable[:3].any()
 
 
 def test_the_rank_of_chi2_is_the_share_of_stars_that_fit_no_better():

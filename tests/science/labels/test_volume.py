@@ -24,7 +24,7 @@ def test_reliability_of_stars_drawn_as_the_labelled_ones_is_uniform():
         assert abs((found < level).mean() - level) < 4 * np.sqrt(level * (1 - level) / 2000)
 
 
-def test_a_star_far_away_is_told_apart():
+def test_a_star_far_away_is_recognised():
     found = volume_of().reliability(posterior_of(np.array([[0.0, 0, 0], [9.0, 0, 0], [np.nan, 0, 0]])))
     assert found[0].min() > 0.5
     np.testing.assert_allclose(found[1], [1 / 1001, 1 / (1 + np.isfinite(volume_of().distances[:, 1]).sum())])
@@ -45,7 +45,7 @@ def test_distances_are_those_of_brute_force():
     np.testing.assert_allclose(volume.distances[:, 0], np.sort(apart, axis=1)[:, 10])
 
 
-def test_a_wide_posterior_is_told_apart():
+def test_a_wide_posterior_is_recognised():
     volume = volume_of()
     ranks = [volume.width_rank(posterior_of(np.zeros((1, 3)), width))[0] for width in (0.05, 0.2)]
     np.testing.assert_allclose(ranks, [1.0, 1 / 1001])

@@ -163,7 +163,7 @@ def test_more_stars_of_the_same_population_look_like_new_volume_only_at_unequal_
     assert as_given.difference.low > 0.5
     assert equal.difference.low < 0 < equal.difference.high
     assert equal.new.low < equal.new_by_size_alone < equal.new.high
-    assert as_given.new_by_size_alone is None  # eleven times the labelled stars: not to be foretold
+    assert as_given.new_by_size_alone is None  # eleven times the labelled stars: not to be predicted
 
 
 def test_intervals_hold_the_truth_at_least_as_often_as_they_say():

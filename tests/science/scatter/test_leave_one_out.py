@@ -45,7 +45,7 @@ def test_factors_change_what_is_fitted_and_not_what_is_reported():
     np.testing.assert_allclose(left.latent_variance, same.latent_variance, rtol=1e-4)
 
 
-def test_a_missing_coefficient_is_nan_and_tells_nothing():
+def test_a_missing_coefficient_is_nan_and_adds_nothing():
     inputs = inputs_of(MODEL, 4)
     missing = torch.zeros(4, N, dtype=torch.bool)
     missing[:, 3] = True

@@ -86,7 +86,7 @@ def test_with_no_scatter_and_equal_errors_it_is_the_mean_square():
     np.testing.assert_allclose(found.error.squared[0], of_cell, rtol=1e-6)
 
 
-def test_an_error_in_proportion_to_the_flux_cannot_be_told_from_scatter():
+def test_an_error_in_proportion_to_the_flux_cannot_be_separated_from_scatter():
     sample, brightness, kind = stars()
     same = replace(sample, errors=2.0 * sample.scatter)
     found = separate(same, np.zeros_like(brightness), np.zeros_like(kind), one_group(sample))

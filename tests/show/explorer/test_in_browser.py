@@ -19,11 +19,11 @@ TOLERANCE = 1e-4
 def encoded(model, spectra):
     """What Python says of the stars: posterior mean, sd, reconstruction, reduced chi^2 and score."""
     (batch,) = model.encode_batches([spectra])
-    told, inputs = batch.reconstruction, batch.inputs
-    score = spectrum_score(model, inputs, batch.posterior, told)
-    squares = (inputs.x - told.mean) ** 2 / (inputs.errors**2 + told.scatter**2)
+    predicted, inputs = batch.reconstruction, batch.inputs
+    score = spectrum_score(model, inputs, batch.posterior, predicted)
+    squares = (inputs.x - predicted.mean) ** 2 / (inputs.errors**2 + predicted.scatter**2)
     chi2 = squares.sum(dim=1) / inputs.errors.isfinite().sum(dim=1)
-    return batch.posterior, told, chi2.numpy(), score
+    return batch.posterior, predicted, chi2.numpy(), score
 
 
 def dropped(page, text):
@@ -31,21 +31,21 @@ def dropped(page, text):
     return page.run(
         """const app = window.scattervae, { basis, g_zero_point: zero } = app.about.network;
         const stars = Reading.stars(given[0], basis, zero);
-        return stars.map((star) => { const { posterior, told, fit } = app.encodeStar(star); return {
-          id: star.source_id, mean: [...posterior.mean], sd: [...posterior.sd], x: [...told.mean],
-          scatter: [...told.scatter], chi2: fit.reduced_chi2, score: fit.score }; });""",
+        return stars.map((star) => { const { posterior, predicted, fit } = app.encodeStar(star); return {
+          id: star.source_id, mean: [...posterior.mean], sd: [...posterior.sd], x: [...predicted.mean],
+          scatter: [...predicted.scatter], chi2: fit.reduced_chi2, score: fit.score }; });""",
         text,
     )
 
 
 def compare(found, spectra, model):
-    posterior, told, chi2, score = encoded(model, spectra)
+    posterior, predicted, chi2, score = encoded(model, spectra)
     assert [star["id"] for star in found] == [str(i) for i in spectra.source_id]
     for name, expected in (
         ("mean", posterior.mean),
         ("sd", posterior.sd),
-        ("x", told.mean),
-        ("scatter", told.scatter),
+        ("x", predicted.mean),
+        ("scatter", predicted.scatter),
     ):
         values = np.array([star[name] for star in found])
         assert np.abs(values - expected.numpy()).max() < TOLERANCE, name
@@ -97,10 +97,10 @@ def test_the_papers_network_runs_in_the_page_too(browser, sky, tmp_path, calibra
 
 def test_flux_is_that_of_python(page, model):
     z = np.random.default_rng(0).normal(size=(4, model.n_latent))
-    told = model.decode(torch.from_numpy(z).float())
+    predicted = model.decode(torch.from_numpy(z).float())
     g_flux = np.full(4, 1e4)
-    coeffs = model.normalization.invert(told.mean, g_flux)
-    expected = flux_from_coeffs(coeffs, model.normalization.invert_errors(told.scatter, g_flux), DR3)
+    coeffs = model.normalization.invert(predicted.mean, g_flux)
+    expected = flux_from_coeffs(coeffs, model.normalization.invert_errors(predicted.scatter, g_flux), DR3)
     found = page.run(
         """const { network } = window.scattervae; return given[0].map((z) => {
         const { mean, scatter } = network.decode(z);

@@ -203,7 +203,7 @@ def _note(report: Report, path: str, future: Future[bool], out: Path) -> None:
 
 
 def _size(file: BulkFile, patience: Patience) -> int | None:
-    """The size by the server; None where it does not say, also where it has no such file: fetching will tell."""
+    """The size by the server; None where it does not say, also where it has no such file: fetching will show."""
 
     def ask() -> int | None:
         with new_session() as session, answered(session, "HEAD", file.url) as response:

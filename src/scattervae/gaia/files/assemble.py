@@ -223,7 +223,7 @@ def _joined_basis(lengths: Int64[np.ndarray, " star"], name: str) -> Basis:
         sizes = " or ".join(str(basis.n_coeffs) for basis in known)
         raise DataError(
             f"column {name} holds arrays of {counted(present[0], 'number')}; expected {sizes}, since only the bands of "
-            f"{' or '.join(map(str, known))} can be told apart"
+            f"{' or '.join(map(str, known))} can be separated"
         )
     return fitting[0]
 

@@ -233,7 +233,7 @@ _SAME = 1e-3
 are published in float32."""
 _LIFT = 1e-6  # added to a diagonal before it is asked whether a matrix is positive definite; float32 again
 _SAMPLE = 8
-_FEWEST_TO_TELL = 10  # coefficients: of fewer, the wrong triangle can make a correlation matrix by chance
+_FEWEST_TO_DECIDE = 10  # coefficients: of fewer, the wrong triangle can make a correlation matrix by chance
 
 
 def read_correlations(
@@ -304,7 +304,7 @@ def _strict(values: Elements, errors: CoeffArray) -> Pairs:
     order = np.argsort(column * n + row)  # from the upper one, row by row, to the lower one
     sample = values[np.isfinite(values).all(axis=1)][:_SAMPLE]
     if (
-        n >= _FEWEST_TO_TELL
+        n >= _FEWEST_TO_DECIDE
         and len(sample)
         and not _are_definite(sample, n).any()
         and _are_definite(sample[:, order], n).all()

@@ -181,7 +181,7 @@ def read_file(
     release: DataRelease = DR3,
     basis: Basis | BasisIds | None = None,
 ) -> FileContents:
-    """All stars of a file of any kind, told from its content; of one basis.
+    """All stars of a file of any kind, recognised by its content; of one basis.
 
     Args:
         path: bulk or archive csv, ecsv, FITS, VOTable, DPAC avro, HDF5 or parquet, gzipped or not.

@@ -57,7 +57,7 @@ class LabelSupport(NamedTuple):
 
     @classmethod
     def fit(cls, encoder: ScatterVAE, stars: SurveyStars, settings: LabelSettings) -> "LabelSupport":
-        r"""Networks that tell stars with a label from those without, cross-fitted over folds of the survey.
+        r"""Networks that separate stars with a label from those without, cross-fitted over folds of the survey.
 
         At the optimum the log odds are those of the densities of both in the space of spectra, so that no other flag of
         as many labelled stars finds more of the unlabelled ones.

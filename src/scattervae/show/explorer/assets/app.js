@@ -230,10 +230,10 @@ class App {
     return this.set({ z, tab: "generate" });
   }
 
-  /** A star of a file through the encoder: {inputs, posterior, told, fit}. */
+  /** A star of a file through the encoder: {inputs, posterior, predicted, fit}. */
   encodeStar(star) {
-    const inputs = this.network.inputs(star), posterior = this.network.encode(inputs.x, inputs.errors), told = this.network.decode(posterior.mean);
-    return { inputs, posterior, told, fit: this.network.fit(inputs.x, inputs.errors, posterior, told) };
+    const inputs = this.network.inputs(star), posterior = this.network.encode(inputs.x, inputs.errors), predicted = this.network.decode(posterior.mean);
+    return { inputs, posterior, predicted, fit: this.network.fit(inputs.x, inputs.errors, posterior, predicted) };
   }
 
   /** Where a latent vector lies on the map's axes; NaN where an axis is no function of the latents. */

@@ -59,14 +59,14 @@ class Network {
   }
 
   /** How well the posterior mean fits: chi^2 a coefficient, and the score of a calibrated model. */
-  fit(x, errors, posterior, told) {
+  fit(x, errors, posterior, predicted) {
     const nBp = this.about.n_bp, sums = { chi2: 0, known: 0, scatter: [0, 0], variance: [0, 0] };
     for (let i = 0; i < this.n; i++) {
       const band = i < nBp ? 0 : 1;
-      sums.scatter[band] += Math.log10(told.scatter[i]);
+      sums.scatter[band] += Math.log10(predicted.scatter[i]);
       if (!Number.isFinite(errors[i])) continue;
-      const variance = errors[i] ** 2 + told.scatter[i] ** 2;
-      sums.chi2 += (x[i] - told.mean[i]) ** 2 / variance;
+      const variance = errors[i] ** 2 + predicted.scatter[i] ** 2;
+      sums.chi2 += (x[i] - predicted.mean[i]) ** 2 / variance;
       sums.variance[band] += Math.log(variance);
       sums.known++;
     }

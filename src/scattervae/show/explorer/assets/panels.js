@@ -113,9 +113,9 @@ class GeneratePanel {
       input.previousSibling.textContent = z[k].toFixed(2).replace("-", "−");
     }
     if (byId("panel-generate").hidden) return;
-    const started = performance.now(), told = app.network.decode(z), spent = performance.now() - started;
+    const started = performance.now(), predicted = app.network.decode(z), spent = performance.now() - started;
     byId("decode-time").textContent = `decoded in ${spent.toFixed(1)} ms`;
-    this.plots.show({ ...told, g_flux: app.fluxOf(Number(byId("generate-g").value)), family: this.family });
+    this.plots.show({ ...predicted, g_flux: app.fluxOf(Number(byId("generate-g").value)), family: this.family });
     app.mark();
   }
 
@@ -225,7 +225,7 @@ class YoursPanel {
     const plots = made("div");
     this.box.replaceChildren(made("h3", { text: `Star ${this.stars[index].source_id}` }), ...others.map((text) => made("p", { text })), made("h3", { text: "Nearest in the latents (distance)" }), neighbours, made("h3", { text: "Spectrum" }), plots, made("h3", { text: "Where it lies: posterior" }), made("table", {}, ...tableOf(["latent", "mean", "one σ"], latents)), made("button", { text: "Generate from here", onclick: () => { app.set({ z: Array.from(posterior.mean), tab: "generate" }); } }));
     const view = new SpectrumView(plots, app.network, { residuals: true, name: () => `star_${this.stars[index].source_id}` });
-    await view.show({ ...encoded.inputs, ...encoded.told });
+    await view.show({ ...encoded.inputs, ...encoded.predicted });
     app.mark();
     app.say(`Star ${this.stars[index].source_id} encoded; the star-shaped mark on the map shows where it lies.`);
   }
