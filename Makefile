@@ -15,7 +15,7 @@ test: .venv/installed
 model: .venv/installed
 	$(BIN)/python -m studies.shipped_model model_of_package $(FIELD)
 
-# Everything that breaks on purpose, in one table; docs/reliability.md says what and how long: over an hour.
+# Everything that breaks on purpose, in one table; docs/measurements/reliability.md says what and how long: over an hour.
 torture: .venv/installed
 	$(BIN)/python -m torture
 

@@ -37,7 +37,7 @@ from simulated_archive.sky import SOURCES_A_STAR, STARS_A_FILE  # noqa: E402
 from simulated_archive.writing import FileJob, Workers, jobs  # noqa: E402
 
 BYTES_A_STAR = 21_000  # of both products, to cut waves
-RECIPE = "elbo"  # the network that docs/scale.md speaks of
+RECIPE = "elbo"  # the network that docs/measurements/scale.md speaks of
 MODEL_EPOCHS = 20
 PAIRS = 10_000
 

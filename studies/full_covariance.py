@@ -1,4 +1,4 @@
-"""The numbers of docs/covariance.md: speed of the full likelihood, and what it changes.
+"""The numbers of docs/explanation/covariance.md: speed of the full likelihood, and what it changes.
 
     python -m studies.full_covariance speed [N_STARS]
     python -m studies.full_covariance simulated MODEL STARS N_STARS EPOCHS SEEDS CORRELATIONS.npz

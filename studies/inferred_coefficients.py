@@ -1,7 +1,7 @@
 """How well coefficients come back from sampled spectra, and where the rest is lost.
 
 Run it with the folder of real fixtures, ``python -m studies.inferred_coefficients FOLDER``. The numbers of
-docs/inferred_coefficients.md are its output.
+docs/explanation/inferred_coefficients.md are its output.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The numbers and the figure of docs/posterior.md on the prior: the standard normal's, and a flow's.
+"""The numbers and the figure of docs/explanation/posterior.md on the prior: the standard normal's, and a flow's.
 
     python -m studies.latent_prior MODEL STARS CORRELATIONS [FIGURE]
 

@@ -1,4 +1,4 @@
-"""The numbers of docs/posterior.md on refined posteriors and the evidence.
+"""The numbers of docs/explanation/posterior.md on refined posteriors and the evidence.
 
     python -m studies.refinement MODEL STARS [EVERY]
 

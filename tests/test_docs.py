@@ -21,7 +21,7 @@ from toy import DR3, toy_sky
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
 GROUPS = typer.main.get_command(app).commands
 COMMANDS = {name: command for name, command in GROUPS.items() if not hasattr(command, "commands")} | {
     f"{group} {name}": command
@@ -46,7 +46,7 @@ def anchors(path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_in_the_table_of_commands(name):
-    assert f"\n| `scattervae {name}" in (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert f"\n| `scattervae {name}" in (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -56,7 +56,7 @@ def test_every_option_says_what_it_does(name):
 
 
 def test_every_module_is_in_the_api_page():
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\.\. automodule:: (\S+)$", page, re.MULTILINE)
     assert sorted(set(MODULES) - set(listed)) == []
     assert sorted(set(listed) - {"scattervae", *MODULES}) == []
@@ -64,8 +64,14 @@ def test_every_module_is_in_the_api_page():
 
 
 def test_every_page_is_reached_from_the_index():
-    toctree = blocks(DOCS / "index.md", "{toctree}")[0].split()
-    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= set(toctree)
+    toctrees = " ".join(blocks(DOCS / "index.md", "{toctree}")).split()
+    pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES[1:]}
+    assert pages - {"index"} <= set(toctrees)
+
+
+def test_a_page_is_in_one_of_the_four_parts_or_among_the_measurements():
+    parts = {"tutorials", "howto", "explanation", "reference", "measurements"}
+    assert {page.parent.name for page in PAGES[1:]} - {"docs"} <= parts
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -108,7 +114,7 @@ def test_examples_in_the_help_exist_with_their_options():
                 assert {word for word in words if re.match(r"--?[a-z]", word)} <= options, example
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "reference" / "python.md"], ids=lambda page: page.name)
 def test_python_snippets_run(page, tmp_path, monkeypatch):
     snippets = blocks(page, "python")
     if not snippets:
@@ -131,7 +137,7 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
 
 
 def test_flags_are_those_of_the_code():
-    page = (DOCS / "outputs.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "outputs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
     assert rows == [(str(flag.value), flag.name, flag.meaning) for flag in Flag]
 

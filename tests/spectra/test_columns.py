@@ -65,7 +65,7 @@ def test_the_legend_of_flags_names_every_bit():
 
 
 def test_the_documentation_names_every_column():
-    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "store.md").read_text(encoding="utf-8")
     names = store_schema(correlations=True, quality=QUALITY_COLUMNS).names
     assert [name for name in names if f"`{name.removesuffix('_err')}`" not in text] == []
 

@@ -24,7 +24,7 @@ def test_a_study_starts_and_says_how_it_is_used(name, monkeypatch, capsys):
 
 
 def test_the_table_names_every_study_and_a_page_that_names_it():
-    rows = re.findall(r"^\| \[.*?\]\(\.\./docs/(\w+\.md)\) \| (.*?) \| .+ \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| \[.*?\]\(\.\./docs/(\w+/\w+\.md)\) \| (.*?) \| .+ \|$", README, re.MULTILINE)
     page_of = {name: page for page, names in rows for name in re.findall(r"`(\w+)`", names)}
     assert sorted(page_of) == SCRIPTS
     for name, page in page_of.items():

@@ -22,8 +22,8 @@ CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
 PixelVector = Float64[np.ndarray, " wavelength"]
 
 NOISE_MARGIN = 3.0
-"""Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from
-the mean spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/inferred_coefficients.md)."""
+"""Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from the mean
+spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/explanation/inferred_coefficients.md)."""
 NOISE_FLOOR = 6e-8
 """Relative noise below which float64 arithmetic no longer separates combinations: one float32 rounding."""
 MEAN_COUNT, DIAGONAL_COUNT, FULL_COUNT = 1.0, 10.0, 100.0

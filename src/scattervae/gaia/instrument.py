@@ -38,7 +38,7 @@ def archive_design() -> Design:
     Source:
         `design_at`. Its end condition was found from 39,851 archive spectra: their part outside this
         matrix is 3.1e-8 of the spectrum, outside GaiaXPy's shipped matrix it is 1.4e-6. Two stars whose
-        coefficients and sampled spectra are both published agree to 3e-8 (docs/inferred_coefficients.md).
+        coefficients and sampled spectra are both published agree to 3e-8 (docs/explanation/inferred_coefficients.md).
     """
     return design_at(design().grid_nm)
 

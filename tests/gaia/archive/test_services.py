@@ -288,7 +288,7 @@ def test_a_release_described_in_a_file(tmp_path):
     )
     assert release_of(str(own)).product("gaia_source").folder == "gdr4/gaia_source/"
     for broken, message in (
-        (text.replace("epoch = 2017.5", ""), "epoch: Field required; see docs/releases\\.md$"),
+        (text.replace("epoch = 2017.5", ""), "epoch: Field required; see docs/reference/releases\\.md$"),
         (text + "\nsurprise = 1\n", "tap.surprise: Extra inputs are not permitted"),
         (text.replace("= 2017.5", "= -1"), "epoch: Input should be greater than 0"),
         ("name = ", "is no TOML file that can be read"),

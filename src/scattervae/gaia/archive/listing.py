@@ -160,7 +160,7 @@ def _read(path: Path) -> Release:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise FetchError(f"{path}: {where}: {first['msg']}; see docs/releases.md") from None
+        raise FetchError(f"{path}: {where}: {first['msg']}; see docs/reference/releases.md") from None
     except (OSError, ValueError, RecursionError) as error:
         raise FetchError(f"{path}: is no TOML file that can be read ({error})") from error
 

@@ -68,7 +68,7 @@ def count_cells(
 def occupied_chance(counts: CellCounts, n_stars: int, n: int) -> CellShares:
     r"""Chance that each cell holds one of `n` of the sample's stars drawn without replacement.
 
-    .. math:: 1 - \binom{N - x}{n} \Big/ \binom{N}{n}
+    .. math:: 1 - \binom{N - x}{n} / \binom{N}{n}
 
     Each cell holds x of the sample's N stars.
 
