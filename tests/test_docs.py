@@ -114,7 +114,9 @@ def test_examples_in_the_help_exist_with_their_options():
                 assert {word for word in words if re.match(r"--?[a-z]", word)} <= options, example
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "reference" / "python.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", DOCS / "reference" / "python.md"], ids=lambda page: page.name
+)
 def test_python_snippets_run(page, tmp_path, monkeypatch):
     snippets = blocks(page, "python")
     if not snippets:

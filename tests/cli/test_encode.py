@@ -73,8 +73,8 @@ def test_a_star_in_several_inputs_counts_once(cli, model, store, tmp_path, sky):
         run = cli("encode", model, *inputs, "--out", out, "--json")
         assert run.code == 0, run.err
         assert (run.json["n_stars"], run.json["flags"]) == (n, {"DUPLICATE": doubled})
-        table = pq.read_table(out, columns=["source_id", "flags"])
-        once = table["source_id"].to_numpy()[table["flags"].to_numpy() == 0]
+        table = pq.read_table(out, columns=["source_id", "quality_flags"])
+        once = table["source_id"].to_numpy()[table["quality_flags"].to_numpy() == 0]
         assert len(once) == len(np.unique(once)) == n - doubled
 
 

@@ -51,7 +51,7 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     run = cli("encode", tmp_path / "model", tmp_path / "store", "--out", out, "--json")
     table = pq.read_table(out).to_pandas()
     assert run.json["n_encoded"] == int(np.isfinite(table["latent_1_mean"]).sum())
-    assert (table.loc[np.isnan(table["latent_1_mean"]), "flags"] > 0).all()
+    assert (table.loc[np.isnan(table["latent_1_mean"]), "quality_flags"] > 0).all()
 
     scores = cli("evaluate", tmp_path / "model", tmp_path / "store", "--json").json["models"]["model"]
     assert scores["negative_elbo"] < 0  # 110 coefficients of unit variance predicted at random cost 55 nats

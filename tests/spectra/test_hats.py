@@ -246,7 +246,7 @@ def test_each_kind_of_column_has_its_encoding(tmp_path):
         "bp_coefficients.list.element": "BYTE_STREAM_SPLIT",
         "ra": "BYTE_STREAM_SPLIT",
         "source_id": "DELTA_BINARY_PACKED",
-        "flags": "RLE_DICTIONARY",
+        "quality_flags": "RLE_DICTIONARY",
     }
     for name, encoding in expected.items():
         assert encoding in columns[name].encodings

@@ -205,7 +205,9 @@ IDS = st.lists(st.integers(0, 60), max_size=15)
 def write(path, ids):
     """In two row groups, not in order."""
     pq.write_table(
-        pa.table({"flags": np.zeros(len(ids)), "source_id": ids}), path, row_group_size=max(1, len(ids) // 2)
+        pa.table({"quality_flags": np.zeros(len(ids)), "source_id": ids}),
+        path,
+        row_group_size=max(1, len(ids) // 2),
     )
 
 

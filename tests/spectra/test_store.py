@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from scattervae.errors import StoreError
+from scattervae.files import write_digests
 from scattervae.spectra import hats
+from scattervae.spectra.foreign import read_partition_file
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Correlations, Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
@@ -297,3 +299,44 @@ def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
         StoreError, match=r"\d+ rows; the catalogue's metadata say \d+: it was replaced or changed"
     ):
         SpectrumStore(tmp_path / "store").read()
+
+
+def with_former_flags(folder):
+    """Make of a store what an earlier version wrote, whose column of flags had another name."""
+    files = [*folder.rglob("*.parquet"), folder / "dataset" / "_common_metadata"]
+    for file in files:
+        schema = pq.read_schema(file)
+        names = [{"quality_flags": "flags"}.get(name, name) for name in schema.names]
+        fields = [field.with_name(name) for field, name in zip(schema, names, strict=True)]
+        renamed = pa.schema(fields, metadata=schema.metadata)
+        if file.suffix:
+            hats.write_sorted(
+                file, pq.read_table(file, partitioning=None).rename_columns(names).cast(renamed)
+            )
+        else:
+            pq.write_metadata(renamed, file)
+    write_digests(
+        folder, [*files, *(folder / name for name in hats.DESCRIPTIONS[:2]), folder / "manifest.json"]
+    )
+
+
+def test_a_store_of_an_earlier_version_is_read_and_grows_with_the_column_of_flags_as_it_was(tmp_path):
+    first, second = rich_stars().take(slice(0, 25)), rich_stars().take(slice(25, 40))
+    for name in ("old", "new"):
+        write_store(tmp_path / name, first, correlations=True, rows_a_partition=7)
+    with_former_flags(tmp_path / "old")
+    old, new = (SpectrumStore(tmp_path / name) for name in ("old", "new"))
+    assert "flags" in pq.read_schema(old.path_of(old.partitions[0])).names
+    np.testing.assert_array_equal(old.read().flags, new.read().flags)
+    np.testing.assert_array_equal(
+        old.read_row_group(old.row_groups[0]).flags, new.read_row_group(new.row_groups[0]).flags
+    )
+    flagged = old.read(where=lambda _, flags: flags > 0)
+    assert (len(flagged), old.read().correlations is None) == (int((new.read().flags > 0).sum()), False)
+    part = read_partition_file(old.path_of(old.partitions[0]))
+    np.testing.assert_array_equal(part.spectra.flags, new.read().flags[: len(part.spectra)])
+    for name in ("old", "new"):
+        write_store(tmp_path / name, second, correlations=True, rows_a_partition=7)
+    old, new = (SpectrumStore(tmp_path / name) for name in ("old", "new"))
+    np.testing.assert_array_equal(old.read().flags, new.read().flags)
+    assert all("quality_flags" in pq.read_schema(old.path_of(p)).names for p in old.partitions)

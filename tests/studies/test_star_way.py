@@ -44,6 +44,8 @@ def test_an_entry_is_a_function_of_another_module():
 def test_the_architecture_page_lists_the_modules_of_the_trace(printed):
     star, _ = printed.split("a model, from its folder into encode:")
     traced = set(re.findall(r"^ *\d+ ([\w.]+) +\d+ ", star, re.MULTILINE))
-    page = (Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md").read_text(
+        encoding="utf-8"
+    )
     way = page.split("## A star's way")[1].split("\n## ")[0].split("\n1. ", 1)[1]
     assert set(re.findall(r"`([\w.]+)`", way)) == traced

@@ -204,15 +204,16 @@ class _StarTally:
 
 def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
     from scattervae.spectra.hats import open_parquet, read_groups
+    from scattervae.spectra.spectra import FLAGS
     from scattervae.spectra.star_tables import LABEL_NAMES
 
-    names = ["flags", "phot_g_mean_flux_source", *LABEL_NAMES]
+    names = [FLAGS, "phot_g_mean_flux_source", *LABEL_NAMES]
     for path, row_groups in groupby(store.row_groups, lambda row_group: row_group.path):
         with open_parquet(path) as file:
             for row_group in row_groups:
                 table = read_groups(file, names, groups=[row_group.group])
                 n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
-                yield table["flags"].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
+                yield table[FLAGS].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
 
 
 def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from scattervae.arrays import CoeffArray32
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
 from scattervae.spectra.row_groups import StoredSpectra
-from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
+from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Basis, Correlations, Flag, Spectra
 from scattervae.spectra.star_tables import (
     G_FLUX_COLUMN,
     LABEL_NAMES,
@@ -42,7 +42,7 @@ def described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.F
 
 
 def flag_legend() -> str:
-    """All bits of the ``flags`` column with their meanings, on one line."""
+    """All bits of the column `FLAGS` with their meanings, on one line."""
     return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in Flag)
 
 
@@ -70,7 +70,7 @@ def store_schema(
         described(
             f"{G_FLUX_COLUMN}_source", pa.uint16(), "", "0 unknown, 1 from a table, 2 from the coefficients"
         ),
-        described("flags", pa.uint16(), "", flag_legend()),
+        described(FLAGS, pa.uint16(), "", flag_legend()),
     ]
     fields += [described(name, *SOURCE_COLUMNS[name]) for name in QUALITY_COLUMNS if name in quality]
     for name in LABEL_NAMES:
@@ -84,7 +84,12 @@ def store_schema(
 
 def holds_all_columns(schema: pa.Schema) -> bool:
     """True for tables with every column that each store has, whoever wrote them."""
-    return set(store_schema(correlations=False).names) <= set(schema.names)
+    return set(store_schema(correlations=False).names) <= set(current_names(schema.names))
+
+
+def current_names(names: Collection[str]) -> list[str]:
+    """The same names, that of the flags in an earlier version's store as it is now."""
+    return [FLAGS if name == FORMER_FLAGS and FLAGS not in names else name for name in names]
 
 
 def _band_fields(band: str, *, correlations: bool) -> list[pa.Field]:
@@ -129,7 +134,7 @@ def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) ->
         "dec": dec,
         G_FLUX_COLUMN: pa.array(spectra.g_flux, from_pandas=True),
         f"{G_FLUX_COLUMN}_source": spectra.g_flux_source,
-        "flags": spectra.flags,
+        FLAGS: spectra.flags,
     }
     for index, (band, where) in enumerate(zip(BANDS, (basis.bp, basis.rp), strict=True)):
         n_relevant = spectra.n_relevant_bases[:, index]
@@ -167,6 +172,7 @@ def in_sky_order(table: pa.Table) -> pa.Table:
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The same rows with all columns of a schema, null where the table has none."""
+    table = table.rename_columns(current_names(table.column_names))
     columns = [
         table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
         for field in schema
@@ -185,7 +191,7 @@ def joint_schema(schemas: Collection[pa.Schema], positions: Positions) -> pa.Sch
 def stored_columns() -> list[str]:
     """The columns that `stored_from` reads."""
     bands = [f"{band}_{name}" for band in BANDS for name in ("coefficients", "coefficient_errors")]
-    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", "flags"]
+    return ["source_id", *bands, G_FLUX_COLUMN, f"{G_FLUX_COLUMN}_source", FLAGS]
 
 
 def spectra_columns(*, correlations: bool) -> list[str]:
@@ -222,7 +228,7 @@ def stored_from(table: pa.Table, basis: Basis) -> StoredSpectra:
         errors=_both_bands(table, "coefficient_errors", basis),
         g_flux=table[G_FLUX_COLUMN].fill_null(np.nan).to_numpy(),
         g_flux_source=table[f"{G_FLUX_COLUMN}_source"].to_numpy(),
-        flags=table["flags"].to_numpy(),
+        flags=table[FLAGS].to_numpy(),
     )
 
 

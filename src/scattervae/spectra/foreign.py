@@ -21,6 +21,7 @@ from scattervae.spectra.bases import StatedBand, sort_by_basis
 from scattervae.spectra.columns import (
     BANDS,
     QUALITY_COLUMNS,
+    current_names,
     flattened,
     holds_all_columns,
     is_approximate,
@@ -223,6 +224,7 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
         raise StoreError(f"{path}: cannot be read: {error}") from error
     except DataError as error:
         raise StoreError(f"{path}: {error}") from None
+    table = table.rename_columns(current_names(table.column_names))
     basis = ForeignColumns.of(table.schema, path).basis([table])
     if basis is None:
         raise StoreError(f"{path}: no star has coefficients of both bands")

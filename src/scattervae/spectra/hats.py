@@ -21,6 +21,7 @@ from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import StoreError
 from scattervae.files import write_digests, written_file
 from scattervae.opening import Budget
+from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS
 
 SPATIAL_INDEX = "_healpix_29"
 SPATIAL_ORDER = 29
@@ -79,8 +80,7 @@ def spatial_index(ra: StarArray, dec: StarArray) -> Int64[np.ndarray, " star"]:
 def pixel_centres(source_id: SourceIds) -> tuple[StarArray, StarArray]:
     """Right ascension and declination [deg] of the centres of the order-12 pixels in the source_ids.
 
-    A pixel's corners lie up to 53 arcsec from its centre; a star that moved out of its pixel since it was given
-    its identifier is further off (Barnard's star by 157 arcsec).
+    Corners lie up to 53 arcsec from it; a star that has moved out of its pixel is further off (Barnard's: 157 arcsec).
 
     Raises:
         StoreError: A source_id is no identifier of Gaia's.
@@ -297,16 +297,14 @@ def _schema(path: Path, files: tuple[Path, ...]) -> pa.Schema:
 
 
 ROWS_A_GROUP = 8192
-_NUMBER_BYTES = 16  # of a value in memory, with what says where lists begin
-_LIST_BYTES = 150  # of a list as an array
+_NUMBER_BYTES, _LIST_BYTES = 16, 150  # of a value with what says where lists begin; of a list as an array
 _COMPRESSION_LEVEL = 1  # higher levels take longer and save less than 0.1 %
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer of zstd parquet: floats split into streams of bytes, integers as differences, flags as runs.
 
-    Only columns of numbers get statistics, by which readers pass over row groups; those of lists would fill the
-    footers.
+    Columns of numbers get statistics, by which readers pass over row groups; those of lists would fill the footers.
     """
     encoding, dictionary, statistics = {}, [], []
     for field in schema:
@@ -365,16 +363,19 @@ def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None 
 def read_groups(
     file: pq.ParquetFile, columns: Sequence[str] | None = None, *, groups: Sequence[int] | None = None
 ) -> pa.Table:
-    """These row groups of an open file (all where None), computed by this thread alone.
+    """These row groups of an open file (all where None), computed by this thread alone; `FLAGS` also by `FORMER_FLAGS`.
 
-    Arrow's own threads may outlive the reading, and on a busy machine then abort the process at its end, after the
-    right answer: 19 of 48 processes did.
+    Arrow's own threads may outlive the reading, and then abort the process after the right answer: 19 of 48 did.
 
     Source:
         https://github.com/apache/arrow/issues/34314, open for pyarrow 10 to 25.
     """
     groups = range(file.num_row_groups) if groups is None else groups
-    return file.read_row_groups(groups, columns=None if columns is None else list(columns), use_threads=False)
+    former = FLAGS in (columns or ()) and FLAGS not in file.schema_arrow.names
+    names = columns and [FORMER_FLAGS if former and name == FLAGS else name for name in columns]
+    table = file.read_row_groups(groups, columns=names, use_threads=False)
+    own = [FLAGS if name == FORMER_FLAGS else name for name in table.column_names]
+    return table.rename_columns(own) if former else table  # without the metadata of the schema
 
 
 def read_table(

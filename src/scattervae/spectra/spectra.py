@@ -19,9 +19,12 @@ from scattervae.arrays import (
 )
 from scattervae.errors import DataError
 
+FLAGS, FORMER_FLAGS = "quality_flags", "flags"
+"""Column of flags in stores and catalogues, and its name in those of earlier versions."""
+
 
 class Flag(IntFlag):
-    """What is known against a star, as bits of its ``flags`` column; 0 means nothing."""
+    """What is known against a star, as bits of its column `FLAGS`; 0 means nothing."""
 
     MISSING_BP = 1
     MISSING_RP = 2

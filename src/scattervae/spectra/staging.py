@@ -23,7 +23,7 @@ from scattervae.spectra.hats import (
     read_footer,
     read_groups,
 )
-from scattervae.spectra.spectra import Basis, Flag, Spectra, flag_counts
+from scattervae.spectra.spectra import FLAGS, Basis, Flag, Spectra, flag_counts
 from scattervae.spectra.star_tables import DataRelease, SourceColumns, StellarLabels
 
 _ROWS_SORTED = 2**15  # stars sorted together: 30 MB, or 420 MB with correlations
@@ -227,7 +227,7 @@ def without_seen(staged: StagedStars, seen: SeenIds) -> StagedStars:
                 if of_group.any():
                     table = read_groups(file, groups=[group]).filter(pa.array(of_group))
                     write(table)
-                    flags.update(flag_counts(table["flags"].to_numpy()))
+                    flags.update(flag_counts(table[FLAGS].to_numpy()))
     if n_kept == 0:
         staged.path.unlink()
     n_duplicates = staged.n_duplicates + staged.n_kept - n_kept

@@ -19,6 +19,7 @@ from scattervae.errors import StoreError, counted
 from scattervae.files import damaged_files, file_digest
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
+    current_names,
     holds_all_columns,
     label_columns,
     labels_from,
@@ -41,7 +42,7 @@ from scattervae.spectra.hats import (
 )
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Journal, Manifest
 from scattervae.spectra.row_groups import RowGroup, StoredSpectra
-from scattervae.spectra.spectra import Basis, Spectra, flag_counts, rechunk
+from scattervae.spectra.spectra import FLAGS, Basis, Spectra, flag_counts, rechunk
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels
 
 DEFAULT_CHUNK = 65536
@@ -209,8 +210,8 @@ class SpectrumStore:
         if self._foreign is not None:
             stars = self.read_row_group(group)
             return stars.source_id, stars.flags
-        table = _table(group, ["source_id", "flags"])
-        return table["source_id"].to_numpy(), table["flags"].to_numpy()
+        table = _table(group, ["source_id", FLAGS])
+        return table["source_id"].to_numpy(), table[FLAGS].to_numpy()
 
     def g_flux_error(self) -> StarArray | None:
         """One standard deviation of each star's G flux [electron/s], NaN where null; None where not stored."""
@@ -223,7 +224,7 @@ class SpectrumStore:
     def _spectra_columns(self, *, correlations: bool) -> list[str]:
         if self._foreign is not None:
             return self._foreign.columns
-        names = set(self._hats.schema.names)
+        names = current_names(self._hats.schema.names)
         return [name for name in spectra_columns(correlations=correlations) if name in names]
 
     def _spectra(self, group: RowGroup, columns: Sequence[str]) -> Spectra:

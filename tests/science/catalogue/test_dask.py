@@ -168,7 +168,7 @@ def test_a_scheduler_that_dies_is_said_in_one_line_and_the_run_goes_on(tmp_path,
 @pytest.mark.parametrize("how", ["by itself", "with meta", "some columns", "some stars"])
 def test_lsdb_maps_the_function_over_a_store(store, local, how):
     columns = ["bp_coefficients", "bp_coefficient_errors", "rp_coefficients", "rp_coefficient_errors"]
-    columns += ["phot_g_mean_flux", "phot_g_mean_flux_source", "flags", "source_id", "ra", "dec"]
+    columns += ["phot_g_mean_flux", "phot_g_mean_flux_source", "quality_flags", "source_id", "ra", "dec"]
     catalog = lsdb.open_catalog(store.path, columns=columns if how == "some columns" else None)
     if how == "some stars":  # partitions are empty at the edge of the cone
         catalog = catalog.cone_search(ra=30.0, dec=10.0, radius_arcsec=3600 * 30)

@@ -78,7 +78,7 @@ def test_the_latents_are_those_of_the_normalised_coefficients(used):
 
 def test_stars_that_cannot_be_encoded_keep_their_row_and_say_why():
     table = catalogue(MODEL, spoiled(SKY.spectra))
-    np.testing.assert_array_equal(table["flags"].to_numpy()[:7], [int(flag) for flag in SPOILED])
+    np.testing.assert_array_equal(table["quality_flags"].to_numpy()[:7], [int(flag) for flag in SPOILED])
     for field in catalogue_schema(MODEL):
         if field.type == pa.float32():
             column = table[field.name].to_numpy()

@@ -164,7 +164,7 @@ def test_every_form_holds_the_same_catalogue(tmp_path, suffix):
     )
     assert table.colnames == expected.column_names
     assert list(table["source_id"]) == expected["source_id"].to_pylist()
-    assert list(table["flags"]) == expected["flags"].to_pylist()
+    assert list(table["quality_flags"]) == expected["quality_flags"].to_pylist()
     for name in ("latent_1_mean", "log_likelihood", "mean_log10_scatter_rp"):
         values = np.ma.filled(np.ma.asarray(table[name]).astype("f4"), np.nan)
         np.testing.assert_array_equal(values, expected[name].to_numpy())

@@ -223,7 +223,7 @@ def test_the_address_holds_the_state(browser, files, sky):
     state = {
         "x": "teff",
         "y": "logg",
-        "c": "flags",
+        "c": "quality_flags",
         "star": source_id,
         "z": [0.5, -0.25, 1.0],
         "tab": "generate",

@@ -90,7 +90,7 @@ def test_stars_that_are_all_flagged(browser, small, tmp_path):
     spectra = replace(sky.spectra, g_flux=np.full(n, np.nan)).with_flags(flags)
     pq.write_table(catalogue(model, spectra), tmp_path / "catalogue.parquet")
     shown = opened(browser, explore(model, tmp_path / "catalogue.parquet"), tmp_path)
-    shown.run("window.scattervae.set({c: 'flags'})")
+    shown.run("window.scattervae.set({c: 'quality_flags'})")
     assert "NO_G_FLUX (60)" in shown.text("legend")
     shown.run("window.scattervae.choose(3)")
     assert "could not be encoded" in shown.text("star-note")

@@ -17,7 +17,13 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import keep_memory
 from scattervae.science.catalogue.encoding import catalogue_schema, encode_block
 from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write_partition
-from scattervae.spectra.columns import store_schema, stored_columns, stored_from, stored_of
+from scattervae.spectra.columns import (
+    current_names,
+    holds_all_columns,
+    stored_columns,
+    stored_from,
+    stored_of,
+)
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition
 from scattervae.spectra.row_groups import StoredSpectra
@@ -182,6 +188,7 @@ def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint) -> pa.RecordBatch:
 def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
     """The stars of a frame with a store's columns, or with those of somebody else's catalogue."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.rename_columns(current_names(table.column_names))
     try:
         columns = ForeignColumns.of(table.schema, Path("partition"))
     except StoreError as error:
@@ -202,8 +209,9 @@ def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
 
 def _columns_of(hats: HatsFolder, sky: SkyColumns) -> list[str]:
     """The columns of a store, or of somebody else's catalogue, that a worker needs; of a nested one, the whole."""
-    if set(store_schema(correlations=False).names) <= set(hats.schema.names):
-        spectra = stored_columns()
+    names = hats.schema.names
+    if holds_all_columns(hats.schema):
+        spectra = [name for name in names if current_names([name])[0] in stored_columns()]
     else:
         spectra = [name.partition(".")[0] for name in ForeignColumns.of(hats.schema, hats.path).columns]
     return list(dict.fromkeys([*spectra, *sky.names]))

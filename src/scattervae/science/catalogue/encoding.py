@@ -32,7 +32,7 @@ from scattervae.science.trained import labels_of
 from scattervae.spectra.columns import described, flag_legend, stored_of
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.row_groups import StoredSpectra
-from scattervae.spectra.spectra import Flag, Spectra, flag_counts, rechunk, repeats
+from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.store import SpectrumStore
 
@@ -58,11 +58,11 @@ class CatalogueSummary:
         for table in tables:
             n_stars += len(table)
             n_encoded += int(np.isfinite(table["latent_1_mean"].to_numpy()).sum())
-            flags.update(flag_counts(table["flags"].to_numpy()))
+            flags.update(flag_counts(table[FLAGS].to_numpy().astype(np.uint16)))
         return CatalogueSummary(path, n_stars, n_encoded, dict(flags), n_resumed)
 
 
-COUNTED = ["latent_1_mean", "flags"]
+COUNTED = ["latent_1_mean", FLAGS]
 
 
 class Chunk(NamedTuple):
@@ -101,7 +101,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
         *([] if score_of(checkpoint) is None else [_score_field()]),
         *_label_fields(labels_of(checkpoint)),
-        described("flags", pa.uint16(), "", flag_legend()),
+        described(FLAGS, pa.int32(), "", flag_legend()),
     ]
     about = {
         "model": checkpoint.digest,
@@ -139,7 +139,7 @@ def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
     return [
         *found,
         _float("width_rank", "", rank),
-        described("label_flags", pa.uint16(), "", LabelPrediction.flag_legend(labels.names)),
+        described("label_flags", pa.int32(), "", LabelPrediction.flag_legend(labels.names)),
     ]
 
 
@@ -221,7 +221,7 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
-    columns |= {"source_id": block.source_id, "flags": block.flags, "label_flags": doubts}
+    columns |= {"source_id": block.source_id, FLAGS: block.flags, "label_flags": doubts}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 

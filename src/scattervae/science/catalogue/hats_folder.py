@@ -38,7 +38,7 @@ from scattervae.spectra.hats import (
     spatial_index,
 )
 from scattervae.spectra.row_groups import RowGroup
-from scattervae.spectra.spectra import Flag, repeats
+from scattervae.spectra.spectra import FLAGS, Flag, repeats
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore
 
@@ -194,9 +194,9 @@ def write_partition(
             "system that all machines share"
         )
     again = repeats(rows["source_id"].to_numpy())  # over the partition, whatever row groups it was read in
-    flags = rows["flags"].to_numpy() | np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)
+    flags = rows[FLAGS].to_numpy() | np.where(again, Flag.DUPLICATE, 0).astype(np.int32)
     schema = partition_schema(encoding.checkpoint, encoding.positions)
-    columns = {**{name: rows[name] for name in rows.column_names}, **sky_columns, "flags": flags}
+    columns = {**{name: rows[name] for name in rows.column_names}, **sky_columns, FLAGS: flags}
     table = pa.table([columns[field.name] for field in schema], schema=schema)
     path = partition_path(encoding.folder, partition.order, partition.pixel)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.hats import open_parquet, read_groups
-from scattervae.spectra.spectra import Flag
+from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Flag
 
 Latents = Float64[np.ndarray, "star latent"]
 _CELL_AXES, _CELLS, _REACH = (
@@ -264,7 +264,7 @@ def column_of(field: pa.Field, values: pa.ChunkedArray) -> Column:
     about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
     integers = pa.types.is_integer(field.type)
     few = integers and len(values.unique()) <= FEW
-    if field.name == "flags" and integers:
+    if field.name in (FLAGS, FORMER_FLAGS) and integers:
         found = _texts([None if v is None else _flag_names(v) for v in values.to_pylist()])
     elif (integers and not few) or pa.types.is_floating(field.type):
         found = _floats(values)
