@@ -86,7 +86,7 @@ def test_a_file_that_describes_the_release(cli, server, well, tmp_path):
     run = doctor(cli, server, "--release", own)
     assert run.code == 0
     assert "R, T, DATAMODEL_NEW: 7 spectra of 7 stars" in run.out
-    assert "fetch: single stars and cones; no bulk files: the release file has no [bulk]" in run.out
+    assert "fetch: single stars and cones; no bulk files: the release file names none" in run.out
     assert [form["RELEASE"] for form in server.asked if "RELEASE" in form] == ["R"]
 
 

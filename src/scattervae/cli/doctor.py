@@ -82,7 +82,7 @@ def _at(release: "Release", archive_url: str | None, base_url: str | None) -> "R
     """The release at other addresses, where they are given."""
     urls: dict[str, object] = {} if archive_url is None else {"archive_url": archive_url}
     if base_url is not None and release.bulk is not None:
-        urls["bulk"] = release.bulk.model_copy(update={"url": base_url})
+        urls["bulk"] = release.bulk.model_copy(update={"url": base_url, "listing_url": None})
     return release.model_copy(update=urls)
 
 

@@ -223,8 +223,9 @@ def _wanted(
     with transport.new_session() as session:
         for table in product.tables:
             files = names.product(table)
-            address = base_url or (names.bulk.url if names.bulk else "")
-            listed = listing.read_listing(session, address, files, transport.Patience())
+            bulk = names.bulk or listing.Bulk(url="")
+            address, store = (bulk.url, bulk.listing_url) if base_url is None else (base_url, None)
+            listed = listing.read_listing(session, address, files, transport.Patience(), listing_url=store)
             wanted += (listed if pixels is None else listing.overlapping(listed, pixels))[:n]
     return wanted
 

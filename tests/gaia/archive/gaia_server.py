@@ -1,6 +1,7 @@
 """A server on loopback that answers as the archive's TAP and DataLink do, for astroquery to speak to.
 
-TAP: a job is posted, answered with 303 and its address; its phase and its result are asked for. DataLink: one post,
+TAP: what is posted to `sync` is answered at once; a job is answered with 303 and its address, and its phase and its
+result are asked for. DataLink: one post,
 answered with a zip archive of one csv file.
 """
 
@@ -17,6 +18,7 @@ from astropy.table import Table
 
 from gaia.archive.server import Answer, FileServer, Request
 
+AT_ONCE = "tap-server/tap/sync"
 JOBS = "tap-server/tap/async"
 DATA = "data-server/data"
 ID = "SOURCE_ID"
@@ -46,6 +48,7 @@ class GaiaServer(FileServer):
         words: What DataLink knows as DATA_STRUCTURE.
         units: What TAP_SCHEMA says of columns, by their names in lower case.
         schema: Names of the tables that TAP_SCHEMA lists; None for whichever is asked for.
+        at_once: False where there is nothing at `sync`.
     """
 
     def __init__(self, sources: Table, header: str, spectra: Mapping[int, str]) -> None:
@@ -58,14 +61,20 @@ class GaiaServer(FileServer):
         self.words = {"RAW"}
         self.units = dict(UNITS)
         self.schema: set[str] | None = None
+        self.at_once = True
         self._results: dict[str, Table] = {}
 
     def answer(self, request: Request, body: bytes) -> Answer | None:
         for start, answers in self.trouble.items():
             if request.path.startswith(start) and (answer := next(answers, None)) is not None:
                 return answer
-        if request.path == JOBS:
-            return self._new_job(request, body)
+        if request.path == JOBS or (request.path == AT_ONCE and self.at_once):
+            job = self._new_job(request, body)
+            if isinstance(job, Answer):
+                return job
+            if request.path == AT_ONCE:
+                return Answer(gzip.compress(votable(self._results[job][:2000])))
+            return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
         if request.path == DATA:
             return self._data(body)
         if found := re.fullmatch(rf"{JOBS}/(\d+)/phase", request.path):
@@ -82,14 +91,20 @@ class GaiaServer(FileServer):
         """True where TAP_SCHEMA lists the table that a query names."""
         return self.schema is None or any(f"'{name}'" in query for name in self.schema)
 
-    def _new_job(self, request: Request, body: bytes) -> Answer:
+    def _new_job(self, request: Request, body: bytes) -> str | Answer:
+        """The number of a new job, whose result is there at once, or a refusal."""
         form, uploaded = _form(request, body)
         job = str(len(self._results) + 1)
+        if "TAP_SCHEMA.tables" in form["QUERY"]:
+            name = form["QUERY"].rpartition("%")[2].strip("'")
+            listed = [table for table in sorted(self.schema or self.tables) if table.endswith(name)]
+            self._results[job] = Table({"table_name": listed}, dtype=("U64",))
+            return job
         if "TAP_SCHEMA" in form["QUERY"]:
             columns = self.table(form["QUERY"]).colnames if self.lists(form["QUERY"]) else []
             units = [self.units.get(name.lower(), "") for name in columns]
             self._results[job] = Table({"column_name": columns, "unit": units}, dtype=("U64", "U64"))
-            return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
+            return job
         self.asked.append(form)
         if uploaded is not None:
             table = self.table(form["QUERY"])
@@ -102,7 +117,7 @@ class GaiaServer(FileServer):
             self._results[job] = table[rows][[own[name.lower()] for name in chosen]]
         else:
             self._results[job] = self.sources[[ID]] if self.found is None else self.found
-        return Answer(status=303, headers={"Location": f"{self.url}{JOBS}/{job}"})
+        return job
 
     def _data(self, body: bytes) -> Answer:
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}

@@ -4,12 +4,12 @@ from itertools import repeat
 import pytest
 
 from cli.toys import with_ids
-from gaia.archive.gaia_server import DATA, JOBS
+from gaia.archive.gaia_server import AT_ONCE, DATA, JOBS
 from gaia.archive.server import PAGE, Answer
 from gaia.archive.stars import add_bulk, server_of, source_table, toy_stars
-from gaia.archive.toys import patience
+from gaia.archive.toys import ObjectStore, patience
 from scattervae.gaia.archive.doctor import Examination, Finding, Status, no_network
-from scattervae.gaia.archive.listing import release_of
+from scattervae.gaia.archive.listing import Bulk, release_of
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import SOURCE_COLUMNS
 from toy import toy_sky
@@ -27,7 +27,7 @@ def server():
 
 
 def at(server, release=DR3, **changes):
-    bulk = release.bulk and release.bulk.model_copy(update={"url": server.url})
+    bulk = release.bulk and release.bulk.model_copy(update={"url": server.url, "listing_url": None})
     return release.model_copy(update={"archive_url": server.url, "bulk": bulk, **changes})
 
 
@@ -185,7 +185,7 @@ def test_what_the_release_file_does_not_state_is_no_error(server):
     assert found["bulk files"].status is Status.UNKNOWN
     assert found["DataLink: n_bp of the basis"].status is Status.UNKNOWN
     assert found["DataLink: n_bp of the basis"].found == "55"
-    assert examination.uses()["fetch"].endswith("no bulk files: the release file has no [bulk]")
+    assert examination.uses()["fetch"].endswith("no bulk files: the release file names none")
 
 
 def test_tables_that_are_not_there(server):
@@ -196,6 +196,30 @@ def test_tables_that_are_not_there(server):
     assert differing(examination) == ["table gaiadr3.other"]
     assert (
         by_name(examination)["table gaiadr3.other"].advice == "correct [tap] photometry in the release file"
+    )
+
+
+def test_a_table_in_another_schema_is_named(server):
+    server.schema = {"gaiadr4_int.gaia_source", "gaiadr4.all_source_photometry"}
+    server.tables = dict.fromkeys(server.schema, server.sources)
+    found = by_name(examined(server, release_of("DR4")))
+    assert found["table gaiadr4.gaia_source"].found == "not in TAP_SCHEMA, which has gaiadr4_int.gaia_source"
+
+
+def test_bulk_folders_of_a_release_whose_file_names_none_are_looked_for(server):
+    files = {
+        f"Gaia/gdr4/{name}_000000-003111.csv.gz": b"x"
+        for name in ("spectra/xp_mean_spectrum/XpMean", "gaia_source/GaiaSource", "photometry/epoch/Epoch")
+    }
+    with ObjectStore(files, tokens=False) as store:
+        bulk = Bulk(url=server.url + "Gaia/gdr4/", listing_url=store.url)
+        examination = Examination(
+            at(server, release_of("DR4")).model_copy(update={"bulk": bulk}), patience=patience(2)
+        )
+    found = by_name(examination)["bulk files"]
+    assert found.status is Status.UNKNOWN
+    assert found.found.endswith(
+        "gaia_source/GaiaSource_000000-003111.csv.gz, spectra/xp_mean_spectrum/XpMean_000000-003111.csv.gz"
     )
 
 
@@ -230,7 +254,7 @@ def test_a_bulk_file_that_is_a_page(server):
 
 
 def test_services_that_are_busy_are_named_and_cost_the_others_nothing(server):
-    server.trouble[JOBS] = repeat(Answer(b"", 503))
+    server.trouble |= {path: repeat(Answer(b"", 503)) for path in (AT_ONCE, JOBS)}
     examination = examined(server)
     assert differing(examination) == ["TAP", "DataLink"]
     assert examination.uses()["fetch"] == f"no single stars; bulk files of {SPECTRA} and {SOURCES}"
@@ -242,7 +266,9 @@ def test_a_service_that_hangs_is_not_waited_for_as_a_batch_would_be(server, monk
     monkeypatch.setattr(
         server,
         "answer",
-        lambda request, body: released.wait(60) and None if request.path == JOBS else answer(request, body),
+        lambda request, body: (
+            released.wait(60) and None if request.path in (AT_ONCE, JOBS) else answer(request, body)
+        ),
     )
     monkeypatch.setattr("scattervae.gaia.archive.doctor._TIMEOUT", 0.05)
     examination = examined(server)

@@ -1,13 +1,12 @@
 import hashlib
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gaia.archive.server import Answer, FileServer, Page, Status, checksums
-from gaia.archive.toys import SOURCES, XP, patience, toy_archive
+from gaia.archive.toys import SOURCES, XP, ObjectStore, patience, toy_archive
 from scattervae.errors import FetchError
 from scattervae.gaia.archive.listing import overlapping, parse_listing, read_listing
 from scattervae.gaia.archive.transport import new_session
@@ -124,45 +123,6 @@ def test_what_is_no_address(url):
         read_listing(session, url, XP, patience())
 
 
-def stored(files, prefix, page_size, *, tags=True):
-    """An object store's listing of files by their keys, a few objects a page."""
-    keys = sorted(key for key in files if key.startswith(prefix))
-    entries = [
-        f"<Contents><Key>{key}</Key>"
-        + (f"<ETag>&quot;{hashlib.md5(files[key]).hexdigest()}&quot;</ETag>" if tags else "")
-        + f"<Size>{len(files[key])}</Size></Contents>"
-        for key in keys
-    ]
-    pages = [entries[i : i + page_size] for i in range(0, len(entries), page_size)]
-    return [
-        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        + f"<IsTruncated>{str(i + 1 < len(pages)).lower()}</IsTruncated>"
-        + (f"<NextContinuationToken>page/{i + 1}</NextContinuationToken>" if i + 1 < len(pages) else "")
-        + "".join(page)
-        + "</ListBucketResult>"
-        for i, page in enumerate(pages)
-    ]
-
-
-class ObjectStore(FileServer):
-    """Serves objects by their keys, and a listing of them; no folder has an index."""
-
-    def __init__(self, files, bucket="", **options):
-        super().__init__({bucket + key: content for key, content in files.items()})
-        self.objects, self.bucket, self.options = files, bucket, options
-
-    def answer(self, request, _body):
-        path, _, query = request.path.partition("?")
-        asked = {name: values[0] for name, values in parse_qs(query).items()}
-        if path != self.bucket or asked.get("list-type") != "2":
-            return None
-        pages = stored(self.objects, asked["prefix"], 2, **self.options)
-        token = asked.get("continuation-token", "page/0")
-        return Answer(
-            pages[int(token.rpartition("/")[2])].encode(), headers={"Content-Type": "application/xml"}
-        )
-
-
 @pytest.mark.parametrize("bucket", ["", "gaia-bucket/"])
 @pytest.mark.parametrize("with_list", [True, False])
 def test_an_object_store_lists_its_files(bucket, with_list):
@@ -177,6 +137,28 @@ def test_an_object_store_lists_its_files(bucket, with_list):
         for file in found:
             assert file.md5 == expected[file.name]
             assert file.url == f"{server.url}{bucket}{XP.folder}{file.name}"
+
+
+def test_a_store_that_knows_no_tokens_is_read_to_its_end():
+    files = {path: content for path, content in toy_archive(n_files=9).items() if "_MD5SUM" not in path}
+    with ObjectStore(files, tokens=False) as server, new_session() as session:
+        assert len(read_listing(session, server.url, XP, patience(tries=2))) == 9
+
+
+@pytest.mark.parametrize("with_list", [True, False])
+def test_files_that_another_server_lists_come_from_the_one_that_has_them(with_list):
+    """As the archive does: a page for browsers where the files are, and their names at its storage."""
+    files = {f"Gaia/{path}": c for path, c in toy_archive().items() if with_list or "_MD5SUM" not in path}
+    pages = {f"Gaia/{LIST}": b"<!DOCTYPE html><html><script src='browser.js'></script></html>"}
+    with ObjectStore(files, tokens=False) as storage, FileServer(files | pages) as cdn:
+        with new_session() as session:
+            url = cdn.url + "Gaia/"
+            found = read_listing(session, url, XP, patience(tries=2), listing_url=storage.url)
+        assert [file.url for file in found] == [f"{url}{XP.folder}{file.name}" for file in found]
+        assert [hashlib.md5(files[f"Gaia/{XP.folder}{file.name}"]).hexdigest() for file in found] == [
+            file.md5 for file in found
+        ]
+        assert len(found) == 3
 
 
 def test_a_page_for_browsers_that_links_to_the_list_is_followed():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from gaia.archive.gaia_server import DATA, JOBS, GaiaServer, refusal, zipped
+from gaia.archive.gaia_server import AT_ONCE, DATA, JOBS, GaiaServer, refusal, votable, zipped
 from gaia.archive.server import PAGE, Answer
 from gaia.archive.stars import server_of, source_table, toy_stars
 from gaia.archive.toys import patience
@@ -56,7 +56,7 @@ def test_a_query_gives_identifiers_in_its_order_each_once(server):
     server.found = found
     adql = "SELECT source_id FROM gaiadr3.gaia_source WHERE parallax > 50"
     assert services(server).ids_of(adql).tolist() == IDS[[4, 1, 0]].tolist()
-    assert server.asked[0]["QUERY"] == adql, "astroquery must not limit its rows"
+    assert server.asked[0]["QUERY"] == adql.replace("SELECT", "SELECT  TOP 2000")
     server.found = Table({"ra": [1.0]})
     with pytest.raises(FetchError, match="SELECT ra FROM x: gives ra; expected source_id"):
         services(server).ids_of("SELECT ra FROM x")
@@ -112,11 +112,13 @@ def test_trouble_that_passes_is_waited_out(server, tmp_path, name, capfd):
 
 @pytest.mark.parametrize("where", [JOBS, f"{JOBS}/1/phase", f"{JOBS}/1/results"])
 def test_trouble_with_a_job_is_waited_out(server, where):
+    server.at_once = False
     server.trouble[where] = iter([None] * (where == JOBS) and [Answer(status=503)])
     assert len(services(server).sources_of(IDS)) == 6
 
 
 def test_a_table_that_is_none(server):
+    server.at_once = False
     server.trouble[f"{JOBS}/1/results"] = repeat(Answer(PAGE))
     server.trouble[f"{JOBS}/2/results"] = repeat(Answer(b"<VOTABLE><RESOURCE><TABLE>"))
     server.trouble[f"{JOBS}/3/results"] = repeat(Answer(b"<VOTABLE><RESOURCE/></VOTABLE>"))
@@ -153,13 +155,14 @@ def test_an_archive_that_grows_out_of_proportion_is_not_unpacked(server, tmp_pat
 
 
 def test_an_endless_answer_ends(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("scattervae.gaia.archive.services._LARGEST_ANSWER", 1000)
+    monkeypatch.setattr("scattervae.gaia.archive.transport._LARGEST_ANSWER", 1000)
     with pytest.raises(FetchError, match="sent a table that has more than 1e-06 GB"):
         services(server).spectra_of(IDS, tmp_path / "x")
 
 
 @pytest.mark.parametrize("zip_it", [bytes, gzip.compress])
 def test_a_result_opens_nothing_outside_itself(server, tmp_path, zip_it):
+    server.at_once = False
     (tmp_path / "secret").write_bytes(b"\0" * 80)
     stream = f'<BINARY><STREAM href="file://{tmp_path}/secret"/></BINARY>'
     field = '<FIELD name="source_id" datatype="long"/>'
@@ -170,6 +173,7 @@ def test_a_result_opens_nothing_outside_itself(server, tmp_path, zip_it):
 
 
 def test_a_job_without_an_address(server):
+    server.at_once = False
     server.trouble[JOBS] = repeat(Answer(status=303))
     with pytest.raises(FetchError, match="sent something that is not what was asked for"):
         services(server, tries=1).ids_of("SELECT source_id FROM x")
@@ -183,6 +187,7 @@ def test_identifiers_that_are_no_integers(server):
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_query_that_is_refused_is_asked_once(server, status, capfd):
+    server.at_once = False
     server.trouble[f"{JOBS}/1/results"] = iter([refusal("Unknown column 'parralax'", status)])
     with pytest.raises(FetchError, match=rf"^{server.url}: Error {status}: Unknown column 'parralax'$"):
         services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source WHERE parralax > 1")
@@ -191,6 +196,7 @@ def test_a_query_that_is_refused_is_asked_once(server, status, capfd):
 
 
 def test_a_job_that_fails_says_why(server):
+    server.at_once = False
     server.trouble[f"{JOBS}/1/phase"] = repeat(Answer(b"ERROR"))
     server.trouble[f"{JOBS}/1/error"] = repeat(refusal("took too long", 200))
     with pytest.raises(FetchError, match="took too long"):
@@ -254,6 +260,20 @@ def test_columns_that_a_release_lacks_stay_null_and_are_named_once(server, caplo
     assert caplog.text.count("gaiadr3.gaia_source: has no phot_bp_rp_excess_factor; left empty") == 1
 
 
+def test_a_table_that_is_elsewhere_is_named_and_one_that_is_not_needed_is_done_without(server, caplog):
+    server.schema = {"dr4int.gaia_source"}
+    message = (
+        r"gaiadr4\.gaia_source: not in TAP_SCHEMA, which has dr4int\.gaia_source; .*\[tap\] of a release file"
+    )
+    with pytest.raises(FetchError, match=message):
+        services(server, "DR4").sources_of(IDS)
+    server.schema = {"gaiadr4.gaia_source", "gaiadr4.all_photometry"}
+    archive = services(server, "DR4")
+    for _ in range(2):
+        assert len(archive.sources_of(IDS)) == 6
+    assert caplog.text.count("gaiadr4.all_source_photometry: not in TAP_SCHEMA; done without") == 1
+
+
 def test_a_column_goes_by_the_name_that_the_release_gives_it(server):
     server.sources.rename_column("ruwe", "renormalised")
     release = release_of("DR3")
@@ -265,10 +285,65 @@ def test_a_column_goes_by_the_name_that_the_release_gives_it(server):
 
 
 def test_what_tap_says_of_a_query_that_it_refuses_is_shown(server):
+    server.at_once = False
     server.trouble[JOBS] = repeat(refusal("Cannot find table gaiadr9.gaia_source", 400))
     with pytest.raises(FetchError, match=r"Bad Request: Cannot find table gaiadr9\.gaia_source$"):
         services(server).ids_of("SELECT source_id FROM gaiadr9.gaia_source")
-    assert len(server.requests) == 1
+    assert [request.path for request in server.requests] == [AT_ONCE, JOBS]
+
+
+def test_little_is_asked_without_a_job_whose_turn_may_be_hours_away(server):
+    server.trouble[JOBS] = repeat(Answer(status=503))
+    assert len(services(server).sources_of(IDS)) == 6
+    server.found = Table({"source_id": np.arange(1999)})
+    assert len(services(server).ids_in_cone(0.0, 0.0, 1.0)) == 1999
+    assert {request.path for request in server.requests} == {AT_ONCE}
+
+
+def test_much_and_what_does_not_come_at_once_is_asked_as_a_job(server):
+    server.found = Table({"source_id": np.arange(5000)})
+    assert len(services(server).ids_in_cone(0.0, 0.0, 1.0)) == 5000
+    server.found = Table({"source_id": np.arange(5)})
+    for late in (refusal("Job timeout/aborted.", 400), Answer(PAGE, 503), Answer(b"")):
+        server.trouble[AT_ONCE] = iter([late])
+        assert len(services(server).ids_in_cone(0.0, 0.0, 1.0)) == 5
+    many = np.concatenate([IDS, np.arange(1, 2000)])
+    before = len(server.requests)
+    assert len(services(server).sources_of(many)) == 6
+    paths = [request.path for request in server.requests[before:]]
+    assert paths[:2] == [AT_ONCE, JOBS], "the names of columns at once, 2,006 stars by a job"
+
+
+def test_a_result_that_the_archive_cut_is_not_taken_for_all(server):
+    overflow = b'<INFO name="QUERY_STATUS" value="OVERFLOW"/></RESOURCE>'
+    some = votable(Table({"source_id": IDS[:3]})).replace(b"</RESOURCE>", overflow)
+    server.trouble[AT_ONCE] = repeat(Answer(some))
+    assert len(services(server).ids_in_cone(0.0, 0.0, 1.0)) == 6, "asked again by a job"
+    server.trouble[f"{JOBS}/2/results"] = repeat(Answer(gzip.compress(some)))
+    with pytest.raises(FetchError, match="gives no more than 3 rows; ask for a smaller part of the sky"):
+        services(server).ids_in_cone(0.0, 0.0, 1.0)
+
+
+def test_a_job_that_waits_for_its_turn_is_asked_after_now_and_then(server, monkeypatch, caplog):
+    server.at_once = False
+    monkeypatch.setattr("scattervae.gaia.archive.services._NOTICED_WAIT", 0.0)
+    phases = [b"PENDING", b"QUEUED", b"QUEUED", b"EXECUTING\n"]
+    server.trouble[f"{JOBS}/1/phase"] = iter([*(Answer(phase) for phase in phases), Answer(status=503)])
+    archive = services(server)
+    assert len(archive.ids_in_cone(0.0, 0.0, 1.0)) == 6
+    assert caplog.text.count("the query waits for its turn; others are before it") == 1
+    assert sum(request.path == JOBS for request in server.requests) == 1, "its place in the queue is kept"
+    server.trouble[f"{JOBS}/2/phase"] = repeat(Answer(b"QUEUED"))
+    archive._longest_job = 0.05
+    with pytest.raises(FetchError, match="its queue is long: no result in 0 s; try again later"):
+        archive.ids_in_cone(0.0, 0.0, 1.0)
+
+
+def test_a_query_that_is_wrong_is_refused_without_a_job(server):
+    server.trouble[AT_ONCE] = repeat(refusal("Unknown column 'parralax'", 400))
+    with pytest.raises(FetchError, match="Unknown column 'parralax'"):
+        services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source WHERE parralax > 1")
+    assert [request.path for request in server.requests] == [AT_ONCE]
 
 
 def test_a_cone_is_a_query(server):
@@ -283,13 +358,13 @@ def test_a_release_described_in_a_file(tmp_path):
     text = (files("scattervae.gaia.archive") / "dr4.toml").read_text()
     own = tmp_path / "own.toml"
     own.write_text(
-        text + '\n[bulk]\nurl = "https://there/"\n[[bulk.products]]\nname = "gaia_source"\n'
+        text + '\n[[bulk.products]]\nname = "gaia_source"\n'
         'folder = "gdr4/gaia_source/"\nprefix = "GaiaSource"\n'
     )
     assert release_of(str(own)).product("gaia_source").folder == "gdr4/gaia_source/"
     for broken, message in (
         (text.replace("epoch = 2017.5", ""), "epoch: Field required; see docs/reference/releases\\.md$"),
-        (text + "\nsurprise = 1\n", "tap.surprise: Extra inputs are not permitted"),
+        (text + "\nsurprise = 1\n", "bulk.surprise: Extra inputs are not permitted"),
         (text.replace("= 2017.5", "= -1"), "epoch: Input should be greater than 0"),
         ("name = ", "is no TOML file that can be read"),
         ("a = " + "[" * 50_000, "is no TOML file that can be read"),

@@ -3,8 +3,10 @@
 import csv
 import re
 import tempfile
+import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -14,9 +16,24 @@ from urllib.parse import urlsplit
 import requests
 
 from scattervae.errors import DataError, FetchError, counted
-from scattervae.gaia.archive.listing import N_PIXELS, BulkFile, Product, Release, read_listing
+from scattervae.gaia.archive.listing import (
+    N_PIXELS,
+    Bulk,
+    BulkFile,
+    Product,
+    Release,
+    objects_below,
+    read_listing,
+)
 from scattervae.gaia.archive.services import Services
-from scattervae.gaia.archive.transport import CONNECT_TIMEOUT, Patience, answered, new_session, reason_of
+from scattervae.gaia.archive.transport import (
+    CONNECT_TIMEOUT,
+    PassingError,
+    Patience,
+    answered,
+    new_session,
+    reason_of,
+)
 from scattervae.gaia.basis import is_known
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, parse_unit
 from scattervae.parallel import thread_pool
@@ -30,6 +47,12 @@ _BRIGHT = (10, 15)  # magnitudes of stars of which most should have a spectrum
 _N_BRIGHT = 20
 _HEAD_BYTES = 2**16  # of a bulk file: its header and the first row, which is 30 kB at most
 _LARGEST_HEAD = 2**22  # bytes of it once they are decompressed
+# Folders that are looked into below a release's address, where its file names no products.
+_DEPTH, _MOST_FOLDERS, _PRODUCT = (
+    2,
+    100,
+    re.compile(r"(xp_[a-z_]*mean|mean[a-z_]*_xp|gaia_source)[a-z_]*/$", re.I),
+)
 _SPECTRA, _SOURCES = "xp_continuous_mean_spectrum", "gaia_source"
 # The entry of a release's file for what the archive says it does not know; the first that fits.
 _ENTRIES = {
@@ -99,7 +122,7 @@ class Examination:
         self.release = release
         self.findings: list[Finding] = []
         self._patience = patience or Patience(tries=_TRIES)
-        self._services = Services(release, patience=self._patience, timeout=_TIMEOUT)
+        self._services = Services(release, patience=self._patience, timeout=_TIMEOUT, longest_job=_TIMEOUT)
         self._bases: list[Basis] = []
         self._lacking: set[str] | None = (
             None  # columns of spectra, in all forms; None where no header was seen
@@ -136,7 +159,9 @@ class Examination:
 
     def _table(self, table: str, wanted: tuple[str, ...], entry: str) -> None:
         units = self._services.columns_of(table)
-        found = counted(len(units), "column") if units else "not in TAP_SCHEMA"
+        like = [] if units else self._services.tables_like(table)
+        elsewhere = f", which has {', '.join(like)}" if like else ""
+        found = counted(len(units), "column") if units else f"not in TAP_SCHEMA{elsewhere}"
         self._note(f"table {table}", "there", found, same=bool(units), entry=f"[tap] {entry}")
         if not units:
             return
@@ -153,7 +178,8 @@ class Examination:
             else:
                 left = "" if name == "source_id" else ", stays empty"
                 found, same, entries = f"not there{left}", False, f"[tap.columns] {name}"
-            self._note(f"column {name}", expected, found, same=same, entry=entries)
+            where = "" if entry == "sources" else f" of {table}"
+            self._note(f"column {name}{where}", expected, found, same=same, entry=entries)
 
     def _ask_datalink(self) -> None:
         words, services = self.release.datalink, self._services
@@ -181,15 +207,18 @@ class Examination:
     def _ask_bulk(self) -> None:
         bulk = self.release.bulk
         if bulk is None or not bulk.products:
-            self._note("bulk files", "", "no folders in the release file ([bulk])", same=None)
+            found = "no folders in the release file ([bulk])"
+            if bulk is not None and (there := _folders_below(bulk)):
+                found = f"no [[bulk.products]] in the release file; at {bulk.url}: {', '.join(there)}"
+            self._note("bulk files", "", found, same=None)
             return
         for product in bulk.products:
             self._guard(product.name, partial(self._product, product), "[[bulk.products]] folder or prefix")
 
     def _product(self, product: Product) -> None:
-        url = self.release.bulk.url if self.release.bulk else ""
+        bulk = self.release.bulk or Bulk(url="")
         with new_session() as session:
-            files = read_listing(session, url, product, self._patience)
+            files = read_listing(session, bulk.url, product, self._patience, listing_url=bulk.listing_url)
             self._listed.append(product.name)
             sky = sum(len(file.pixels) for file in files) / N_PIXELS
             found = f"{counted(len(files), 'file')}, each with its MD5, of {100 * sky:.3g} % of the sky"
@@ -265,7 +294,7 @@ class Examination:
         if self._listed:
             return f"{single}; bulk files of {' and '.join(self._listed)}"
         known = self.release.bulk is not None and self.release.bulk.products
-        return f"{single}; no bulk files" + ("" if known else ": the release file has no [bulk]")
+        return f"{single}; no bulk files" + ("" if known else ": the release file names none")
 
     def _ingest(self) -> str:
         if self._lacking is None or not self._bases:
@@ -289,6 +318,25 @@ class Examination:
             return "not known: no spectrum of this release could be looked at"
         others = "; with --transport those of another basis" if is_known(self._bases[0]) else ""
         return f"its spectra with models of {self._bases[0]} (see `scattervae info MODEL`){others}"
+
+
+def _folders_below(bulk: Bulk) -> list[str]:
+    """Folders that may be of a release's products, each with its first file; none where no object store lists them."""
+    path = urlsplit(bulk.url).path.lstrip("/")
+    found: list[str] = []
+    with new_session() as session, suppress(PassingError, FetchError, ET.ParseError):
+        store, level = bulk.listing_url or bulk.url, [path]
+        for _ in range(_DEPTH):
+            inside = [
+                key for above in level for key, _ in objects_below(session, store, above, delimiter="/")
+            ]
+            level = [key for key in inside if key.endswith("/") and key not in level][:_MOST_FOLDERS]
+            for folder in filter(_PRODUCT.search, level):
+                first = next(
+                    (key for key, _ in objects_below(session, store, folder) if key.endswith(".gz")), ""
+                )
+                found.append(folder.removeprefix(path) + first.removeprefix(folder))
+    return found
 
 
 def _same_unit(stated: str, wanted: str) -> bool | None:

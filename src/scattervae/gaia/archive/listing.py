@@ -40,6 +40,9 @@ class Bulk(Settings):
     """Where a release's bulk files are."""
 
     url: str  # the folder above all
+    listing_url: str | None = (
+        None  # an object store that lists the same objects by the same paths, where there is one
+    )
     products: tuple[Product, ...] = ()  # its files, a kind each
 
 
@@ -188,12 +191,21 @@ class BulkFile:
 
 
 def read_listing(
-    session: requests.Session, base_url: str, product: Product, patience: Patience
+    session: requests.Session,
+    base_url: str,
+    product: Product,
+    patience: Patience,
+    *,
+    listing_url: str | None = None,
 ) -> tuple[BulkFile, ...]:
     """All files of a product, in the order of the sky.
 
     The archive's own list of checksums is asked for. Where a web page comes in its place, or nothing, the links of
-    the page are followed to the list, and the server is asked as an object store is (S3, ListObjectsV2).
+    the page are followed to the list, and the server is asked as an object store is (S3, ListObjects), or the store
+    that has its objects.
+
+    Args:
+        listing_url: An object store that lists what is below the server of `base_url`, by the same paths.
     """
     folder = f"{base_url.rstrip('/')}/{product.folder}"
     url = folder + _LIST_NAME
@@ -203,7 +215,7 @@ def read_listing(
             return parse_listing(read_text(session, url), folder, product)
         except (PageError, FetchError) as error:
             page = error.page if isinstance(error, PageError) else ""
-            found = _linked(session, url, page, product) or _stored(session, folder, product)
+            found = _linked(session, url, page, product) or _stored(session, folder, product, listing_url)
             if not found:
                 raise
             return found
@@ -228,7 +240,9 @@ def _linked(session: requests.Session, url: str, page: str, product: Product) ->
     return ()
 
 
-def _stored(session: requests.Session, folder: str, product: Product) -> tuple[BulkFile, ...]:
+def _stored(
+    session: requests.Session, folder: str, product: Product, listing_url: str | None
+) -> tuple[BulkFile, ...]:
     """The files that an object store lists below a folder; none where the server is no such store.
 
     Checksums are those of the list among them, else the objects' own, where they are MD5.
@@ -236,38 +250,62 @@ def _stored(session: requests.Session, folder: str, product: Product) -> tuple[B
     Source:
         Amazon S3 API Reference, ListObjectsV2; its ETag is the MD5 of an object that was put at once.
     """
-    address = urlsplit(folder)
-    path = address.path.lstrip("/")
-    bucket, _, rest = path.partition("/")
-    origin = f"{address.scheme}://{address.netloc}/"
-    for root, prefix in ((origin, path), (f"{origin}{bucket}/", rest)):
+    for root, prefix in _stores(folder, listing_url):
         try:
-            tags = dict(_objects(session, root, prefix))
+            tags = dict(objects_below(session, root, prefix))
             if prefix + _LIST_NAME in tags:
                 listed = read_text(session, root + quote(prefix + _LIST_NAME))
             else:
                 listed = "\n".join(f"{tag} {key.removeprefix(prefix)}" for key, tag in tags.items())
         except (PassingError, FetchError, ET.ParseError):
             continue
-        if files := parse_listing(listed, root + quote(prefix), product):
+        where = folder if root == listing_url else root + quote(prefix)
+        if files := parse_listing(listed, where, product):
             return files
     return ()
 
 
-def _objects(session: requests.Session, root: str, prefix: str) -> Iterator[tuple[str, str]]:
-    """Key and tag of every object whose key begins so."""
-    token: str | None = None
+def _stores(folder: str, listing_url: str | None) -> Iterator[tuple[str, str]]:
+    """Where an object store may list a folder, and by what its keys then begin."""
+    address = urlsplit(folder)
+    path = address.path.lstrip("/")
+    bucket, _, rest = path.partition("/")
+    origin = f"{address.scheme}://{address.netloc}/"
+    if listing_url is not None:
+        yield listing_url, path
+    yield origin, path
+    yield f"{origin}{bucket}/", rest
+
+
+def objects_below(
+    session: requests.Session, root: str, prefix: str, *, delimiter: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Key and tag of every object of a store whose key begins so, and of folders, without a tag, with a delimiter.
+
+    Source:
+        Amazon S3 API Reference, ListObjectsV2 (tokens) and ListObjects (markers, for stores that know no tokens).
+    """
+    following: dict[str, str] = {}
+    asked = {"list-type": "2", "prefix": prefix} | ({"delimiter": delimiter} if delimiter else {})
     for _ in range(_MOST_PAGES):
-        asked = {"list-type": "2", "prefix": prefix} | ({"continuation-token": token} if token else {})
-        text = read_text(session, f"{root}?{urlencode(asked)}")
+        text = read_text(session, f"{root}?{urlencode(asked | following)}")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise FetchError(f"{root}: its listing declares entities, which no object store's does")
         listing = ET.fromstring(text)
-        for entry in listing.iterfind("{*}Contents"):
-            yield entry.findtext("{*}Key", ""), entry.findtext("{*}ETag", "").strip('"')
-        token = listing.findtext("{*}NextContinuationToken")
-        if not token:
+        folders = [(entry.findtext("{*}Prefix", ""), "") for entry in listing.iterfind("{*}CommonPrefixes")]
+        found = [
+            (entry.findtext("{*}Key", ""), entry.findtext("{*}ETag", "").strip('"'))
+            for entry in listing.iterfind("{*}Contents")
+        ]
+        yield from folders + found
+        if token := listing.findtext("{*}NextContinuationToken"):
+            following = {"continuation-token": token}
+        elif listing.findtext("{*}IsTruncated", "").strip().lower() == "true" and (folders or found):
+            last = max(key for key, _ in folders + found)
+            following = {"marker": listing.findtext("{*}NextMarker") or last}
+        else:
             return
+    raise FetchError(f"{root}: its listing of {prefix} does not end")
 
 
 def parse_listing(text: str, folder: str, product: Product) -> tuple[BulkFile, ...]:

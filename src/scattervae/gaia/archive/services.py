@@ -1,17 +1,16 @@
 """The archive's TAP and DataLink services, spoken to through astroquery."""
 
 import csv
-import errno
 import io
 import logging
-import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from contextlib import redirect_stdout
+from http.client import HTTPException
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,13 +22,12 @@ from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, FetchError, counted
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.transport import (
-    CONNECT_TIMEOUT,
     PASSING_STATUSES,
+    Connections,
     PassingError,
     Patience,
     reason_of,
 )
-from scattervae.gaia.files.checks import checked_votable
 from scattervae.gaia.files.rows import duplicates
 from scattervae.gaia.files.star_columns import joined_sources
 from scattervae.opening import Budget
@@ -39,8 +37,15 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT = 600.0  # the server may think for minutes about a batch before the first byte comes [s]
 _UPLOAD = "stars"
-_REFUSAL_BYTES = 2**16
-_LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
+# Rows that the archive gives at once, and how long that takes at most [s]; a job waits for its turn, at times hours.
+# Source: the archive's help, "Limits" (2,000 rows and 60 s without a job); astroquery asks for no more than 2,000.
+_AT_ONCE, _AT_ONCE_TIMEOUT = 2000, 90.0
+_FIRST_POLL, _LONGEST_POLL, _NOTICED_WAIT = 0.1, 10.0, 30.0  # [s]
+# Source: IVOA, Universal Worker Service 1.1, sect. 2.1.3.
+_UNFINISHED = frozenset({"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"})
+_LATE = re.compile(
+    "time.?out|abort", re.IGNORECASE
+)  # in a refusal of what takes too long to be given at once
 # What the archive says of a word that it lacks.
 _UNKNOWN = re.compile(r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL)
 # What an answer ends in that is no table; astroquery takes a job's address for granted.
@@ -57,6 +62,7 @@ class Services:
     Args:
         url: Another server than the release's.
         timeout: How long an answer may keep us waiting for its next byte [s].
+        longest_job: How long a query that is too large to be answered at once may wait for its turn and run [s].
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Services:
         url: str | None = None,
         patience: Patience | None = None,
         timeout: float = _TIMEOUT,
+        longest_job: float = np.inf,
     ) -> None:
         from astroquery.utils.tap import TapPlus
         from astroquery.utils.tap.conn.tapconn import TapConn
@@ -77,11 +84,11 @@ class Services:
             raise FetchError(f"{url}: is no web address; give --archive-url as https://...")
         https = address.scheme == "https"
         self.release, self._url = release, url
-        self._patience = patience or Patience()
+        self._patience, self._longest_job = patience or Patience(), longest_job
         self._structures = list(release.datalink.data_structures)
         self._refusal = ""  # of the last word that the archive did not know
         self._columns: dict[str, dict[str, str]] = {}
-        self._connections = _Connections(address.hostname, address.port or (443 if https else 80), timeout)
+        self._connections = Connections(address.hostname, address.port or (443 if https else 80), timeout)
 
         def client(context: str) -> Any:
             connection = TapConn(
@@ -105,7 +112,7 @@ class Services:
         """
 
         def found() -> SourceIds:
-            table = self._job(adql)
+            table = self._rows(adql)
             name = next((name for name in table.colnames if name.lower() == "source_id"), None)
             if name is None:
                 gives = ", ".join(table.colnames) or "no columns"
@@ -134,8 +141,12 @@ class Services:
         missing = source_id[~np.isin(source_id, found.source_id)]
         if other is None or len(missing) == 0:
             return found
-        more = self._rows_of(other, missing)
-        return joined_sources([found, more])
+        asked_before = other in self._columns
+        if not self.columns_of(other):
+            if not asked_before:
+                logger.warning("%s: not in TAP_SCHEMA; done without", other)
+            return found
+        return joined_sources([found, self._rows_of(other, missing)])
 
     @property
     def structure(self) -> str:
@@ -152,7 +163,7 @@ class Services:
             adql = f"SELECT column_name, unit FROM TAP_SCHEMA.columns WHERE table_name = '{table}'"
 
             def units() -> dict[str, str]:
-                listed = self._job(adql)
+                listed = self._rows(adql)
                 names, units = (
                     np.ma.filled(np.ma.asarray(listed[listed.colnames[index]], dtype=object), "").tolist()
                     for index in (0, 1)
@@ -162,10 +173,25 @@ class Services:
             self._columns[table] = self._ask(units, self._tap_connection)
         return self._columns[table]
 
+    def tables_like(self, table: str) -> list[str]:
+        """Tables of the same name that TAP_SCHEMA lists in any schema."""
+        adql = f"SELECT table_name FROM TAP_SCHEMA.tables WHERE table_name LIKE '%{table.rpartition('.')[2]}'"
+
+        def names() -> list[str]:
+            listed = self._rows(adql)
+            return [str(name).strip('"') for name in listed[listed.colnames[0]]]
+
+        return self._ask(names, self._tap_connection)
+
     def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:
         own = self.release.tap.own("source_id", *SOURCE_COLUMNS)
         listed = table in self._columns
         there = self.columns_of(table)
+        if not there and (like := self.tables_like(table)):
+            raise FetchError(
+                f"{table}: not in TAP_SCHEMA, which has {', '.join(like)}; correct [tap] of a release file "
+                "(--release FILE.toml)"
+            )
         lacking = [name for name, theirs in own.items() if there and theirs.lower() not in there]
         if lacking and not listed:
             logger.warning("%s: has no %s; left empty", table, ", ".join(own[name] for name in lacking))
@@ -177,7 +203,7 @@ class Services:
         upload = Table({"source_id": source_id})
 
         def found() -> SourceColumns:
-            rows = self._job(adql, upload)
+            rows = self._rows(adql, upload)
             cells = {name.lower(): rows[name] for name in rows.colnames}
             empty = np.full(len(rows), np.nan)
             values = {name: _floats(cells.get(own[name].lower(), empty)) for name in SOURCE_COLUMNS}
@@ -249,15 +275,60 @@ class Services:
 
         return self._ask(load, self._data_connection)
 
-    def _job(self, adql: str, upload: Table | None = None) -> Table:
-        job = self._tap.launch_job_async(
-            adql,
-            output_format="votable_gzip",
-            upload_resource=upload,
-            upload_table_name=None if upload is None else _UPLOAD,
-            format_with_results_compressed=("votable_gzip",),
-        )
-        return job.get_results()
+    def _rows(self, adql: str, upload: Table | None = None) -> Table:
+        """What a query gives: at once where that is little; else, and where that fails, by a job."""
+        options = {
+            "output_format": "votable_gzip",
+            "upload_resource": upload,
+            "upload_table_name": None if upload is None else _UPLOAD,
+            "format_with_results_compressed": ("votable_gzip",),
+        }
+        if upload is None or len(upload) < _AT_ONCE:
+            patient = self._connections.timeout
+            self._connections.timeout = min(patient, _AT_ONCE_TIMEOUT)
+            try:
+                rows = self._tap.launch_job(adql, **options).get_results()
+                if len(rows) < _AT_ONCE and not self._connections.cut:
+                    return rows
+            except OSError as error:
+                refused = isinstance(error, requests.RequestException)
+                if (
+                    refused
+                    and self._tap_connection.get_response_status() == 400
+                    and not _LATE.search(str(error))
+                ):
+                    raise  # the query is wrong, which a job would say no sooner
+                if not refused and error.errno is not None:
+                    raise  # no connection, which a job would not have either
+                logger.debug("%s: no answer at once: %s", self._url, error)
+            except (HTTPException, SystemError, *_NO_TABLE) as error:
+                logger.debug("%s: no answer at once: %s", self._url, error)
+            finally:
+                self._connections.timeout = patient
+                self._connections.close()
+        job = self._tap.launch_job_async(adql, background=True, **options)
+        self._wait_for(job)
+        rows = job.get_results()
+        if self._connections.cut:
+            raise FetchError(
+                f"{self._url}: gives no more than {len(rows):,} rows; ask for a smaller part of the sky"
+            )
+        return rows
+
+    def _wait_for(self, job: Any) -> None:
+        """Wait until a job has run; astroquery would ask twice a second, over a connection more each time."""
+        start, wait, noticed = monotonic(), _FIRST_POLL, False
+        while self._ask(lambda: job.get_phase(update=True), self._tap_connection).strip() in _UNFINISHED:
+            since = monotonic() - start
+            if since > self._longest_job:
+                raise FetchError(
+                    f"{self._url}: its queue is long: no result in {since:.0f} s; try again later"
+                )
+            if since > _NOTICED_WAIT and not noticed:
+                logger.warning("%s: the query waits for its turn; others are before it", self._url)
+                noticed = True
+            self._patience.stop.wait(wait)
+            wait = min(2 * wait, _LONGEST_POLL)
 
     def _ask(
         self, action: Callable[[], _Result], connection: Any, *, passing: Iterable[int] = PASSING_STATUSES
@@ -291,70 +362,6 @@ class Services:
 
 class _UnknownWordError(FetchError):
     """The archive does not know a word of the request: to ask again is of no use."""
-
-
-class _Connections:
-    """Connections as astroquery asks for them, with a limit to its patience, closed after each use."""
-
-    def __init__(self, host: str, port: int, timeout: float) -> None:
-        self._address, self._timeout = (host, port), timeout
-        self._open: list[HTTPConnection] = []
-        self._answers: list[HTTPResponse] = []
-
-    def get_connection(
-        self,
-        *,
-        ishttps: bool = False,
-        cookie: str | None = None,
-        verbose: bool = False,  # noqa: ARG002
-    ) -> HTTPConnection:
-        kind = HTTPSConnection if ishttps or cookie is not None else HTTPConnection
-        connection = kind(*self._address, timeout=CONNECT_TIMEOUT)
-        try:
-            connection.connect()
-        except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-        connection.sock.settimeout(self._timeout)
-        answer = connection.getresponse
-
-        def kept() -> HTTPResponse:
-            self._answers.append(_bounded(answer()))
-            return self._answers[-1]
-
-        connection.getresponse = kept  # type: ignore[method-assign]  # astroquery drops what a refusal says
-        self._open.append(connection)
-        return connection
-
-    def unread(self) -> str:
-        """What the last answer holds that nobody has read."""
-        if not self._answers or self._answers[-1].isclosed():
-            return ""
-        with suppress(OSError, HTTPException):
-            return str(self._answers[-1].read(_REFUSAL_BYTES), "utf-8", errors="replace")
-        return ""
-
-    def close(self) -> None:
-        self._answers.clear()
-        while self._open:
-            self._open.pop().close()
-
-
-def _bounded(response: HTTPResponse) -> HTTPResponse:
-    """The same answer, which ends where it grows too large; a table in it is checked before astropy opens it."""
-    read, left = response.read, _LARGEST_ANSWER
-
-    def bounded(amount: int | None = None) -> bytes:
-        nonlocal left
-        content = read(left + 1 if amount is None else min(amount, left + 1))
-        left -= len(content)
-        if left < 0:
-            raise DataError(
-                f"has more than {_LARGEST_ANSWER / 1e9:g} GB; ask for fewer stars at once (--batch)"
-            )
-        return checked_votable(content) if amount is None else content
-
-    response.read = bounded  # type: ignore[method-assign, assignment]
-    return response
 
 
 def _only_member(path: Path) -> bytes:

@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import os
+import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from threading import Event
 from typing import TypeVar
 
@@ -14,7 +17,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from scattervae import __version__
-from scattervae.errors import FetchError, counted
+from scattervae.errors import DataError, FetchError, counted
+from scattervae.gaia.files.checks import checked_votable
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,10 @@ PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 _PAGE_BYTES = 512
 _LARGEST_TEXT = 64 * 10**6  # bytes; the largest list of the archive is below 1 MB
+_REFUSAL_BYTES = 2**16
+_LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
+# Source: IVOA, Data Access Layer Interface 1.1, sect. 4.4.1.
+_CUT = re.compile(rb"""QUERY_STATUS["'][^>]*["']OVERFLOW["']""")
 _NOTICED = 0.5  # a wait that a person would notice [s]
 _ASKED = Retry(retry_after_max=3600)  # a server that asks for more time [s] is asked earlier all the same
 
@@ -184,3 +192,75 @@ def _asked_wait(response: requests.Response) -> float | None:
         return None if asked is None else float(_ASKED.parse_retry_after(asked))
     except InvalidHeader:
         return None
+
+
+class Connections:
+    """Connections as astroquery asks for them, with a limit to its patience, closed after each use.
+
+    Attributes:
+        timeout: How long an answer may keep us waiting for its next byte [s].
+        cut: True where the last table that was read has fewer rows than were asked for.
+    """
+
+    def __init__(self, host: str, port: int, timeout: float) -> None:
+        self._address, self.timeout, self.cut = (host, port), timeout, False
+        self._open: list[HTTPConnection] = []
+        self._answers: list[HTTPResponse] = []
+
+    def get_connection(
+        self,
+        *,
+        ishttps: bool = False,
+        cookie: str | None = None,
+        verbose: bool = False,  # noqa: ARG002
+    ) -> HTTPConnection:
+        kind = HTTPSConnection if ishttps or cookie is not None else HTTPConnection
+        connection = kind(*self._address, timeout=CONNECT_TIMEOUT)
+        try:
+            connection.connect()
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        connection.sock.settimeout(self.timeout)
+        answer = connection.getresponse
+
+        def kept() -> HTTPResponse:
+            self._answers.append(self._bounded(answer()))
+            return self._answers[-1]
+
+        connection.getresponse = kept  # type: ignore[method-assign]  # astroquery drops what a refusal says
+        self._open.append(connection)
+        return connection
+
+    def unread(self) -> str:
+        """What the last answer holds that nobody has read."""
+        if not self._answers or self._answers[-1].isclosed():
+            return ""
+        with suppress(OSError, HTTPException):
+            return str(self._answers[-1].read(_REFUSAL_BYTES), "utf-8", errors="replace")
+        return ""
+
+    def close(self) -> None:
+        self._answers.clear()
+        while self._open:
+            self._open.pop().close()
+
+    def _bounded(self, response: HTTPResponse) -> HTTPResponse:
+        """The same answer, which ends where it grows too large; a table in it is checked before astropy opens it."""
+        read, left = response.read, _LARGEST_ANSWER
+
+        def bounded(amount: int | None = None) -> bytes:
+            nonlocal left
+            content = read(left + 1 if amount is None else min(amount, left + 1))
+            left -= len(content)
+            if left < 0:
+                raise DataError(
+                    f"has more than {_LARGEST_ANSWER / 1e9:g} GB; ask for fewer stars at once (--batch)"
+                )
+            if amount is not None:
+                return content
+            table = checked_votable(content)
+            self.cut = any(_CUT.search(end) for end in (table[:_REFUSAL_BYTES], table[-_REFUSAL_BYTES:]))
+            return table
+
+        response.read = bounded  # type: ignore[method-assign, assignment]
+        return response
