@@ -192,10 +192,7 @@ def kinds(stars: sv.Spectra) -> Iterator[tuple[str, sv.Spectra]]:
         yield f"H alpha {width} nm", with_flux(stars, emission(flux, grid, ((656.3, 1.0),), width))
     for width in (3, 10):
         yield f"nebula {width} nm", with_flux(stars, emission(flux, grid, nebula, width))
-    bands = sum(
-        np.clip(1 - (edge - grid) / 25, 0, 1) * (grid <= edge) * (grid > edge - 25)
-        for edge in (474, 517, 564)
-    )
+    bands = carbon_bands(grid)
     for depth in (0.1, 0.3):
         yield f"carbon {depth}", with_flux(stars, -depth * flux * bands)
     for a_v in (0.3, 1.0):  # a steeper law than the Galaxy's: A ~ wavelength^-3, at constant G
@@ -229,6 +226,14 @@ def kinds(stars: sv.Spectra) -> Iterator[tuple[str, sv.Spectra]]:
         height * np.exp(-0.5 * ((grid - at) / 12.0) ** 2) for at, height in ((480.0, 1.0), (720.0, 0.5))
     )
     yield "quasar", with_flux(stars, level * ((grid / 550.0) ** -1.5 + lines) - flux)
+
+
+def carbon_bands(grid: np.ndarray) -> np.ndarray:
+    """The Swan bands of C2 on this grid [nm], 1 at their heads, fading to the blue."""
+    return sum(
+        np.clip(1 - (edge - grid) / 25, 0, 1) * (grid <= edge) * (grid > edge - 25)
+        for edge in (474, 517, 564)
+    )
 
 
 def emission(

@@ -65,6 +65,7 @@ for command in (
     compare.compare,
     scatter.scatter,
     outliers.outliers,
+    outliers.similar,
     info.info,
     doctor.doctor,
     reproduce.reproduce,

@@ -1,5 +1,6 @@
-"""``scattervae outliers``: stars by how odd they are, and in what."""
+"""``scattervae outliers`` and ``scattervae similar``: stars by how odd they are, and more like some."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,8 +181,93 @@ def _draw(model: "TrainedModel", path: Path, table: "pa.Table", gallery: Path) -
     save_gallery(model, Spectra.concatenate(found), table, gallery)
 
 
-def _as_json(row: "dict[str, object]") -> "dict[str, object]":
-    return row | {"source_id": str(row["source_id"])}
+def similar(
+    model: ModelFolder,
+    stars: StarsPath,
+    *,
+    like: Annotated[
+        str,
+        typer.Option(
+            metavar="IDS|FILE",
+            help="1 to 1,000 examples: source_ids with commas between them, a file that lists them, or their spectra.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=f"The table, the likeliest star first: a {TABLE_FILE} file.")
+    ],
+    number: Annotated[int, typer.Option("--number", "-n", min=1, metavar="N", help="How many stars.")] = 1000,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Find more like these: stars ranked by how much likelier they are among some examples than among all stars.
+
+    Examples by their source_ids are looked up among the stars; they are not ranked. A store is read twice, in chunks.
+    With five examples or more each rank has a purity: the share of stars like them down to it, at most.
+
+    Examples:
+
+        scattervae similar best store --like 4345775217221821312 --out like.parquet
+
+        scattervae similar best store --like carbon_stars.txt -n 500 --out carbon.fits
+    """
+    check_out(out, "list of similar stars")
+    examples = _examples(like)
+    from scattervae.files import sole_writer
+    from scattervae.science import similar as search
+    from scattervae.science.trained import load_model
+    from scattervae.spectra.tables import write_table
+
+    choose_device("cpu", threads)
+    trained = load_model(model)
+    with progress_bar("stars") as bar:
+        task = bar.add_task("ranking", total=None)
+        table = search.similar(
+            trained, stars, examples, number=number, progress=lambda n: bar.advance(task, n)
+        )
+    with sole_writer(out):
+        write_table(table, out)
+    about = json.loads(table.schema.metadata[search.NOTE.encode()])
+    n_examples, n_compared = len(about["examples"]), about["n_compared"]
+    rows = table.slice(0, _SHOWN).to_pylist()
+    values = {"out": str(out), "n_examples": n_examples, "n_compared": n_compared, "n": len(table)}
+    Summary(
+        values | {"first": [_as_json(row) for row in rows]},
+        (
+            f"{counted(len(table), 'star')} of {n_compared:,} most like {counted(n_examples, 'example')}",
+            *_similar_lines(rows),
+            f"wrote {out}",
+        ),
+    ).show(as_json=as_json)
+
+
+def _examples(like: str) -> Path | list[int]:
+    if Path(like).exists():
+        return Path(like)
+    try:
+        return [int(part) for part in like.split(",")]
+    except ValueError:
+        raise DataError(
+            f"--like {like}: no such file, and no source_ids with commas between them; check the path"
+        ) from None
+
+
+def _similar_lines(rows: "list[dict[str, Any]]") -> tuple[str, ...]:
+    cells = [
+        (
+            str(row["source_id"]),
+            f"{row['g_mag']:.2f}",
+            f"{row['likeness']:.2f}",
+            "-" if row["purity"] is None else f"{row['purity']:.2f}",
+            str(row["nearest_example"]),
+        )
+        for row in rows
+    ]
+    return table_lines(("source_id", "G [mag]", "likeness [nat]", "purity", "nearest example"), cells)
+
+
+def _as_json(row: "dict[str, Any]") -> "dict[str, Any]":
+    ids = ("source_id", "nearest_example")
+    return row | {name: str(row[name]) for name in ids if name in row}
 
 
 def _top_lines(table: "pa.Table") -> tuple[str, ...]:

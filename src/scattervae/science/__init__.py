@@ -20,6 +20,7 @@ __all__ = [
     "relative",
     "scatter",
     "shipped",
+    "similar",
     "star",
     "star_parts",
     "trained",

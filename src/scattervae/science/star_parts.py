@@ -1,6 +1,6 @@
-"""What is measured of a star to say how odd it is: where it lies in the latents, and how well it is decoded."""
+"""What is measured of a star to compare it with others: where it lies in the latents, and how well it is decoded."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,61 @@ class StarParts:
     def take(self, rows: np.ndarray) -> "StarParts":
         """The parts of these rows."""
         return StarParts(**{name: values[rows] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Features:
+    """What stars are compared by; stars that cannot be encoded are left out.
+
+    Attributes:
+        source_id: The stars.
+        g_mag: G magnitude [mag].
+        latents: Posterior means.
+        covariance: Of the posteriors.
+        residuals: What is left of each coefficient, over error and scatter in quadrature; 0 where it is missing.
+    """
+
+    source_id: SourceIds
+    g_mag: StarArray
+    latents: Float64[np.ndarray, "star latent"]
+    covariance: Float64[np.ndarray, "star latent latent"]
+    residuals: Float64[np.ndarray, "star coeff"]
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    @staticmethod
+    def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "Iterator[Features]":
+        """The features of these stars, batch by batch.
+
+        Raises:
+            DataError: They are of another basis than the model's.
+        """
+        for encoded in model.encode_batches(chunks):
+            inputs, posterior, made = encoded.inputs, encoded.posterior, encoded.reconstruction
+            keep = torch.isfinite(posterior.mean[:, 0])
+            sd = torch.hypot(inputs.errors, made.scatter)
+            residuals = torch.where(torch.isfinite(inputs.errors), (inputs.x - made.mean) / sd, 0.0)
+            spectra = encoded.spectra.take(keep.numpy())
+            yield Features(
+                spectra.source_id,
+                np.asarray(g_mag_of(spectra.g_flux)),
+                *(
+                    values[keep].double().numpy()
+                    for values in (posterior.mean, posterior.covariance, residuals)
+                ),
+            )
+
+    def take(self, rows: np.ndarray) -> "Features":
+        """The features of these rows."""
+        return Features(**{name: values[rows] for name, values in vars(self).items()})
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Features]") -> "Features":
+        """The stars of all parts in order; at least one part."""
+        return Features(
+            **{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
+        )
 
 
 def _parts_of_batch(model: Checkpoint, encoded: Encoded) -> StarParts:

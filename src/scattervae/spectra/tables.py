@@ -28,6 +28,7 @@ NOTES = {
     "scattervae.generated": "generated spectra",
     "scattervae.crossmatch": "crossmatch",
     "scattervae.outliers": "outliers",
+    "scattervae.similar": "list of similar stars",
 }
 """Keys of what a table says of its making, as JSON, and what such a table is."""
 _FITS_NOTE = "SCATVAE"

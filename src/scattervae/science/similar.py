@@ -1,0 +1,394 @@
+"""More like these: stars ranked by how much likelier their spectra are among some examples than among all stars.
+
+A star's spectrum is taken in two parts: its latents, and what the model leaves of it. For each the density of stars
+like the examples is compared with that of all stars. The uncertainty of each star's latents widens the first; the
+second is empirical Bayes, and adds nothing where the examples share no more than noise.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64, Int64, UInt64
+from scipy.spatial import KDTree
+from scipy.special import gammaln
+
+from scattervae.arrays import SourceIds, StarArray
+from scattervae.errors import DataError, counted
+from scattervae.gaia.files.reading import read_ids_file
+from scattervae.gaia.reading import load, load_chunks
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.provenance import CREDIT, software_versions
+from scattervae.science.star_parts import Features
+from scattervae.spectra.columns import described
+from scattervae.spectra.spectra import Spectra
+
+NOTE = "scattervae.similar"
+MOST_EXAMPLES = 1000
+FEWEST_FOR_PURITY = 5
+FEWEST_STARS = 100
+MOST_SAMPLED = 5000
+"""Stars that stand for all in densities: as many as possible, drawn by a hash of their source_id."""
+_SHARE_NEAR = 0.02  # of them that lie within the distance by which their density is measured
+_SPREAD = 0.25  # of a group beside all stars, in each latent: what is taken for usual before any example
+_SPREAD_WORTH = 20  # examples that this is worth
+_CAP = 2.0  # chi^2 over the usual one above which a star's residuals are scaled down
+_RIDGE = 0.05  # of the variance of a residual
+_SIGNIFICANT = 3.0  # standard deviations of a mean of squares
+_LEFT_OUT = 100  # examples that are left out in turn
+_NEAREST = 16
+
+Source = str | Path | Spectra
+
+
+class Likeness(NamedTuple):
+    """ln of how much denser stars like the examples lie than all stars, where a star is [nat]."""
+
+    latents: StarArray  # by where the star lies in the latents
+    residuals: StarArray  # by what the model leaves of its spectrum
+
+    @property
+    def total(self) -> StarArray:
+        """Both together."""
+        total: StarArray = self.latents + self.residuals
+        return total
+
+
+@dataclass(frozen=True)
+class Population:
+    """What all stars are like, as a sample of them shows it.
+
+    Attributes:
+        tree: Of the latents of the sample.
+        variance: Of each latent.
+        usual_chi2: The sample's median mean squared residual.
+        centre: Mean of the residuals.
+        root: Cholesky factor of their covariance.
+    """
+
+    tree: KDTree
+    variance: Float64[np.ndarray, " latent"]
+    usual_chi2: float
+    centre: Float64[np.ndarray, " coeff"]
+    root: Float64[np.ndarray, "coeff coeff"]
+
+    @staticmethod
+    def of(sample: Features) -> "Population":
+        """The population that these stars are drawn from."""
+        chi2 = np.square(sample.residuals).mean(axis=1)
+        usual = max(float(np.median(chi2)), 1e-6)
+        ordinary = sample.take(chi2 <= np.quantile(chi2, 0.95))
+        bounded = _bounded(ordinary.residuals, usual)
+        ridge = _RIDGE * usual * np.eye(bounded.shape[1])
+        covariance = np.cov(bounded.T) if len(bounded) > 1 else np.zeros_like(ridge)
+        root = np.linalg.cholesky(covariance + ridge)
+        variance = sample.latents.var(axis=0) + 1e-12
+        return Population(KDTree(sample.latents), variance, usual, bounded.mean(axis=0), root)
+
+    def log_density(self, latents: Float64[np.ndarray, "star latent"]) -> StarArray:
+        r"""ln of the density of stars, :math:`k / (n V d^L)` with the distance d to the k-th nearest of n.
+
+        Source:
+            Loftsgaarden & Quesenberry (1965), Ann. Math. Stat. 36, 1049.
+        """
+        n, n_latent = self.tree.n, latents.shape[1]
+        k = max(1, round(_SHARE_NEAR * n))
+        distance = self.tree.query(latents, k=[k])[0][:, 0]
+        volume = 0.5 * n_latent * np.log(np.pi) - gammaln(0.5 * n_latent + 1.0)
+        density: StarArray = np.log(k / n) - volume - n_latent * np.log(np.maximum(distance, 1e-3))
+        return density
+
+    def whitened(self, residuals: Float64[np.ndarray, "star coeff"]) -> Float64[np.ndarray, "star coeff"]:
+        """Residuals that are independent and of variance 1 in ordinary stars; those of odd stars bounded."""
+        off = _bounded(residuals, self.usual_chi2) - self.centre
+        whitened: np.ndarray = np.linalg.solve(self.root, off.T).T
+        return whitened
+
+
+@dataclass(frozen=True)
+class Group:
+    """The examples, as the stars like them are taken to lie: a Gaussian in latents, one direction in residuals.
+
+    Attributes:
+        population: All stars.
+        centre: Mean of the examples' latents.
+        covariance: Of their latents, shrunk towards a quarter of the population's spread, that of the mean included.
+        shared: What their residuals have in common, shrunk by its noise; 0 where that is all noise.
+    """
+
+    population: Population
+    centre: Float64[np.ndarray, " latent"]
+    covariance: Float64[np.ndarray, "latent latent"]
+    shared: Float64[np.ndarray, " coeff"]
+
+    @staticmethod
+    def of(examples: Features, population: Population) -> "Group":
+        r"""The group of these examples.
+
+        .. math:: \tau^2 = \max\left(0, \overline{\bar r_i^2} - \frac{1 + 3 \sqrt{2 / n}}{k}\right), \qquad
+            m = \frac{k \tau^2}{1 + k \tau^2} \bar r
+
+        with the mean r over k examples of n whitened residuals.
+
+        Source:
+            Efron & Morris (1973), JASA 68, 117, for the shrunk mean of residuals; Bovy, Hogg & Roweis (2011),
+            arXiv:0905.2979, for a Gaussian widened by each star's own uncertainty.
+        """
+        k, centre = len(examples), examples.latents.mean(axis=0)
+        off = examples.latents - centre
+        prior = _SPREAD_WORTH * np.diag(_SPREAD**2 * population.variance)
+        spread = (off.T @ off + prior) / (k - 1 + _SPREAD_WORTH)
+        mean = population.whitened(examples.residuals).mean(axis=0)
+        noise = (1.0 + _SIGNIFICANT * np.sqrt(2.0 / len(mean))) / k
+        signal = max(float(np.square(mean).mean()) - noise, 0.0)
+        return Group(population, centre, spread * (1.0 + 1.0 / k), k * signal / (1.0 + k * signal) * mean)
+
+    def likeness(self, stars: Features) -> Likeness:
+        """How much likelier these stars are in the group than among all."""
+        covariance = self.covariance + stars.covariance
+        root = np.linalg.cholesky(covariance)
+        scaled = np.linalg.solve(root, (stars.latents - self.centre)[:, :, None])[:, :, 0]
+        log_root = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+        constant = 0.5 * scaled.shape[1] * np.log(2.0 * np.pi)
+        here = -0.5 * np.square(scaled).sum(axis=1) - log_root - constant
+        by_residuals = np.zeros(len(stars))
+        if self.shared.any():
+            by_residuals = self.population.whitened(stars.residuals) @ self.shared
+            by_residuals -= 0.5 * np.square(self.shared).sum()
+        return Likeness(here - self.population.log_density(stars.latents), by_residuals)
+
+
+class Ranked(NamedTuple):
+    """The stars most like the examples, the likeliest first."""
+
+    stars: Features
+    likeness: Likeness  # what they are ranked by
+    purity: StarArray  # of stars like the examples down to each, at most; NaN for fewer than five examples
+    n_compared: int  # stars that were ranked
+
+
+def rank_features(
+    examples: Features,
+    population: Population,
+    stars: Iterable[Features],
+    *,
+    number: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Ranked:
+    """The `number` stars most like the examples, which are not among them; memory does not grow with the stars.
+
+    Args:
+        examples: What is looked for.
+        population: All stars.
+        stars: The stars, in chunks.
+        number: How many to give.
+        progress: Called after each chunk with its number of stars.
+    """
+    group = Group.of(examples, population)
+    thresholds = _left_out(examples, population)
+    above, n_compared = np.zeros(len(thresholds), dtype=np.int64), 0
+    best, best_likeness = examples.take(np.arange(0)), Likeness(np.empty(0), np.empty(0))
+    for chunk in stars:
+        others = chunk.take(~np.isin(chunk.source_id, examples.source_id))
+        likeness = group.likeness(others)
+        above += len(others) - np.searchsorted(np.sort(likeness.total), thresholds)
+        n_compared += len(others)
+        both = Features.concatenate([best, others])
+        likeness = Likeness(*map(np.concatenate, zip(best_likeness, likeness, strict=True)))
+        first = np.lexsort((both.source_id, -likeness.total))[:number]
+        best, best_likeness = both.take(first), Likeness(*(part[first] for part in likeness))
+        progress(len(chunk))
+    purity = _purity(best_likeness.total, thresholds, above, n_compared)
+    return Ranked(best, best_likeness, purity, n_compared)
+
+
+def _left_out(examples: Features, population: Population) -> StarArray:
+    """Likeness of examples to the others, falling: what a star of their kind that is not among them would have."""
+    if len(examples) < FEWEST_FOR_PURITY:
+        return np.empty(0)
+    rows = np.linspace(0, len(examples) - 1, min(len(examples), _LEFT_OUT)).round().astype(int)
+    found = [
+        Group.of(examples.take(np.delete(np.arange(len(examples)), row)), population)
+        .likeness(examples.take(np.array([row])))
+        .total[0]
+        for row in rows
+    ]
+    return np.sort(found)[::-1]
+
+
+def _purity(
+    values: StarArray,
+    thresholds: Float64[np.ndarray, " threshold"],
+    above: Int64[np.ndarray, " threshold"],
+    n_compared: int,
+) -> StarArray:
+    r"""Share of stars like the examples among those ranked as high: :math:`\pi F_1(t) / F(t)`.
+
+    F is the share of all stars above t, F_1 that of examples left out. Of all shares :math:`\pi` of the kind among the
+    stars that agree with both, the largest is taken, so that this is an upper bound.
+
+    Source:
+        Blanchard, Lee & Scott (2010), JMLR 11, 2973, sect. 5 (the proportion, and that no more can be known of it).
+    """
+    if not len(thresholds):
+        return np.full(len(values), np.nan)
+    share = np.arange(1, len(thresholds) + 1) / len(thresholds)
+    all_above = np.maximum(above, 1) / max(n_compared, 1)
+    proportion = np.min((all_above / share)[len(share) // 5 :])
+    at_threshold = np.minimum(proportion * share / all_above, 1.0)
+    at_least = np.maximum.accumulate(at_threshold[::-1])[::-1]  # what is ranked higher is no less pure
+    purity: StarArray = at_least[np.minimum(np.searchsorted(-thresholds, -values), len(thresholds) - 1)]
+    return purity
+
+
+def similar(
+    model: Checkpoint,
+    stars: Source,
+    like: Source | Sequence[int],
+    *,
+    number: int = 1000,
+    progress: Callable[[int], None] = lambda _: None,
+) -> pa.Table:
+    """The stars most like some examples, the likeliest first, with units and descriptions.
+
+    All stars are read twice, in chunks, so that a store may be of any size.
+
+    Args:
+        model: A trained model.
+        stars: A store, a file of spectra, or stars in memory.
+        like: 1 to 1,000 examples: their source_ids, which are looked up among the stars; a file that lists them; or
+            their spectra, as a file, store or in memory.
+        number: How many stars to give.
+        progress: Called after each chunk with its number of stars, in the second reading.
+
+    Raises:
+        DataError: There is no example, or more than 1,000; one is not among the stars, or cannot be encoded; or the
+            stars are of another basis than the model's.
+    """
+    ids = _ids_of(like)
+    sample, found = _sampled(model, stars, ids)
+    if ids is None:
+        found = like if isinstance(like, Spectra) else load(like, basis=model.normalization.basis).spectra
+    examples = _examples(model, found, ids)
+    population = Population.of(Features.concatenate(list(Features.of(model, [sample]))))
+    features = Features.of(model, _chunks(model, stars))
+    ranked = rank_features(examples, population, features, number=number, progress=progress)
+    return _table(model, ranked, examples)
+
+
+def _ids_of(like: Source | Sequence[int]) -> SourceIds | None:
+    """The identifiers that are given, or that a file without spectra lists; None where there are spectra."""
+    if isinstance(like, Spectra):
+        return None
+    if not isinstance(like, str | Path):
+        return np.unique(np.asarray(like, dtype=np.int64))
+    if Path(like).is_dir():
+        return None
+    try:
+        next(iter(load_chunks(like)), None)
+    except DataError:
+        return np.unique(read_ids_file(like))
+    return None
+
+
+def _chunks(model: Checkpoint, stars: Source) -> Iterable[Spectra]:
+    return [stars] if isinstance(stars, Spectra) else load_chunks(stars, basis=model.normalization.basis)
+
+
+def _sampled(model: Checkpoint, stars: Source, ids: SourceIds | None) -> tuple[Spectra, Spectra]:
+    """A sample of the stars, by a hash of their source_ids, and those of these identifiers.
+
+    Raises:
+        DataError: Too few can be encoded.
+    """
+    sample: Spectra | None = None
+    found: list[Spectra] = []
+    for chunk in _chunks(model, stars):
+        if ids is not None or not found:
+            found.append(chunk.take(np.flatnonzero(np.isin(chunk.source_id, [] if ids is None else ids))))
+        usable = chunk.take(np.flatnonzero(model.usable(chunk)))
+        both = usable if sample is None else Spectra.concatenate([sample, usable])
+        sample = both.take(np.sort(np.argsort(_hash(both.source_id), kind="stable")[:MOST_SAMPLED]))
+    if sample is None or len(sample) < FEWEST_STARS:
+        n = 0 if sample is None else len(sample)
+        raise DataError(
+            f"{counted(n, 'encodable star')} to rank; at least {FEWEST_STARS} are needed: give more"
+        )
+    return sample, Spectra.concatenate(found)
+
+
+def _hash(source_id: SourceIds) -> UInt64[np.ndarray, " star"]:
+    """A random order of the stars, which adding others does not change.
+
+    Source:
+        Steele, Lea & Flood (2014), OOPSLA, 453: the mixer of SplitMix64, with Stafford's constants.
+    """
+    mixed: np.ndarray = source_id.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _bounded(
+    residuals: Float64[np.ndarray, "star coeff"], usual_chi2: float
+) -> Float64[np.ndarray, "star coeff"]:
+    """The same residuals, scaled down in stars that are reproduced much worse than usual."""
+    chi2 = np.square(residuals).mean(axis=1, keepdims=True)
+    bounded: np.ndarray = residuals / np.sqrt(np.maximum(chi2 / (_CAP * usual_chi2), 1.0))
+    return bounded
+
+
+def _examples(model: Checkpoint, spectra: Spectra, ids: SourceIds | None) -> Features:
+    """The features of the examples, each star once.
+
+    Raises:
+        DataError: They are none or too many, or one is missing or cannot be encoded.
+    """
+    wanted = np.unique(spectra.source_id) if ids is None else ids
+    if not 1 <= len(wanted) <= MOST_EXAMPLES:
+        raise DataError(f"{counted(len(wanted), 'example')}; expected 1 to {MOST_EXAMPLES:,}")
+    parts = list(Features.of(model, [spectra]))
+    examples = Features.concatenate(parts) if parts else None
+    known = np.empty(0, dtype=np.int64) if examples is None else examples.source_id
+    lost = np.setdiff1d(wanted, known)
+    if examples is None or len(lost):
+        where = "cannot be encoded" if np.isin(lost[0], spectra.source_id) else "is not among the stars"
+        raise DataError(f"example {lost[0]} {where}; leave it out, or give its spectrum in a file")
+    return examples.take(np.unique(examples.source_id, return_index=True)[1])
+
+
+def _table(model: Checkpoint, ranked: Ranked, examples: Features) -> pa.Table:
+    """One row a star, with units and descriptions."""
+    stars = ranked.stars
+    near = KDTree(examples.latents).query(stars.latents, k=min(_NEAREST, len(examples)))[1]
+    near = near.reshape(len(stars), -1)
+    own, others = (np.diagonal(s.covariance, axis1=1, axis2=2) for s in (stars, examples))
+    squares = np.square(stars.latents[:, None] - examples.latents[near]) / (own[:, None] + others[near])
+    distances = np.sqrt(squares.mean(axis=2))
+    rows = np.arange(len(stars)), np.argmin(distances, axis=1)
+    ratio = "ln of how much denser stars like the examples lie than all stars"
+    columns = {
+        "source_id": ("", "Gaia source identifier", stars.source_id),
+        "g_mag": ("mag", "G magnitude", stars.g_mag),
+        "likeness": ("nat", f"{ratio}, at this spectrum", ranked.likeness.total),
+        "likeness_latents": ("nat", f"{ratio}: by its latents", ranked.likeness.latents),
+        "likeness_residuals": ("nat", f"{ratio}: by what the model leaves of it", ranked.likeness.residuals),
+        "purity": ("", "share of stars like the examples down to this rank, at most", ranked.purity),
+        "nearest_example": ("", "source_id of the nearest example", examples.source_id[near[rows]]),
+        "distance": ("", "to it: root mean square over latents, in units of both widths", distances[rows]),
+    }
+    about = {"model": model.digest, "recipe": model.recipe.name, "n_compared": ranked.n_compared}
+    about |= {"examples": [str(one) for one in examples.source_id]}
+    about |= {"versions": software_versions(), "credit": CREDIT}
+    kinds = {
+        name: pa.int64() if "i" in values.dtype.kind else pa.float32()
+        for name, (*_, values) in columns.items()
+    }
+    fields = [described(name, kinds[name], unit, text) for name, (unit, text, _) in columns.items()]
+    arrays = [pa.array(values, kinds[name], from_pandas=True) for name, (*_, values) in columns.items()]
+    return pa.table(arrays, schema=pa.schema(fields, metadata={NOTE: json.dumps(about)}))
