@@ -113,7 +113,7 @@ def full_scores(
         noise = CorrelatedNoise.of(encoded.spectra, model.normalization, g_flux_error=here)
         drawn = torch.zeros(len(x), dtype=torch.float64)
         for _ in range(n_draws):
-            predicted = model.decode(posterior.sample(generator))
+            predicted = model.reconstruct(posterior.sample(generator))
             drawn += loss_terms(x, errors, posterior, predicted, correlated=noise).negative_elbo
         elbos.append(drawn / n_draws)
         nlls.append(loss_terms(x, errors, posterior, encoded.reconstruction, correlated=noise).nll.double())

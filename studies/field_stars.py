@@ -81,7 +81,7 @@ def scored(model: Checkpoint, spectra: Spectra, training: np.ndarray) -> Scores:
     generator = stream(0, "evaluate")
     draws = [
         loss_terms(
-            inputs.x, inputs.errors, posterior, model.decode(posterior.sample(generator))
+            inputs.x, inputs.errors, posterior, model.reconstruct(posterior.sample(generator))
         ).negative_elbo.double()
         for _ in range(N_DRAWS)
     ]

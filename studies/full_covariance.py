@@ -181,8 +181,8 @@ def show_model(trained: Checkpoint, truth: Checkpoint, sky: Simulation, held_out
         print(f"  {name:10s} -ELBO full {elbos[0]:8.2f}, diagonal {elbos[1]:8.2f}; at the mean", end="")
         print(f" {nlls[0]:8.2f}, {nlls[1]:8.2f}")
     posterior = trained.encode(stars)
-    true = truth.decode(z)
-    ratio = scatter_over_flux(trained, trained.decode(posterior.mean)) / scatter_over_flux(truth, true)
+    true = truth.reconstruct(z)
+    ratio = scatter_over_flux(trained, trained.reconstruct(posterior.mean)) / scatter_over_flux(truth, true)
     errors = stars.errors / stars.g_flux[:, None]
     above = scatter_over_flux(truth, true) > errors
     for name, cells in (("above the error", above), ("below", ~above)):
@@ -210,7 +210,7 @@ def noiseless(stars: Spectra, model: Checkpoint, x: np.ndarray) -> Spectra:
 
 def exact(model: Checkpoint, stars: Spectra, z: Tensor) -> tuple[Inputs, CorrelatedNoise, Reconstruction]:
     inputs = model.normalization.apply(stars)
-    return inputs, CorrelatedNoise.of(stars, model.normalization), model.decode(z)
+    return inputs, CorrelatedNoise.of(stars, model.normalization), model.reconstruct(z)
 
 
 def inverse(inputs: Inputs, noise: CorrelatedNoise, predicted: Reconstruction) -> Tensor:

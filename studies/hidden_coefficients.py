@@ -65,10 +65,10 @@ def _predicted(
     model: Checkpoint, posterior: Posterior, n_draws: int, generator: torch.Generator
 ) -> tuple[Coeffs, Coeffs, Coeffs]:
     """Expected coefficients, their scatter, and how far they move as the latents do."""
-    mean = model.decode(posterior.mean).mean
+    mean = model.reconstruct(posterior.mean).mean
     moved, scattered = torch.zeros_like(mean), torch.zeros_like(mean)
     for _ in range(n_draws):
-        drawn = model.decode(posterior.sample(generator))
+        drawn = model.reconstruct(posterior.sample(generator))
         moved += (drawn.mean - mean).square()
         scattered += drawn.scatter.square()
     return mean, (scattered / n_draws).sqrt(), moved / n_draws

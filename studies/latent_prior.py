@@ -70,7 +70,7 @@ def _blocks(bp: np.ndarray, rp: np.ndarray) -> np.ndarray:
 
 def made(z: Latents, nearest: KDTree, errors: torch.Tensor) -> torch.Tensor:
     """Coefficients with scatter and noise, as the model sees them."""
-    predicted = checkpoint.decode(z)
+    predicted = checkpoint.reconstruct(z)
     sigma = errors[nearest.query(z.numpy())[1]]
     generator = stream(0, "made")
     scatter, noise = (torch.randn(predicted.mean.shape, generator=generator) for _ in range(2))

@@ -46,7 +46,7 @@ def bound(posterior: Posterior, inputs: Inputs = inputs) -> PerStar:
     draws = stream(0, "bound")
     total = torch.zeros(len(stars), dtype=torch.float64)
     for _ in range(N_DRAWS):
-        predicted = checkpoint.decode(posterior.sample(draws))
+        predicted = checkpoint.reconstruct(posterior.sample(draws))
         total += loss_terms(inputs.x, inputs.errors, posterior, predicted).negative_elbo.double()
     return total / N_DRAWS
 
@@ -102,7 +102,7 @@ def evidence() -> None:
 @torch.no_grad()
 def remade(z: Latents, like: Inputs) -> Inputs:
     """Stars that the network makes at these latents, with these errors."""
-    predicted = checkpoint.decode(z)
+    predicted = checkpoint.reconstruct(z)
     noise = torch.randn(z.shape[0], like.x.shape[1], generator=stream(0, "remade"))
     return Inputs(
         predicted.mean + (like.errors.square() + predicted.scatter.square()).sqrt() * noise, like.errors

@@ -40,7 +40,7 @@ def simulated(model: Checkpoint, stars: Spectra, a: float, *, seed: int = 0) -> 
     """The same stars as the model would have them, errors understated by the injected factors."""
     inputs = model.normalization.apply(stars)
     z = model.encode(stars).sample(stream(seed, "latents"))
-    predicted = model.decode(z)
+    predicted = model.reconstruct(z)
     columns = order_groups(model.normalization, SETTINGS.order_edges)[1]
     g_mag = g_mag_of(stars.g_flux)
     k = injected(len(FALLS))[columns % len(FALLS)][:, np.digitize(g_mag, G_EDGES[1:-1])].T

@@ -96,7 +96,7 @@ def test_calibrate_begins_with_the_model_as_it_was_trained(folders):
 def test_python_has_the_calibrated_model(folders, sky):
     plain, calibrated = (sv.load_model(folder) for folder in folders)
     z = torch.linspace(-1.0, 1.0, 5 * plain.n_latent).reshape(5, -1)
-    torch.testing.assert_close(calibrated.decode(z).scatter, FACTOR * plain.decode(z).scatter)
+    torch.testing.assert_close(calibrated.reconstruct(z).scatter, FACTOR * plain.reconstruct(z).scatter)
     assert catalogue(plain, sky.spectra) != catalogue(calibrated, sky.spectra)
 
 

@@ -493,7 +493,7 @@ def test_batches_carry_the_stars_they_speak_of():
     np.testing.assert_array_equal(ids, SKY.spectra.source_id)
     for part in parts:
         torch.testing.assert_close(part.inputs.x, MODEL.normalization.apply(part.spectra).x, rtol=0, atol=0)
-        torch.testing.assert_close(MODEL.decode(part.posterior.mean).mean, part.reconstruction.mean)
+        torch.testing.assert_close(MODEL.reconstruct(part.posterior.mean).mean, part.reconstruction.mean)
 
 
 def test_encoding_is_the_network_on_the_normalised_coefficients():
@@ -513,7 +513,7 @@ def test_encoding_is_the_network_on_the_normalised_coefficients():
 
 def test_answers_need_no_gradient():
     assert not MODEL.encode(SKY.spectra).mean.requires_grad
-    assert not MODEL.decode(torch.zeros(2, 3)).scatter.requires_grad
+    assert not MODEL.reconstruct(torch.zeros(2, 3)).scatter.requires_grad
     for _ in MODEL.encode_batches([SKY.spectra], batch=25):
         assert torch.is_grad_enabled()  # the caller's own arithmetic between batches keeps its gradients
 
@@ -549,7 +549,9 @@ def test_dask_separates_models_by_what_is_in_them():
 def test_values_of_other_types(folder):
     checkpoint = read_checkpoint(str(folder))
     z = np.zeros((2, checkpoint.n_latent))
-    torch.testing.assert_close(checkpoint.decode(z).mean, checkpoint.decode(torch.zeros(2, z.shape[1])).mean)
+    torch.testing.assert_close(
+        checkpoint.reconstruct(z).mean, checkpoint.reconstruct(torch.zeros(2, z.shape[1])).mean
+    )
     with pytest.raises(TypeError, match=r"encode takes Spectra, not (Posix)?Path; scattervae.load"):
         checkpoint.encode.__wrapped__(checkpoint, folder)
 

@@ -24,7 +24,7 @@ def test_scores_match_torch_distributions(model):
     result = evaluate(model, SKY.spectra, fold="all")
     inputs = model.normalization.apply(SKY.spectra)
     posterior = model.encode(SKY.spectra)
-    predicted = model.decode(posterior.mean)
+    predicted = model.reconstruct(posterior.mean)
     sigma = (inputs.errors**2 + predicted.scatter**2).sqrt()
     constant = 0.5 * inputs.x.shape[1] * math.log(2 * math.pi)
     nll = -Normal(predicted.mean, sigma).log_prob(inputs.x).sum(-1) - constant
@@ -50,7 +50,7 @@ def test_negative_elbo_is_the_mean_over_draws(model):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for _ in range(200):
-            predicted = model.decode(Normal(posterior.mean, posterior.sd).sample())
+            predicted = model.reconstruct(Normal(posterior.mean, posterior.sd).sample())
             sigma = (inputs.errors**2 + predicted.scatter**2).sqrt()
             constant = 0.5 * inputs.x.shape[1] * math.log(2 * math.pi)
             draws.append(-Normal(predicted.mean, sigma).log_prob(inputs.x).sum(-1) - constant)

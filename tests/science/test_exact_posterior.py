@@ -178,7 +178,7 @@ def test_the_bound_of_stars_not_trained_on_falls(model):
     def bound(of: Posterior):
         draws = stream(0, "bound")
         predicted = (
-            loss_terms(inputs.x, inputs.errors, of, model.decode(of.sample(draws))).negative_elbo
+            loss_terms(inputs.x, inputs.errors, of, model.reconstruct(of.sample(draws))).negative_elbo
             for _ in range(30)
         )
         return torch.stack([*predicted]).double().mean(dim=0)

@@ -68,7 +68,7 @@ def test_between_runs_from_one_star_to_the_other_in_equal_steps():
 def test_generated_coefficients_are_the_decoders_in_archive_units(model):
     z = generation.from_prior(model, 5)
     made = generation.generate(model, z, G_FLUX)
-    predicted = model.decode(z)
+    predicted = model.reconstruct(z)
     normalization = model.normalization
     np.testing.assert_allclose(
         made.coeffs, (predicted.mean.double().numpy() * normalization.std + normalization.mean) * 1e4

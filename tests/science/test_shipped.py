@@ -39,7 +39,7 @@ def test_a_name_loads_the_same_model_as_its_folder(name):
     card = card_of(model.folder)
     assert card["name"] == name
     assert card["digest"] == model.digest
-    assert card["labels"] == list(model.labels.names)
+    assert card["labels"] == list(model.label_model.names)
     low, high = card["training"]["g_mag_range"]
     assert low < high
     assert card["scores"]["negative_elbo"] < 0

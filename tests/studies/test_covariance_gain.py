@@ -52,7 +52,7 @@ def test_scores_are_those_of_torch_distributions():
     stars, errors = correlated(SKY.spectra), 0.01 * SKY.spectra.g_flux
     scores = full_scores(MODEL, stars, g_flux_error=errors)
     inputs, answer = MODEL.normalization.apply(stars), MODEL.encode(stars)
-    predicted = MODEL.decode(answer.mean)
+    predicted = MODEL.reconstruct(answer.mean)
     noise = CorrelatedNoise.of(stars, MODEL.normalization, g_flux_error=errors)
     matrix = covariances(inputs.errors, mean=predicted.mean, scatter=predicted.scatter, noise=noise).double()
     log_prob = MultivariateNormal(predicted.mean.double(), matrix).log_prob(inputs.x.double())
@@ -118,7 +118,7 @@ def test_latents_of_a_linear_decoder_are_covered_as_stated():
 
 
 def test_scatter_over_flux_does_not_depend_on_the_scale():
-    predicted = MODEL.decode(torch.zeros(2, MODEL.n_latent))
+    predicted = MODEL.reconstruct(torch.zeros(2, MODEL.n_latent))
     ones = np.ones(2)
     np.testing.assert_allclose(
         scatter_over_flux(MODEL, predicted), MODEL.normalization.invert_errors(predicted.scatter, ones)

@@ -231,7 +231,7 @@ def _model(path: Path) -> Summary:
     model = load_model(path)
     n_parameters = sum(p.numel() for p in model.network.parameters())
     facts = Facts.model_validate(model.provenance)
-    labels = [] if model.labels is None else list(model.labels.names)
+    labels = [] if model.label_model is None else list(model.label_model.names)
     calibrated, has_flow = is_calibrated(model), model.flow is not None
     values = {
         "kind": "model",

@@ -228,7 +228,7 @@ class Checkpoint:
         )
 
     @torch.no_grad()
-    def decode(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:
+    def reconstruct(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:
         """Coefficients and scatter at these latent vectors, in training standard deviations."""
         reconstruction = self.network.decode(torch.as_tensor(z, dtype=torch.float32, device=self.device))
         return Reconstruction(reconstruction.mean.cpu(), reconstruction.scatter.cpu())

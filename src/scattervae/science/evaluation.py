@@ -77,7 +77,9 @@ def evaluate(
     for encoded in checkpoint.encode_batches([stars]):
         x, errors, posterior = encoded.inputs.x, encoded.inputs.errors, encoded.posterior
         draws = [
-            loss_terms(x, errors, posterior, checkpoint.decode(posterior.sample(generator))).negative_elbo
+            loss_terms(
+                x, errors, posterior, checkpoint.reconstruct(posterior.sample(generator))
+            ).negative_elbo
             for _ in range(n_draws)
         ]
         elbos.append(torch.stack(draws).double().mean(dim=0))

@@ -231,7 +231,7 @@ def posterior_draws(
     drawn, log_weights = [], []
     for _ in range(n_draws):
         z = wide.sample(generator)
-        predicted = checkpoint.decode(z)
+        predicted = checkpoint.reconstruct(z)
         variance = inputs.errors.square() + predicted.scatter.square()
         terms = gaussian_terms(inputs.x, predicted.mean, variance, dtype=torch.float64)
         prior = -0.5 * z.double().square().sum(dim=1) - _HALF_LN_2_PI * z.shape[1]
@@ -302,7 +302,7 @@ def log_evidence(
 
         def log_joint(z: Latents, x: Coeffs = x, errors: Coeffs = errors) -> PerStar:
             log_prior = prior(z) if prior is not None else standard_normal(z)
-            return log_likelihood(x, errors, checkpoint.decode(z)) + log_prior.double()
+            return log_likelihood(x, errors, checkpoint.reconstruct(z)) + log_prior.double()
 
         parts.append(importance_weighted(log_joint, posterior, n_draws, generator))
     return Evidence(

@@ -94,7 +94,7 @@ def generate(
         Laroche & Speagle (2023), sect. 2.2 and fig. 1 (teal).
     """
     normalization = checkpoint.normalization
-    mean, scatter = checkpoint.decode(z)
+    mean, scatter = checkpoint.reconstruct(z)
     if noise_seed is not None:
         mean = mean + scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
     n_all = normalization.basis.n_coeffs

@@ -18,15 +18,15 @@ LABELS = "labels"
 class TrainedModel(CalibratedModel):
     """A trained model, calibrated or not, that may also predict labels."""
 
-    labels: LabelModel | None = None  # what predicts them; None where none were fitted
+    label_model: LabelModel | None = None  # what predicts them; None where none were fitted
     folder: Path | None = None  # where it was read from; None for one that was not
 
     @property
     def digest(self) -> str:
         """As the model's own, the labels included."""
-        if self.labels is None:
+        if self.label_model is None:
             return super().digest
-        return tensors_digest({}, super().digest, self.labels.digest)[:32]
+        return tensors_digest({}, super().digest, self.label_model.digest)[:32]
 
     @property
     def latent_digest(self) -> str:
@@ -48,7 +48,7 @@ class TrainedModel(CalibratedModel):
 def with_labels(model: Checkpoint, labels: LabelModel | None, folder: Path | None = None) -> TrainedModel:
     """The model with these labels."""
     own = {field.name: getattr(model, field.name) for field in fields(model)}
-    return TrainedModel(**own | {"labels": labels, "folder": folder})
+    return TrainedModel(**own | {"label_model": labels, "folder": folder})
 
 
 def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = True) -> TrainedModel:
@@ -77,4 +77,4 @@ def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = Tr
 
 def labels_of(model: Checkpoint) -> LabelModel | None:
     """What predicts the labels of a model that has some."""
-    return model.labels if isinstance(model, TrainedModel) else None
+    return model.label_model if isinstance(model, TrainedModel) else None

@@ -65,7 +65,7 @@ def stars_of(model, n, seed=0):
     """Stars that the model makes, with their latents drawn from the prior."""
     generator = torch.Generator().manual_seed(seed + 1)
     like = errors_of(n, seed)
-    decoded = model.decode(torch.randn(n, 2, generator=generator))
+    decoded = model.reconstruct(torch.randn(n, 2, generator=generator))
     width = (like.errors.square() + decoded.scatter.square()).sqrt()
     return Inputs(decoded.mean + width * torch.randn(n, N, generator=generator), like.errors)
 

@@ -67,7 +67,7 @@ def test_a_known_factor_of_the_scatter_is_found(trained, like):
     z = encode(trained, like).mean
     stars = made_from(maker, z, like, stream(0, "stars"))
     found = fit_scatter(trained, stars, CalibrationSettings())
-    ratio = (maker.decode(z).scatter / stars.errors).median(dim=0).values
+    ratio = (maker.reconstruct(z).scatter / stars.errors).median(dim=0).values
     clear = ratio > 2.0
     assert clear.sum() >= 4
     np.testing.assert_allclose(found[clear], true[clear], rtol=0.15)
@@ -97,13 +97,13 @@ def test_decoder_and_normalization_stay_as_they_were(trained, model):
             assert torch.equal(calibrated[name], weights), name
     assert model.normalization == trained.normalization
     z = torch.randn(5, 3, generator=stream(0, "z"))
-    assert torch.equal(model.decode(z).scatter, trained.decode(z).scatter * model.scatter_factor)
+    assert torch.equal(model.reconstruct(z).scatter, trained.reconstruct(z).scatter * model.scatter_factor)
 
 
 def test_the_score_of_simulated_stars_is_uniform_for_bright_and_for_faint_ones(model, like):
     stars = made_from(model, encode(model, like).sample(stream(5, "z")), like, stream(6, "x"))
     posterior = encode(model, stars)
-    inputs = score_inputs(stars, posterior, model.decode(posterior.mean), model.normalization)
+    inputs = score_inputs(stars, posterior, model.reconstruct(posterior.mean), model.normalization)
     score = score_of(model)(inputs).numpy()
     assert kstest(score, "uniform").statistic < 0.06
     bright = SKY.spectra.g_flux > np.median(SKY.spectra.g_flux)
@@ -115,7 +115,7 @@ def test_a_spectrum_that_no_star_has_scores_low(model, like):
     odd = made_from(model, encode(model, like).mean, like, stream(7, "x"))
     odd.x[:, 0] += 30.0 * odd.errors[:, 0].clamp(min=0.1)
     posterior = encode(model, odd)
-    inputs = score_inputs(odd, posterior, model.decode(posterior.mean), model.normalization)
+    inputs = score_inputs(odd, posterior, model.reconstruct(posterior.mean), model.normalization)
     assert score_of(model)(inputs).median() < 0.05
 
 
@@ -136,7 +136,7 @@ def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained,
     assert "spectrum_score" not in catalogue_schema(trained).names
     table = catalogue(model, SKY.spectra)
     posterior = encode(model, like)
-    inputs = score_inputs(like, posterior, model.decode(posterior.mean), model.normalization)
+    inputs = score_inputs(like, posterior, model.reconstruct(posterior.mean), model.normalization)
     np.testing.assert_allclose(table["spectrum_score"].to_numpy(), score_of(model)(inputs), atol=2e-3)
     assert table.schema.field("spectrum_score").metadata[b"description"]
     bad = catalogue(model, spoiled(SKY.spectra))

@@ -33,7 +33,7 @@ def test_columns_match_torch_distributions():
     table = catalogue(MODEL, SKY.spectra)
     inputs = MODEL.normalization.apply(SKY.spectra)
     posterior = MODEL.encode(SKY.spectra)
-    predicted = MODEL.decode(posterior.mean)
+    predicted = MODEL.reconstruct(posterior.mean)
     sigma = (inputs.errors.double() ** 2 + predicted.scatter.double() ** 2).sqrt()
     x, mean = inputs.x.double(), predicted.mean.double()
     constant = 0.5 * x.shape[1] * math.log(2 * math.pi)
@@ -171,7 +171,7 @@ def test_where_errors_are_seen_a_star_with_gaps_is_encoded_from_what_it_has():
     for row, flag in enumerate(stars.flags):
         assert encoded[row] == (not flag & Flag.NO_G_FLUX), kinds
     inputs = SEEING.normalization.apply(stars, gaps=True)
-    predicted = SEEING.decode(SEEING.encode(stars).mean)
+    predicted = SEEING.reconstruct(SEEING.encode(stars).mean)
     for row in np.flatnonzero(encoded):
         known = inputs.errors[row].isfinite()
         sigma = (inputs.errors[row, known].double() ** 2 + predicted.scatter[row, known].double() ** 2).sqrt()

@@ -123,7 +123,7 @@ def test_drawn_latents_are_draws_from_the_posterior():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(60):
-            predicted = model.decode(Normal(posterior.mean, posterior.sd).sample())
+            predicted = model.reconstruct(Normal(posterior.mean, posterior.sd).sample())
             sd = (inputs.errors**2 + predicted.scatter**2).sqrt()
             mine.append(-Normal(predicted.mean, sd).log_prob(inputs.x).sum(1).mean().item())
     expected = np.array(mine) - 5.5 * math.log(2 * math.pi)

@@ -65,7 +65,7 @@ def test_residuals_over_error_and_scatter_in_quadrature_are_standard_normal():
     made = simulate(model, NOISY.spectra, NOISY.labels, N)
     star, norm = which(made), model.normalization
     z = torch.from_numpy(NOISY.spectra.coeffs[:, :3] / NOISY.spectra.g_flux[:, None]).float()
-    scores = model.decode(z)
+    scores = model.reconstruct(z)
     g = made.spectra.g_flux[:, None]
     x, errors = (made.spectra.coeffs / g - norm.mean) / norm.std, made.spectra.errors / g / norm.std
     scatter = scores.scatter.numpy()[star]
@@ -85,7 +85,7 @@ def test_latents_are_drawn_from_the_posteriors():
     norm, posterior = base.normalization, base.encode(one)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        scores = base.decode(Normal(posterior.mean[0], posterior.sd[0]).sample((N,)))
+        scores = base.reconstruct(Normal(posterior.mean[0], posterior.sd[0]).sample((N,)))
         errors = torch.from_numpy(one.errors / one.g_flux / norm.std).float()
         mine = Normal(scores.mean, torch.hypot(scores.scatter, errors)).sample().numpy()
     x = (made.spectra.coeffs / made.spectra.g_flux[:, None] - norm.mean) / norm.std
@@ -164,7 +164,7 @@ def test_noise_is_as_correlated_as_that_of_the_star(model):
 
 def test_latents_are_what_the_stars_were_made_from(model):
     made = simulate(model, NOISY.spectra, NOISY.labels, N)
-    norm, scores = model.normalization, model.decode(made.latents)
+    norm, scores = model.normalization, model.reconstruct(made.latents)
     errors = made.spectra.errors / made.spectra.g_flux[:, None] / norm.std
     x = (made.spectra.coeffs / made.spectra.g_flux[:, None] - norm.mean) / norm.std
     residual = (x - scores.mean.numpy()) / np.hypot(errors, scores.scatter.numpy())

@@ -50,7 +50,7 @@ def stars_of(model: Checkpoint, n: int, *, seed: int = 0, k: object = 1.0, a: fl
     """
     rng = np.random.default_rng([seed, n])
     g_mag = rng.uniform(10.0, 15.0, n)
-    predicted = model.decode(torch.from_numpy(rng.normal(size=(n, N_LATENT))).float())
+    predicted = model.reconstruct(torch.from_numpy(rng.normal(size=(n, N_LATENT))).float())
     errors = 0.2 * 10 ** (0.2 * (g_mag[:, None] - 12.5)) * rng.lognormal(0.0, 0.3, (n, N))
     noise = np.broadcast_to(k, (n, N)) * errors * rng.normal(size=(n, N))
     x = predicted.mean.numpy() + a * predicted.scatter.numpy() * rng.normal(size=(n, N)) + noise

@@ -97,7 +97,7 @@ def test_the_papers_network_runs_in_the_page_too(browser, sky, tmp_path, calibra
 
 def test_flux_is_that_of_python(page, model):
     z = np.random.default_rng(0).normal(size=(4, model.n_latent))
-    predicted = model.decode(torch.from_numpy(z).float())
+    predicted = model.reconstruct(torch.from_numpy(z).float())
     g_flux = np.full(4, 1e4)
     coeffs = model.normalization.invert(predicted.mean, g_flux)
     expected = flux_from_coeffs(coeffs, model.normalization.invert_errors(predicted.scatter, g_flux), DR3)

@@ -73,7 +73,7 @@ def pits(
     encoded = _encoded(checkpoint, inputs)
     draws = posterior_draws(checkpoint, inputs, encoded, generator, n_draws=n_draws)
     mean = (draws.z * draws.weights[:, :, None]).sum(dim=0)
-    at_mean = checkpoint.decode(mean.float())
+    at_mean = checkpoint.reconstruct(mean.float())
     group = torch.rand(x.shape, generator=generator).argsort(dim=1) % N_GROUPS
     hidden = torch.full_like(x, torch.nan, dtype=torch.float64)
     for number in range(n_rounds):
@@ -85,7 +85,7 @@ def pits(
     without = Reconstruction(at_mean.mean, torch.zeros_like(at_mean.scatter))
     return Pits(
         hidden=hidden,
-        drawn=pit(inputs, checkpoint.decode(draws.one(generator))),
+        drawn=pit(inputs, checkpoint.reconstruct(draws.one(generator))),
         at_mean=pit(inputs, at_mean),
         without_scatter=pit(inputs, without),
         scatter_over_error=(at_mean.scatter / errors).double(),
@@ -107,7 +107,7 @@ def _mixture(checkpoint: Checkpoint, inputs: Inputs, draws: WeightedDraws) -> Pi
     """Weighted mean of the transforms over draws: that of the mixture of the Gaussians that the draws give."""
     total = torch.zeros_like(inputs.x, dtype=torch.float64)
     for z, weights in zip(draws.z, draws.weights, strict=True):
-        total += weights[:, None] * pit(inputs, checkpoint.decode(z))
+        total += weights[:, None] * pit(inputs, checkpoint.reconstruct(z))
     return total
 
 

@@ -118,7 +118,7 @@ def fit_scatter(
         model = with_scatter_factor(checkpoint, factor)
         generator = stream(settings.seed, "scatter", number)
         draws = posterior_draws(model, inputs, encode(checkpoint, inputs), generator)
-        decoded = checkpoint.decode(draws.one(generator))
+        decoded = checkpoint.reconstruct(draws.one(generator))
         residual = (inputs.x - decoded.mean).abs()
         factors = _LOG_FACTORS.exp()
         misses = torch.stack([_miss(residual, inputs.errors, f * decoded.scatter) for f in factors])
@@ -193,7 +193,7 @@ def _two_sets(inputs: Inputs, settings: CalibrationSettings) -> tuple[Inputs, In
 
 def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:
     """Stars that the model makes at these latents: scatter, and noise of the errors of `like`."""
-    decoded = checkpoint.decode(z)
+    decoded = checkpoint.reconstruct(z)
     noise = torch.randn(decoded.mean.shape, generator=generator)
     missing = like.errors.isinf()
     width = (like.errors.square() + decoded.scatter.square()).sqrt().masked_fill(missing, 0.0)
@@ -228,5 +228,5 @@ def simulated_score_inputs(
         z = latents.take(rows).one(generator)
         made = _worse(model, z, like.take(rows), generator, degradation=settings.score_degradation)
         posterior = encode(model, made)
-        parts.append(score_inputs(made, posterior, model.decode(posterior.mean), model.normalization))
+        parts.append(score_inputs(made, posterior, model.reconstruct(posterior.mean), model.normalization))
     return ScoreInputs(*(torch.cat(values) for values in zip(*parts, strict=True)))

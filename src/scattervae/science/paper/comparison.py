@@ -181,7 +181,7 @@ def score_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | 
     """
     posterior = checkpoint.encode(spectra)
     z = posterior.mean if draw_seed is None else posterior.sample(stream(draw_seed, "compare"))
-    return score(checkpoint.normalization.apply(spectra), checkpoint.decode(z))
+    return score(checkpoint.normalization.apply(spectra), checkpoint.reconstruct(z))
 
 
 class Interval(NamedTuple):
