@@ -1,8 +1,7 @@
 """How the documentation is built: Markdown pages, and docstrings of every module."""
 
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx.errors import ExtensionError
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
 
 import scattervae
 
@@ -27,19 +26,14 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the array types are long; each docstring says what its arguments are
 
 
-def visit_formula(writer, node):
+def write_formula(writer, node):
     """Write a formula as MathML, which browsers draw without a script, a font or a network."""
-    try:
-        formula = tex2mathml(node.astext(), as_block=node.tagname == "math_block")
-    except MathError as error:
-        raise ExtensionError(f"{node.astext()}: {error}") from None
-    writer.body.append(f'<div class="formula">{formula}</div>' if node.tagname == "math_block" else formula)
-
-
-def depart_formula(writer, node):
-    """Nothing is left to close."""
+    block = node.tagname == "math_block"
+    formula = convert(node.astext(), display="block" if block else "inline")
+    writer.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    raise SkipNode
 
 
 def setup(app):
     """Enter the renderer of formulas."""
-    app.add_html_math_renderer("mathml", (visit_formula, depart_formula), (visit_formula, depart_formula))
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
