@@ -1,5 +1,8 @@
 """How the documentation is built: Markdown pages, and docstrings of every module."""
 
+import pkgutil
+from pathlib import Path
+
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
@@ -8,10 +11,11 @@ import scattervae
 project = "scattervae"
 copyright = "2026, the scattervae developers"
 version = release = scattervae.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "scattervae"
 html_static_path = ["_static"]
@@ -23,7 +27,24 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Source", "returns_style")]
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the array types are long; each docstring says what its arguments are
+autodoc_typehints_format = "short"
+suppress_warnings = ["ref.python"]  # a public name and its module are both targets of the same name
+
+
+ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
+PAGES = Path(__file__).parent / "reference" / "modules"
+
+
+def write_module_pages():
+    """Write a page for each room, and one for the top level, with all of their modules."""
+    PAGES.mkdir(exist_ok=True)
+    pages = {room: f"{room}\n{'=' * len(room)}\n" for room in ("top level", *ROOMS)}
+    for module in pkgutil.walk_packages(scattervae.__path__, "scattervae."):
+        room = module.name.split(".")[1]
+        text = f"\n.. automodule:: {module.name}\n   :members:\n"
+        pages[room if room in ROOMS else "top level"] += text
+    for number, (room, text) in enumerate(pages.items()):
+        (PAGES / f"{number}_{room.replace(' ', '_')}.rst").write_text(text, encoding="utf-8")
 
 
 def write_formula(writer, node):
@@ -35,5 +56,6 @@ def write_formula(writer, node):
 
 
 def setup(app):
-    """Enter the renderer of formulas."""
+    """Enter the renderer of formulas, and write the pages that are made of the code."""
+    write_module_pages()
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))

@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import numpy as np
@@ -47,20 +48,41 @@ def test_text(cli, model, store):
     assert " of 3 " in row
 
 
-def test_coverage_table(cli, model, store):
+def test_coverage_fits_one_screen_and_says_which_column_is_68_and_which_95(cli, model, store):
     run = cli("evaluate", model, store)
-    _, title, header, every, *rows = run.out.splitlines()[3:]
-    assert title == "model: coverage [%], nominal 68.3 and 95.4"
-    assert header.split()[:3] == ["stars", "coeffs", "hidden"]
-    assert every.split()[0] == "all"
-    assert {row.split()[0] for row in rows} == {"order", "colour"}  # no bin of G has 300 stars
+    assert len(run.out.splitlines()) <= 24
+    _, title, header, *rows = run.out.splitlines()[3:]
+    assert title == "model: coverage [%]"
+    assert header.split()[:6] == ["which", "stars", "coeffs", "inside", "68.3", "%"]
+    every, worst = rows[:5], rows[6:]
+    assert rows[5] == f"the {len(worst)} worst bins; --all prints every one"
     table = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
-    assert table["n_stars"] == int(every.split()[1])
+    (whole,) = [row for row in table["rows"] if row["by"] == "all"]
+    assert [float(every[0].split()[i]) for i in (1, 3, 4)] == [
+        whole["n_stars"],
+        round(100 * whole["hidden"][0], 1),
+        round(100 * whole["hidden"][1], 1),
+    ]
+    assert {row.split()[0] for row in worst} <= {"order", "colour"}  # no bin of G has 300 stars
+    misses = [
+        max(abs(float(one) - 68.27), abs(float(two) - 95.45))
+        for one, two in (re.findall(r" (\d+\.\d)", row)[-2:] for row in worst)
+    ]
+    assert misses == pytest.approx(sorted(misses, reverse=True), abs=0.11)  # of rounded numbers
     by_g = [row for row in table["rows"] if row["by"] == "G"]
     assert sum(row["n_stars"] for row in by_g) == table["n_stars"]
     assert (
         cli("evaluate", model, store, "--no-coverage", "--json").json["models"]["model"]["coverage"] is None
     )
+
+
+def test_all_prints_every_bin(cli, model, store):
+    printed = cli("evaluate", model, store, "--all").out.splitlines()
+    start = printed.index("every bin")
+    table = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
+    bins = [f"{row['by']} {row['name']}" for row in table["rows"] if row["by"] in ("order", "colour")]
+    assert len(printed[start + 1 :]) == 5 * len(bins)
+    assert all(any(line.startswith(name) for line in printed[start:]) for name in bins)
 
 
 def test_figure_of_the_coverage(cli, model, store, tmp_path):

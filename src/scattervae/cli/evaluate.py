@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.science.calibration.coverage import CoverageTable, Share
+    from scattervae.science.calibration.coverage import CoverageRow, CoverageTable, Share
     from scattervae.science.evaluation import Evaluation
 
 FORMATS = ("png", "pdf", "svg")
@@ -62,6 +63,9 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the coverage; png, pdf or svg by its suffix.")
     ] = None,
+    all_bins: Annotated[
+        bool, typer.Option("--all", help="Print the coverage of every bin, not of the worst alone.")
+    ] = False,
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -74,7 +78,8 @@ def evaluate(
 
     Coverage is how many coefficients lie inside the central 68 and 95 % of what a model predicts: hidden from
     it, at a draw of the latents, at the posterior mean; of the coefficients whose median scatter exceeds their
-    error, and at a draw and with no scatter of the others. A model that has been calibrated is scored twice.
+    error, and at a draw and with no scatter of the others. The worst bins of G, order and colour are printed below;
+    --all prints every bin. A model that has been calibrated is scored twice.
 
     Examples:
 
@@ -118,7 +123,8 @@ def evaluate(
             f"{n_one_band:,} more have one band: not scored, since a likelihood of fewer coefficients is larger",
         )
     for name, table in tables.items():
-        lines += ["", f"{name}: coverage [%], nominal 68.3 and 95.4", *coverage_lines(table)]
+        n_worst = None if all_bins else 0 if f"{name}, calibrated" in tables else N_WORST
+        lines += ["", f"{name}: coverage [%]", *coverage_lines(table, n_worst=n_worst)]
     if figure is not None:
         from scattervae.show.calibration import tables_figure
         from scattervae.show.registry import save_figure
@@ -209,26 +215,46 @@ def score_lines(scores: "dict[str, Evaluation]") -> tuple[str, ...]:
     return table_lines(header, rows)
 
 
-def coverage_lines(table: "CoverageTable") -> tuple[str, ...]:
-    """The coverage as a table for people but for bins of G with few stars."""
+COVERAGE_KINDS = {
+    "hidden": "hidden from the encoder",
+    "drawn": "at a draw of the latents",
+    "at_mean": "at the posterior mean (too high by design)",
+    "others": "other coefficients, at a draw",
+    "others_without_scatter": "other coefficients, no scatter",
+}
+"""Shares of a row in words; the others are those whose median scatter does not exceed their error."""
+_MUST_HOLD = ("hidden", "drawn", "others")  # those that are nominal where a model is right
+N_WORST = 6
+
+
+def coverage_lines(table: "CoverageTable", *, n_worst: int | None) -> list[str]:
+    """The coverage of all coefficients, then of the worst bins or of every one; without bins of G with few stars."""
     from scattervae.science.calibration.coverage import FEWEST_STARS
 
-    header = ("", "stars", "coeffs", "hidden", "at a draw", "at the mean", "others", "no scatter")
-    many = [row for row in table.rows if row.by != "G" or row.n_stars >= FEWEST_STARS]
-    rows = [
-        (
-            row.name if row.by == "all" else f"{row.by} {row.name}",
-            f"{row.n_stars:,}",
-            str(row.n_pooled),
-            *(
-                _shares(s)
-                for s in (row.hidden, row.drawn, row.at_mean, row.others, row.others_without_scatter)
-            ),
-        )
-        for row in many
-    ]
-    return table_lines(header, rows)
+    (whole,) = (row for row in table.rows if row.by == "all")
+    bins = [row for row in table.rows if row.by != "all" and (row.by != "G" or row.n_stars >= FEWEST_STARS)]
+    if n_worst is None:
+        title, shown = "every bin", [(row, kind) for row in bins for kind in COVERAGE_KINDS]
+    else:
+        title = f"the {n_worst} worst bins; --all prints every one"
+        worst_kinds = [(row, max(_MUST_HOLD, key=partial(_miss, row))) for row in bins]
+        shown = sorted(worst_kinds, key=lambda pair: -_miss(*pair))[:n_worst]
+    header = ("which", "stars", "coeffs", "inside 68.3 %", "inside 95.4 %", "coefficients")
+    every = [_bin_cells(whole, kind) for kind in COVERAGE_KINDS]
+    lines = table_lines(header, [*every, *(_bin_cells(*pair) for pair in shown)])
+    n_first = 1 + len(every)
+    return [*lines[:n_first], *([title] if shown else []), *lines[n_first:]]
 
 
-def _shares(share: "Share") -> str:
-    return f"{100 * share.one:.1f} {100 * share.two:.1f}" if share.n else "-"
+def _bin_cells(row: "CoverageRow", kind: str) -> tuple[str, ...]:
+    share: Share = getattr(row, kind)
+    shares = (f"{100 * part:.1f}" if share.n else "-" for part in (share.one, share.two))
+    name = row.name if row.by == "all" else f"{row.by} {row.name}"
+    return (name, f"{row.n_stars:,}", str(row.n_pooled), *shares, COVERAGE_KINDS[kind])
+
+
+def _miss(row: "CoverageRow", kind: str) -> float:
+    from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
+
+    share: Share = getattr(row, kind)
+    return max(abs(share.one - INSIDE_1_SIGMA), abs(share.two - INSIDE_2_SIGMA)) if share.n else 0.0
