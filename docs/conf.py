@@ -1,6 +1,8 @@
 """How the documentation is built: Markdown pages, and docstrings of every module."""
 
+import inspect
 import pkgutil
+import shutil
 from pathlib import Path
 
 from docutils.nodes import SkipNode
@@ -11,11 +13,16 @@ import scattervae
 project = "scattervae"
 copyright = "2026, the scattervae developers"
 version = release = scattervae.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
-templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "scattervae"
 html_static_path = ["_static"]
@@ -32,19 +39,28 @@ suppress_warnings = ["ref.python"]  # a public name and its module are both targ
 
 
 ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
-PAGES = Path(__file__).parent / "reference" / "modules"
+REFERENCE = Path(__file__).parent / "reference"
 
 
-def write_module_pages():
-    """Write a page for each room, and one for the top level, with all of their modules."""
-    PAGES.mkdir(exist_ok=True)
-    pages = {room: f"{room}\n{'=' * len(room)}\n" for room in ("top level", *ROOMS)}
+def write_pages_of_code():
+    """Write a page for each public name, and for each room a page with all of its modules."""
+    pages = {}
+    for name in sorted(set(scattervae.__all__) - {"__version__"}):
+        kind = "class" if inspect.isclass(getattr(scattervae, name)) else "function"
+        members = "\n   :members:" if kind == "class" else ""
+        pages[f"names/{name}"] = f"{name}\n{'=' * len(name)}\n\n.. auto{kind}:: scattervae.{name}{members}\n"
+    modules = {room: f"{room}\n{'=' * len(room)}\n" for room in ("top level", *ROOMS)}
     for module in pkgutil.walk_packages(scattervae.__path__, "scattervae."):
         room = module.name.split(".")[1]
         text = f"\n.. automodule:: {module.name}\n   :members:\n"
-        pages[room if room in ROOMS else "top level"] += text
-    for number, (room, text) in enumerate(pages.items()):
-        (PAGES / f"{number}_{room.replace(' ', '_')}.rst").write_text(text, encoding="utf-8")
+        modules[room if room in ROOMS else "top level"] += text
+    for number, (room, text) in enumerate(modules.items()):
+        pages[f"modules/{number}_{room.replace(' ', '_')}"] = text
+    for folder in ("names", "modules"):
+        shutil.rmtree(REFERENCE / folder, ignore_errors=True)
+        (REFERENCE / folder).mkdir()
+    for path, text in pages.items():
+        (REFERENCE / f"{path}.rst").write_text(text, encoding="utf-8")
 
 
 def write_formula(writer, node):
@@ -57,5 +73,5 @@ def write_formula(writer, node):
 
 def setup(app):
     """Enter the renderer of formulas, and write the pages that are made of the code."""
-    write_module_pages()
+    write_pages_of_code()
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
