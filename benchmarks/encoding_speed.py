@@ -51,9 +51,9 @@ def plain(network: ScatterVAE, x: torch.Tensor) -> None:
 
 
 def read_all(store: SpectrumStore, threads: int) -> StoredSpectra:
-    """Every piece of the store, as encoding reads it; the stars in one block."""
-    blocks = [block for _, block in in_threads(store.read_row_group, store.row_groups, threads=threads)]
-    columns = {name: [getattr(block, name) for block in blocks] for name in vars(blocks[0])}
+    """Every row group of the store, as encoding reads it; the stars in one."""
+    groups = [group for _, group in in_threads(store.read_row_group, store.row_groups, threads=threads)]
+    columns = {name: [getattr(group, name) for group in groups] for name in vars(groups[0])}
     return StoredSpectra(**{name: np.concatenate(values) for name, values in columns.items()})
 
 
@@ -98,13 +98,13 @@ def main() -> None:
         if options.store is None:
             make_store(Path(scratch) / "store", options.stars)
         store = SpectrumStore(options.store or Path(scratch) / "store")
-        block = read_all(store, threads)
-        normalization = Normalization.fit(lambda: [block], basis=store.basis)
+        group = read_all(store, threads)
+        normalization = Normalization.fit(lambda: [group], basis=store.basis)
         network = initial_network(normalization.n_coeffs, RECIPES["elbo"]).eval()
         model = Checkpoint(RECIPES["elbo"], normalization, network, {})
         runs = {
-            "plain PyTorch, from memory": partial(plain, network, normalization.apply(block).x),
-            "ours, from memory": partial(catalogue, model, block),
+            "plain PyTorch, from memory": partial(plain, network, normalization.apply(group).x),
+            "ours, from memory": partial(catalogue, model, group),
             "reading alone": partial(read_only, store, threads),
             "ours, from the store": partial(encode_only, model, store, threads),
             "ours, store to HATS": partial(encode_and_write, model, store, Path(scratch) / "latents"),

@@ -140,11 +140,11 @@ def main() -> None:
             timed("store made", arguments.stars, lambda: make_store(folder, arguments.stars))
         store = SpectrumStore(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
-        print(f"{len(store):,} stars, {size / len(store):.0f} bytes/star, {len(store.row_groups)} pieces")
+        print(f"{len(store):,} stars, {size / len(store):.0f} bytes/star, {len(store.row_groups)} row groups")
         stars = ChosenStars(
             source=store,
             keep=everything,
-            n_kept=np.array([piece.n_rows for piece in store.row_groups]),
+            n_kept=np.array([row_group.n_rows for row_group in store.row_groups]),
             normalization=fit(store, arguments.threads),
             threads=arguments.threads,
         )

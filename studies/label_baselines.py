@@ -34,7 +34,7 @@ from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies.label_scores import LabelScores, compare, coverage, selections
 
-OURS, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many members", "residual network"
+OURS, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many networks", "residual network"
 BOOSTED, BOOSTED_ERRORS = "boosted trees, coefficients", "boosted trees, coefficients and log errors"
 BASELINES = (SCRATCH, SCRATCH_ONE, BOOSTED, BOOSTED_ERRORS)
 GOOD_SNR = 50.0
@@ -126,8 +126,8 @@ def predict_all(
     if not baselines:
         return prediction, predicted, seconds
     blank = untrained(model)
-    for name, members in ((SCRATCH, None), (SCRATCH_ONE, 1)):
-        settings = LabelSettings(seed=seed, trunk_rates=(1.0,), blocks=0, members=members)
+    for name, networks in ((SCRATCH, None), (SCRATCH_ONE, 1)):
+        settings = LabelSettings(seed=seed, trunk_rates=(1.0,), blocks=0, networks=networks)
         network = timed(name, lambda s=settings: fit_labels(blank, train.spectra, train.labels, s))
         predicted[name] = label_stars(blank, network, test.spectra).values
     for name, errors in ((BOOSTED, False), (BOOSTED_ERRORS, True)):

@@ -20,7 +20,7 @@ FOLDER = Path(arguments(__doc__, 1)[0])
 LABELS = tuple(UNITS)
 SHOWN = {
     "ours": "ours",
-    "residual network": "residual network, as many members",
+    "residual network": "residual network, as many networks",
     "boosted trees": "boosted trees, coefficients",
 }
 

@@ -52,8 +52,8 @@ def sole_writer(output: Path) -> Iterator[None]:
     Raises:
         BusyError: Another run writes to it.
     """
-    place = output.resolve()
-    lock = place.with_name(f".{place.name}.lock")
+    target = output.resolve()
+    lock = target.with_name(f".{target.name}.lock")
     file = _locked(lock, output)
     try:
         yield

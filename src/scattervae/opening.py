@@ -98,9 +98,9 @@ class _Unpacking(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         n_read = self._file.readinto(buffer)
-        place = self._file.tell()
-        self._budget.spend(max(place - self._counted, 0))
-        self._counted = max(place, self._counted)
+        position = self._file.tell()
+        self._budget.spend(max(position - self._counted, 0))
+        self._counted = max(position, self._counted)
         return n_read
 
     def close(self) -> None:

@@ -227,9 +227,9 @@ def test_the_second_process_does_not_repeat_what_the_first_prints(cli, folder, t
 
 
 def test_the_second_process_says_who_it_is(cli, folder, tmp_path, second):
-    second.append(StoreError("piece 3: torn"))
+    second.append(StoreError("row group 3: torn"))
     run = cli("train", folder / "store", "--out", tmp_path / "model")
-    assert (run.code, run.error) == (1, "rank 1: piece 3: torn")
+    assert (run.code, run.error) == (1, "rank 1: row group 3: torn")
 
 
 def test_a_recipe_with_the_full_likelihood(cli, folder, formats, tmp_path):

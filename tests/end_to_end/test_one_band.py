@@ -76,9 +76,9 @@ def test_complete_stars_are_predicted_no_less_well(folder, model):
     assert ours < theirs + 0.5
 
 
-def test_labels_are_learnt_from_and_predicted_for_stars_with_one_band(model):
+def test_labels_are_fitted_to_and_predicted_for_stars_with_one_band(model):
     known = TargetLabels.of(SKY.labels)
-    labels = fit_labels(model, STARS, known, LabelSettings(members=1, steps=300))
+    labels = fit_labels(model, STARS, known, LabelSettings(networks=1, steps=300))
     assert labels.n_stars == model.provenance["data"]["n_trained_on"]
     off = np.abs(label_stars(model, labels, STARS)["teff"] - SKY.labels["teff"])
     assert np.isfinite(off).all()

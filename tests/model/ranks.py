@@ -22,14 +22,14 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import AlreadyReportedError, World
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.windows import ChosenStars
-from spectra.row_group_toys import Pieces
+from spectra.row_group_toys import ToyRowGroups
 from toy import toy_best, toy_recipe, toy_sky
 
 TESTS = Path(__file__).parents[1]
 SPECTRA = toy_sky(150).spectra
 NORMALIZATION = Normalization.fit(lambda: [SPECTRA])
 RECIPE = toy_recipe(epochs=4, batch_size=31)  # uneven for two, and the last batch has 26 stars
-MADE_WORSE = toy_best(epochs=3, batch_size=31, optimizer="adamw")  # Muon computes in bfloat16
+DEGRADED = toy_best(epochs=3, batch_size=31, optimizer="adamw")  # Muon computes in bfloat16
 ONE_MORE = toy_recipe(epochs=3, batch_size=149)  # the last batch has one star, and a process none
 
 
@@ -39,7 +39,7 @@ def in_memory() -> StarsInMemory:
 
 def on_disk() -> StarsOnDisk:
     sizes = [30, 50, 10, 60]
-    chosen = ChosenStars(Pieces(SPECTRA, sizes), everything, np.array(sizes), NORMALIZATION, window=80)
+    chosen = ChosenStars(ToyRowGroups(SPECTRA, sizes), everything, np.array(sizes), NORMALIZATION, window=80)
     return StarsOnDisk(chosen, "digest", torch.device("cpu"))
 
 
@@ -112,7 +112,7 @@ def work(folder: Path) -> None:
             "refused": refusal(world, refused),
             "memory": trained(in_memory(), RECIPE, world, folder / f"state{world.rank}"),
             "disk": trained(on_disk(), RECIPE, world),
-            "made worse": trained(on_disk(), MADE_WORSE, world),
+            "degraded": trained(on_disk(), DEGRADED, world),
             "one more": trained(in_memory(), ONE_MORE, world),
         }
         try:

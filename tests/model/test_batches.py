@@ -13,7 +13,7 @@ from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.windows import ChosenStars
-from spectra.row_group_toys import Pieces, in_float32, rows_of
+from spectra.row_group_toys import ToyRowGroups, in_float32, rows_of
 from toy import toy_recipe, toy_sky
 
 STARS = in_float32(toy_sky(200).spectra)
@@ -29,7 +29,7 @@ def in_memory(n_stars: int) -> StarsInMemory:
 def on_disk(n_stars: int, window: int = 45) -> StarsOnDisk:
     sizes = [30] * (n_stars // 30) + [n_stars % 30]
     chosen = ChosenStars(
-        Pieces(STARS, sizes),
+        ToyRowGroups(STARS, sizes),
         lambda block: np.ones(len(block), dtype=bool),
         np.array(sizes, dtype=np.int64),
         NORMALIZATION,
@@ -138,7 +138,7 @@ def test_stars_of_no_process_are_an_empty_part_of_the_batch():
     assert ALONE.size == 1
 
 
-def test_pieces_are_read_as_they_are_needed():
+def test_row_groups_are_read_as_they_are_needed():
     stars = on_disk(200, window=45)
     batches = stars.batches(settings(8), epoch=1)
     next(batches)

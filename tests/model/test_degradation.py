@@ -24,7 +24,7 @@ def a_batch(n: int = 50) -> Batch:
     return Batch(x, 0.1 + torch.rand(n, 11, generator=stream(0, "errors")), torch.arange(n), n, 6)
 
 
-def test_as_many_stars_get_worse_as_the_settings_say():
+def test_as_many_stars_are_degraded_as_the_settings_ask():
     factor, _, missing = fates()
     assert (factor != 1.0).double().mean().item() == pytest.approx(0.5, abs=0.015)  # four standard errors
     gone = missing[factor[:, 0] != 1.0]
@@ -97,7 +97,7 @@ def test_a_star_meets_the_same_fate_whichever_process_has_it(places):
     assert torch.equal(together.errors[rows], alone.errors)
 
 
-def test_stars_are_made_worse_only_for_an_encoder_that_sees_errors():
+def test_stars_are_degraded_only_for_an_encoder_that_sees_errors():
     settings = RECIPES["elbo"].model_dump() | {"degradation": {"share": 0.5}}
     with pytest.raises(RecipeError, match="encoder_sees") as caught:
         parse_recipe(settings, where="x.toml")

@@ -55,7 +55,7 @@ def found(tmp_path_factory):
         ("memory", ranks.in_memory, ranks.RECIPE),
         ("disk", ranks.on_disk, ranks.RECIPE),
         ("one more", ranks.in_memory, ranks.ONE_MORE),
-        ("made worse", ranks.on_disk, ranks.MADE_WORSE),
+        ("degraded", ranks.on_disk, ranks.DEGRADED),
     ],
 )
 def test_two_processes_give_the_loss_curve_of_one(found, way, stars, recipe):

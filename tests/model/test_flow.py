@@ -133,7 +133,7 @@ def test_a_star_without_latents_has_no_density(flow):
 
 
 def test_fitting_stops_where_nothing_is_gained_and_keeps_the_best_epoch():
-    """Forty stars are soon learnt by heart."""
+    """Forty stars are soon learned by heart."""
     epochs = []
     settings = FlowSettings(epochs=200, patience=3, batch_size=8, learning_rate=2e-2)
     flow = fit_to_posteriors(two_groups(40, 0), two_groups(200, 1), settings, progress=epochs.append)

@@ -291,7 +291,7 @@ def test_an_unfinished_run_goes_on_the_way_it_began(store, tmp_path, begun, then
         train(store, QUICK, out=out, machine=begun, progress=stop)
     read: list[object] = []
     counted = SpectrumStore(store.path)
-    counted.read_row_group = lambda piece: read.append(piece) or store.read_row_group(piece)
+    counted.read_row_group = lambda row_group: read.append(row_group) or store.read_row_group(row_group)
     model = train(counted, QUICK, out=out, machine=then)
     assert bits(model) == bits(train(store, QUICK, machine=begun))
     if then == STREAM:
@@ -343,7 +343,7 @@ def test_the_full_likelihood_of_stars_without_correlations_trains_as_the_diagona
 
 
 @pytest.mark.parametrize("objective", ["elbo", "printed"])
-def test_correlated_stars_made_worse_train(objective):
+def test_correlated_degraded_stars_train(objective):
     recipe = toy_best(epochs=4).model_copy(update={"likelihood": "full", "objective": objective})
     errors = 0.01 * SKY.spectra.g_flux
     model = train(correlated(SKY.spectra), recipe, g_flux_error=errors)

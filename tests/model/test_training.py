@@ -29,7 +29,7 @@ from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars
-from spectra.row_group_toys import Pieces, toy_store
+from spectra.row_group_toys import ToyRowGroups, toy_store
 from toy import toy_best, toy_recipe, toy_sky
 
 SKY = toy_sky(150)
@@ -301,7 +301,7 @@ def on_disk(window: int = 60) -> StarsOnDisk:
     sizes = [30, 50, 10, 60]
     normalization = Normalization.fit(lambda: [SKY.spectra])
     chosen = ChosenStars(
-        Pieces(SKY.spectra, sizes), everything, np.array(sizes), normalization, window=window
+        ToyRowGroups(SKY.spectra, sizes), everything, np.array(sizes), normalization, window=window
     )
     return StarsOnDisk(chosen, "digest", torch.device("cpu"))
 
@@ -343,11 +343,11 @@ def test_a_streamed_run_is_not_gone_on_with_in_memory_nor_the_other_way_round(tm
 
 
 def test_streaming_trains_as_well_as_memory_on_a_store_sorted_by_where_stars_are(tmp_path):
-    """Spectra depend on the place in the sky, so that too little mixing would hurt, as with one piece at a time."""
+    """Spectra depend on the place in the sky, so that too little mixing would hurt, as with one row_group at a time."""
     stars, held_out = sky_with_a_gradient(8000, signal_to_noise=8.0, scatter=0.05)
     store = toy_store(tmp_path / "store", stars, rows_a_partition=200)
     normalization = Normalization.fit(lambda: [stars])
-    sizes = np.array([piece.n_rows for piece in store.row_groups])
+    sizes = np.array([row_group.n_rows for row_group in store.row_groups])
     assert len(sizes) > 40
     inputs = normalization.apply(held_out)
 

@@ -137,7 +137,7 @@ def test_without_steps_the_precision_is_the_mean_curvature_over_stars_so_drawn()
 
 @given(seed=st.integers(0, 1000), far=st.floats(0.1, 30.0))
 @settings(max_examples=30)
-def test_no_star_is_made_worse(seed, far):
+def test_no_star_loses(seed, far):
     decoder = CurvedDecoder(6, seed % 7)
     x, errors = stars_of(decoder, 2, 6, seed=seed, n=8)
     start = far * torch.randn(8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

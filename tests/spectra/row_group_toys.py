@@ -1,4 +1,4 @@
-"""Toy stores: one in memory, cut into pieces of any size, and a real one."""
+"""Toy stores: one in memory, cut into row_groups of any size, and a real one."""
 
 import hashlib
 import threading
@@ -26,8 +26,8 @@ def in_float32(spectra: Spectra) -> Spectra:
 
 
 @dataclass
-class Pieces:
-    """A store in memory, cut into pieces of these sizes; notes which pieces were read, and by which thread."""
+class ToyRowGroups:
+    """A store in memory, cut into row_groups of these sizes; notes which row_groups were read, and by which thread."""
 
     spectra: Spectra
     sizes: list[int]
@@ -39,11 +39,11 @@ class Pieces:
     def row_groups(self) -> tuple[RowGroup, ...]:
         return tuple(RowGroup(Path("toy"), index, size) for index, size in enumerate(self.sizes))
 
-    def read_row_group(self, piece: RowGroup) -> StoredSpectra:
-        self.read.append(piece.group)
+    def read_row_group(self, row_group: RowGroup) -> StoredSpectra:
+        self.read.append(row_group.group)
         self.threads.add(threading.current_thread().name)
-        start = sum(self.sizes[: piece.group])
-        return stored_of(self.spectra.take(slice(start, start + piece.n_rows)))
+        start = sum(self.sizes[: row_group.group])
+        return stored_of(self.spectra.take(slice(start, start + row_group.n_rows)))
 
 
 def rows_of(x: torch.Tensor, among: torch.Tensor) -> list[int]:

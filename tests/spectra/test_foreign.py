@@ -106,11 +106,11 @@ def test_the_multimodal_universe_is_read(tmp_path, nested):
     check_same(store.read(), DR3_STARS, exact=False)
 
 
-def test_pieces_hold_the_same_stars(tmp_path):
+def test_row_groups_hold_the_same_stars(tmp_path):
     store = SpectrumStore(catalogue(tmp_path, archive(STARS)))
-    blocks = [store.read_row_group(piece) for piece in store.row_groups]
-    assert [piece.n_rows for piece in store.row_groups] == [5, 5, 1, 5, 5, 2]
-    coeffs = np.concatenate([block.coeffs for block in blocks])
+    groups = [store.read_row_group(row_group) for row_group in store.row_groups]
+    assert [row_group.n_rows for row_group in store.row_groups] == [5, 5, 1, 5, 5, 2]
+    coeffs = np.concatenate([group.coeffs for group in groups])
     np.testing.assert_array_equal(coeffs, STARS.coeffs.astype(np.float32))
     assert sum(len(chunk) for chunk in store.chunks(7)) == 23
 

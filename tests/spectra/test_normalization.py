@@ -127,8 +127,8 @@ def test_chunks_change_no_bit(sizes, clip_sigma):
 
 def test_chunks_change_no_bit_over_more_than_one_block(monkeypatch):
     monkeypatch.setattr("scattervae.spectra.moments._ROWS_A_SUM", 7)
-    pieces = [SMALL_STARS.take(slice(a, a + 3)) for a in range(0, 40, 3)]
-    assert bits(fit(*pieces)) == bits(fit(SMALL_STARS))
+    chunks = [SMALL_STARS.take(slice(a, a + 3)) for a in range(0, 40, 3)]
+    assert bits(fit(*chunks)) == bits(fit(SMALL_STARS))
     check_against_scikit_learn(SMALL_STARS)
 
 

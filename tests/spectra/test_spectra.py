@@ -242,7 +242,7 @@ SIXTY = toy_sky(60).spectra
 
 
 def in_chunks(stars: Spectra, sizes: list[int]) -> list[Spectra]:
-    """The stars in pieces of these sizes, one after the other; what is left makes the last piece."""
+    """The stars in chunks of these sizes, one after the other; what is left makes the last chunk."""
     ends = np.cumsum(sizes).clip(max=len(stars)).tolist()
     return [stars.take(slice(a, b)) for a, b in zip([0, *ends], [*ends, len(stars)], strict=True)]
 
@@ -250,11 +250,11 @@ def in_chunks(stars: Spectra, sizes: list[int]) -> list[Spectra]:
 @given(st.lists(st.integers(0, 30), max_size=10), st.integers(1, 70), st.integers(0, 60))
 def test_pieces_hold_the_same_stars_in_order_and_have_the_same_size(sizes, rows, n_stars):
     stars = SIXTY.take(slice(0, n_stars))
-    pieces = list(rechunk(iter(in_chunks(stars, sizes)), rows))
+    chunks = list(rechunk(iter(in_chunks(stars, sizes)), rows))
     full, rest = divmod(n_stars, rows)
-    assert [len(piece) for piece in pieces] == [rows] * full + [rest] * (rest > 0)
-    if pieces:
-        joined = Spectra.concatenate(pieces)
+    assert [len(chunk) for chunk in chunks] == [rows] * full + [rest] * (rest > 0)
+    if chunks:
+        joined = Spectra.concatenate(chunks)
         np.testing.assert_array_equal(joined.source_id, stars.source_id)
         np.testing.assert_array_equal(joined.coeffs, stars.coeffs)
         np.testing.assert_array_equal(joined.g_flux, stars.g_flux)
@@ -266,7 +266,7 @@ def test_nothing_gives_nothing():
 
 
 def test_pieces_come_as_soon_as_they_are_full():
-    """No more chunks are read than a piece needs: memory stays bounded on 219 million stars."""
+    """No more chunks are read than a chunk needs: memory stays bounded on 219 million stars."""
     read = []
 
     def chunks():

@@ -26,7 +26,7 @@ def staged(path, *chunks, labels=NO_LABELS, sources=NOWHERE, correlations=False)
     return stage(path, [(c, labels, sources) for c in chunks], correlations=correlations, name="stars.csv")
 
 
-def pieces(*bounds):
+def cut_at(*bounds):
     return [SKY.spectra.take(slice(a, b)) for a, b in itertools.pairwise(bounds)]
 
 
@@ -36,21 +36,21 @@ def by_source_id(table):
 
 def test_a_part_holds_the_stars_of_all_chunks(tmp_path):
     sources = scattered(SKY.spectra.source_id, ruwe=np.linspace(0.8, 2.0, 40))
-    part = staged(tmp_path / "new" / "a.parquet", *pieces(0, 15, 15, 40), labels=SKY.labels, sources=sources)
-    assert (part.n_rows, part.n_kept, part.n_duplicates, part.flags) == (40, 40, 0, {})
-    assert (part.basis, part.positions) == (SMALL, Positions.MEASURED)
+    stars = staged(tmp_path / "new" / "a.parquet", *cut_at(0, 15, 15, 40), labels=SKY.labels, sources=sources)
+    assert (stars.n_rows, stars.n_kept, stars.n_duplicates, stars.flags) == (40, 40, 0, {})
+    assert (stars.basis, stars.positions) == (SMALL, Positions.MEASURED)
     expected = table_of(SKY.spectra, SKY.labels, sources)
-    assert by_source_id(pq.read_table(part.path)).equals(by_source_id(expected))
+    assert by_source_id(pq.read_table(stars.path)).equals(by_source_id(expected))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.parquet"]
 
 
 def test_labels_and_source_columns_are_joined_by_source_id(tmp_path):
     turned = np.arange(40)[::-1]
     sources = scattered(SKY.spectra.source_id)
-    part = staged(
+    stars = staged(
         tmp_path / "a.parquet", SKY.spectra, labels=SKY.labels.take(turned[:30]), sources=sources.take(turned)
     )
-    table = pq.read_table(part.path)
+    table = pq.read_table(stars.path)
     stars, labels = spectra_from(table, SMALL), labels_from(table)
     known = np.isin(stars.source_id, SKY.labels.source_id[10:])
     np.testing.assert_array_equal(np.isnan(labels.values).all(axis=1), ~known)
@@ -60,8 +60,8 @@ def test_labels_and_source_columns_are_joined_by_source_id(tmp_path):
 
 def test_each_row_group_is_in_the_skys_order(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_ROWS_SORTED", 9)
-    part = staged(tmp_path / "a.parquet", SKY.spectra)
-    file = pq.ParquetFile(part.path)
+    stars = staged(tmp_path / "a.parquet", SKY.spectra)
+    file = pq.ParquetFile(stars.path)
     assert file.num_row_groups == 5
     for group in range(5):
         index = file.read_row_group(group)["_healpix_29"].to_numpy()
@@ -70,11 +70,11 @@ def test_each_row_group_is_in_the_skys_order(tmp_path, monkeypatch):
 
 def test_a_star_is_kept_once_within_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_ROWS_SORTED", 7)
-    part = staged(tmp_path / "a.parquet", spoiled(SKY.spectra), *pieces(30, 40))
-    assert (part.n_rows, part.n_kept, part.n_duplicates) == (50, 39, 11)
-    ids = pq.read_table(part.path)["source_id"].to_numpy()
+    stars = staged(tmp_path / "a.parquet", spoiled(SKY.spectra), *cut_at(30, 40))
+    assert (stars.n_rows, stars.n_kept, stars.n_duplicates) == (50, 39, 11)
+    ids = pq.read_table(stars.path)["source_id"].to_numpy()
     assert sorted(ids) == sorted(np.delete(SKY.spectra.source_id, 6))
-    assert part.flags == dict.fromkeys(
+    assert stars.flags == dict.fromkeys(
         ("MISSING_BP", "MISSING_RP", "BAD_COEFFS", "BAD_ERRORS", "NO_G_FLUX"), 1
     )
 
@@ -94,15 +94,15 @@ def test_correlations_are_kept_where_they_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize("chunks", [(), (SKY.spectra.take(slice(0, 0)),)])
 def test_a_file_without_a_star_leaves_no_part(tmp_path, chunks):
-    part = staged(tmp_path / "a.parquet", *chunks)
-    assert (part.n_rows, part.n_kept, part.basis, part.positions) == (0, 0, None, None)
+    stars = staged(tmp_path / "a.parquet", *chunks)
+    assert (stars.n_rows, stars.n_kept, stars.basis, stars.positions) == (0, 0, None, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_stars_that_are_all_duplicates_leave_no_part(tmp_path):
     again = SKY.spectra.with_flags(np.full(40, Flag.DUPLICATE, dtype=np.uint16))
-    part = staged(tmp_path / "a.parquet", again)
-    assert (part.n_rows, part.n_kept, part.n_duplicates, part.basis) == (40, 0, 40, None)
+    stars = staged(tmp_path / "a.parquet", again)
+    assert (stars.n_rows, stars.n_kept, stars.n_duplicates, stars.basis) == (40, 0, 40, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,13 +130,13 @@ def test_chunks_of_another_basis_are_refused(tmp_path):
 
 
 def test_the_id_of_a_band_that_only_a_later_chunk_has_is_kept(tmp_path):
-    first, later = pieces(0, 20, 40)
+    first, later = cut_at(0, 20, 40)
     first, later = replace(first, basis=replace(SMALL, rp_id=8)), replace(later, basis=Basis(6, 5, 7, 8))
     assert staged(tmp_path / "a.parquet", first, later).basis == Basis(6, 5, 7, 8)
 
 
 def test_chunks_that_differ_in_what_is_known_are_a_slip(tmp_path):
-    first, second = pieces(0, 20, 40)
+    first, second = cut_at(0, 20, 40)
     chunks = [(first, NO_LABELS, scattered(first.source_id)), (second, NO_LABELS, NOWHERE)]
     with pytest.raises(ValueError, match="differ"):
         stage(tmp_path / "a.parquet", chunks, correlations=False)
@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, n_written):
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
     with pytest.raises(FullDiskError):
-        staged(tmp_path / "a.parquet", *pieces(0, 20, 40))
+        staged(tmp_path / "a.parquet", *cut_at(0, 20, 40))
     assert not list(tmp_path.iterdir())
 
 
@@ -176,27 +176,27 @@ def test_an_interrupted_file_leaves_what_was_there(tmp_path):
 
 def test_known_stars_are_taken_out_of_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_ROWS_SORTED", 9)
-    part = staged(tmp_path / "a.parquet", spoiled(SKY.spectra))
+    stars = staged(tmp_path / "a.parquet", spoiled(SKY.spectra))
     known = SeenIds()
-    assert without_seen(part, known) == part
+    assert without_seen(stars, known) == stars
     known.add(SKY.spectra.source_id[[0, 1, *range(20, 40)]])
-    fewer = without_seen(part, known)
+    fewer = without_seen(stars, known)
     assert (fewer.n_rows, fewer.n_kept, fewer.n_duplicates) == (40, 17, 23)
     assert fewer.flags == {"BAD_COEFFS": 1, "BAD_ERRORS": 1, "NO_G_FLUX": 1}
-    left = pq.read_table(part.path)["source_id"].to_numpy()
+    left = pq.read_table(stars.path)["source_id"].to_numpy()
     assert sorted(left) == sorted(SKY.spectra.source_id[[2, 3, 4, 5, *range(7, 20)]])
-    file = pq.ParquetFile(part.path)
+    file = pq.ParquetFile(stars.path)
     for group in range(file.num_row_groups):
         assert (np.diff(file.read_row_group(group)["_healpix_29"].to_numpy()) >= 0).all()
 
 
 def test_a_part_of_which_every_star_is_known_is_removed(tmp_path):
-    part = staged(tmp_path / "a.parquet", SKY.spectra)
+    stars = staged(tmp_path / "a.parquet", SKY.spectra)
     known = SeenIds()
     known.add(SKY.spectra.source_id)
-    fewer = without_seen(part, known)
+    fewer = without_seen(stars, known)
     assert (fewer.n_kept, fewer.n_duplicates, fewer.flags) == (0, 40, {})
-    assert not part.path.exists()
+    assert not stars.path.exists()
 
 
 IDS = st.lists(st.integers(0, 60), max_size=15)

@@ -124,29 +124,29 @@ def test_only_the_stars_that_are_asked_for_are_read(tmp_path, monkeypatch, at_mo
     assert store.read(where=where, at_most=at_most).source_id.tolist() == stars.source_id.tolist()
 
 
-def test_pieces_are_the_stars_too(tmp_path, monkeypatch):
+def test_row_groups_are_the_stars_too(tmp_path, monkeypatch):
     monkeypatch.setattr(hats, "ROWS_A_GROUP", 4)
     write_store(tmp_path, rich_stars(), rows_a_partition=15)
     store = SpectrumStore(tmp_path)
     whole = store.read()
-    blocks = [store.read_row_group(piece) for piece in store.row_groups]
-    assert [len(block) for block in blocks] == [piece.n_rows for piece in store.row_groups]
-    assert max(piece.n_rows for piece in store.row_groups) == 4
+    groups = [store.read_row_group(row_group) for row_group in store.row_groups]
+    assert [len(group) for group in groups] == [row_group.n_rows for row_group in store.row_groups]
+    assert max(row_group.n_rows for row_group in store.row_groups) == 4
     for name in ("source_id", "coeffs", "errors", "g_flux", "g_flux_source", "flags"):
-        joined = np.concatenate([getattr(block, name) for block in blocks])
+        joined = np.concatenate([getattr(group, name) for group in groups])
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    assert {block.coeffs.dtype for block in blocks} == {np.dtype(np.float32)}
+    assert {group.coeffs.dtype for group in groups} == {np.dtype(np.float32)}
 
 
-def test_a_piece_that_cannot_be_read_is_named(tmp_path):
+def test_a_row_group_that_cannot_be_read_is_named(tmp_path):
     write_store(tmp_path, SKY.spectra)
     store = SpectrumStore(tmp_path)
-    piece = store.row_groups[0]
-    content = piece.path.read_bytes()
-    piece.path.write_bytes(b"PAR1" + b"\0" * (len(content) - 4))
+    row_group = store.row_groups[0]
+    content = row_group.path.read_bytes()
+    row_group.path.write_bytes(b"PAR1" + b"\0" * (len(content) - 4))
     with pytest.raises(StoreError, match="row group 0 cannot be read") as caught:
-        store.read_row_group(piece)
-    check_one_line(caught, piece.path)
+        store.read_row_group(row_group)
+    check_one_line(caught, row_group.path)
 
 
 def test_flags_are_counted_over_all_files(tmp_path):
@@ -259,7 +259,7 @@ def test_a_flipped_bit_in_any_page_is_noticed(tmp_path):
     store = SpectrumStore(tmp_path / "store")
     truth, file = (
         store.read(),
-        max((piece.path for piece in store.row_groups), key=lambda path: path.stat().st_size),
+        max((row_group.path for row_group in store.row_groups), key=lambda path: path.stat().st_size),
     )
     content, footer = file.read_bytes(), pq.read_metadata(file).row_group(0)
     noticed = {}
@@ -281,7 +281,7 @@ def test_a_flipped_bit_in_any_page_is_noticed(tmp_path):
 def test_files_that_were_swapped_or_copied_over_are_noticed(tmp_path):
     stars = toy_sky(300).spectra
     write_store(tmp_path / "store", stars, sources=scattered(stars.source_id), rows_a_partition=60)
-    first, second, *_ = (piece.path for piece in SpectrumStore(tmp_path / "store").row_groups)
+    first, second, *_ = (row_group.path for row_group in SpectrumStore(tmp_path / "store").row_groups)
     contents = first.read_bytes(), second.read_bytes()
     second.write_bytes(contents[0])
     with pytest.raises(StoreError, match=f"{second}: holds stars of another pixel than its name says"):

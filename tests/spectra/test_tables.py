@@ -14,7 +14,7 @@ from astropy.table import Table
 
 from scattervae.errors import DataError
 from scattervae.spectra.columns import described
-from scattervae.spectra.tables import is_ours, require_form, written_table
+from scattervae.spectra.tables import is_scattervae_table, require_form, written_table
 
 IDS = [2**62 + 1, 5, 2**53 + 1]
 COLUMNS = [
@@ -118,9 +118,9 @@ def test_no_rows(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".fits", ".vot", ".ecsv"])
 def test_a_file_says_who_made_it(tmp_path, suffix):
-    assert is_ours(write(tmp_path / f"t{suffix}"))
+    assert is_scattervae_table(write(tmp_path / f"t{suffix}"))
     Table({"source_id": IDS}).write(tmp_path / f"other{suffix}", format={".vot": "votable"}.get(suffix))
-    assert not is_ours(tmp_path / f"other{suffix}")
+    assert not is_scattervae_table(tmp_path / f"other{suffix}")
 
 
 def test_lists_of_several_lengths_are_refused_where_they_cannot_be(tmp_path):

@@ -11,22 +11,22 @@ from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars, Rank, Window
-from spectra.row_group_toys import Pieces, in_float32, rows_of, toy_store
+from spectra.row_group_toys import ToyRowGroups, in_float32, rows_of, toy_store
 from toy import spoiled, toy_sky
 
 STARS = in_float32(toy_sky(400).spectra)
 NORMALIZATION = Normalization.fit(lambda: [STARS])
 
 
-def odd(block: StoredSpectra) -> np.ndarray:
-    return block.source_id % 2 == 1
+def odd(group: StoredSpectra) -> np.ndarray:
+    return group.source_id % 2 == 1
 
 
 def chosen(sizes: list[int], spectra: Spectra = STARS, **settings: object) -> ChosenStars:
-    """The odd stars of a store of pieces of these sizes."""
-    source = Pieces(spectra.take(slice(0, sum(sizes))), sizes)
+    """The odd stars of a store of row_groups of these sizes."""
+    source = ToyRowGroups(spectra.take(slice(0, sum(sizes))), sizes)
     n_kept = np.array(
-        [odd(source.read_row_group(piece)).sum() for piece in source.row_groups], dtype=np.int64
+        [odd(source.read_row_group(row_group)).sum() for row_group in source.row_groups], dtype=np.int64
     )
     source.read.clear()
     return ChosenStars(source, odd, n_kept, NORMALIZATION, **settings)
@@ -101,18 +101,18 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own():
     assert len(orders) == 4
 
 
-def test_a_window_mixes_its_stars_whatever_their_piece():
-    """Where each window of an epoch ends, about as many of its stars come from each of its pieces as anywhere."""
+def test_a_window_mixes_its_stars_whatever_their_row_group():
+    """Where each window of an epoch ends, about as many of its stars come from each of its row_groups as anywhere."""
     stars = chosen([40] * 10, window=100)
-    piece_of = torch.repeat_interleave(torch.arange(10), torch.from_numpy(stars.n_kept))
+    group_of = torch.repeat_interleave(torch.arange(10), torch.from_numpy(stars.n_kept))
     counts = np.zeros((2, 10))
     for epoch in range(60):
         for window in stars.windows(0, epoch):
             _, inputs = window.between(0, 10**9)
-            pieces = piece_of[rows_of(inputs.x, wanted(stars))].numpy()
-            middle = len(pieces) // 2
-            counts[0] += np.bincount(pieces[:middle], minlength=10)
-            counts[1] += np.bincount(pieces[middle:], minlength=10)
+            row_groups = group_of[rows_of(inputs.x, wanted(stars))].numpy()
+            middle = len(row_groups) // 2
+            counts[0] += np.bincount(row_groups[:middle], minlength=10)
+            counts[1] += np.bincount(row_groups[middle:], minlength=10)
     expected = counts.sum(axis=0) / 2
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected / 2)).all()
 
@@ -125,7 +125,7 @@ def test_windows_are_of_about_equal_size_and_only_one_is_read_ahead():
         n_read.append(len(stars.source.read))
     assert ends[-1] == len(stars)
     assert np.diff(ends).max() < 1.5 * np.diff(ends).min()
-    assert n_read[0] <= 8  # two windows of three or four pieces
+    assert n_read[0] <= 8  # two windows of three or four row_groups
     assert any(name.startswith("window") for name in stars.source.threads)
 
 
@@ -161,7 +161,7 @@ def test_all_stars_in_memory_are_in_the_stores_order():
     assert torch.equal(inputs.errors, expected.errors)
 
 
-def test_a_piece_that_changed_is_an_error():
+def test_a_row_group_that_changed_is_an_error():
     stars = chosen([40] * 4)
     stars.n_kept[2] += 1
     for read in (stars.read, lambda: list(stars.windows(0, 1))):
@@ -175,8 +175,8 @@ def test_a_piece_that_changed_is_an_error():
 def test_an_error_of_a_thread_reaches_the_reader():
     stars = chosen([40] * 4)
 
-    def broken(piece: RowGroup) -> StoredSpectra:
-        raise StoreError(f"{piece.path}: torn")
+    def broken(row_group: RowGroup) -> StoredSpectra:
+        raise StoreError(f"{row_group.path}: torn")
 
     stars.source.read_row_group = broken
     for read in (stars.read, lambda: list(stars.windows(0, 1))):
@@ -191,16 +191,16 @@ def test_a_real_store_gives_the_numbers_of_its_spectra(tmp_path):
     spectra = spectra.take(spectra.usable)
 
     def usable() -> list[StoredSpectra]:
-        blocks = map(store.read_row_group, store.row_groups)
-        return [block.take(np.flatnonzero(block.usable)) for block in blocks]
+        groups = map(store.read_row_group, store.row_groups)
+        return [group.take(np.flatnonzero(group.usable)) for group in groups]
 
     normalization = Normalization.fit(usable, basis=store.basis)
     expected = Normalization.fit(lambda: [spectra])
     assert normalization.mean.tobytes() == expected.mean.tobytes()
     assert normalization.std.tobytes() == expected.std.tobytes()
     assert normalization.n_g_flux_from_table == expected.n_g_flux_from_table
-    n_kept = np.array([len(block) for block in usable()])
-    chosen = ChosenStars(store, lambda block: block.usable, n_kept, normalization, window=120)
+    n_kept = np.array([len(group) for group in usable()])
+    chosen = ChosenStars(store, lambda group: group.usable, n_kept, normalization, window=120)
     assert len(chosen) == len(spectra) == 394
     inputs = expected.apply(spectra)
     assert torch.equal(chosen.read().x, inputs.x)

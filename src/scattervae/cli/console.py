@@ -245,7 +245,7 @@ def check_out(out: Path, kind: str, *, folders: bool = False) -> None:
     Raises:
         DataError: The suffix is no form; or something else is there.
     """
-    from scattervae.spectra.tables import is_ours, require_form
+    from scattervae.spectra.tables import is_scattervae_table, require_form
 
     if folders and not out.suffix:
         require_form(out, folders=True)
@@ -261,7 +261,7 @@ def check_out(out: Path, kind: str, *, folders: bool = False) -> None:
     require_form(out)
     if out.exists() and out.suffix == ".csv":
         raise DataError(f"{out}: exists, and csv does not say who made it; remove it, or give another --out")
-    if out.exists() and note_of(out) is None and not is_ours(out):
+    if out.exists() and note_of(out) is None and not is_scattervae_table(out):
         raise DataError(f"{out}: exists and was not made by scattervae; give another --out")
 
 

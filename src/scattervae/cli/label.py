@@ -64,6 +64,6 @@ def label(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
         save_label_model(trained, out)
-    learnt = f"learnt {', '.join(trained.names)} from {counted(trained.n_stars, 'labelled star')}"
+    about = f"trained on {', '.join(trained.names)} from {counted(trained.n_stars, 'labelled star')}"
     values = {"out": str(out), "labels": list(trained.names), "n_stars": trained.n_stars}
-    Summary(values, (learnt, f"wrote {out}")).show(as_json=as_json)
+    Summary(values, (about, f"wrote {out}")).show(as_json=as_json)

@@ -93,7 +93,7 @@ def train(
 
     world = World.of_environment()
     with _rank_zero_only(world):
-        machine = _settled(world, device, threads, memory)
+        machine = _machine_of(world, device, threads, memory)
         with world.joined(machine.device):
             chosen = world.from_first(lambda: _recipe(recipe, seed, epochs))
             model = _trained(store, chosen, machine, out=out, resume=resume, overwrite=overwrite)
@@ -110,7 +110,7 @@ def _recipe(name: str, seed: int | None, epochs: int | None) -> "Recipe":
     return parse_recipe(settings, where="train")
 
 
-def _settled(world: "World", device: str, threads: int, memory: str) -> "Machine":
+def _machine_of(world: "World", device: str, threads: int, memory: str) -> "Machine":
     """The machine of this process; where several share one, each takes the GPU of its number."""
     import torch
 
@@ -205,7 +205,7 @@ def _summary(model: "Checkpoint", out: Path) -> Summary:
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_WHERE_NOBODY_SAYS = 8 * 10**9
+_MEMORY_IF_UNKNOWN = 8 * 10**9
 _LIMIT_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
@@ -251,7 +251,7 @@ def _free_on_machine(root: Path) -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return _WHERE_NOBODY_SAYS
+        return _MEMORY_IF_UNKNOWN
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Coefficients inferred from sampled spectra: the inverse of `sample_flux`, as far as there is one.
 
 A sampled spectrum holds about 97 of the 110 combinations of coefficients to useful precision. The others come
-from a Gaussian prior learnt from the same spectra. Such coefficients are **inferred, not published**: every
+from a Gaussian prior fitted to the same spectra. Such coefficients are **inferred, not published**: every
 star carries `Flag.INFERRED`, and `InferredCoeffs.provenance` says how they were made.
 """
 
@@ -63,7 +63,7 @@ class InferredCoeffs:
         noise: Relative noise assumed, in units of the mean spectrum's shape.
         n_determined: Combinations that the spectra determine better than the prior.
         matrix_name: Which design matrix the spectra agree with.
-        n_teachers: Spectra that the prior was learnt from.
+        n_teachers: Spectra that the prior was fitted to.
     """
 
     spectra: Spectra
@@ -85,13 +85,13 @@ class InferredCoeffs:
         return (
             f"coefficients inferred from sampled spectra, not published: {self.n_determined} of "
             f"{len(self.prior.mean)} combinations from the flux ({self.matrix_name}, relative noise "
-            f"{self.noise:.1e}), the others from a Gaussian prior learnt from "
+            f"{self.noise:.1e}), the others from a Gaussian prior fitted to "
             f"{counted(self.n_teachers, 'spectrum', 'spectra')}"
         )
 
 
 def infer_coeffs(sampled: SampledSpectra) -> InferredCoeffs:
-    r"""Coefficients c of sampled spectra f by a Gaussian model whose prior is learnt from them by EM.
+    r"""Coefficients c of sampled spectra f by a Gaussian model whose prior is fitted to them by EM.
 
     .. math:: f / s = A c + \epsilon, \qquad \epsilon_w \sim N(0, \sigma^2 r_w^2), \qquad c \sim N(m, S)
 
@@ -123,7 +123,7 @@ def infer_coeffs(sampled: SampledSpectra) -> InferredCoeffs:
     name, grid, noise = _closest_design(sampled.flux[sample] / scale[sample, None] / shape, shape, candidates)
     model = _Whitened.of(grid.matrix, noise * shape)
     z = model.compress(sampled.flux[good], scale[good])
-    prior = _learn(model, z[teachers[good]], _starting_sigma(grid.matrix))
+    prior = _fitted_prior(model, z[teachers[good]], _starting_sigma(grid.matrix))
     posterior = model.posterior(prior)
     coeffs = np.full((len(sampled), DR3_BASIS.n_coeffs), np.nan)
     coeffs[good] = posterior.mean_of(z) * scale[good, None]
@@ -184,7 +184,7 @@ class _Whitened:
         )
 
 
-def _learn(model: _Whitened, z: CoeffArray, start: CoeffVector) -> Prior:
+def _fitted_prior(model: _Whitened, z: CoeffArray, start: CoeffVector) -> Prior:
     """EM on the spectra's first two moments; their number costs nothing."""
     n, centre = len(z), z.mean(axis=0)
     spread: CoeffArray = np.asarray(np.linalg.qr((z - centre) / np.sqrt(n), mode="r"))

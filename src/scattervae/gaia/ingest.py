@@ -77,7 +77,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
             most stars of the first file; stars of others, and files without ids beside files with them, are
             left out, counted in the manifest and named.
         workers: Processes that read files; a program that asks for more than one must be importable, that is
-            guard its main part by ``if __name__ == "__main__":``.
+            guard its main block by ``if __name__ == "__main__":``.
 
     Raises:
         StoreError: `out` is something else or cannot be written to, or no file gave a star.
@@ -138,8 +138,8 @@ class _Run:
         own = self.writer.basis
         if own is None or task.basis is not None or own.ids not in staged.entry.other_bases:
             return staged
-        if staged.part is not None:
-            staged.part.path.unlink(missing_ok=True)
+        if staged.stars is not None:
+            staged.stars.path.unlink(missing_ok=True)
         return replace(task, basis=own)(job)
 
     def take_in(self, job: FileJob, staged: StagedFile) -> IngestedFile:
@@ -164,12 +164,12 @@ class _Run:
             logger.info("%s: in the store already", job.name)
             return before
         error = staged.error
-        if staged.part is not None:
+        if staged.stars is not None:
             try:
-                return self.writer.add(staged.entry, staged.part)
+                return self.writer.add(staged.entry, staged.stars)
             except StoreError as reason:
                 error = reason
-        assert error is not None, "a file has a part or a reason why not"
+        assert error is not None, "a file has stars or a reason why not"
         if self._strict:
             raise error
         logger.warning("%s", error)

@@ -1,4 +1,4 @@
-"""One file to a staged part of a store: what each process of an ingest does, and how long it took."""
+"""One file to a staging file of a store: what each process of an ingest does, and how long it took."""
 
 import json
 import sys
@@ -102,7 +102,7 @@ class FileJob(NamedTuple):
     """A file to stage."""
 
     name: str  # the file, as the user named it
-    staged: Path  # where its part goes
+    staged: Path  # where its stars go
     digest: str | None = None  # the digest of its bytes, None where that is yet to be found
 
 
@@ -111,7 +111,7 @@ class StagedFile:
     """What became of a file in the process that read it."""
 
     entry: FileEntry  # what the manifest is to say, as far as it is known before the stars of other files are
-    part: StagedStars | None = None  # its stars; None where they were not read
+    stars: StagedStars | None = None  # its stars; None where they were not read
     times: FileTimes | None = None  # what that took; None where the store has the file already
     error: ScatterVaeError | None = None  # why it could not be read
 
@@ -135,13 +135,13 @@ class StageFile:
         clock, started = time.perf_counter(), utc_now()
         path, digest = Path(job.name), job.digest or ""
         reading = _Reading(self, path)
-        part: StagedStars | None = None
+        stars: StagedStars | None = None
         error: ScatterVaeError | None = None
         try:
             digest = digest or _digest(path)
             if digest in self.done_files:
                 return StagedFile(FileEntry(name=job.name, digest=digest))
-            part = stage(
+            stars = stage(
                 job.staged,
                 reading.chunks(),
                 correlations=self.correlations,
@@ -152,12 +152,12 @@ class StageFile:
             error = (StoreError if isinstance(reason, StoreError) else DataError)(str(reason))  # can be sent
         entry = reading.entry(job.name, digest, error)
         times = _times(path, entry, started, time.perf_counter() - clock)
-        return StagedFile(entry, part, times, error)
+        return StagedFile(entry, stars, times, error)
 
 
 @dataclass
 class _Reading:
-    """A file being read: its stars on their way to the part, and what is counted meanwhile."""
+    """A file being read: its stars on their way to the staging file, and what is counted meanwhile."""
 
     task: StageFile
     path: Path

@@ -1,7 +1,7 @@
 """Where batches come from: memory, by index, or a store on disk, shuffled window by window.
 
 Either way an epoch's batches depend on the seed and the epoch alone, all but the last are full, and each star is
-in one of them. Where several processes train, each gets its part of every batch.
+in one of them. Where several processes train, each gets its share of every batch.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ STREAMED = "streamed"
 
 
 class Batch(NamedTuple):
-    """The stars of one gradient step, or this process's part of them."""
+    """The stars of one gradient step, or this process's share of them."""
 
     x: Coeffs  # coefficients, in training standard deviations
     errors: Coeffs  # their errors, same units
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         return self._own(drawn).to(self.x.device)
 
     def degraded(self, settings: DegradationSettings, generator: torch.Generator) -> "Batch":
-        """The same stars, some of them made worse, the same ones whichever process has them."""
+        """The same stars, some of them degraded, the same ones whichever process has them."""
         if settings.share == 0.0:
             return self
         bands = self.n_bp, self.x.shape[1] - self.n_bp
@@ -147,17 +147,17 @@ class StarsOnDisk:
         size, n_stars = settings.batch_size, len(self)
         begin = first * size
         rank = Rank(world.rank, world.size)
-        parts: list[tuple[Tensor, Inputs]] = []
+        taken: list[tuple[Tensor, Inputs]] = []
         for window in self.stars.windows(settings.seed, epoch, first=begin, rank=rank):
             while begin < n_stars and (end := min(begin + size, n_stars)) <= window.end:
-                yield self._batch([*parts, window.between(begin, end)], begin, end)
-                begin, parts = end, []
-            parts.append(window.between(begin, window.end))
+                yield self._batch([*taken, window.between(begin, end)], begin, end)
+                begin, taken = end, []
+            taken.append(window.between(begin, window.end))
 
-    def _batch(self, parts: list[tuple[Tensor, Inputs]], begin: int, end: int) -> Batch:
+    def _batch(self, taken: list[tuple[Tensor, Inputs]], begin: int, end: int) -> Batch:
         rows, x, errors = (
             values[0] if len(values) == 1 else torch.cat(values)
-            for values in zip(*((rows, stars.x, stars.errors) for rows, stars in parts), strict=True)
+            for values in zip(*((rows, stars.x, stars.errors) for rows, stars in taken), strict=True)
         )
         n_bp = self.stars.normalization.bp.stop
         return Batch(x.to(self.device), errors.to(self.device), rows - begin, end - begin, n_bp)

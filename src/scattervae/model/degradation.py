@@ -1,4 +1,4 @@
-"""Stars made worse while they train: fainter, or with coefficients missing, so that such stars can be encoded.
+"""Stars degraded while they train: fainter, or with coefficients missing, so that such stars can be encoded.
 
 A star re-noised to larger errors shows the encoder how a posterior widens; one without a band, high orders or single
 coefficients shows it what can be known from the rest.
@@ -20,9 +20,9 @@ _SINGLE_IS_MISSING = 0.05
 
 
 class DegradationSettings(Settings):
-    """How training stars are made worse, drawn anew for each star in each epoch."""
+    """How training stars are degraded, drawn anew for each star in each epoch."""
 
-    # of the stars of a batch; the others train as they are, and none is made worse where 0
+    # of the stars of a batch; the others train as they are, and none is degraded where 0
     share: NonNegativeFloat = Field(default=0.0, le=1.0)
     # largest factor that brings all errors of such a star to those of a fainter one, noise added to match;
     # its logarithm is drawn evenly from 0. Re-noising a star of G 12 tenfold gives one of about G 16 to 17.
@@ -71,7 +71,7 @@ def draw_degradation(
 ) -> Degradation:
     """What is to happen to the stars of one batch; `bands` are the numbers of coefficients of BP and of RP."""
     kind = torch.rand(n_stars, 1, generator=generator)
-    worse = torch.rand(n_stars, 1, generator=generator) < settings.share
+    degraded = torch.rand(n_stars, 1, generator=generator) < settings.share
     factor = (torch.rand(n_stars, 1, generator=generator) * math.log(settings.noise_factor)).exp()
     noise = torch.randn(n_stars, sum(bands), generator=generator)
     single = torch.rand(n_stars, sum(bands), generator=generator) < _SINGLE_IS_MISSING
@@ -89,7 +89,7 @@ def draw_degradation(
     missing |= (
         _between(kind, settings.without_band + settings.without_orders, settings.without_coeffs) & single
     )
-    return Degradation(torch.where(worse, factor, 1.0), noise, missing & worse)
+    return Degradation(torch.where(degraded, factor, 1.0), noise, missing & degraded)
 
 
 def _between(kind: Float[Tensor, "star 1"], begin: float, width: float) -> Bool[Tensor, "star 1"]:

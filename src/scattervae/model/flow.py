@@ -46,7 +46,7 @@ class FlowSettings(Settings):
     transforms: PositiveInt = 3
     # widths of the network that gives a transform its splines
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), max_length=1000)
-    bins: PositiveInt = 8  # pieces of a spline
+    bins: PositiveInt = 8  # intervals of a spline
     epochs: PositiveInt = 40  # passes over the training stars, at most; each with new draws
     patience: PositiveInt = 8  # epochs without a better validation density after which fitting stops
     batch_size: PositiveInt = 512  # stars a step

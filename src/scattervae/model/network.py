@@ -199,7 +199,7 @@ class ScatterVAE(nn.Module):
 
 
 def _through(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """What the layers make of `x`, on a CPU by oneDNN where nothing is to be learnt from it.
+    """What the layers make of `x`, on a CPU by oneDNN where no gradient is asked for.
 
     Its matrix products of this size take half the time of those that PyTorch takes by default; it knows no layer
     normalisation.

@@ -62,7 +62,7 @@ class Recipe(Settings):
     likelihood: Likelihood = "diagonal"
     network: NetworkShape = NetworkShape()  # its shape
     training: TrainingSettings = TrainingSettings()  # how its weights are found
-    degradation: DegradationSettings = DegradationSettings()  # how training stars are made worse
+    degradation: DegradationSettings = DegradationSettings()  # how training stars are degraded
     normalization: NormalizationSettings = NormalizationSettings()  # how coefficients are chosen and scaled
 
     @property
@@ -74,7 +74,7 @@ class Recipe(Settings):
     def _errors_are_seen(self) -> "Recipe":
         if self.degradation.share > 0.0 and self.network.encoder_sees != "errors":
             raise ValueError(
-                "degradation.share: stars made worse teach an encoder that sees their errors; "
+                "degradation.share: stars degraded teach an encoder that sees their errors; "
                 'set network.encoder_sees = "errors", or the share to 0'
             )
         return self

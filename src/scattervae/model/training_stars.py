@@ -69,17 +69,17 @@ class StoreStatistics:
         counts = np.zeros((4, len(store.row_groups)), dtype=np.int64)
 
         def chosen(index: int, outliers: Int64[np.ndarray, " outlier"] | None = None) -> StoredSpectra:
-            block = store.read_row_group(store.row_groups[index])
-            kept = block.take(np.flatnonzero(trained_on(block, recipe, outliers=outliers)))
-            counts[:, index] = block.usable.sum(), *counts_of(kept).values()
+            stars = store.read_row_group(store.row_groups[index])
+            kept = stars.take(np.flatnonzero(trained_on(stars, recipe, outliers=outliers)))
+            counts[:, index] = stars.usable.sum(), *counts_of(kept).values()
             return kept
 
-        def blocks() -> Iterator[StoredSpectra]:
+        def chunks() -> Iterator[StoredSpectra]:
             row_groups = range(len(store.row_groups))
-            yield from (block for _, block in in_threads(chosen, row_groups, threads=reading_threads()))
+            yield from (stars for _, stars in in_threads(chosen, row_groups, threads=reading_threads()))
             require_stars(int(counts[1].sum()), len(store), int(counts[0].sum()))
 
-        normalization = Normalization.fit(blocks, recipe.normalization, basis=store.basis)
+        normalization = Normalization.fit(chunks, recipe.normalization, basis=store.basis)
         if len(normalization.outliers):  # rare, and only then is it known which row groups have them
             for index in range(len(store.row_groups)):
                 chosen(index, normalization.outliers)
@@ -242,7 +242,7 @@ def prepare_store(
         return _prepare_with_correlations(store, recipe, machine, statistics=statistics, streamed=streamed)
     chosen = ChosenStars(
         source=store,
-        keep=lambda block: trained_on(block, recipe, outliers=statistics.normalization.outliers),
+        keep=lambda stars: trained_on(stars, recipe, outliers=statistics.normalization.outliers),
         n_kept=statistics.n_trained_on,
         normalization=statistics.normalization,
         gaps=recipe.trains_on_one_band,

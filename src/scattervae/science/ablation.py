@@ -28,8 +28,8 @@ _BLIND = {"network": {"encoder_sees": "coefficients"}, "degradation": {"share": 
 # What is changed in the recipe, by what the table calls it; everything else stays.
 CHANGES: dict[str, dict[str, Any]] = {
     "none": {},
-    "no errors seen, so none made worse": _BLIND,
-    "no star made worse": {"degradation": {"share": 0.0}},
+    "no errors seen, so none degraded": _BLIND,
+    "no star degraded": {"degradation": {"share": 0.0}},
     "independent latents": {"network": {"posterior": "independent"}},
     "plain layers": {"network": {"layers": "plain"}},
     "AdamW in all weights": {"training": {"optimizer": "adamw", "learning_rate": 2e-3}},

@@ -128,7 +128,7 @@ def self_test() -> Finding:
     expected = "the written catalogue holds Python's numbers"
     try:
         with tempfile.TemporaryDirectory() as folder, _quiet():
-            failure = _whole_way(Path(folder))
+            failure = _self_test(Path(folder))
     except Exception as error:  # noqa: BLE001 - whatever fails on this machine is what is asked for
         failure = f"{type(error).__name__}: {error}"
     found = f"failed: {' '.join(failure.split())[:300]}" if failure else "passed"
@@ -137,7 +137,7 @@ def self_test() -> Finding:
     return Finding.of("self-test", expected, f"{found}; {seconds}", same=not failure, advice=advice)
 
 
-def _whole_way(folder: Path) -> str:
+def _self_test(folder: Path) -> str:
     """What does not hold; empty where all does."""
     from scattervae.gaia.ingest import ingest
     from scattervae.gaia.reading import load

@@ -275,7 +275,7 @@ def _excesses(
     """
     order, start = _windows(g_mag, among_g, _IN_G)
     size = min(_IN_G, len(among))
-    first, place = np.unique(start, return_inverse=True)
+    first, group = np.unique(start, return_inverse=True)
     inside = first[:, None] + np.arange(size)
     g, values = among_g[order][inside], among[order][inside]
     half = size // 2
@@ -284,9 +284,9 @@ def _excesses(
     slope = (high - low) / np.maximum(high_g - low_g, _SMALLEST_STEP)[:, None]
     off = values - slope[:, None] * (g - low_g[:, None])[:, :, None]
     middle, upper = (np.percentile(off, q, axis=1) for q in (50, 84))
-    at = np.clip(g_mag, g[place, 0], g[place, -1]) - low_g[place]
-    usual = middle[place] + slope[place] * at[:, None]
-    excess: np.ndarray = (parts - usual) / np.maximum(upper - middle, _SMALLEST_SPREAD)[place]
+    at = np.clip(g_mag, g[group, 0], g[group, -1]) - low_g[group]
+    usual = middle[group] + slope[group] * at[:, None]
+    excess: np.ndarray = (parts - usual) / np.maximum(upper - middle, _SMALLEST_SPREAD)[group]
     return excess
 
 

@@ -45,10 +45,10 @@ def plot_coverage(axes: Axes, rows: Sequence[CoverageRow], kinds: Sequence[str])
             100 * (level - _TOLERATED), 100 * (level + _TOLERATED), color=QUIET, alpha=0.25, linewidth=0
         )
         axes.axhline(100 * level, color=QUIET, linewidth=0.6)
-    for place, kind in enumerate(kinds):
+    for offset, kind in enumerate(kinds):
         index = _KINDS.index(kind)
         shares: list[Share] = [getattr(row, kind) for row in rows]
-        where = np.arange(len(rows)) + 0.16 * (place - (len(kinds) - 1) / 2)
+        where = np.arange(len(rows)) + 0.16 * (offset - (len(kinds) - 1) / 2)
         style: dict[str, Any] = {
             "linestyle": "none",
             "marker": model_marker(index),

@@ -65,11 +65,11 @@ def gallery_figure(model: Checkpoint, stars: Spectra, table: pa.Table) -> Figure
     with house_style():
         figure = Figure(figsize=(PAGE_WIDTH, _PANEL * n_rows), layout="constrained")
         grid = figure.add_gridspec(2 * n_rows, _COLUMNS, height_ratios=[2.2, 1.0] * n_rows)
-        for place, row in enumerate(table.to_pylist()):
-            line, column = divmod(place, _COLUMNS)
+        for index, row in enumerate(table.to_pylist()):
+            line, column = divmod(index, _COLUMNS)
             above = figure.add_subplot(grid[2 * line, column])
             below = figure.add_subplot(grid[2 * line + 1, column], sharex=above)
-            curves.draw(above, below, place)
+            curves.draw(above, below, index)
             above.set_title(
                 f"{row['source_id']}, $G$ = {row['g_mag']:.1f}, score {row['outlier_score']:.1f}\n"
                 f"{row['outlier_reasons'].replace('_', ' ') or 'nothing unusual'}",
@@ -85,11 +85,11 @@ def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
     )
     curves = _Curves.of(model, stars)
     entries = []
-    for place, row in enumerate(table.to_pylist()):
+    for index, row in enumerate(table.to_pylist()):
         with house_style():
             figure = Figure(figsize=(PAGE_WIDTH, 3.4), layout="constrained")
             above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1.0])
-            curves.draw(above, below, place)
+            curves.draw(above, below, index)
             above.legend(loc="upper right")
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)

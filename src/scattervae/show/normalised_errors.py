@@ -56,10 +56,10 @@ def mode_line(x: StarArray, y: StarArray, *, bins: int = _BINS, fewest: int = _F
     Of a quantity on a logarithmic axis, y is the logarithm.
     """
     edges = np.linspace(x.min(), x.max(), bins + 1)
-    place = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
-    kept = [k for k in range(bins) if (place == k).sum() >= fewest]
-    at = [float(np.median(x[place == k])) for k in kept]
-    return ModeLine(np.array(at), np.array([_mode(y[place == k]) for k in kept]))
+    bin_of = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
+    kept = [k for k in range(bins) if (bin_of == k).sum() >= fewest]
+    at = [float(np.median(x[bin_of == k])) for k in kept]
+    return ModeLine(np.array(at), np.array([_mode(y[bin_of == k]) for k in kept]))
 
 
 def _mode(values: StarArray) -> float:

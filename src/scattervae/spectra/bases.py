@@ -147,9 +147,9 @@ def _fits(rows: _Rows, basis: Basis | BasisIds) -> StarMask:
     """True for rows of which nothing speaks against their being of this basis."""
     expected = (0, basis[0], 0, basis[1]) if isinstance(basis, tuple) else _row_of(basis)
     fits = np.ones(len(rows), dtype=bool)
-    for place in (0, 2):
-        size, basis_id = expected[place : place + 2]
-        sizes, ids = rows[:, place], rows[:, place + 1]
+    for first in (0, 2):
+        size, basis_id = expected[first : first + 2]
+        sizes, ids = rows[:, first], rows[:, first + 1]
         fits &= (sizes == 0) | (
             ((size == 0) | (sizes == size)) & ((ids < 0) | (basis_id < 0) | (ids == basis_id))
         )
@@ -182,7 +182,7 @@ def _candidates(rows: _Rows) -> Iterator[Basis]:
     complete = rows[(rows[:, 0] > 0) & (rows[:, 2] > 0)]
     if not len(complete):
         nothing = np.array([[0, -1]])
-        bands = [_most_common(rows[rows[:, place] > 0, place : place + 2]) for place in (0, 2)]
+        bands = [_most_common(rows[rows[:, first] > 0, first : first + 2]) for first in (0, 2)]
         complete = np.hstack([nothing if band is None else band[None] for band in bands])
     distinct, first, counts = np.unique(complete, axis=0, return_index=True, return_counts=True)
     for index in np.lexsort((first, -counts))[:_MOST_BASES]:

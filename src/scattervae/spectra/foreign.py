@@ -51,13 +51,13 @@ class ForeignColumns:
         source_id: The column of identifiers; numbers, or text as the MultimodalUniverse has it.
         g_flux: The column of mean G flux [electron/s].
         joined: True where one list holds BP and RP.
-        places: Dotted place in the schema of every column that is read, by its own name.
+        leaf_of: Dotted name in the schema of every column that is read, by its own name.
     """
 
     source_id: str
     g_flux: str
     joined: bool
-    places: Mapping[str, str]
+    leaf_of: Mapping[str, str]
 
     @staticmethod
     def of(schema: pa.Schema, where: Path) -> "ForeignColumns":
@@ -66,13 +66,13 @@ class ForeignColumns:
         Raises:
             StoreError: A column is missing; names what was found.
         """
-        places: dict[str, str] = {}
-        for place in leaves(schema):
-            places.setdefault(place.rpartition(".")[2], place)
-        joined = not all(name in places for name in _APART) and all(name in places for name in _JOINED)
-        source_id = next((name for name in _SOURCE_IDS if name in places), None)
-        g_flux = next((name for name in _G_FLUXES if name in places), None)
-        lacking = [] if joined else [name for name in _APART if name not in places]
+        leaf_of: dict[str, str] = {}
+        for leaf in leaves(schema):
+            leaf_of.setdefault(leaf.rpartition(".")[2], leaf)
+        joined = not all(name in leaf_of for name in _APART) and all(name in leaf_of for name in _JOINED)
+        source_id = next((name for name in _SOURCE_IDS if name in leaf_of), None)
+        g_flux = next((name for name in _G_FLUXES if name in leaf_of), None)
+        lacking = [] if joined else [name for name in _APART if name not in leaf_of]
         if lacking:
             lacking = [f"{', '.join(lacking)} (or {' and '.join(_JOINED)})"]
         lacking += [" or ".join(_SOURCE_IDS)] * (source_id is None) + [" or ".join(_G_FLUXES)] * (
@@ -84,19 +84,19 @@ class ForeignColumns:
                 f"{' and '.join(lacking)}; `scattervae ingest` its parquet files where the G flux is to be inferred"
             )
         wanted = {source_id, g_flux, *(_JOINED if joined else _APART), *_OPTIONAL, *label_columns()}
-        used = {name: place for name, place in places.items() if name in wanted}
+        used = {name: leaf for name, leaf in leaf_of.items() if name in wanted}
         return ForeignColumns(source_id, g_flux, joined, used)
 
     @property
     def columns(self) -> list[str]:
         """Where `spectra` finds what it reads."""
-        return [place for name, place in self.places.items() if name not in label_columns()]
+        return [leaf for name, leaf in self.leaf_of.items() if name not in label_columns()]
 
     @property
     def label_columns(self) -> list[str]:
         """Where `labels` finds what it reads."""
         names = (self.source_id, *label_columns())
-        return [place for name, place in self.places.items() if name in names]
+        return [leaf for name, leaf in self.leaf_of.items() if name in names]
 
     def basis(self, tables: Iterable[pa.Table]) -> Basis | None:
         """The basis of most stars of the first table with both bands; None where there is none."""
@@ -142,10 +142,10 @@ class ForeignColumns:
         return StellarLabels(source_id=source_id, values=values, errors=errors)
 
     def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray:
-        return table[self.places[name]]
+        return table[self.leaf_of[name]]
 
     def _numbers(self, table: pa.Table, name: str) -> StarArray:
-        if name not in self.places:
+        if name not in self.leaf_of:
             return np.full(len(table), np.nan)
         values: StarArray = self._column(table, name).cast(pa.float64()).fill_null(np.nan).to_numpy()
         return values

@@ -16,11 +16,11 @@ _ROWS_A_SUM = 8192
 FARTHEST = 1e5
 """A star with a coefficient further from the median than so many interquartile ranges is left out of training. In
 39,851 real stars none reaches 1,000."""
-MOST_NATS, STANDS_ALONE = 0.5, 10.0
+MOST_NATS, BEYOND_THIRD = 0.5, 10.0
 """A star is left out, too, where statistics without it differ by more than `MOST_NATS` and by more than
-`STANDS_ALONE` times what the star of the third largest influence makes. Single real stars make up to 5 of 40,000 stars
+`BEYOND_THIRD` times what the star of the third largest influence makes. Single real stars make up to 5 of 40,000 stars
 and 70 of 300, but others come close to them."""
-_KEPT_A_BLOCK, _KEPT = 4, 4096
+_KEPT_A_CHUNK, _KEPT = 4, 4096
 
 
 class Ratios(NamedTuple):
@@ -33,7 +33,7 @@ class Ratios(NamedTuple):
 class FluxRatios:
     """Coefficients over G flux of the usable stars, a fixed number of stars at a time, and what passes on the way.
 
-    A star with a coefficient beyond `FARTHEST` of the median of the first block is passed over, and noted in `far`.
+    A star with a coefficient beyond `FARTHEST` of the median of the first chunk is passed over, and noted in `far`.
 
     Args:
         basis: That of the stars, as far as it is known.
@@ -57,23 +57,23 @@ class FluxRatios:
             raise TypeError("StoredSpectra do not name their basis; give it")
         return self.basis
 
-    def blocks(self, chunks: Iterable[Spectra | StoredSpectra]) -> Iterator[Ratios]:
-        """Blocks in one buffer.
+    def ratios(self, chunks: Iterable[Spectra | StoredSpectra]) -> Iterator[Ratios]:
+        """Ratios in one buffer, as many stars at a time.
 
         Raises:
             DataError: There is no usable star, or one of another basis, or fewer coefficients than asked for.
         """
         reach = None
-        for block in self._full_blocks(chunks):
-            low, high = reach = reach or _reach(block.values)
-            if (block.values.min(axis=0) >= low).all() and (block.values.max(axis=0) <= high).all():
-                yield block
+        for chunk in self._full_chunks(chunks):
+            low, high = reach = reach or _reach(chunk.values)
+            if (chunk.values.min(axis=0) >= low).all() and (chunk.values.max(axis=0) <= high).all():
+                yield chunk
             else:
-                near = ~((block.values < low) | (block.values > high)).any(axis=1)
-                self.far += block.source_id[~near].tolist()
-                yield Ratios(block.values[near], block.source_id[near])
+                near = ~((chunk.values < low) | (chunk.values > high)).any(axis=1)
+                self.far += chunk.source_id[~near].tolist()
+                yield Ratios(chunk.values[near], chunk.source_id[near])
 
-    def _full_blocks(self, chunks: Iterable[Spectra | StoredSpectra]) -> Iterator[Ratios]:
+    def _full_chunks(self, chunks: Iterable[Spectra | StoredSpectra]) -> Iterator[Ratios]:
         buffer, ids, n_waiting = np.empty((0, 0)), np.empty(_ROWS_A_SUM, dtype=np.int64), 0
         for chunk in chunks:
             rows = self._usable_rows(chunk)
@@ -123,11 +123,11 @@ def _reach(values: Float64[np.ndarray, "star coeff"]) -> tuple[CoeffVector, Coef
 
 @dataclass
 class Moments:
-    """Mean and squares about it of each column, block after block.
+    """Mean and squares about it of each column, chunk after chunk.
 
     NaN is no value: a column with none in it has a mean and a standard deviation of 0.
 
-    Blocks are merged by the update of Chan, Golub & LeVeque (1983), eqs. 2.1, which loses no digits.
+    Chunks are merged by the update of Chan, Golub & LeVeque (1983), eqs. 2.1, which loses no digits.
     """
 
     n: np.ndarray = field(default_factory=lambda: np.zeros(()))
@@ -137,24 +137,24 @@ class Moments:
     def add(
         self, values: np.ndarray, *, low: CoeffVector | None = None, high: CoeffVector | None = None
     ) -> StarArray:
-        """Add a block, and overwrite it; gives each row's share of the block's squares, summed over columns."""
+        """Add a chunk, and overwrite it; gives each row's share of its squares, summed over columns."""
         has_gaps = bool(np.isnan(values.sum(axis=0)).any())
         inside = ~np.isnan(values) if has_gaps else np.True_
         if low is not None and high is not None:
             inside = (values >= low) & (values <= high)
-        n_block = np.broadcast_to(inside, values.shape).sum(axis=0)
-        mean_block = values.sum(axis=0, where=inside) / np.maximum(n_block, 1)
-        residuals = np.subtract(values, mean_block, out=values)
+        n_new = np.broadcast_to(inside, values.shape).sum(axis=0)
+        mean_new = values.sum(axis=0, where=inside) / np.maximum(n_new, 1)
+        residuals = np.subtract(values, mean_new, out=values)
         squares = np.square(residuals, out=residuals)
-        squares_block = squares.sum(axis=0, where=inside)
-        self.squares = self.squares + squares_block
-        total = np.maximum(self.n + n_block, 1)
-        self.squares += np.square(mean_block - self.mean) * self.n * n_block / total
-        self.mean = self.mean + (mean_block - self.mean) * n_block / total
-        self.n = self.n + n_block
+        squares_new = squares.sum(axis=0, where=inside)
+        self.squares = self.squares + squares_new
+        total = np.maximum(self.n + n_new, 1)
+        self.squares += np.square(mean_new - self.mean) * self.n * n_new / total
+        self.mean = self.mean + (mean_new - self.mean) * n_new / total
+        self.n = self.n + n_new
         if has_gaps:
             squares[~inside] = 0.0
-        shares: StarArray = squares @ (1.0 / np.where(squares_block > 0, squares_block, np.inf))
+        shares: StarArray = squares @ (1.0 / np.where(squares_new > 0, squares_new, np.inf))
         return shares
 
     @property
@@ -175,24 +175,24 @@ class Moments:
         return np.asarray(-0.5 * np.nansum(np.log(left), axis=1))
 
 
-def moments_and_outliers(blocks: Iterable[Ratios]) -> tuple[Moments, SourceIds]:
+def moments_and_outliers(chunks: Iterable[Ratios]) -> tuple[Moments, SourceIds]:
     """Moments of each column over all stars, and the stars that alone move them by more than others do.
 
-    The values are overwritten. In memory are those stars of each block that its squares owe most to. The stars beyond
-    `MOST_NATS` and `STANDS_ALONE` are two at most, since it takes a third to compare with.
+    The values are overwritten. In memory are those stars of each chunk that its squares owe most to. The stars beyond
+    `MOST_NATS` and `BEYOND_THIRD` are two at most, since it takes a third to compare with.
     """
     moments, values, ids = Moments(), list[np.ndarray](), list[SourceIds]()
-    for block in blocks:
-        raw = block.values.copy()
-        top = np.argsort(-moments.add(block.values), kind="stable")[:_KEPT_A_BLOCK]
+    for chunk in chunks:
+        raw = chunk.values.copy()
+        top = np.argsort(-moments.add(chunk.values), kind="stable")[:_KEPT_A_CHUNK]
         values.append(raw[top])
-        ids.append(block.source_id[top])
-        if len(values) * _KEPT_A_BLOCK > _KEPT:
+        ids.append(chunk.source_id[top])
+        if len(values) * _KEPT_A_CHUNK > _KEPT:
             joined, joined_ids = np.concatenate(values), np.concatenate(ids)
-            top = np.argsort(-moments.influence(joined), kind="stable")[:_KEPT_A_BLOCK]
+            top = np.argsort(-moments.influence(joined), kind="stable")[:_KEPT_A_CHUNK]
             values, ids = [joined[top]], [joined_ids[top]]
     if sum(map(len, values)) < 3:
         return moments, np.empty(0, dtype=np.int64)
     influence = moments.influence(np.concatenate(values))
-    limit = max(MOST_NATS, STANDS_ALONE * float(np.sort(influence)[-3]))
+    limit = max(MOST_NATS, BEYOND_THIRD * float(np.sort(influence)[-3]))
     return moments, np.concatenate(ids)[influence > limit]

@@ -182,7 +182,7 @@ class Normalization:
         outliers = np.empty(0, dtype=np.int64)
         for _ in range(_OUTLIER_PASSES):
             ratios = FluxRatios(basis, settings.columns, outliers)
-            moments, alone = moments_and_outliers(ratios.blocks(chunks()))
+            moments, alone = moments_and_outliers(ratios.ratios(chunks()))
             found = np.array(ratios.far, dtype=np.int64)
             if settings.clip_sigma is None:
                 found = np.union1d(found, alone)
@@ -193,8 +193,8 @@ class Normalization:
             for _ in range(_CLIP_PASSES):
                 reach = settings.clip_sigma * moments.std
                 low, high, moments = moments.mean - reach, moments.mean + reach, Moments()
-                for block in FluxRatios(basis, settings.columns, outliers).blocks(chunks()):
-                    moments.add(block.values, low=low, high=high)
+                for chunk in FluxRatios(basis, settings.columns, outliers).ratios(chunks()):
+                    moments.add(chunk.values, low=low, high=high)
         mean, std = moments.mean, moments.std
         if len(outliers):
             shown = ", ".join(map(str, outliers[:3].tolist())) + (" ..." if len(outliers) > 3 else "")

@@ -86,7 +86,7 @@ def write_table(table: pa.Table, out: Path) -> None:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
-def is_ours(path: Path) -> bool:
+def is_scattervae_table(path: Path) -> bool:
     """True where a FITS, VOTable or ECSV file says that this package made it; csv has no place to say so."""
     with path.open("rb") as file:
         head = file.read(_HEAD)

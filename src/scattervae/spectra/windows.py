@@ -58,21 +58,21 @@ class Window(NamedTuple):
     """Stars of one stretch of an epoch, to be taken in the epoch's order.
 
     Attributes:
-        end: Place in the epoch behind the stretch's last star.
-        places: Where in the epoch the stars of this process stand, rising; all of the stretch for one.
+        end: Index in the epoch behind the stretch's last star.
+        indices: Where in the epoch the stars of this process stand, rising; all of the stretch for one.
         rows: Which row of `inputs` each of them is.
         inputs: These stars; their memory is written over when the window after next is asked for.
     """
 
     end: int
-    places: Int64[Tensor, " star"]
+    indices: Int64[Tensor, " star"]
     rows: Int64[Tensor, " star"]
     inputs: Inputs
 
     def between(self, begin: int, end: int) -> tuple[Int64[Tensor, " star"], Inputs]:
-        """Places and stars from place `begin` to before place `end`, in memory of their own."""
-        first, last = torch.searchsorted(self.places, torch.tensor([begin, end])).tolist()
-        return self.places[first:last], self.inputs.take(self.rows[first:last])
+        """Indices and stars from `begin` to before `end`, in memory of their own."""
+        first, last = torch.searchsorted(self.indices, torch.tensor([begin, end])).tolist()
+        return self.indices[first:last], self.inputs.take(self.rows[first:last])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ChosenStars:
 
     Attributes:
         source: The store.
-        keep: Says which stars of a block are wanted.
+        keep: Says which stars of a row group are wanted.
         n_kept: How many of each row group they are.
         normalization: From archive units to the model's inputs.
         gaps: Whether a missing band is a gap to the model, as in `Normalization.apply`.
@@ -120,7 +120,7 @@ class ChosenStars:
         Args:
             seed: The run's.
             epoch: Another epoch, another order.
-            first: Leave out the windows that end before this place in the epoch.
+            first: Leave out the windows that end before this star of the epoch.
             rank: Which stars of each window to read.
         """
         plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
@@ -153,11 +153,11 @@ class ChosenStars:
         ends = np.cumsum(self.n_kept[order])
         n_windows = -(-len(self) // self.window)
         cuts = np.searchsorted(ends, len(self) * np.arange(1, n_windows + 1) / max(n_windows, 1)) + 1
-        start = first_piece = 0
+        start = first_group = 0
         for index, cut in enumerate(np.unique(cuts).tolist()):
             end = int(ends[cut - 1])
-            yield _Plan(start, end, order[first_piece:cut], stream(seed, "window", epoch, index))
-            start, first_piece = end, cut
+            yield _Plan(start, end, order[first_group:cut], stream(seed, "window", epoch, index))
+            start, first_group = end, cut
 
     def _begin(
         self, pool: ThreadPoolExecutor, plan: "_Plan", rank: Rank, buffer: Inputs
@@ -172,21 +172,21 @@ class ChosenStars:
         ]
         order = torch.randperm(plan.end - plan.start, generator=plan.generator).numpy()
         star_is_read = np.repeat(is_read, sizes)
-        places = np.flatnonzero(star_is_read[order])
-        rows = (np.cumsum(star_is_read) - 1)[order[places]]
-        return Window(plan.end, torch.from_numpy(places + plan.start), torch.from_numpy(rows), buffer), work
+        indices = np.flatnonzero(star_is_read[order])
+        rows = (np.cumsum(star_is_read) - 1)[order[indices]]
+        return Window(plan.end, torch.from_numpy(indices + plan.start), torch.from_numpy(rows), buffer), work
 
     def _fill(self, inputs: Inputs, index: int, *, quick: bool = False) -> None:
         """Read a row group and write its stars over these."""
         row_group = self.source.row_groups[index]
-        block = self.source.read_row_group(row_group)
-        kept = np.flatnonzero(self.keep(block))
+        stars = self.source.read_row_group(row_group)
+        kept = np.flatnonzero(self.keep(stars))
         if len(kept) != len(inputs):
             raise StoreError(
                 f"{row_group.path}: row group {row_group.group} has {len(kept)} stars to train on, {len(inputs)} when "
                 "they were counted; it was changed during the run: start again"
             )
-        self.normalization.apply_to(block, kept, inputs, quick=quick, gaps=self.gaps)
+        self.normalization.apply_to(stars, kept, inputs, quick=quick, gaps=self.gaps)
 
 
 class _Plan(NamedTuple):

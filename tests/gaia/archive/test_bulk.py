@@ -158,7 +158,7 @@ def test_several_files_come_at_a_time(tmp_path):
         made = plan(files, tmp_path, patience=patience())
         order = []
         fetch(made, workers=4, patience=patience(), progress=lambda news: order.append(news.path))
-        assert len(set(order[:20])) > 1, "the first pieces are of more than one file"
+        assert len(set(order[:20])) > 1, "the first bytes are of more than one file"
         assert threading.active_count() < 30
 
 

@@ -172,9 +172,9 @@ def test_a_broken_partition_of_the_store_is_named(tmp_path, store):
     write_store(tmp_path / "store", STARS, rows_a_partition=40)
     broken = SpectrumStore(tmp_path / "store")
     path = broken.path_of(broken.partitions[1])
-    pieces = broken.row_groups  # the footers are read before the file breaks
+    row_groups = broken.row_groups  # the footers are read before the file breaks
     path.write_bytes(path.read_bytes()[:1000])
-    assert pieces
+    assert row_groups
     with pytest.raises(StoreError, match=path.name):
         encode_store(MODEL, broken, tmp_path / "c")
 

@@ -24,7 +24,7 @@ SKY = toy_sky(300)
 MODEL = untrained_model(SKY.spectra)
 
 
-def in_pieces(spectra, rows):
+def in_chunks(spectra, rows):
     return [spectra.take(slice(start, start + rows)) for start in range(0, len(spectra), rows)]
 
 
@@ -52,7 +52,7 @@ def test_same_bytes_whatever_the_chunks(tmp_path_factory):
     @settings(max_examples=8, deadline=None)
     @given(st.integers(1, 320))
     def check(rows):
-        write_catalogue(MODEL, in_pieces(SKY.spectra, rows), folder / "row_groups.parquet")
+        write_catalogue(MODEL, in_chunks(SKY.spectra, rows), folder / "row_groups.parquet")
         assert (folder / "row_groups.parquet").read_bytes() == whole
 
     check()
@@ -89,12 +89,12 @@ def test_what_is_done_is_not_read_again(tmp_path):
     read = []
 
     def chunks():
-        for index, piece in enumerate(in_pieces(SKY.spectra, 50)):
-            yield Chunk(len(piece), partial(remember, index, piece))
+        for index, spectra in enumerate(in_chunks(SKY.spectra, 50)):
+            yield Chunk(len(spectra), partial(remember, index, spectra))
 
-    def remember(index, piece):
+    def remember(index, spectra):
         read.append(index)
-        return stored_of(piece)
+        return stored_of(spectra)
 
     with pytest.raises(KeyboardInterrupt):
         write_chunks(MODEL, chunks(), tmp_path / "c.parquet", stars_digest="s", progress=stop_after(64))

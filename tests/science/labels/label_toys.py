@@ -11,7 +11,7 @@ from scattervae.science.labels.training import LabelSettings
 from science.toys import trained
 from toy import ToySky
 
-QUICK = LabelSettings(members=2, steps=150, blocks=1)
+QUICK = LabelSettings(networks=2, steps=150, blocks=1)
 
 
 def known_of(sky: ToySky) -> TargetLabels:
@@ -21,7 +21,7 @@ def known_of(sky: ToySky) -> TargetLabels:
 
 @cache
 def with_labels() -> tuple[ToySky, Checkpoint, LabelModel]:
-    """A sky, a model of its spectra, and labels learnt from it; a second's training, once a session."""
+    """A sky, a model of its spectra, and labels fitted to it; a second's training, once a session."""
     sky, model = trained()
     return sky, model, fit_labels(model, sky.spectra, known_of(sky), QUICK)
 

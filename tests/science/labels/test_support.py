@@ -17,13 +17,13 @@ from science.labels.label_toys import known_of, with_labels
 from science.toys import trained
 from toy import toy_sky
 
-SETTINGS = LabelSettings(members=2, steps=600, blocks=1, folds=2)
+SETTINGS = LabelSettings(networks=2, steps=600, blocks=1, folds=2)
 HIDDEN = 0.6  # the first latent of stars whose labels are hidden lies above
 
 
 @cache
 def with_hidden_kind():
-    """Labels learnt without one side of the sky, whose spectra the model knows; and those of new stars of it."""
+    """Labels predicted without one side of the sky, whose spectra the model knows; and those of new stars of it."""
     sky, model = trained()
     labels = fit_labels(model, sky.spectra, known_of(sky).take(sky.latents[:, 0] < HIDDEN), SETTINGS)
     new = toy_sky(800, n_latent=3, seed=5)
@@ -39,7 +39,7 @@ def test_a_kind_without_labels_is_flagged_and_others_hardly_ever():
     assert by_distance[hidden].mean() < 0.5  # what could be seen without the survey
 
 
-def test_where_no_star_lacks_a_label_nothing_is_learnt_of_the_survey():
+def test_where_no_star_lacks_a_label_the_survey_teaches_nothing():
     _, model, labels = with_labels()
     assert labels.support.networks == ()
     inputs = model.normalization.apply(toy_sky(5, n_latent=3, seed=5).spectra)
@@ -75,7 +75,7 @@ def test_stars_that_the_model_was_not_trained_on_say_how_well_it_reproduces(monk
     sky, model = trained()
     monkeypatch.setattr("scattervae.science.labels.model.FEWEST_UNSEEN", 10)
     known, test = known_of(sky), folds(sky.spectra.source_id).test
-    settings = LabelSettings(members=1, steps=1, blocks=1)
+    settings = LabelSettings(networks=1, steps=1, blocks=1)
     labels = fit_labels(model, sky.spectra, known.take(~test), settings)
     assert len(labels.support.chi2) == test.sum()
     assert labels.n_stars == (~test).sum()

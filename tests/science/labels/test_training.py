@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_a_student_t():
     assert not student_t_nll(predicted, ScaledTargets(values, errors, ~known), 5.0).any()
 
 
-def test_labels_are_learnt_where_they_are_known_for_some_stars_alone():
+def test_labels_are_fitted_where_they_are_known_for_some_stars_alone():
     stars = stars_of(n_known=200)
     network = train_network(vae(), stars, LabelSettings(), SCHEDULE, index=0)
     off = predict(network, *vars(stars_of().inputs).values()).mean - stars_of().targets.values
@@ -105,4 +105,4 @@ def test_more_labels_take_longer_and_batches_fit(n_stars):
     assert schedule.batch <= min(n_stars, 512)
     assert schedule.steps >= Schedule.of(40, LabelSettings()).steps
     assert schedule.steps <= 5000
-    assert Schedule.of(n_stars, LabelSettings(members=99, folds=4)).networks == 4
+    assert Schedule.of(n_stars, LabelSettings(networks=99, folds=4)).networks == 4

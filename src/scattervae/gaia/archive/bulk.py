@@ -125,8 +125,8 @@ def plan(
         if not verify and checked.knows(file.path, file.md5):
             n_bytes = path.stat().st_size
             return Task(file, n_bytes, n_bytes, done=True)
-        places = (path, partial_path(path.parent, file))
-        here = next((found.stat().st_size for found in places if found.is_file()), 0)
+        candidates = (path, partial_path(path.parent, file))
+        here = next((found.stat().st_size for found in candidates if found.is_file()), 0)
         return Task(file, _size(file, patience), here)
 
     tasks = []

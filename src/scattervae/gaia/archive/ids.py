@@ -127,8 +127,8 @@ def _fetch_batch(source_id: SourceIds, path: Path, services: Services, sources: 
         header = next(csv.reader(lines[:1]))
         more = [name for name in sources.values if name not in header]
         _check_header(path.parent / _HEADER, [*header, *more])
-        place = header.index("source_id")
-        stars = np.array([int(row[place]) for row in csv.reader(lines[1:])], dtype=np.int64)
+        column = header.index("source_id")
+        stars = np.array([int(row[column]) for row in csv.reader(lines[1:])], dtype=np.int64)
         known = sources.aligned_to(stars)
         columns = [_texts(name, known.values[name]) for name in more]
         for cells in zip(lines[1:], *columns, strict=True):
@@ -157,14 +157,14 @@ def _join(out: Path, header: Path, paths: list[Path]) -> SourceIds:
     if not header.is_file():
         return np.empty(0, dtype=np.int64)
     text = header.read_text(encoding="utf-8")
-    place = text.rstrip("\n").split(",").index("source_id")
+    column = text.rstrip("\n").split(",").index("source_id")
     stars: list[int] = []
     with _written(out) as file:
         file.write(text.encode())
         for path in paths:
             with gzip.open(path, "rb") as lines:
                 for line in lines:
-                    stars.append(int(next(csv.reader([str(line, "utf-8")]))[place]))
+                    stars.append(int(next(csv.reader([str(line, "utf-8")]))[column]))
                     file.write(line)
     return np.array(stars, dtype=np.int64)
 

@@ -263,7 +263,7 @@ class Services:
                 if n_empty == 1:
                     raise PassingError(f"{self._url}: sent nothing")
                 return []
-            text = str(_only_member(scratch), "utf-8")
+            text = str(_only_file(scratch), "utf-8")
             lines = [line for line in text.splitlines() if line and not line.startswith("#")]
             if not lines:
                 return []
@@ -364,25 +364,25 @@ class _UnknownWordError(FetchError):
     """The archive does not know a word of the request: to ask again is of no use."""
 
 
-def _only_member(path: Path) -> bytes:
+def _only_file(path: Path) -> bytes:
     """The one file in a zip archive, nothing where there is none."""
     with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        if len(members) > 1:
-            raise ValueError(f"{len(members)} files instead of one")
-        Budget(path.stat().st_size).spend(sum(member.file_size for member in members))
-        return archive.read(members[0]) if members else b""
+        inside = [file for file in archive.infolist() if not file.is_dir()]
+        if len(inside) > 1:
+            raise ValueError(f"{len(inside)} files instead of one")
+        Budget(path.stat().st_size).spend(sum(file.file_size for file in inside))
+        return archive.read(inside[0]) if inside else b""
 
 
 def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds) -> None:
     """Refuse rows that are cut, of stars that nobody asked for, or of one star twice."""
-    wanted, place = set(source_id.tolist()), header.index("source_id")
+    wanted, column = set(source_id.tolist()), header.index("source_id")
     for row in csv.reader(lines, strict=True):
         if len(row) != len(header):
             raise ValueError(f"a row of {counted(len(row), 'value')} below {len(header)} names")
-        if int(row[place]) not in wanted:
-            raise ValueError(f"star {row[place]}, which was not asked for, or twice")
-        wanted.remove(int(row[place]))
+        if int(row[column]) not in wanted:
+            raise ValueError(f"star {row[column]}, which was not asked for, or twice")
+        wanted.remove(int(row[column]))
 
 
 def _floats(column: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # a person waits for the first word no longer [s]
 _TIMEOUT = (CONNECT_TIMEOUT, 60.0)  # to connect, and between two parts of an answer [s]
-_NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT})
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT})
 # Statuses that pass: a slow client, too many requests, and any trouble of the server's own.
 # Source: RFC 9110, sections 15.5.9 and 15.6; RFC 6585, section 4.
 PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
@@ -170,7 +170,7 @@ def reason_of(error: BaseException) -> str:
     ) is not None:
         unconnected |= isinstance(error, ConnectTimeoutError)
         error = inner
-    unconnected |= isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _NO_WAY
+    unconnected |= isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _UNREACHABLE
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     absent = "; the network, or the way to this server, seems absent" if unconnected else ""
     return " ".join(text.split())[:160] + absent

@@ -148,29 +148,29 @@ def _unpacked(file: io.BufferedReader, path: Path) -> Iterator[bytes]:
     Source:
         RFC 1952; zeros after a member are padding, as for ``gzip`` itself.
     """
-    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    unpacker = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     packed = b""
     while True:
         try:
-            text = member.decompress(packed, _TEXT_BYTES)
+            text = unpacker.decompress(packed, _TEXT_BYTES)
         except _UNPACKING_ERROR as error:
             what = f"is damaged before byte {file.tell()} ({error})"
             raise BrokenFileError(path, what, trusted=False) from error
         if text:
             yield text
         packed = b""
-        if member.eof:
-            packed = _next_member(member.unused_data, file)
+        if unpacker.eof:
+            packed = _next_stream(unpacker.unused_data, file)
             if not packed:
                 return
-            member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        elif member.needs_input:
+            unpacker = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        elif unpacker.needs_input:
             packed = file.read(_PACKED_BYTES)
             if not packed:
                 raise BrokenFileError(path, f"is cut off at byte {file.tell()}", trusted=True)
 
 
-def _next_member(unused: bytes, file: io.BufferedReader) -> bytes:
+def _next_stream(unused: bytes, file: io.BufferedReader) -> bytes:
     """The first bytes of what follows a member and its padding, none at the end of the file."""
     packed = unused.lstrip(b"\0")
     while not packed:
@@ -207,10 +207,10 @@ class Layout:
         quoted = tuple(sorted(arrays))
         needed = set(quoted)
         for line in lines:
-            pieces = line.split(b'"')
-            plain = _QUOTED.join(pieces[::2]).split(b",")
+            cut = line.split(b'"')
+            plain = _QUOTED.join(cut[::2]).split(b",")
             found = tuple(column for column, cell in enumerate(plain) if cell == _QUOTED)
-            if len(plain) == n_columns and needed <= set(found) and len(found) == len(pieces) // 2:
+            if len(plain) == n_columns and needed <= set(found) and len(found) == len(cut) // 2:
                 quoted = found
                 break
         return cls(n_columns, quoted, tuple(sorted(wanted)))

@@ -66,15 +66,15 @@ def _picked(header: Header) -> dict[str, int]:
 
 def _batches(path: Path, header: Header, picked: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
     """The columns as text, some thousand rows at a time."""
-    n_rows, n_left_out = 0, 0
+    n_rows, n_dropped = 0, 0
 
     def leave_out(_: csv.InvalidRow) -> str:
-        nonlocal n_left_out
-        n_left_out += 1
+        nonlocal n_dropped
+        n_dropped += 1
         return "skip"
 
-    columns = [f"column {place}" for place in range(len(header.names))]
-    wanted = [columns[place] for place in picked.values()]
+    columns = [f"column {index}" for index in range(len(header.names))]
+    wanted = [columns[index] for index in picked.values()]
     try:
         reader = csv.open_csv(
             pa.PythonFile(_Stream(read_texts(path)), mode="r"),
@@ -99,8 +99,8 @@ def _batches(path: Path, header: Header, picked: Mapping[str, int]) -> Iterator[
         raise error.after(n_rows) from error.__cause__
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
-    if n_left_out:
-        logger.warning("%s: %s left out: not %d cells", path, counted(n_left_out, "row"), len(columns))
+    if n_dropped:
+        logger.warning("%s: %s left out: not %d cells", path, counted(n_dropped, "row"), len(columns))
 
 
 class _Stream:

@@ -138,11 +138,11 @@ class _GrowingChunk:
     def finished(self) -> BulkChunk:
         """All stars in the order of the file; of several rows of one star all but the best are flagged."""
         read = [self._regular.read(), *self._others]
-        spectra = Spectra.concatenate([part.spectra for part in read])
+        spectra = Spectra.concatenate([rows.spectra for rows in read])
         if self._others:
-            spectra = spectra.take(np.argsort(np.concatenate([part.row_numbers for part in read])))
+            spectra = spectra.take(np.argsort(np.concatenate([rows.row_numbers for rows in read])))
         flags = flag_duplicates(spectra.source_id, spectra.flags, np.zeros(len(spectra)))
-        skipped = sorted((row for part in read for row in part.skipped), key=lambda row: row.row)
+        skipped = sorted((row for rows in read for row in rows.skipped), key=lambda row: row.row)
         return BulkChunk(replace(spectra, flags=flags), tuple(skipped))
 
 

@@ -76,9 +76,9 @@ class RegularRows:
         n_relevant = [_SMALL_INTEGERS.get(plain[column]) for column in self._n_relevant_columns]
         if self._stated_of(plain) != self._expected or not 0 < source_id < 2**63 or None in n_relevant:
             return False
-        if not all(_agrees([plain[place] for place in fit]) for fit in self._fits):
+        if not all(_agrees([plain[index] for index in fit]) for fit in self._fits):
             return False
-        numbers = [self._read(quoted[place], size) for place, size in self._arrays]
+        numbers = [self._read(quoted[index], size) for index, size in self._arrays]
         if None in numbers or any(map(_may_be_padded, numbers[: len(ARRAYS)])):
             return False
         for matrix in reversed(self._pairs.values()):
@@ -102,7 +102,7 @@ class RegularRows:
         """The stars in the order in which they were taken."""
         n = len(self._lines)
         n_relevant = np.full((n, len(BANDS)), -1, dtype=np.int16)
-        given = [place for place, name in enumerate(N_RELEVANT) if name in self._table.columns]
+        given = [index for index, name in enumerate(N_RELEVANT) if name in self._table.columns]
         n_relevant[:, given] = np.array(self._n_relevant, dtype=np.int16).reshape(n, len(given))
         spectra = Spectra.of(
             np.array(self._source_ids, dtype=np.int64),

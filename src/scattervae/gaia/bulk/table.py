@@ -104,9 +104,9 @@ def open_table(
     header.require(columns, CONTINUOUS_COLUMNS, f"{path}: is no bulk file")
     vote = _vote(lines, header, columns, basis)
     arrays = pick(header.names, frozenset((*ARRAYS, *CORRELATIONS)))
-    places = {name: header.names.index(own) for name, own in arrays.items()}
-    wanted = [place for name, place in places.items() if name in columns]
-    layout = Layout.of_lines(len(header.names), places.values(), wanted, vote.lines)
+    indices = {name: header.names.index(own) for name, own in arrays.items()}
+    wanted = [index for name, index in indices.items() if name in columns]
+    layout = Layout.of_lines(len(header.names), indices.values(), wanted, vote.lines)
     return BulkTable(header, columns, vote.basis, layout, vote.is_named), read_header(path)[1]
 
 

@@ -175,13 +175,13 @@ class AvroFile:
             Avro 1.12 specification, binary encoding: zig-zag, seven bits a byte, the lowest first.
         """
         value = 0
-        for place in range(_MOST_BYTES):
+        for k in range(_MOST_BYTES):
             byte = self._stream.read(1)
             if not byte:
-                if place == 0:
+                if k == 0:
                     return None
                 raise EOFError
-            value |= (byte[0] & 127) << (7 * place)
+            value |= (byte[0] & 127) << (7 * k)
             if byte[0] < 128:
                 return (value >> 1) ^ -(value & 1)
         raise DataError("is avro with a number that does not end; download it again")

@@ -173,12 +173,12 @@ def without_padding(read: Arrays, sizes: Int64[np.ndarray, " star"]) -> Arrays:
     if not len(padded):
         return read
     lengths, rows = read.lengths.copy(), list(read.rows)
-    for place in padded.tolist():
-        row, size = rows[place], max(int(sizes[place]), 0)
+    for index in padded.tolist():
+        row, size = rows[index], max(int(sizes[index]), 0)
         if not np.nan_to_num(row).any():
-            lengths[place], rows[place] = 0, None
+            lengths[index], rows[index] = 0, None
         elif not np.nan_to_num(row[size:]).any():
-            lengths[place], rows[place] = min(size, len(row)), row[:size]
+            lengths[index], rows[index] = min(size, len(row)), row[:size]
     return Arrays(lengths, rows, read.why)
 
 
@@ -337,10 +337,10 @@ def _of_matrices(matrices: Matrices, errors: CoeffArray) -> Pairs:
     lower = np.where((lower == 0).all(axis=1, keepdims=True), upper, lower)
     upper = np.where((upper == 0).all(axis=1, keepdims=True), lower, upper)
     diagonal = np.diagonal(matrices, axis1=1, axis2=2)
-    left_out = (diagonal == 0).all(axis=1, keepdims=True)
+    dropped = (diagonal == 0).all(axis=1, keepdims=True)
     with np.errstate(all="ignore"):
         multiple = diagonal / np.square(errors)
-        correlations = left_out[:, 0] | (np.abs(diagonal - 1) < _SAME).all(axis=1)
+        correlations = dropped[:, 0] | (np.abs(diagonal - 1) < _SAME).all(axis=1)
         covariances = (multiple > 0).all(axis=1) & (
             multiple.max(axis=1) < (1 + 2 * _SAME) * multiple.min(axis=1)
         )

@@ -41,8 +41,8 @@ def _with_headers_that_end(hdus: fits.HDUList, stream: BufferedIOBase) -> Iterat
     """The HDUs, each read when the header before it has been seen to end: astropy would parse gigabytes of it."""
     for hdu in hdus:
         yield hdu
-        place = hdu.fileinfo()
-        require_end(stream, place["datLoc"] + place["datSpan"])
+        found = hdu.fileinfo()
+        require_end(stream, found["datLoc"] + found["datSpan"])
 
 
 def require_end(stream: BufferedIOBase, start: int = 0) -> None:
@@ -50,7 +50,7 @@ def require_end(stream: BufferedIOBase, start: int = 0) -> None:
     stream.seek(start)
     header = stream.read(_LONGEST_HEADER)
     stream.seek(start)
-    cards = (header[place : place + _CARD] for place in range(0, len(header), _CARD))
+    cards = (header[start : start + _CARD] for start in range(0, len(header), _CARD))
     if len(header) == _LONGEST_HEADER and not any(card.rstrip() == b"END" for card in cards):
         raise DataError(f"has a header of more than {_LONGEST_HEADER} bytes; expected columns of spectra")
 
@@ -92,9 +92,9 @@ def _verify(hdu: fits.PrimaryHDU | fits.BinTableHDU, number: int, stream: Buffer
     checksum, datasum = (str(hdu.header.get(name, "")).strip() for name in ("CHECKSUM", "DATASUM"))
     if not checksum and not datasum:
         return
-    place = hdu.fileinfo()
-    data = _sum(stream, place["datLoc"], place["datSpan"])
-    whole = _folded(_sum(stream, place["hdrLoc"], place["datLoc"] - place["hdrLoc"]) + data)
+    found = hdu.fileinfo()
+    data = _sum(stream, found["datLoc"], found["datSpan"])
+    whole = _folded(_sum(stream, found["hdrLoc"], found["datLoc"] - found["hdrLoc"]) + data)
     wrong = ["DATASUM"] * (datasum not in ("", str(data))) + ["CHECKSUM"] * (
         checksum != "" and whole != _ALL_ONES
     )

@@ -154,8 +154,12 @@ def pick(names: Sequence[str], wanted: frozenset[str]) -> dict[str, str]:
         name = _usual(own.strip().lower())
         if name in wanted:
             picked.setdefault(name, own)
-        elif (part := _NUMBERED.fullmatch(name)) and part["name"] in _ARRAYS and part["name"] in wanted:
-            picked.setdefault(f"{part['name']}[{int(part['number'])}]", own)
+        elif (
+            (numbered := _NUMBERED.fullmatch(name))
+            and numbered["name"] in _ARRAYS
+            and numbered["name"] in wanted
+        ):
+            picked.setdefault(f"{numbered['name']}[{int(numbered['number'])}]", own)
     return picked
 
 
@@ -171,11 +175,11 @@ def _usual(name: str) -> str:
 def _gathered(cells: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same cells, columns with one number of an array each put together; left out where one is missing."""
     whole = {name: column for name, column in cells.items() if not name.endswith("]")}
-    parts: dict[str, dict[int, np.ndarray]] = {}
+    arrays: dict[str, dict[int, np.ndarray]] = {}
     for key in cells.keys() - whole.keys():
         name, _, number = key.removesuffix("]").partition("[")
-        parts.setdefault(name, {})[int(number)] = cells[key]
-    for name, columns in parts.items():
+        arrays.setdefault(name, {})[int(number)] = cells[key]
+    for name, columns in arrays.items():
         numbers = range(min(columns), max(columns) + 1)
         if name not in whole and len(numbers) == len(columns) > 1:
             whole[name] = np.stack([floats(columns[number]) for number in numbers], axis=1)
@@ -190,33 +194,33 @@ def with_spectra(tables: Sequence[Columns]) -> Sequence[Columns]:
     return continuous or sampled or tables[:1]
 
 
-def join(form: str, parts: Sequence[Columns]) -> Columns:
+def join(form: str, tables: Sequence[Columns]) -> Columns:
     """One `Columns` from the tables or groups of a file, with the columns that all of them have."""
-    if len(parts) == 1:
-        return parts[0]
-    shared = [name for name in parts[0].cells if all(name in part for part in parts)]
-    cells = {name: _stack([part.cells[name] for part in parts]) for name in shared}
-    for part in parts[1:]:
-        _require_alike(parts[0], part)
-    return replace(Columns.of(form, cells, parts[0].names), units=parts[0].units, grid_nm=parts[0].grid_nm)
+    if len(tables) == 1:
+        return tables[0]
+    shared = [name for name in tables[0].cells if all(name in table for table in tables)]
+    cells = {name: _stack([table.cells[name] for table in tables]) for name in shared}
+    for table in tables[1:]:
+        _require_alike(tables[0], table)
+    return replace(Columns.of(form, cells, tables[0].names), units=tables[0].units, grid_nm=tables[0].grid_nm)
 
 
 def _require_alike(first: Columns, other: Columns) -> None:
     """Refuse to join tables whose numbers mean other things."""
     for name in first.cells:
         if name in other and first.units.get(name) != other.units.get(name):
-            units = " and in ".join(str(part.units.get(name, "no unit")) for part in (first, other))
+            units = " and in ".join(str(table.units.get(name, "no unit")) for table in (first, other))
             raise DataError(f"has tables with column {name} in {units}; pass them as files of their own")
-    grids = [() if part.grid_nm is None else tuple(part.grid_nm.tolist()) for part in (first, other)]
+    grids = [() if table.grid_nm is None else tuple(table.grid_nm.tolist()) for table in (first, other)]
     if grids[0] != grids[1]:
         raise DataError("has tables of spectra on different wavelengths; pass them as files of their own")
 
 
 def _stack(cells: Sequence[np.ndarray]) -> np.ndarray:
-    masked = any(isinstance(part, np.ma.MaskedArray) for part in cells)
-    if not masked and len({part.shape[1:] for part in cells}) == 1:
+    masked = any(isinstance(table, np.ma.MaskedArray) for table in cells)
+    if not masked and len({table.shape[1:] for table in cells}) == 1:
         return np.concatenate(cells)
-    return object_array([cell for part in cells for cell in part])
+    return object_array([cell for table in cells for cell in table])
 
 
 def object_array(cells: Sequence[object]) -> np.ndarray:

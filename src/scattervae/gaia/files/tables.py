@@ -86,8 +86,8 @@ def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
         raise DataError("is one array of numpy's without names; write columns by name, as np.savez does")
     picked = pick(names, wanted)
     if not isinstance(content, np.ndarray):
-        members = {info.filename.removesuffix(".npy"): info.file_size for info in content.zip.infolist()}
-        budget_of(stream).spend(2 * sum(members[own] for own in picked.values()))
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in content.zip.infolist()}
+        budget_of(stream).spend(2 * sum(sizes[own] for own in picked.values()))
     cells = {name: np.asarray(content[own]) for name, own in picked.items()}
     budget_of(stream).spend(_CELL_BYTES * sum(column.size for column in cells.values()))
     lengths = {name: np.shape(column)[:1] for name, column in cells.items()}

@@ -20,7 +20,7 @@ from scattervae.opening import BROKEN_LINE_BYTES, CELL_BYTES, LINE_BYTES, LONGES
 
 _LONGEST_NAMES = 2**18  # characters
 _LONGEST_HEADER = 20_000  # lines; the archive's headers have a few hundred
-_HEAD_BYTES = 2**16  # of which the line ends are learnt
+_HEAD_BYTES = 2**16  # of which the line ends are taken
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _MOST_LINES = 2000  # of one row: its arrays as numpy prints them, four numbers a line
 _ARRAY_TEXT = re.compile(r"[\w\s.,+=<>()\[\]{}-]*")

@@ -44,13 +44,13 @@ class CalibrationSettings(Settings):
     epochs: int = 90  # passes of the encoder over as many simulated stars, made anew in each
     batch_size: int = 512  # stars a step
     learning_rate: float = 1e-3  # of AdamW, falling to zero in a straight line
-    # how the simulated stars are made worse
+    # how the simulated stars are degraded
     degradation: DegradationSettings = DegradationSettings(share=0.7)
-    # the same for the stars that the score is learnt from
+    # the same for the stars that the score is fitted to
     score_degradation: DegradationSettings = DegradationSettings(
         share=0.5, without_band=0.1, without_orders=0.1, without_coeffs=0.05
     )
-    n_score: int = 150_000  # simulated stars that the score is learnt from
+    n_score: int = 150_000  # simulated stars that the score is fitted to
     seed: int = 0  # of every random number
 
 
@@ -148,7 +148,7 @@ def tune_encoder(
 
     The evidence lower bound lets an encoder be too sure of itself: its average is over its own posterior. Here
     the average is over the truth, and a posterior that excludes it is made to pay. Stars are made with the errors
-    of real ones, and worse (`DegradationSettings`). The decoder stays as it is.
+    of real ones, and degraded (`DegradationSettings`). The decoder stays as it is.
 
     Args:
         model: Its encoder must see errors.
@@ -157,7 +157,7 @@ def tune_encoder(
 
     Source:
         Hinton et al. (1995), Science 268, 1158, the sleep phase; Papamakarios & Murray (2016), arXiv:1605.06376, for
-        posteriors learnt from simulations.
+        posteriors trained on simulations.
     """
     first = copy.deepcopy(model)
     network = model.network
@@ -172,7 +172,7 @@ def tune_encoder(
     for _ in range(settings.epochs):
         for rows in torch.split(torch.randperm(n, generator=generator), size):
             z = latents.take(rows).one(generator)
-            made = _worse(first, z, like.take(rows), generator, degradation=settings.degradation).to(
+            made = _degraded(first, z, like.take(rows), generator, degradation=settings.degradation).to(
                 model.device
             )
             posterior = network.encode(made.x, made.errors)
@@ -200,7 +200,7 @@ def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch
     return Inputs(x=(decoded.mean + width * noise).masked_fill(missing, 0.0), errors=like.errors)
 
 
-def _worse(
+def _degraded(
     model: Checkpoint,
     z: Latents,
     like: Inputs,
@@ -208,25 +208,25 @@ def _worse(
     *,
     degradation: DegradationSettings,
 ) -> Inputs:
-    """Stars made at these latents with these errors, some of them made worse."""
+    """Stars made at these latents with these errors, some of them degraded."""
     made = made_from(model, z, like, generator)
     normalization = model.normalization
     n_bp = normalization.bp.stop
-    worse = draw_degradation(degradation, len(z), (n_bp, normalization.n_coeffs - n_bp), generator)
-    return Inputs(*worse.apply(made.x, made.errors))
+    drawn = draw_degradation(degradation, len(z), (n_bp, normalization.n_coeffs - n_bp), generator)
+    return Inputs(*drawn.apply(made.x, made.errors))
 
 
 @torch.no_grad()
 def simulated_score_inputs(
     model: CalibratedModel, like: Inputs, latents: WeightedDraws, settings: CalibrationSettings
 ) -> ScoreInputs:
-    """What the score is learnt from: stars made like these, some of them worse, and encoded again."""
+    """What the score is fitted to: stars made like these, some of them degraded, and encoded again."""
     generator = stream(settings.seed, "simulated_telling")
     parts = []
     drawn = torch.randint(len(like), (settings.n_score,), generator=generator)
     for rows in torch.split(drawn, _MANY):
         z = latents.take(rows).one(generator)
-        made = _worse(model, z, like.take(rows), generator, degradation=settings.score_degradation)
+        made = _degraded(model, z, like.take(rows), generator, degradation=settings.score_degradation)
         posterior = encode(model, made)
         parts.append(score_inputs(made, posterior, model.reconstruct(posterior.mean), model.normalization))
     return ScoreInputs(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -1,7 +1,7 @@
 """A score of how well a star is reproduced that means the same for bright stars and faint ones.
 
 Chi^2 at the posterior mean is no chi-squared variable: the star's noise chose the mean, the more of it the
-better the latents are known. What it would be if the model were true is learnt once from simulated stars.
+better the latents are known. What it would be if the model were true is fitted once to simulated stars.
 """
 
 import math

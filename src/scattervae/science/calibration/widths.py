@@ -56,7 +56,7 @@ def kinds_of(errors: Coeffs, n_bp: int) -> Kinds:
 
 
 def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> WidthLaw:
-    r"""The law that brings draws from stars' posteriors into those of the same stars made worse 68.27 % of times.
+    r"""The law that brings draws from stars' posteriors into those of the same stars degraded 68.27 % of times.
 
     Worse is fainter; and for the laws of stars with one band, without the other, draws being from the exact posteriors
     of the stars with both.
@@ -78,9 +78,9 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
     lines = [_line(Posterior.concatenate(faint), torch.cat([posterior.sample(generator) for _ in FACTORS]))]
     exact = posterior_draws(checkpoint, bright, posterior, generator)
     for lost in (checkpoint.normalization.bp, checkpoint.normalization.rp):
-        worse = encode(checkpoint, without_band(bright, lost))
+        without = encode(checkpoint, without_band(bright, lost))
         z = torch.cat([exact.one(generator) for _ in range(_DRAWS)])
-        lines.append(_line(Posterior.concatenate([worse] * _DRAWS), z))
+        lines.append(_line(Posterior.concatenate([without] * _DRAWS), z))
     return WidthLaw(*torch.stack(lines, dim=1))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from scattervae.errors import DataError, RecipeError, StoreError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import keep_memory
-from scattervae.science.catalogue.encoding import catalogue_schema, encode_block
+from scattervae.science.catalogue.encoding import catalogue_schema, encode_chunk
 from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write_partition
 from scattervae.spectra.columns import (
     current_names,
@@ -182,10 +182,10 @@ def _written(order: int, pixel: int) -> pd.DataFrame:
 
 def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint) -> pa.RecordBatch:
     keep_memory()
-    return encode_block(checkpoint, _block_in(frame, checkpoint), catalogue_schema(checkpoint))
+    return encode_chunk(checkpoint, _chunk_in(frame, checkpoint), catalogue_schema(checkpoint))
 
 
-def _block_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
+def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
     """The stars of a frame with a store's columns, or with those of somebody else's catalogue."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.rename_columns(current_names(table.column_names))

@@ -177,19 +177,19 @@ def once_each(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """
     seen = SeenIds()
     for chunk in chunks:
-        block = chunk.read()
-        rows = np.flatnonzero((block.flags & np.uint16(Flag.DUPLICATE)) == 0)
-        source_id = block.source_id[rows]
+        spectra = chunk.read()
+        rows = np.flatnonzero((spectra.flags & np.uint16(Flag.DUPLICATE)) == 0)
+        source_id = spectra.source_id[rows]
         again = seen.holds(source_id) | repeats(source_id)
         seen.add(source_id[~again])
         yield (Chunk(chunk.n_rows, partial(_flagged, chunk.read, rows[again])) if again.any() else chunk)
 
 
 def _flagged(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:
-    block = read()
-    flags = block.flags.copy()
+    spectra = read()
+    flags = spectra.flags.copy()
     flags[rows] |= np.uint16(Flag.DUPLICATE)
-    return replace(block, flags=flags)
+    return replace(spectra, flags=flags)
 
 
 def rows_of(
@@ -197,17 +197,17 @@ def rows_of(
 ) -> Iterator[tuple[Chunk, pa.RecordBatch]]:
     """The catalogue's rows of each chunk, in order; reading and computing are shared out to threads."""
     schema = catalogue_schema(checkpoint)
-    return in_threads(lambda chunk: encode_block(checkpoint, chunk.read(), schema), chunks, threads=threads)
+    return in_threads(lambda chunk: encode_chunk(checkpoint, chunk.read(), schema), chunks, threads=threads)
 
 
-def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema) -> pa.RecordBatch:
+def encode_chunk(checkpoint: Checkpoint, spectra: StoredSpectra, schema: pa.Schema) -> pa.RecordBatch:
     """The catalogue's rows of these stars, as `catalogue_schema` has them."""
     names = [field.name for field in schema if field.type == pa.float32()]
-    values = torch.empty(len(names), len(block))
-    labels, doubts = labels_of(checkpoint), np.zeros(len(block), dtype=np.uint16)
+    values = torch.empty(len(names), len(spectra))
+    labels, doubts = labels_of(checkpoint), np.zeros(len(spectra), dtype=np.uint16)
     with torch.inference_mode():
-        for start in range(0, len(block), BATCH):
-            stars = _rows(block, slice(start, start + BATCH))
+        for start in range(0, len(spectra), BATCH):
+            stars = _rows(spectra, slice(start, start + BATCH))
             inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.sees_errors)
             inputs = inputs.to(checkpoint.device)
             predicted = checkpoint.predict(inputs)
@@ -221,7 +221,7 @@ def encode_block(checkpoint: Checkpoint, block: StoredSpectra, schema: pa.Schema
             batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
-    columns |= {"source_id": block.source_id, FLAGS: block.flags, "label_flags": doubts}
+    columns |= {"source_id": spectra.source_id, FLAGS: spectra.flags, "label_flags": doubts}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
@@ -279,15 +279,15 @@ def _pairs(n_latent: int) -> Iterator[tuple[str, int, int]]:
             yield f"latent_{j + 1}_{k + 1}_corr", j, k
 
 
-def _cut(block: StoredSpectra) -> Iterator[Chunk]:
-    for start in range(0, len(block), _ROWS_A_CHUNK):
+def _cut(spectra: StoredSpectra) -> Iterator[Chunk]:
+    for start in range(0, len(spectra), _ROWS_A_CHUNK):
         rows = slice(start, start + _ROWS_A_CHUNK)
-        yield Chunk(len(block.source_id[rows]), partial(_rows, block, rows))
+        yield Chunk(len(spectra.source_id[rows]), partial(_rows, spectra, rows))
 
 
-def _rows(block: StoredSpectra, rows: slice) -> StoredSpectra:
+def _rows(spectra: StoredSpectra, rows: slice) -> StoredSpectra:
     """The stars of these rows, without a copy."""
-    return StoredSpectra(**{name: values[rows] for name, values in vars(block).items()})
+    return StoredSpectra(**{name: values[rows] for name, values in vars(spectra).items()})
 
 
 def _float(name: str, unit: str, description: str) -> pa.Field:

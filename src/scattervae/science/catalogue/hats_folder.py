@@ -22,7 +22,7 @@ from scattervae.science.catalogue.encoding import (
     COUNTED,
     CatalogueSummary,
     catalogue_schema,
-    encode_block,
+    encode_chunk,
 )
 from scattervae.science.catalogue.one_file import IDENTITY, identity_of, resumable, write_rows
 from scattervae.spectra.columns import store_schema
@@ -125,7 +125,7 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
     ]
 
     def encode(step: tuple[Partition, RowGroup]) -> pa.RecordBatch:
-        return encode_block(checkpoint, store.read_row_group(step[1]), schema)
+        return encode_chunk(checkpoint, store.read_row_group(step[1]), schema)
 
     encoded = in_threads(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):

@@ -89,17 +89,17 @@ def write_chunks(
     require_form(out)
     schema = catalogue_schema(checkpoint)
     identity = identity_of(checkpoint, schema, stars_digest)
-    with resumable(out, identity if stars_digest else None, _DONE) as parts:
-        n_done = _n_done(parts)
+    with resumable(out, identity if stars_digest else None, _DONE) as unfinished:
+        n_done = _n_done(unfinished)
         rest = _after(chunks, n_done * ROWS_A_GROUP)
         rows = (batch for _, batch in rows_of(checkpoint, rest, threads=reading_threads()))
         for index, group in enumerate(_groups(rows, schema), start=n_done):
-            with written_file(parts / f"part-{index:05d}.parquet") as partial_file:
+            with written_file(unfinished / f"part-{index:05d}.parquet") as partial_file:
                 write_rows(partial_file, group)
             if progress is not None:
                 progress(index * ROWS_A_GROUP + len(group))
-        summary = _join(sorted(parts.glob(_DONE)), schema, out, n_resumed=n_done * ROWS_A_GROUP)
-        shutil.rmtree(parts, ignore_errors=True)
+        summary = _join(sorted(unfinished.glob(_DONE)), schema, out, n_resumed=n_done * ROWS_A_GROUP)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return summary
 
 
@@ -152,12 +152,12 @@ def identity_of(checkpoint: Checkpoint, schema: pa.Schema, stars_digest: str) ->
     return {"model": checkpoint.digest, "stars": stars_digest, "columns": columns}
 
 
-def _n_done(parts: Path) -> int:
+def _n_done(unfinished: Path) -> int:
     """How many whole groups are there already; what is not whole goes."""
-    done = sorted(parts.glob(_DONE))
-    whole = [part for part in done if pq.read_metadata(part).num_rows == ROWS_A_GROUP]
-    for part in done[len(whole) :]:
-        part.unlink()
+    done = sorted(unfinished.glob(_DONE))
+    whole = [group for group in done if pq.read_metadata(group).num_rows == ROWS_A_GROUP]
+    for group in done[len(whole) :]:
+        group.unlink()
     return len(whole)
 
 
@@ -189,13 +189,13 @@ def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         yield waiting
 
 
-def _join(parts: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
-    """Copy the parts into one file, a row group each, counting stars and flags on the way."""
+def _join(groups: list[Path], schema: pa.Schema, out: Path, *, n_resumed: int) -> CatalogueSummary:
+    """Copy the row groups into one file, a row group each, counting stars and flags on the way."""
     with written_table(out) as partial_file, parquet_writer(partial_file, schema) as writer:
 
         def copied() -> Iterator[pa.Table]:
-            for part in parts:
-                table = read_table(part)
+            for group in groups:
+                table = read_table(group)
                 writer.write_table(table, row_group_size=ROWS_A_GROUP)
                 yield table
 

@@ -18,7 +18,7 @@ ERROR_TIMES = (1.0, 1.96)
 
 FEWEST_IN_CELL = 200
 
-Places = Float64[np.ndarray, "star axis"]
+CellAxes = Float64[np.ndarray, "star axis"]
 Scores = Float64[np.ndarray, "star label level"]
 Factors = Float64[np.ndarray, "cell label level"]
 
@@ -32,20 +32,20 @@ class Cells(NamedTuple):
     depth: int  # how often the space is split
 
     @classmethod
-    def fit(cls, places: Places, *, fewest: int = FEWEST_IN_CELL) -> "Cells":
+    def fit(cls, along_axes: CellAxes, *, fewest: int = FEWEST_IN_CELL) -> "Cells":
         """Cells with at least so many of these stars each, one cell where there are fewer than twice as many.
 
         Source:
             Bentley (1975), Communications of the ACM 18, 509: a k-d tree, its axes taken in turn.
         """
-        depth = max(0, int(np.log2(max(len(places), 1) / fewest)))
+        depth = max(0, int(np.log2(max(len(along_axes), 1) / fewest)))
         axes, values = np.zeros(2**depth - 1, dtype=np.int64), np.zeros(2**depth - 1)
-        rows = {0: np.arange(len(places))}
+        rows = {0: np.arange(len(along_axes))}
         for node in range(2**depth - 1):
             level = int(np.log2(node + 1))
             here = rows.pop(node)
-            axes[node] = level % places.shape[1]
-            along = places[here, axes[node]]
+            axes[node] = level % along_axes.shape[1]
+            along = along_axes[here, axes[node]]
             values[node] = np.median(along) if len(along) else 0.0  # none where many share a place
             above = along > values[node]
             rows[2 * node + 1], rows[2 * node + 2] = here[~above], here[above]
@@ -56,11 +56,11 @@ class Cells(NamedTuple):
         """How many there are."""
         return int(2**self.depth)
 
-    def of(self, places: Places) -> Int64[np.ndarray, " star"]:
+    def of(self, along_axes: CellAxes) -> Int64[np.ndarray, " star"]:
         """The cell of each star; a place that is not a number counts as low."""
-        node = np.zeros(len(places), dtype=np.int64)
+        node = np.zeros(len(along_axes), dtype=np.int64)
         for _ in range(self.depth):
-            above = places[np.arange(len(places)), self.axes[node]] > self.values[node]
+            above = along_axes[np.arange(len(along_axes)), self.axes[node]] > self.values[node]
             node = 2 * node + 1 + above
         cell: np.ndarray = node - (self.n_cells - 1)
         return cell
@@ -75,7 +75,7 @@ class Conformal(NamedTuple):
     factors: Factors
 
     @classmethod
-    def fit(cls, places: Places, scores: Scores) -> "Conformal":
+    def fit(cls, along_axes: CellAxes, scores: Scores) -> "Conformal":
         r"""Factors from stars that the network did not learn from.
 
         .. math:: q = \text{the } \lceil (n + 1) p \rceil \text{-th smallest of } s
@@ -90,8 +90,8 @@ class Conformal(NamedTuple):
             Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, sect. 4.5 (by category); Lei et al.
             (2018), arXiv:1604.04173, sect. 5.2 (residuals over a standard deviation).
         """
-        cells = Cells.fit(places)
-        cell = cells.of(places)
+        cells = Cells.fit(along_axes)
+        cell = cells.of(along_axes)
         factors = np.full((cells.n_cells, scores.shape[1], len(LEVELS)), np.inf)
         for index in range(cells.n_cells):
             for label in range(scores.shape[1]):
@@ -99,9 +99,9 @@ class Conformal(NamedTuple):
                     factors[index, label, level] = _quantile(scores[cell == index, label, level], share)
         return cls(cells, factors)
 
-    def half_widths(self, places: Places) -> Float64[np.ndarray, "star label level"]:
+    def half_widths(self, along_axes: CellAxes) -> Float64[np.ndarray, "star label level"]:
         """Half-widths of the intervals of these stars, in stated standard deviations."""
-        widths: np.ndarray = self.factors[self.cells.of(places)]
+        widths: np.ndarray = self.factors[self.cells.of(along_axes)]
         return widths
 
 

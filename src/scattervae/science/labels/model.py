@@ -32,7 +32,7 @@ from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.model.training_stars import training_stars
 from scattervae.provenance import software_versions
-from scattervae.science.labels.conformal import Cells, Conformal, Places, scores_of
+from scattervae.science.labels.conformal import CellAxes, Cells, Conformal, scores_of
 from scattervae.science.labels.network import LabelNetwork, predict
 from scattervae.science.labels.prediction import BY_CHI2, BY_DISTANCE, LabelPrediction
 from scattervae.science.labels.support import LabelSupport, SurveyStars
@@ -53,7 +53,7 @@ _AXES = 2
 
 @dataclass(frozen=True)
 class LabelModel:
-    """What has been learnt of labels, for stars that one model of spectra encodes."""
+    """What predicts labels, for stars that one model of spectra encodes."""
 
     names: tuple[str, ...]  # the labels it predicts
     scales: LabelScales  # from their units to the networks'
@@ -89,7 +89,7 @@ class LabelModel:
         """
         mean, sd = _averaged(self.networks, inputs)
         chi2_rank = self.support.chi2_rank(chi2)
-        half = self.conformal.half_widths(_places(mean, g_flux)) * sd[:, :, None]
+        half = self.conformal.half_widths(_along_axes(mean, g_flux)) * sd[:, :, None]
         unusable = ~np.isfinite(mean)
         bounds = {}
         for level, name in enumerate(("68", "95")):
@@ -130,7 +130,7 @@ def fit_labels(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelModel:
-    """A label model, learnt from the labelled stars among those that the model of spectra was trained on.
+    """A label model, trained on the labelled stars among those that the model of spectra was trained on.
 
     Stars of the test fold are left out, and of the validation fold where that model left it out.
 
@@ -140,7 +140,7 @@ def fit_labels(
         progress: Called after each network with how many are done, and of how many.
 
     Raises:
-        DataError: Too few labelled stars, or a label that nothing can be learnt of.
+        DataError: Too few labelled stars, or a label that cannot be predicted.
     """
     settings = settings or LabelSettings()
     stars = training_stars(spectra, model.recipe)
@@ -189,7 +189,7 @@ def _survey(model: Checkpoint, spectra: Spectra, stars: Spectra, known: TargetLa
     """The stars that the model of spectra was trained on.
 
     Chi^2 is of usable stars that it was not trained on (of the test fold: their spectra, not their labels), where there
-    are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those that it has learnt.
+    are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those that it was trained on.
     """
     inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
     unseen = spectra.take(spectra.usable & ~np.isin(spectra.source_id, stars.source_id))
@@ -219,7 +219,7 @@ def _trained(
     """The networks, and intervals from what each predicts of the fold it did not learn from."""
     schedule = Schedule.of(len(stars), settings)
     fold = numpy_stream(settings.seed, "label folds").permutation(len(stars)) % settings.folds
-    networks, places, scores = [], [], []
+    networks, along_axes, scores = [], [], []
     for index in range(schedule.networks):
         unseen = torch.from_numpy(fold == index)
         network = train_network(model.network, stars.take(~unseen), settings, schedule, index=index)
@@ -227,12 +227,12 @@ def _trained(
         mean, sd = _averaged([network], rest.inputs)
         values, errors = (part.double().numpy() for part in rest.targets[:2])
         networks.append(network)
-        places.append(_places(mean, rest.g_flux))
+        along_axes.append(_along_axes(mean, rest.g_flux))
         scores.append(scores_of(np.where(rest.targets.known.numpy(), values - mean, np.nan), sd, errors))
         logger.info("label network %d of %d: %d steps", index + 1, schedule.networks, schedule.steps)
         if progress is not None:
             progress(index + 1, schedule.networks)
-    return tuple(networks), Conformal.fit(np.concatenate(places), np.concatenate(scores))
+    return tuple(networks), Conformal.fit(np.concatenate(along_axes), np.concatenate(scores))
 
 
 def _averaged(networks: Sequence[LabelNetwork], inputs: Inputs) -> tuple[LabelArray, LabelArray]:
@@ -247,7 +247,7 @@ def _averaged(networks: Sequence[LabelNetwork], inputs: Inputs) -> tuple[LabelAr
     return mean, np.sqrt(variance)
 
 
-def _places(mean: LabelArray, g_flux: StarArray) -> Places:
+def _along_axes(mean: LabelArray, g_flux: StarArray) -> CellAxes:
     """Where intervals may differ: brightness, and the first predicted labels (Teff and log g)."""
     return np.column_stack([g_mag_of(g_flux), mean[:, :_AXES]])
 

@@ -14,7 +14,7 @@ _LOG_VARIANCE_LIMITS = (-12.0, 8.0)
 
 
 class ScaledLabels(NamedTuple):
-    """Predicted scaled labels of some stars; the variance is without the errors of the labels learnt from."""
+    """Predicted scaled labels of some stars; the variance is without the errors of the labels it was trained on."""
 
     mean: LabelTensor
     variance: LabelTensor

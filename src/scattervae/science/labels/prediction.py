@@ -87,7 +87,7 @@ class LabelPrediction:
 
     @property
     def not_reproduced(self) -> StarMask:
-        """Stars whose spectrum the model does not reproduce: what it has learnt of labels does not hold for them."""
+        """Stars whose spectrum the model does not reproduce: its labels do not hold for them."""
         unlike: StarMask = self.chi2_rank < REPRODUCED_ABOVE
         return unlike
 

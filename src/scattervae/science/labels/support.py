@@ -67,9 +67,9 @@ class LabelSupport(NamedTuple):
             (2012), Density Ratio Estimation in Machine Learning, ch. 4 (by a classifier).
         """
         known = stars.known.numpy()
-        learnt = (~known).sum(axis=0) >= FEWEST_WITHOUT
+        has_enough = (~known).sum(axis=0) >= FEWEST_WITHOUT
         kept = np.sort(numpy_stream(settings.seed, "survey chi2").permutation(stars.chi2)[:_MOST_KEPT])
-        if not learnt.any():
+        if not has_enough.any():
             return cls((), np.empty((0, known.shape[1])), kept)
         schedule = Schedule.of(len(known), settings)
         schedule = schedule._replace(
@@ -82,7 +82,7 @@ class LabelSupport(NamedTuple):
             network = _train(encoder, stars, settings, schedule, rows=seen, index=index)
             rest = _log_odds([network], stars.inputs.take(unseen))
             networks.append(network)
-            log_odds.append(np.where(known[unseen.numpy()] & learnt, rest, np.nan))
+            log_odds.append(np.where(known[unseen.numpy()] & has_enough, rest, np.nan))
         return cls(tuple(networks), np.concatenate(log_odds), kept)
 
     def rank(self, inputs: Inputs) -> LabelArray:

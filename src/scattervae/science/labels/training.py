@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AliasChoices, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from scattervae.arrays import StarArray
@@ -26,12 +26,12 @@ class LabelSettings(Settings):
 
     # Networks whose predictions are averaged; each is trained without one fold of the labelled stars. Where
     # None, six for fewer than 3,000 labelled stars and two for more.
-    members: PositiveInt | None = None
+    networks: PositiveInt | None = Field(default=None, validation_alias=AliasChoices("networks", "members"))
     # of the labelled stars; what a network predicts of the one that it has not seen calibrates intervals
     folds: int = Field(default=10, ge=2)
     # residual blocks of each head; where None, one for fewer than 3,000 labelled stars and two for more
     blocks: NonNegativeInt | None = None
-    # gradient steps of each member; where None, 300 for 100 labelled stars, and more for more of them
+    # gradient steps of each network; where None, 300 for 100 labelled stars, and more for more of them
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 512  # largest number of stars in a batch
     learning_rate: PositiveFloat = 2e-3  # peak for vectors and the outer layers, AdamW's
@@ -99,7 +99,7 @@ class Schedule(NamedTuple):
         size = max(n_stars / 100, 1.0)
         few = n_stars < _FEW
         return cls(
-            networks=min(settings.members or (6 if few else 2), settings.folds),
+            networks=min(settings.networks or (6 if few else 2), settings.folds),
             blocks=settings.blocks if settings.blocks is not None else (1 if few else 2),
             steps=settings.steps or round(300 * size**0.45),
             batch=min(settings.batch_size, n_stars, round(64 * size ** (1 / 3))),
@@ -126,7 +126,7 @@ def student_t_nll(predicted: ScaledLabels, targets: ScaledTargets, degrees_of_fr
 def train_network(
     encoder: ScatterVAE, stars: LabelledBatches, settings: LabelSettings, schedule: Schedule, *, index: int
 ) -> LabelNetwork:
-    """One network that has learnt from all these stars, in evaluation mode.
+    """One network trained on all these stars, in evaluation mode.
 
     Args:
         index: Which of the networks it is; another has other batches and noise.

@@ -91,13 +91,13 @@ def _patterns(known: Bool[np.ndarray, "star label"]) -> list[tuple[np.ndarray, S
 
 
 def _to_neighbour(
-    stars: LatentArray, at: Float64[np.ndarray, "place latent"], *, itself: int
-) -> Float64[np.ndarray, " place"]:
-    """Distance from each place to its tenth nearest star; infinite where there are fewer.
+    stars: LatentArray, at: Float64[np.ndarray, "query latent"], *, itself: int
+) -> Float64[np.ndarray, " query"]:
+    """Distance from each of them to its tenth nearest star; infinite where there are fewer.
 
     Args:
         stars: Among which neighbours are looked for.
-        itself: 1 where each place is one of the stars, which is not its own neighbour.
+        itself: 1 where each is one of the stars, which is not its own neighbour.
     """
     from scipy.spatial import cKDTree
 

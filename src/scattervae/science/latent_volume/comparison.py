@@ -293,10 +293,10 @@ def extrapolate(counts: JointCounts, n_target: int) -> Extrapolation:
     )
 
 
-def chance_without(counts: CellCounts, n: int, left_out: int) -> CellShares:
+def chance_without(counts: CellCounts, n: int, n_dropped: int) -> CellShares:
     """Chance that each cell is occupied in `n` stars, after so many of its own stars are left out of the sample."""
-    n_stars = max(int(counts.sum()) - left_out, 0)
-    return occupied_chance(np.maximum(counts - left_out, 0), n_stars, min(n, n_stars))
+    n_stars = max(int(counts.sum()) - n_dropped, 0)
+    return occupied_chance(np.maximum(counts - n_dropped, 0), n_stars, min(n, n_stars))
 
 
 def jackknife_sd(effect: CellShares, stars: CellCounts) -> float:
