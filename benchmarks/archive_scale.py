@@ -1,11 +1,11 @@
 """The whole way of an archive at a size of your choice: bulk files, fetch, ingest, train, encode.
 
-    python benchmarks/archive_scale.py --work DIR [--stars N] [--model MODEL] [--like STARS] [--waves-of GB] [--keep]
+    python benchmarks/archive_scale.py --work DIR [--stars N] [--model MODEL] [--like STARS] [--round-of GB] [--keep]
     python benchmarks/archive_scale.py --report DIR/result.json
 
 Makes stars from a trained model, with errors like real stars', in the archive's own files; serves them on
 loopback; and runs each command as a user would, in a process of its own, measuring its time on the clock and on
-the cores, its memory and its bytes. The files come in waves, so that the disk never holds all of them. Without
+the cores, its memory and its bytes. The files come in rounds, so that the disk never holds all of them. Without
 --model one is trained for a few epochs on the demo's stars. Prints tables in Markdown and writes DIR/result.json.
 
 What the files share with the archive's: columns, order, header, quoting, digits, gzip, names, checksums, 8.3
@@ -36,7 +36,7 @@ from simulated_archive.measuring import Stage, command, n_bytes  # noqa: E402
 from simulated_archive.sky import SOURCES_A_STAR, STARS_A_FILE  # noqa: E402
 from simulated_archive.writing import FileJob, Workers, jobs  # noqa: E402
 
-BYTES_A_STAR = 21_000  # of both products, to cut waves
+BYTES_A_STAR = 21_000  # of both products, to cut rounds
 RECIPE = "elbo"  # the network that docs/measurements/scale.md speaks of
 MODEL_EPOCHS = 20
 PAIRS = 10_000
@@ -58,10 +58,10 @@ class Way:
     def run(self) -> None:
         maker, stars = self._maker()
         wanted = list(jobs(self.given.stars, self.given.stars_a_file, self.given.sources_a_star))
-        size = max(1, int(self.given.waves_of * GB / BYTES_A_STAR / self.given.stars_a_file))
+        size = max(1, int(self.given.round_of * GB / BYTES_A_STAR / self.given.stars_a_file))
         with Workers(maker, stars, self.given.workers) as workers:
             for start in range(0, len(wanted), size):
-                self._wave(workers, wanted[start : start + size])
+                self._round(workers, wanted[start : start + size])
         self._train()
         self._encode("encode", self.work / "latents")
         self._encode(
@@ -91,13 +91,13 @@ class Way:
         StarMaker.like(load_model(model), reading.load(like).spectra).save(saved)
         return model, saved
 
-    def _wave(self, workers: Workers, wave: Sequence[FileJob]) -> None:
+    def _round(self, workers: Workers, jobs: Sequence[FileJob]) -> None:
         """Make files, fetch and ingest them, and remove them."""
-        n = sum(job.n_stars for job in wave)
+        n = sum(job.n_stars for job in jobs)
         served, fetched = self.work / "served", self.work / "fetched"
-        print_stage(f"files {wave[0].index} to {wave[-1].index}: {n:,} stars")
+        print_stage(f"files {jobs[0].index} to {jobs[-1].index}: {n:,} stars")
         started = time.perf_counter()
-        files = workers.write(wave, served)
+        files = workers.write(jobs, served)
         self.simulating += time.perf_counter() - started
         size = n_bytes(*files)
         with FileServer(served) as server:
@@ -108,7 +108,7 @@ class Way:
         self.stage("fetch").add(run, stars=n, bytes_in=size, bytes_out=size)
         shutil.rmtree(served)
         spectra = sorted((fetched / "xp_continuous_mean_spectrum").glob("*.csv.gz"))
-        assert len(spectra) == len(wave), f"{len(spectra)} of {len(wave)} files were fetched"
+        assert len(spectra) == len(jobs), f"{len(spectra)} of {len(jobs)} files were fetched"
         before = n_bytes(self.store) if self.store.exists() else 0
         run = command(
             *("ingest", *spectra, "--sources", fetched / "gaia_source", "--out", self.store),
@@ -213,7 +213,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--like", type=Path, help="real stars, a file or store; the demo's where not given")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--waves-of", type=float, default=12.0, metavar="GB")
+    parser.add_argument("--round-of", type=float, default=12.0, metavar="GB")
     parser.add_argument("--stars-a-file", type=int, default=STARS_A_FILE)
     parser.add_argument("--sources-a-star", type=float, default=SOURCES_A_STAR)
     parser.add_argument("--keep", action="store_true", help="keep the fetched files")

@@ -137,10 +137,10 @@ def with_astropy(path: Path) -> int:
     return len(Table.read(path, format="ascii.ecsv"))
 
 
-LIMIT, OURS = "decompression alone", "read_bulk"
+LIMIT, PACKAGE = "decompression alone", "read_bulk"
 READERS: dict[str, Callable[[Path], int]] = {
     LIMIT: decompress_only,
-    OURS: with_read_bulk,
+    PACKAGE: with_read_bulk,
     "read_bulk, correlations": with_correlations,
     "polars": with_polars,
     "pandas": with_pandas,
@@ -216,12 +216,12 @@ def print_table(timings: dict[str, Timing], n_processes: int) -> None:
     print(f"\n{n_processes} process{'es' if n_processes > 1 else ''}")
     print(f"{'':24s} {'stars/s':>10s} {'share':>8s} {'read_bulk':>10s} {'us/star':>8s} {'MB':>6s}")
     for name, timing in timings.items():
-        share, times = timing.rate / timings[LIMIT].rate, timings[OURS].rate / timing.rate
+        share, times = timing.rate / timings[LIMIT].rate, timings[PACKAGE].rate / timing.rate
         print(
             f"{name:24s} {timing.rate:10,.0f} {share:8.3f} {times:8.2f} x {timing.cpu_us:8.1f} {timing.peak_mb:6.0f}"
         )
-    share = timings[OURS].rate / timings[LIMIT].rate
-    by_cpu = timings[LIMIT].cpu_us / timings[OURS].cpu_us
+    share = timings[PACKAGE].rate / timings[LIMIT].rate
+    by_cpu = timings[LIMIT].cpu_us / timings[PACKAGE].cpu_us
     print(
         f"read_bulk: {share:.1%} of decompression alone, {by_cpu:.1%} by processor time ({WANTED:.0%} wanted)"
     )

@@ -35,7 +35,7 @@ N_FOLDS = 5
 N_NEIGHBOURS = 25
 _DEGREE = 3
 _N_WAVES = 150
-_LENGTH = 1.0  # of the waves, in standard deviations
+_LENGTH = 1.0  # of the sines, in standard deviations
 _PENALTIES = np.array([1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 _FARTHEST = 5.0  # standard deviations at which features are cut off
 _N_BOOTSTRAP = 500
@@ -60,7 +60,7 @@ class Explained:
 
 
 def explained(features: Features, target: StarArray, *, seed: int = 0) -> Explained:
-    """Cross-validated R^2 of a ridge regression on products and random waves, corrected by the nearest stars.
+    """Cross-validated R^2 of a ridge regression on products and random sines, corrected by the nearest stars.
 
     Args:
         features: Of each star, finite; each is brought to unit variance and cut off at 5 standard deviations.
@@ -123,7 +123,7 @@ def _of_neighbours(
 
 
 def _products(features: Features, rng: np.random.Generator) -> _Products:
-    """Products of up to three features, and waves of random directions and phases along them.
+    """Products of up to three features, and sines of random directions and phases along them.
 
     Source:
         Rahimi & Recht (2007), Random Features for Large-Scale Kernel Machines.

@@ -34,7 +34,7 @@ from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.spectra import Spectra
 from studies.label_scores import LabelScores, compare, coverage, selections
 
-OURS, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many networks", "residual network"
+PACKAGE, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many networks", "residual network"
 BOOSTED, BOOSTED_ERRORS = "boosted trees, coefficients", "boosted trees, coefficients and log errors"
 BASELINES = (SCRATCH, SCRATCH_ONE, BOOSTED, BOOSTED_ERRORS)
 GOOD_SNR = 50.0
@@ -117,12 +117,12 @@ def predict_all(
         seconds[name] = time.process_time() - started
         return answer
 
-    ours = LabelSettings(seed=seed)
-    fitted = timed(OURS, lambda: fit_labels(model, train.spectra, train.labels, ours))
+    default = LabelSettings(seed=seed)
+    fitted = timed(PACKAGE, lambda: fit_labels(model, train.spectra, train.labels, default))
     if out is not None:
         save_label_model(fitted, out)
     prediction = label_stars(model, fitted, test.spectra)
-    predicted = {OURS: prediction.values}
+    predicted = {PACKAGE: prediction.values}
     if not baselines:
         return prediction, predicted, seconds
     blank = untrained(model)
@@ -157,7 +157,7 @@ def print_scores(
             for measure in ("spread", "rmse"):
                 cells = []
                 for label in range(len(names)):
-                    pair = predicted[OURS][rows, label], predicted[name][rows, label]
+                    pair = predicted[PACKAGE][rows, label], predicted[name][rows, label]
                     c = compare(*pair, known[:, label], measure=measure)
                     cells.append(f"{c.ratio:.3f} ({c.low:.3f}-{c.high:.3f})")
                 print(f"| ours / {name}, {measure} | {' | '.join(cells)} |")

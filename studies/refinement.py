@@ -62,8 +62,8 @@ def by_steps() -> None:
         rate = len(stars) / (time.process_time() - began)
         now = bound(refined)
         gain = start - now
-        worse = (gain < -0.5).double().mean().item()
-        row(n_steps, now.mean().item(), gain.mean().item(), gain.median().item(), worse, f"{rate:,.0f}")
+        losing = (gain < -0.5).double().mean().item()
+        row(n_steps, now.mean().item(), gain.mean().item(), gain.median().item(), losing, f"{rate:,.0f}")
 
 
 def by_magnitude(refined: Posterior) -> None:

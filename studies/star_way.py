@@ -67,8 +67,8 @@ def module_of(code: CodeType) -> str | None:
     name = _NAMES.get(code.co_filename, "")
     if name == "":
         path = Path(code.co_filename)
-        ours = path.suffix == ".py" and path.is_relative_to(PACKAGE)
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts) if ours else None
+        found = path.suffix == ".py" and path.is_relative_to(PACKAGE)
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts) if found else None
         if name is not None:
             name = name.removesuffix("__init__").rstrip(".") or "scattervae"
         _NAMES[code.co_filename] = name

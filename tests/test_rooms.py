@@ -1,6 +1,7 @@
 """The shape of the package: six rooms, one direction, no module that cannot be read at once."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ import scattervae
 PACKAGE = Path(scattervae.__file__).parent
 ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+RETIRED = re.compile(
+    r"told|tell|telling|heard|hear|ears|mouth|voice|learnt|lesson|pace|contest|trial|quotients|fate|worse|sealed?|"
+    r"settled?|aside|composed?|labelling|portions?|pieces?|waves?|ours|stands|intake|companions?"
+)
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "core", "misc"}
 
 
@@ -184,3 +189,34 @@ def test_importing_the_package_loads_no_heavy_library():
     code = f"import sys, scattervae; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def retired_words(source: str) -> set[str]:
+    """Retired words in the names that a module defines: a file's own `tell` is Python's."""
+    names = {
+        node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg) else node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name | ast.arg | ast.FunctionDef | ast.ClassDef)
+        and not str(getattr(node, "name", "")).startswith("test_")
+    } - {"tell"}
+    words = {word.lower() for name in names for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return set(filter(RETIRED.fullmatch, words))
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "studies", "benchmarks", "torture"])
+def test_no_name_has_a_word_that_the_field_does_not_use(folder):
+    """Functions are verbs of the field and values its nouns; of stars together `docs/architecture.md` has the words."""
+    root = Path(__file__).parents[1] / folder
+    found = {str(path): retired_words(path.read_text(encoding="utf-8")) for path in root.rglob("*.py")}
+    assert {path: words for path, words in found.items() if words} == {}
+
+
+def test_a_retired_word_would_be_noticed():
+    assert retired_words("n_told = 1\ndef tell(): ...\nclass RunPiece: ...\n") == {"told", "piece"}
+
+
+def test_the_page_has_five_words_for_some_stars_together():
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## Words for some stars together")[2].partition("\n## ")[0]
+    words = re.findall(r"^\| ([a-z ]+) \|", table, re.MULTILINE)[1:]
+    assert words == ["partition", "row group", "chunk", "window", "batch"]

@@ -88,8 +88,8 @@ def read(path: Path, notes: Path, truth: Path | None) -> None:
 
 def _agree(found: object, truth: object) -> bool:
     """True where each usable star that both have has the same coefficients, errors and G flux."""
-    _, ours, theirs = np.intersect1d(found.source_id, truth.source_id, return_indices=True)  # type: ignore[attr-defined]
-    a, b = found.take(ours), truth.take(theirs)  # type: ignore[attr-defined]
+    _, own, theirs = np.intersect1d(found.source_id, truth.source_id, return_indices=True)  # type: ignore[attr-defined]
+    a, b = found.take(own), truth.take(theirs)  # type: ignore[attr-defined]
     usable = a.usable & b.usable
     return all(
         np.array_equal(getattr(a, name)[usable], getattr(b, name)[usable])
@@ -116,14 +116,14 @@ def bytes_changed(content: bytes, chance: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(chance.randint(1, 6)):
         start = chance.randrange(len(changed))
-        piece = slice(start, start + chance.randint(1, 64))
+        cut = slice(start, start + chance.randint(1, 64))
         change = chance.choice(("flip", "cut", "double", "large"))
         if change == "flip":
             changed[start] ^= 1 << chance.randrange(8)
         elif change == "cut" and len(changed) > 200:
-            del changed[piece]
+            del changed[cut]
         elif change == "double":
-            changed[start:start] = changed[piece]
+            changed[start:start] = changed[cut]
         else:
             changed[start : start + 1] = b"\xff" * chance.choice((1, 4, 8))
     return bytes(changed)

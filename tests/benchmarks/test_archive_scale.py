@@ -101,7 +101,7 @@ def test_the_whole_way(tmp_path):
     assert stopped.value.code == 0
     options = {
         **{"--work": tmp_path / "work", "--stars": 500, "--stars-a-file": 100, "--epochs": 1},
-        **{"--model": tmp_path / "maker", "--like": stars, "--waves-of": 0.005, "--workers": 1},
+        **{"--model": tmp_path / "maker", "--like": stars, "--round-of": 0.005, "--workers": 1},
     }
     arguments = [str(word) for option in options.items() for word in option]
     run = subprocess.run(
@@ -111,5 +111,5 @@ def test_the_whole_way(tmp_path):
     result = json.loads((tmp_path / "work" / "result.json").read_text())
     counted = {one["name"]: one["stars"] for one in result["stages"]}
     assert counted == dict.fromkeys(("fetch", "ingest", "train", "encode", "encode, dask", "crossmatch"), 500)
-    assert len(result["stages"][0]["runs"]) == 3  # waves
+    assert len(result["stages"][0]["runs"]) == 3  # rounds
     assert "ten times DR3: 2,191,976,430 stars" in run.stdout

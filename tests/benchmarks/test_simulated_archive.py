@@ -60,16 +60,16 @@ def spectra_file(tmp_path_factory, placed, drawn, correlations):
     return path
 
 
-@given(pieces=st.lists(st.tuples(st.booleans(), st.binary(max_size=200)), max_size=20))
-def test_spliced_gzip_is_gzip(pieces):
+@given(texts=st.lists(st.tuples(st.booleans(), st.binary(max_size=200)), max_size=20))
+def test_spliced_gzip_is_gzip(texts):
     file = BytesIO()
     with SplicedGzip(file) as out:
-        for spliced, text in pieces:
+        for spliced, text in texts:
             if spliced:
                 out.splice(Cell.of(text))
             else:
                 out.write(text)
-    assert gzip.decompress(file.getvalue()) == b"".join(text for _, text in pieces)
+    assert gzip.decompress(file.getvalue()) == b"".join(text for _, text in texts)
 
 
 @settings(max_examples=300)

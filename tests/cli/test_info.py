@@ -48,8 +48,8 @@ def test_store_with_flags_and_labels_of_some(cli, tmp_path):
 def test_a_catalogue_of_spectra_from_elsewhere(cli, store, tmp_path):
     shutil.copytree(store, tmp_path / "theirs")
     (tmp_path / "theirs" / "manifest.json").unlink()
-    theirs, ours = (cli("info", folder, "--json").json for folder in (tmp_path / "theirs", store))
-    assert theirs["files"] == []
+    wanted, found = (cli("info", folder, "--json").json for folder in (tmp_path / "theirs", store))
+    assert wanted["files"] == []
     for name in (
         "n_stars",
         "n_usable",
@@ -59,7 +59,7 @@ def test_a_catalogue_of_spectra_from_elsewhere(cli, store, tmp_path):
         "n_bytes",
         "positions",
     ):
-        assert theirs[name] == ours[name]
+        assert wanted[name] == found[name]
 
 
 def test_store_names_the_files_that_were_not_read(cli, folder, tmp_path):

@@ -70,10 +70,10 @@ def test_complete_stars_are_predicted_no_less_well(folder, model):
     store, recipe = sv.SpectrumStore(folder / "store").read(), sv.load_recipe(folder / "toy.toml")
     alone = sv.train(store.take(store.usable), recipe)
     held_out = SKY.spectra.take(sv.folds(SKY.spectra.source_id).test)
-    ours, theirs = (
+    found, wanted = (
         evaluate(m, held_out).negative_elbo + np.log(m.normalization.std).sum() for m in (model, alone)
     )
-    assert ours < theirs + 0.5
+    assert found < wanted + 0.5
 
 
 def test_labels_are_fitted_to_and_predicted_for_stars_with_one_band(model):

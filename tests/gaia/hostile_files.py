@@ -30,9 +30,9 @@ def hostile(name: str, refusal: str):
     return register
 
 
-def _zipped(pieces, scale: float = 1.0) -> bytes:
+def _zipped(repeated, scale: float = 1.0) -> bytes:
     """Pieces, each so many times, as members of a gzip file; a piece of a megabyte is repeated as scaled."""
-    members = [(gzip.compress(piece, 9, mtime=0), times) for piece, times in pieces]
+    members = [(gzip.compress(text, 9, mtime=0), times) for text, times in repeated]
     return b"".join(member * (max(1, int(times * scale)) if times > 1 else 1) for member, times in members)
 
 
@@ -53,9 +53,9 @@ def _register_texts():
         "bulk short lines": ([(bulk, 1), (b"1\n" * million, 1000)], GROWS),
         "bulk one line": ([(bulk, 1), (b"1" * million, 2000)], "more than"),
     }
-    for name, (pieces, refusal) in texts.items():
+    for name, (repeated, refusal) in texts.items():
         hostile(f"{name}.csv.gz", refusal)(
-            lambda path, scale, pieces=pieces: path.write_bytes(_zipped(pieces, scale))
+            lambda path, scale, repeated=repeated: path.write_bytes(_zipped(repeated, scale))
         )
 
 
@@ -137,10 +137,10 @@ def _register_votables():
         ),
         "text": (b"</DATA></TABLE><DESCRIPTION>", b"A" * 2**20, 2000, b""),
     }
-    for name, (before, piece, times, after) in many.items():
-        pieces = [(start + before, 1), (piece, times), (after + end, 1)]
+    for name, (before, text, times, after) in many.items():
+        repeated = [(start + before, 1), (text, times), (after + end, 1)]
         register = hostile(f"votable {name}.gz", GROWS)
-        register(lambda path, scale, pieces=pieces: path.write_bytes(_zipped(pieces, scale)))
+        register(lambda path, scale, repeated=repeated: path.write_bytes(_zipped(repeated, scale)))
 
 
 _register_votables()
@@ -192,9 +192,9 @@ def _register_fits():
             (b"COMMENT a".ljust(80) * 1000, 6000),
         ],
     }
-    for name, pieces in many.items():
+    for name, repeated in many.items():
         hostile(f"fits {name}.gz", "")(
-            lambda path, scale, pieces=pieces: path.write_bytes(_zipped(pieces, scale))
+            lambda path, scale, repeated=repeated: path.write_bytes(_zipped(repeated, scale))
         )
 
 
@@ -221,9 +221,9 @@ def avro(fields: dict[str, object], content: bytes, *, count: int = 1, codec: st
     return header + b"\0" + sync + _long(count) + _long(len(content)) + content + sync
 
 
-def _deflated(piece: bytes, times: int) -> bytes:
+def _deflated(text: bytes, times: int) -> bytes:
     packer = zlib.compressobj(9, wbits=-15)
-    return b"".join(packer.compress(piece) for _ in range(times)) + packer.flush()
+    return b"".join(packer.compress(text) for _ in range(times)) + packer.flush()
 
 
 def _register_avro():

@@ -48,8 +48,8 @@ def test_same_stars_from_all_forms(formats, name):
     np.testing.assert_allclose(stars.errors, expected.errors, rtol=1e-7)
     np.testing.assert_array_equal(stars.n_relevant_bases, expected.n_relevant_bases)
     for band in ("bp", "rp"):  # the archive prints them in single precision
-        ours, theirs = getattr(stars.correlations, band), getattr(expected.correlations, band)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=6e-8)
+        found, wanted = getattr(stars.correlations, band), getattr(expected.correlations, band)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=6e-8)
     assert set(stars.flags.tolist()) == {Flag.NO_G_FLUX}
 
 

@@ -52,11 +52,11 @@ class TestUnits:
         si, cgs = read_file(faults / "si.fits").stars, read_file(faults / name).stars
         np.testing.assert_allclose(cgs.flux, si.flux, rtol=1e-12)
         np.testing.assert_allclose(cgs.errors, si.errors, rtol=1e-12)
-        ours, theirs = load(faults / name).spectra, load(faults / "si.fits").spectra
-        size = np.abs(theirs.coeffs).max(axis=1, keepdims=True)
-        np.testing.assert_allclose(ours.coeffs / size, theirs.coeffs / size, atol=1e-6)
-        np.testing.assert_allclose(ours.errors, theirs.errors, rtol=1e-6)
-        np.testing.assert_allclose(25.6873668671 - 2.5 * np.log10(ours.g_flux), [8.954, 13.172], atol=1e-3)
+        found, wanted = load(faults / name).spectra, load(faults / "si.fits").spectra
+        size = np.abs(wanted.coeffs).max(axis=1, keepdims=True)
+        np.testing.assert_allclose(found.coeffs / size, wanted.coeffs / size, atol=1e-6)
+        np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-6)
+        np.testing.assert_allclose(25.6873668671 - 2.5 * np.log10(found.g_flux), [8.954, 13.172], atol=1e-3)
 
     @pytest.mark.parametrize("kind", ["vot", "ecsv", "fits", "parquet", "hdf5"])
     def test_every_kind_of_file(self, tmp_path, kind):

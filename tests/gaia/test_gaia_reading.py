@@ -266,9 +266,9 @@ def test_a_store_has_them_from_the_coefficients_too_and_warns_once(faults, tmp_p
 @pytest.mark.parametrize("fainter", [0.01, 0.3, 1.4, -0.3, -0.77])
 def test_real_differences_stay(shared_data, fainter):
     stars = real_stars(shared_data, fainter=-fainter)
-    settled = GFluxes("file").of(stars)
-    np.testing.assert_array_equal(settled.g_flux, stars.g_flux)
-    assert (settled.g_flux_source == GFluxSource.TABLE).all()
+    joined = GFluxes("file").of(stars)
+    np.testing.assert_array_equal(joined.g_flux, stars.g_flux)
+    assert (joined.g_flux_source == GFluxSource.TABLE).all()
 
 
 @pytest.mark.parametrize("fainter", [3.5, 12.0, -1.8, -5.0, -60.0])
@@ -278,8 +278,8 @@ def test_a_g_flux_that_is_magnitudes_off_is_replaced(shared_data, fainter, caplo
     with caplog.at_level(logging.WARNING):
         halves = [g_fluxes.of(stars.take(rows)) for rows in (slice(0, 500), slice(500, None))]
         g_fluxes.warn()
-    settled = Spectra.concatenate(halves)
-    np.testing.assert_allclose(settled.g_flux, g_flux_from_coeffs(stars))
+    joined = Spectra.concatenate(halves)
+    np.testing.assert_allclose(joined.g_flux, g_flux_from_coeffs(stars))
     assert f"file: {len(stars)} of {len(stars)} stars" in caplog.text
 
 
@@ -322,8 +322,8 @@ def test_a_basis_without_a_g_flux_of_its_own_has_gaias_range(value):
     n, basis = 3, Basis(51, 55)
     g_flux = np.array([value, 1e4, 1e6])
     stars = Spectra.of(np.arange(1, n + 1), np.ones((n, 106)), np.ones((n, 106)), basis=basis, g_flux=g_flux)
-    settled = GFluxes("file").of(stars)
-    assert settled.flags.tolist() == [Flag.NO_G_FLUX, 0, 0]
+    joined = GFluxes("file").of(stars)
+    assert joined.flags.tolist() == [Flag.NO_G_FLUX, 0, 0]
     with pytest.raises(DataError, match="give phot_g_mean_flux"):
         GFluxes("file").of(stars.take([0]))
 

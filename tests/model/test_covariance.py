@@ -139,10 +139,10 @@ def test_gradients_are_those_of_differentiating_the_cholesky_factor(seed):
     expected = -MultivariateNormal(batch["mean"], matrices).log_prob(batch["x"]).sum()
     found = sum(term.sum() for term in full_terms(**batch | {"errors": errors}, noise=noise))
     free = [batch[name] for name in ("x", "mean", "scatter")]
-    for ours, theirs in zip(
+    for gradient, wanted in zip(
         torch.autograd.grad(found, free), torch.autograd.grad(expected, free), strict=True
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(gradient, wanted)
 
 
 def test_float32_is_enough_for_the_mean_correlations_of_real_stars(shared_data):

@@ -55,10 +55,10 @@ def test_truncated_stars_keep_the_first_three_orders_at_least_and_every_number_a
 
 def test_added_noise_and_the_stars_own_make_the_new_errors():
     errors = torch.full((N, 1), 0.3)
-    fate = Degradation(
+    drawn = Degradation(
         torch.full((N, 1), 5.0), torch.randn(N, 1, generator=stream(1, "")), torch.zeros(N, 1) > 0
     )
-    noisy, larger = fate.apply(0.3 * torch.randn(N, 1, generator=stream(0, "x")), errors)
+    noisy, larger = drawn.apply(0.3 * torch.randn(N, 1, generator=stream(0, "x")), errors)
     assert torch.equal(larger, 5.0 * errors)
     assert noisy.std().item() == pytest.approx(1.5, rel=0.02)
 
@@ -74,8 +74,8 @@ def test_missing_coefficients_are_zero_with_an_infinite_error_and_the_rest_is_le
 def test_what_is_missing_stays_missing_and_a_star_that_lacks_a_band_keeps_the_other():
     x, errors = torch.tensor([[0.0, 1.0, 1.0]] * 3), torch.tensor([[math.inf, 1.0, 1.0]] * 3)
     lost = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
-    fate = Degradation(torch.tensor([[1.0], [2.0], [1.0]]), torch.zeros(3, 3), lost)
-    noisy, larger = fate.apply(x, errors)
+    drawn = Degradation(torch.tensor([[1.0], [2.0], [1.0]]), torch.zeros(3, 3), lost)
+    noisy, larger = drawn.apply(x, errors)
     assert noisy.tolist() == [[0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
     assert larger.tolist() == [[math.inf, 1.0, 1.0], [math.inf, 2.0, math.inf], [math.inf, 1.0, 1.0]]
 
@@ -88,7 +88,7 @@ def test_without_a_share_a_batch_is_left_alone_and_nothing_is_drawn():
 
 
 @given(st.sets(st.integers(0, 49)).map(sorted))
-def test_a_star_meets_the_same_fate_whichever_process_has_it(places):
+def test_a_star_meets_the_same_degradation_whichever_process_has_it(places):
     whole = a_batch()
     rows = torch.tensor(places, dtype=torch.int64)
     part = whole._replace(x=whole.x[rows], errors=whole.errors[rows], rows=rows)

@@ -336,9 +336,9 @@ def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch
 def test_the_full_likelihood_of_stars_without_correlations_trains_as_the_diagonal_one():
     full = QUICK.model_copy(update={"likelihood": "full"})
     by_diagonal, by_full = train(SKY.spectra, QUICK), train(SKY.spectra, full)
-    for ours, theirs in zip(by_full.records, by_diagonal.records, strict=True):
-        assert ours.negative_elbo == pytest.approx(
-            theirs.negative_elbo, rel=1e-3
+    for found, wanted in zip(by_full.records, by_diagonal.records, strict=True):
+        assert found.negative_elbo == pytest.approx(
+            wanted.negative_elbo, rel=1e-3
         )  # float32, in another order
 
 

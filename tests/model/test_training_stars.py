@@ -72,8 +72,8 @@ def test_a_store_gives_the_numbers_of_its_spectra_bit_for_bit(store, hold_out, c
     assert torch.equal(by_store.stars.inputs.x, by_spectra.stars.inputs.x)
     assert torch.equal(by_store.stars.inputs.errors, by_spectra.stars.inputs.errors)
     for name in ("mean", "std", "columns"):
-        ours, theirs = (getattr(p.normalization, name) for p in (by_store, by_spectra))
-        assert ours.tobytes() == theirs.tobytes()
+        found, wanted = (getattr(p.normalization, name) for p in (by_store, by_spectra))
+        assert found.tobytes() == wanted.tobytes()
     assert {**by_store.data, "digest": ""} == {**by_spectra.data, "digest": ""}
     assert by_store.data["digest"] == store.digest
 
@@ -174,8 +174,8 @@ def test_a_store_gives_the_noise_of_its_stars(tmp_path):
     store = SpectrumStore(tmp_path / "store")
     by_store = prepared(store, FULL)
     by_spectra = prepare_spectra(store.read(), FULL, HERE, g_flux_error=store.g_flux_error())
-    for ours, theirs in zip(by_store.stars.correlated, by_spectra.stars.correlated, strict=True):
-        assert torch.equal(ours, theirs)
+    for found, wanted in zip(by_store.stars.correlated, by_spectra.stars.correlated, strict=True):
+        assert torch.equal(found, wanted)
     np.testing.assert_allclose(by_store.stars.correlated.g_error, 0.02, rtol=1e-6)
     assert by_store.data == by_spectra.data | {"digest": store.digest}
     assert torch.equal(by_store.stars.inputs.x, prepared(store).stars.inputs.x)
@@ -233,8 +233,8 @@ def test_a_survey_is_kept_for_its_store_and_settings_alone(store, tmp_path):
     assert again.totals(len(store)) == survey.totals(len(store))
     assert again.n_trained_on.tolist() == survey.n_trained_on.tolist()
     for field in fields(survey.normalization):
-        ours, theirs = (getattr(s.normalization, field.name) for s in (again, survey))
-        assert np.array_equal(ours, theirs)
+        found, wanted = (getattr(s.normalization, field.name) for s in (again, survey))
+        assert np.array_equal(found, wanted)
     other = toy_store(tmp_path / "other", SKY.spectra)
     assert StoreStatistics.saved(path, other, recipe) is None
     assert StoreStatistics.saved(path, store, QUICK) is None

@@ -35,11 +35,11 @@ def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
 
 def test_every_entry_says_what_it_shows_and_what_it_answers():
     assert all(entry.title and entry.answers and entry.caption for entry in FIGURES.values())
-    paper, ours = (
+    paper, found = (
         ["architecture", "normalised_errors", "latent_volume"],
         ["star", "training", "latents", "calibration"],
     )
-    assert list(FIGURES) == paper + ours
+    assert list(FIGURES) == paper + found
     assert [entry.answers for entry in FIGURES.values()][:3] == ["fig. 1", "fig. 2", "fig. 3"]
 
 

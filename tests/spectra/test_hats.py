@@ -300,13 +300,13 @@ def threads():
 
 before = threads()
 read_table({str(tmp_path / "a.parquet")!r})
-ours = threads()
+own = threads()
 pq.read_table({str(tmp_path / "a.parquet")!r})
-print(ours - before, threads() - before)
+print(own - before, threads() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    ours, arrows = map(int, done.stdout.split())
-    assert ours == 0
+    found, arrows = map(int, done.stdout.split())
+    assert found == 0
     assert arrows > 0  # what the test would see
 
 

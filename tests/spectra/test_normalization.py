@@ -281,14 +281,14 @@ def test_blocks_give_the_bits_of_spectra(sizes, clip_sigma, n_bp):
     ends = np.cumsum(sizes).clip(max=len(stars)).tolist()
     rows = [np.arange(a, b) for a, b in zip([0, *ends], [*ends, len(stars)], strict=True)]
     settings = NormalizationSettings(clip_sigma=clip_sigma, n_bp=n_bp)
-    by_blocks = Normalization.fit(lambda: [stars.take(some) for some in rows], settings, basis=SMALL)
+    by_row_groups = Normalization.fit(lambda: [stars.take(some) for some in rows], settings, basis=SMALL)
     by_spectra = Normalization.fit(lambda: [spectra], settings)
-    assert bits(by_blocks) == bits(by_spectra)
-    assert by_blocks.n_g_flux_from_table == by_spectra.n_g_flux_from_table
-    for ours, theirs in ((by_blocks.apply(stars), by_spectra.apply(spectra)),):
-        assert torch.equal(ours.x.nan_to_num(7.0), theirs.x.nan_to_num(7.0))
-        assert torch.equal(ours.errors.nan_to_num(7.0), theirs.errors.nan_to_num(7.0))
-        assert ours.x.isnan().any(dim=1).sum() == 5
+    assert bits(by_row_groups) == bits(by_spectra)
+    assert by_row_groups.n_g_flux_from_table == by_spectra.n_g_flux_from_table
+    for found, wanted in ((by_row_groups.apply(stars), by_spectra.apply(spectra)),):
+        assert torch.equal(found.x.nan_to_num(7.0), wanted.x.nan_to_num(7.0))
+        assert torch.equal(found.errors.nan_to_num(7.0), wanted.errors.nan_to_num(7.0))
+        assert found.x.isnan().any(dim=1).sum() == 5
 
 
 def test_blocks_need_a_basis():

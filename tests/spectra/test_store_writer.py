@@ -399,7 +399,7 @@ def test_stopped_between_its_steps_it_is_undone_too(tmp_path):
     assert all_bytes(tmp_path) == before
 
 
-def test_settled_only_the_new_partitions_are_left(tmp_path):
+def test_after_finishing_only_the_new_partitions_are_left(tmp_path):
     dataset = old_store(tmp_path)
     fill(dataset.build(PLAN), 1, 13, rows=4)
     dataset.replace()

@@ -61,22 +61,22 @@ class Filler:
         pieces: One a gap between written columns: texts that begin and end with a comma.
     """
 
-    pieces: tuple[tuple[bytes, ...], ...]
+    fillers: tuple[tuple[bytes, ...], ...]
 
     @classmethod
     def make(cls, rng: np.random.Generator, n: int = POOL) -> "Filler":
-        pieces: list[tuple[bytes, ...]] = []
+        fillers: list[tuple[bytes, ...]] = []
         gap: list[list[str]] = []
         for name in _COLUMNS:
             if name.endswith("="):
-                pieces.append(
+                fillers.append(
                     tuple(f",{''.join(f'{c},' for c in cells)}".encode() for cells in _rows(gap, n))
                 )
                 gap = []
             else:
                 gap.append(_cells(name[-1], n, rng))
-        pieces.append(tuple(f",{','.join(cells)}".encode() for cells in _rows(gap, n)))
-        return cls(tuple(pieces[1:]))
+        fillers.append(tuple(f",{','.join(cells)}".encode() for cells in _rows(gap, n)))
+        return cls(tuple(fillers[1:]))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _lines(sources: Sources, filler: Filler, rng: np.random.Generator) -> bytes:
         column((0.9 + 0.5 * rng.standard_normal(n)).astype(np.float32)),
         [b"True" if known else b"False" for known in sources.with_spectrum.tolist()],
     ]
-    gaps = [[pieces[i] for i in rng.integers(len(pieces), size=n).tolist()] for pieces in filler.pieces]
+    gaps = [[fillers[i] for i in rng.integers(len(fillers), size=n).tolist()] for fillers in filler.fillers]
     both = [texts for pair in zip(written, gaps, strict=True) for texts in pair]
     return b"\n".join(map(b"".join, zip(*both, strict=True))) + b"\n"
 

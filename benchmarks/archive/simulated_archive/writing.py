@@ -96,11 +96,11 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def write(self, wave: Sequence[FileJob], root: Path) -> list[Path]:
+    def write(self, jobs: Sequence[FileJob], root: Path) -> list[Path]:
         """Write these files and the lists of their checksums below `root`."""
         for folder in (SPECTRA, SOURCES):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        futures = [self._pool.submit(_write, job, root) for job in wave]
+        futures = [self._pool.submit(_write, job, root) for job in jobs]
         written = [entry for future in futures for entry in future.result()]
         for folder in (SPECTRA, SOURCES):
             lines = [f"{digest}  {path.name}\n" for path, digest in written if path.parent == root / folder]

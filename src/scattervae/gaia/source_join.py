@@ -147,11 +147,11 @@ def place_stars(
             len(sources),
         )
         return PlacedStars(spectra, SourceColumns.empty(), [])
-    where = "the file" if files is None else "the gaia_source files"
+    searched = "the file" if files is None else "the gaia_source files"
     nowhere = sources.source_id[~sources.located].tolist()
     sources = sources.take(sources.located)
     spectra = spectra.take(np.isin(spectra.source_id, sources.source_id))
-    return PlacedStars(spectra, sources, [f"source_id {star}: no position in {where}" for star in nowhere])
+    return PlacedStars(spectra, sources, [f"source_id {star}: no position in {searched}" for star in nowhere])
 
 
 def require_joinable(of_store: Positions | None, where: str) -> None:

@@ -229,12 +229,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Last-Modified", formatdate(0, usegmt=True))
         self.end_headers()
         if request.method == "GET":
-            self._send_body(request, _pieces(content, start, total, fault), fault)
+            self._send_body(request, _buffers(content, start, total, fault), fault)
 
-    def _send_body(self, request: Request, pieces: Iterator[bytes], fault: Fault | None) -> None:
+    def _send_body(self, request: Request, buffers: Iterator[bytes], fault: Fault | None) -> None:
         rest = fault.after if isinstance(fault, Break) else None
-        for piece in pieces:
-            part = piece if rest is None else piece[:rest]
+        for buffer in buffers:
+            part = buffer if rest is None else buffer[:rest]
             self.wfile.write(part)
             request.n_sent += len(part)
             if isinstance(fault, Drip):
@@ -256,15 +256,15 @@ def _odd_answer(fault: Status | Page) -> Answer:
     return Answer(status=fault.code, headers=fault.headers)
 
 
-def _pieces(content: bytes | Path, start: int, end: int, fault: Fault | None) -> Iterator[bytes]:
+def _buffers(content: bytes | Path, start: int, end: int, fault: Fault | None) -> Iterator[bytes]:
     size = fault.size if isinstance(fault, Drip) else CHUNK
     with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
         file.seek(start)
         while start < end:
-            piece = file.read(min(size, end - start))
-            if isinstance(fault, Corrupt) and start <= fault.at < start + len(piece):
-                broken = bytearray(piece)
+            buffer = file.read(min(size, end - start))
+            if isinstance(fault, Corrupt) and start <= fault.at < start + len(buffer):
+                broken = bytearray(buffer)
                 broken[fault.at - start] ^= 0xFF
-                piece = bytes(broken)
-            start += len(piece)
-            yield piece
+                buffer = bytes(broken)
+            start += len(buffer)
+            yield buffer

@@ -110,11 +110,11 @@ def test_as_astropy_reads_them(tmp_path, name):
 
 
 def assert_as_read_sources_file(path):
-    ours, theirs = read_sources(path), read_sources_file(path)
-    np.testing.assert_array_equal(ours.source_id, theirs.source_id)
-    assert ours.values.keys() == theirs.values.keys()
-    for name, values in theirs.values.items():
-        np.testing.assert_array_equal(ours.values[name], values)
+    found, wanted = read_sources(path), read_sources_file(path)
+    np.testing.assert_array_equal(found.source_id, wanted.source_id)
+    assert found.values.keys() == wanted.values.keys()
+    for name, values in wanted.values.items():
+        np.testing.assert_array_equal(found.values[name], values)
 
 
 def test_other_columns_order_and_spelling(tmp_path):

@@ -20,10 +20,10 @@ REAL = "XpContinuousMeanSpectrum_000000-003111.csv.gz"
 
 def assert_as_read_file(path: Path, **options) -> None:
     """The same stars and the same skipped rows as the reader that takes each cell on its own."""
-    ours, skipped = read_whole(path, correlations=True, **options)
-    theirs = read_file(path, correlations=True)
-    assert_same(ours, theirs.stars)
-    assert skipped == [(row.row, row.reason) for row in theirs.skipped]
+    found, skipped = read_whole(path, correlations=True, **options)
+    wanted = read_file(path, correlations=True)
+    assert_same(found, wanted.stars)
+    assert skipped == [(row.row, row.reason) for row in wanted.skipped]
 
 
 def test_real_file_as_gaiaxpy_reads_it(formats, tmp_path):

@@ -120,14 +120,14 @@ def read_whole(path: Path, **options) -> tuple[Spectra, list[tuple[int, str]]]:
     return Spectra.concatenate([chunk.spectra for chunk in chunks]), skipped
 
 
-def assert_same(ours: Spectra, theirs: Spectra) -> None:
+def assert_same(found: Spectra, wanted: Spectra) -> None:
     """Equal to the last bit: a zero keeps its sign, a NaN its place, an array its type."""
-    assert ours.basis == theirs.basis
-    assert (ours.correlations is None) == (theirs.correlations is None)
+    assert found.basis == wanted.basis
+    assert (found.correlations is None) == (wanted.correlations is None)
     columns = ["source_id", "coeffs", "errors", "flags", "g_flux", "g_flux_source", "n_relevant_bases"]
-    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in columns]
-    if ours.correlations is not None and theirs.correlations is not None:
-        pairs += [(getattr(ours.correlations, b), getattr(theirs.correlations, b)) for b in ("bp", "rp")]
+    pairs = [(getattr(found, name), getattr(wanted, name)) for name in columns]
+    if found.correlations is not None and wanted.correlations is not None:
+        pairs += [(getattr(found.correlations, b), getattr(wanted.correlations, b)) for b in ("bp", "rp")]
     for our, their in pairs:
         assert our.dtype == their.dtype
         np.testing.assert_array_equal(our, their)

@@ -192,12 +192,10 @@ def _embeddings(columns: list[Column], drawn: Sample, n_latent: int, *, umap: bo
                 "--umap: the package umap-learn is not installed; install it, or leave --umap out"
             ) from error
         known = np.isfinite(latents).all(axis=1)
-        positions = np.full((len(latents), 2), np.nan)
+        places = np.full((len(latents), 2), np.nan)
         if known.sum() > 3:
-            positions[known] = UMAP(random_state=0, n_jobs=1).fit_transform(latents[known])
-        found += [
-            Column(f"umap_{k}", positions[:, k - 1], "", f"UMAP of the latents, axis {k}") for k in (1, 2)
-        ]
+            places[known] = UMAP(random_state=0, n_jobs=1).fit_transform(latents[known])
+        found += [Column(f"umap_{k}", places[:, k - 1], "", f"UMAP of the latents, axis {k}") for k in (1, 2)]
     return found
 
 
@@ -292,28 +290,28 @@ class _Contents:
 
     def page(self, megabytes: float | None) -> ExplorerPage:
         """The page, with as many observed spectra as it has room for."""
-        about, texts = self._without_spectra()
+        about, blocks = self._without_spectra()
         limit = _MEGABYTE * (_allowed(len(self.source_id)) if megabytes is None else megabytes)
         n, coeffs_loss = 0, 0.0
         if self.observed is not None and len(self.source_id):
-            room = limit * _MARGIN - len(_rendered(about, texts))
+            room = limit * _MARGIN - len(_rendered(about, blocks))
             measured = self._spectra(min(_MEASURED, len(self.source_id)))
             a_star = sum(map(len, measured[1].values())) / min(_MEASURED, len(self.source_id))
             n = max(min(int(room / a_star), int(self.observed.known.sum())), 0)
         if n and self.observed is not None:
             spectra, texts = self._spectra(n)
             coeffs_loss = spectra["coeff_loss"]
-            about, texts = about | {"spectra": spectra}, texts | texts
-        content = _rendered(about, texts)
+            about, blocks = about | {"spectra": spectra}, blocks | texts
+        content = _rendered(about, blocks)
         return ExplorerPage(content, len(self.source_id), self.drawn.n_all, n, coeffs_loss)
 
     def _without_spectra(self) -> tuple[dict[str, Any], dict[str, str]]:
         network, numbers = packed_model(self.model)
-        texts = {"network": numbers, "source_id": deflated(self.source_id)}
-        texts["weights"] = deflated(self.drawn.weights.astype(np.float32))
+        blocks = {"network": numbers, "source_id": deflated(self.source_id)}
+        blocks["weights"] = deflated(self.drawn.weights.astype(np.float32))
         columns = []
         for index, column in enumerate(self.columns):
-            packed, texts[f"column_{index}"] = packed_column(column)
+            packed, blocks[f"column_{index}"] = packed_column(column)
             columns.append(packed)
         about = {
             "version": scattervae.__version__,
@@ -334,7 +332,7 @@ class _Contents:
                 matplotlib.colors.to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0, 1, 64))
             ],
         }
-        return about, texts
+        return about, blocks
 
     def _spectra(self, n: int) -> tuple[dict[str, Any], dict[str, str]]:
         """Observed coefficients and errors of the first `n` stars."""
@@ -358,7 +356,7 @@ def _allowed(n_stars: int) -> float:
     return float(np.interp(n_stars, [_SMALL[0], _LARGE[0]], [_SMALL[1], _LARGE[1]]))
 
 
-def _rendered(about: dict[str, Any], texts: dict[str, str]) -> str:
+def _rendered(about: dict[str, Any], blocks: dict[str, str]) -> str:
     from bokeh.resources import Resources
 
     assets = files("scattervae.show.explorer") / "assets"
@@ -371,7 +369,7 @@ def _rendered(about: dict[str, Any], texts: dict[str, str]) -> str:
     return environment.from_string(read["page.html.jinja"]).render(
         title=f"Latent space of {counted(about['n_all'], 'star')}",
         about=Markup(_in_script(about)),
-        texts=texts,
+        blocks=blocks,
         css=Markup(read["page.css"]),
         scripts=[Markup(text) for text in (*bokeh, *(read[name] for name in _SCRIPTS))],
     )
