@@ -291,7 +291,7 @@ def test_rows_that_are_skipped_are_said_and_decide_the_exit_code(cli, tmp_path, 
         assert len(SpectrumStore(tmp_path / "store")) == 300 - n_bad
         if code:
             assert run.err.splitlines()[-1].startswith(
-                f"scattervae: error: {skipped}, more than --allow-skipped 0.01;"
+                f"scattervae: error: {skipped}, more than --allow-skipped 0.01; the first, {file}: row "
             )
     run = cli("ingest", file, "--out", tmp_path / "store", "--json", *options)
     assert (run.code, run.json["n_rows_skipped"], run.json["n_rows_read"]) == (code, n_bad, 300)

@@ -282,7 +282,7 @@ def skipped_rows(n_skipped: int, n_rows: int) -> str:
     return f"; {n_skipped:,} of {counted(n_rows, 'row')} skipped ({share})" if n_skipped else ""
 
 
-def check_skipped(n_skipped: int, n_rows: int, allowed: float) -> None:
+def check_skipped(n_skipped: int, n_rows: int, allowed: float, *, first: str = "") -> None:
     """End with an exit code of its own where a larger share of rows was skipped than is allowed.
 
     Raises:
@@ -290,7 +290,8 @@ def check_skipped(n_skipped: int, n_rows: int, allowed: float) -> None:
     """
     if n_skipped > allowed * n_rows:
         found = skipped_rows(n_skipped, n_rows).removeprefix("; ")
-        raise SkippedRowsError(f"{found}, more than --allow-skipped {allowed:g}; all else is done")
+        why = f"; the first, {first}" if first else ""
+        raise SkippedRowsError(f"{found}, more than --allow-skipped {allowed:g}{why}; all else is done")
 
 
 def table_lines(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -304,7 +304,7 @@ def fetched_files(plan: "Plan", report: "Report") -> Summary:
 def fetched_stars(done: "FetchedIds") -> Summary:
     """What came of single stars."""
     missing = {
-        "in the release's table of photometry alone (no position)": done.unlocated,
+        "in the release's tables, but without a position": done.unlocated,
         "in no table of the release (no position; G from the coefficients)": done.unlisted,
         "in no table of the release, and without a mean spectrum": done.unknown,
         "without a mean spectrum": done.without,

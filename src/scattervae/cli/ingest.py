@@ -126,7 +126,8 @@ def ingest(
             f"{n_unread:,} of {counted(len(files), 'file')} could not be read, as said above, and {out} is without "
             "them; mend them and run the same command again"
         )
-    check_skipped(n_skipped, n_rows, allow_skipped)
+    first = next((f"{entry.name}: {entry.skipped[0]}" for entry in entries if entry.skipped), "")
+    check_skipped(n_skipped, n_rows, allow_skipped, first=first)
 
 
 def _rows_read(done: "Sequence[IngestedFile]") -> int:

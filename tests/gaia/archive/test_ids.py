@@ -188,6 +188,26 @@ def test_a_star_that_the_source_table_lacks_is_asked_for_and_counted_apart(serve
     assert stars.g_flux[0] == STARS.g_flux[0]
 
 
+def test_a_star_that_the_source_table_lacks_has_its_position_from_the_table_that_has_all(server, tmp_path):
+    server.sources = server.sources[~np.isin(server.sources["SOURCE_ID"], IDS[[0, 1]])]
+    every = source_table(STARS)
+    server.tables = {
+        "all_source_photometry": every[["SOURCE_ID", "phot_g_mean_flux"]][:1],
+        "all_source_astrometry": every[["SOURCE_ID", "ra", "dec", "parallax"]][:2],
+    }
+    server.words = {"DATAMODEL_GAIA"}
+    done = fetch_ids(
+        IDS[:2], tmp_path / "a.csv", Services(release_of("DR4"), url=server.url, patience=patience(2))
+    )
+    assert (done.unlocated.tolist(), done.unlisted.tolist()) == ([], [])
+    sources = read_file(tmp_path / "a.csv").sources
+    for name in ("ra", "dec", "parallax"):
+        truth = np.ma.filled(np.ma.asarray(every[name][:2], dtype=float), np.nan)
+        np.testing.assert_array_equal(sources.values[name], truth)
+    flux = sources.values["phot_g_mean_flux"]
+    assert (flux[0], np.isnan(flux[1])) == (STARS.g_flux[0], True)
+
+
 def test_an_answer_of_no_bytes_means_no_spectrum_and_costs_no_other_batch(server, tmp_path):
     empty = Answer(b"", headers={"Content-Type": "application/zip"})
     server.trouble[DATA] = iter([None, empty, empty])

@@ -156,6 +156,8 @@ class Examination:
         self._table(tap.sources, tuple(SOURCE_COLUMNS), "sources")
         if tap.photometry is not None:
             self._table(tap.photometry, (G_FLUX_COLUMN,), "photometry")
+        if tap.astrometry is not None:
+            self._table(tap.astrometry, POSITION_COLUMNS, "astrometry")
 
     def _table(self, table: str, wanted: tuple[str, ...], entry: str) -> None:
         units = self._services.columns_of(table)

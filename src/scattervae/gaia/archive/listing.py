@@ -62,7 +62,13 @@ class Tables(Settings):
 
     sources: str  # with positions and photometry
     photometry: str | None = None  # another one with the G flux of sources that the first one lacks
+    astrometry: str | None = None  # another one with their positions
     columns: dict[str, str] = Field(default_factory=dict)  # its own names where they are not DR3's
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The tables that have sources which the first one lacks."""
+        return tuple(filter(None, (self.photometry, self.astrometry)))
 
     def own(self, *names: str) -> dict[str, str]:
         """What the release calls these columns of DR3's."""

@@ -29,7 +29,7 @@ from scattervae.gaia.archive.transport import (
     reason_of,
 )
 from scattervae.gaia.files.rows import duplicates
-from scattervae.gaia.files.star_columns import joined_sources
+from scattervae.gaia.files.star_columns import filled_sources, joined_sources
 from scattervae.opening import Budget
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
@@ -134,19 +134,21 @@ class Services:
         """What the release says of these stars, in any order; those that its tables do not have are left out.
 
         Columns that the release lacks are null. Stars that the source table lacks are looked for in the release's
-        other table of photometry, where there is one.
+        tables of all sources, where there are any.
         """
         found = self._rows_of(self.release.tap.sources, source_id)
-        other = self.release.tap.photometry
         missing = source_id[~np.isin(source_id, found.source_id)]
-        if other is None or len(missing) == 0:
+        if len(missing) == 0:
             return found
-        asked_before = other in self._columns
-        if not self.columns_of(other):
-            if not asked_before:
-                logger.warning("%s: not in TAP_SCHEMA; done without", other)
-            return found
-        return joined_sources([found, self._rows_of(other, missing)])
+        others = [self._rows_of(table, missing) for table in self.release.tap.others if self._lists(table)]
+        return joined_sources([found, filled_sources(others)])
+
+    def _lists(self, table: str) -> bool:
+        """True where TAP_SCHEMA lists a table; where it does not, that is said once."""
+        known = table in self._columns
+        if not self.columns_of(table) and not known:
+            logger.warning("%s: not in TAP_SCHEMA; done without", table)
+        return bool(self.columns_of(table))
 
     @property
     def structure(self) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Int64
@@ -71,6 +72,20 @@ def joined_sources(tables: Sequence[SourceColumns]) -> SourceColumns:
         if any(name in table.values for table in tables)
     }
     return SourceColumns(np.concatenate([table.source_id for table in tables]), values)
+
+
+def filled_sources(tables: Sequence[SourceColumns]) -> SourceColumns:
+    """A row of each star that any of the tables has; each value from the first that has it."""
+    if not tables:
+        return SourceColumns.empty()
+    stars = np.unique(np.concatenate([table.source_id for table in tables]))
+    rows = [joined_sources([table.aligned_to(stars)]).values for table in tables]
+    values = {
+        name: reduce(lambda first, other: np.where(np.isnan(first), other, first), columns)
+        for name in SOURCE_COLUMNS
+        if (columns := [row[name] for row in rows if name in row])
+    }
+    return SourceColumns(stars, values)
 
 
 @dataclass(frozen=True)
