@@ -34,7 +34,7 @@ _Products = Float64[np.ndarray, "star product"]
 N_FOLDS = 5
 N_NEIGHBOURS = 25
 _DEGREE = 3
-_N_WAVES = 150
+_N_SINES = 150
 _LENGTH = 1.0  # of the sines, in standard deviations
 _PENALTIES = np.array([1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 _FARTHEST = 5.0  # standard deviations at which features are cut off
@@ -134,8 +134,8 @@ def _products(features: Features, rng: np.random.Generator) -> _Products:
         columns += [
             features[:, list(c)].prod(axis=1) for c in combinations_with_replacement(range(d), degree)
         ]
-    direction = rng.standard_normal((d, _N_WAVES)) / (_LENGTH * np.sqrt(d))
-    columns += [*np.cos(features @ direction + rng.uniform(0.0, 2.0 * np.pi, _N_WAVES)).T]
+    direction = rng.standard_normal((d, _N_SINES)) / (_LENGTH * np.sqrt(d))
+    columns += [*np.cos(features @ direction + rng.uniform(0.0, 2.0 * np.pi, _N_SINES)).T]
     return np.stack(columns, axis=1)
 
 

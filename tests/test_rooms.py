@@ -205,7 +205,7 @@ def retired_words(source: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["src", "tests", "studies", "benchmarks", "torture"])
 def test_no_name_has_a_word_that_the_field_does_not_use(folder):
-    """Functions are verbs of the field and values its nouns; of stars together `docs/architecture.md` has the words."""
+    """Functions are verbs of the field and values its nouns; of stars together the architecture page has the words."""
     root = Path(__file__).parents[1] / folder
     found = {str(path): retired_words(path.read_text(encoding="utf-8")) for path in root.rglob("*.py")}
     assert {path: words for path, words in found.items() if words} == {}
@@ -216,7 +216,9 @@ def test_a_retired_word_would_be_noticed():
 
 
 def test_the_page_has_five_words_for_some_stars_together():
-    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md").read_text(
+        encoding="utf-8"
+    )
     table = page.partition("## Words for some stars together")[2].partition("\n## ")[0]
     words = re.findall(r"^\| ([a-z ]+) \|", table, re.MULTILINE)[1:]
     assert words == ["partition", "row group", "chunk", "window", "batch"]
