@@ -7,8 +7,10 @@ import pytest
 from astropy.table import Table
 
 from cli.toys import write_parquet
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.facts import g_flux_of, g_mag_of
 from scattervae.model.checkpoint import read_checkpoint
+from scattervae.science.generation import LabelFlow
+from scattervae.science.trained import load_model
 from toy import spoiled
 
 
@@ -103,16 +105,48 @@ def test_from_a_flow_fitted_to_the_survey_and_kept_with_the_model(cli, model, st
     assert (columns(out)["latent"] != first).all()
 
 
+def test_from_labels_learnt_once_and_kept_with_the_model(cli, model, store, tmp_path, sky):
+    own = shutil.copytree(model, tmp_path / "model")
+    out = tmp_path / "made.parquet"
+    teff, logg = np.nanmedian(sky.labels.values[:, :2], axis=0)
+    given = (
+        "--teff",
+        teff,
+        "--logg",
+        logg,
+        "--errors-like",
+        f"G={np.median(g_mag_of(sky.spectra.g_flux)):.1f}",
+    )
+    run = cli("generate", own, *given, "--out", out)
+    assert run.error.startswith(f"{own}: has no label_flow.safetensors; give labelled stars")
+    run = cli("generate", own, *given, "--stars", store, "-n", 9, "--out", out)
+    assert run.code == 0, run.err
+    assert f"of stars with teff {teff:g}, logg {logg:g}\n" in run.out
+    first = columns(out)
+    assert first["bp_coefficient_errors"].shape == (9, 6)
+    run = cli("generate", own, *given, "-n", 9, "--out", out, "--json")
+    assert (run.json["source"], run.json["given"]) == ("labels", {"teff": teff, "logg": logg})
+    assert run.json["reliability"] > 0.01
+    np.testing.assert_array_equal(columns(out)["bp_coefficients"], first["bp_coefficients"])
+    flow = LabelFlow.load(own, load_model(own))
+    z = flow.sample({"teff": teff, "logg": logg}, 9)
+    np.testing.assert_array_equal(first["latent"], z.numpy())
+    assert "farther out than any labelled star" in cli("generate", own, "--teff", 9e5, "--out", out).error
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        (["--teff", 5000, "--aggregate", "--stars", "STORE"], "--aggregate and labels both choose where"),
+        (["--errors-like", "G=15"], "--errors-like goes with labels, such as --teff"),
+        (["--teff", 5000, "--errors-like", "faint"], "--errors-like faint: expected a magnitude, as G=15"),
         (["--flow", "--aggregate"], "--aggregate and --flow both choose where"),
         (["--around", 1], "--around needs stars; name a store or a file with --stars"),
         (["--aggregate"], "--aggregate needs stars; name a store or a file with --stars"),
         (["--between", 1, 2], "--between needs stars; name a store or a file with --stars"),
         (
             ["--stars", "STORE"],
-            "--stars needs one of --aggregate, --flow, --around and --between beside it",
+            "--stars needs one of --aggregate, --flow, --around and --between, or labels, beside it",
         ),
         (["--latent", "1,2,3", "--stars", "STORE"], "--stars needs one of --aggregate"),
         (["--around", 12, "--stars", "STORE"], "STORE: no star 12 among 300"),

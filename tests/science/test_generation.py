@@ -6,12 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.spatial import KDTree
 
-from scattervae.errors import DataError
+from scattervae.errors import CheckpointError, DataError
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.flow import FlowSettings, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.science import generation
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import NormalizationSettings
 from toy import DR3, spoiled, toy_model, toy_sky, untrained_model
@@ -133,3 +136,62 @@ def test_table_has_units_and_reads_back(tmp_path):
     assert about["wavelength_nm"][:2] == [336.0, 338.0]
     bp = np.stack(read["bp_coefficients"].to_numpy())
     np.testing.assert_allclose(bp, made.coeffs[:, :55], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def labelled(model):
+    known = TargetLabels.of(SKY.labels)
+    settings = FlowSettings(transforms=2, hidden=(32,), batch_size=64, epochs=30)
+    return generation.LabelFlow.fit(model, SKY.spectra, known, settings)
+
+
+def test_stars_of_given_labels_are_where_their_labels_say(model, labelled):
+    """The toy sky's labels are linear in its true latents: so are those of stars near the draws in latent space."""
+    known, posterior = TargetLabels.of(SKY.labels), model.encode(SKY.spectra)
+    middle = {name: float(np.nanmedian(known[name])) for name in ("teff", "logg")}
+    z = labelled.sample(middle, 300)
+    near = KDTree(posterior.mean.numpy()).query(z.numpy())[1]
+    for name, value in middle.items():
+        off, everywhere = known[name][near] - value, known[name] - value
+        assert np.nanstd(off) < 0.75 * np.nanstd(everywhere)
+        assert abs(np.nanmedian(off)) < 0.25 * np.nanstd(everywhere)
+    wide = labelled.sample({"teff": middle["teff"]}, 300)
+    assert wide.var(dim=0).sum() > z.var(dim=0).sum()  # what is not given is left open
+
+
+def test_labels_beyond_all_stars_are_refused_with_the_nearest(labelled):
+    assert labelled.reliability({"teff": float(np.nanmedian(SKY.labels.values[:, 0]))}) > 0.1
+    with pytest.raises(
+        DataError, match=r"^teff 90000: farther out than any labelled star; the nearest one has teff"
+    ):
+        labelled.sample({"teff": 90_000.0}, 3)
+    with pytest.raises(DataError, match=r"^age: expected one of teff, logg, fe_h, alpha_m"):
+        labelled.sample({"age": 1.0}, 3)
+
+
+def test_a_label_flow_is_kept_and_belongs_to_its_model(model, labelled, tmp_path):
+    with pytest.raises(CheckpointError, match="has no label_flow"):
+        generation.LabelFlow.load(tmp_path, model)
+    labelled.save(tmp_path)
+    again = generation.LabelFlow.load(tmp_path, model)
+    given = {"logg": float(np.nanmedian(SKY.labels.values[:, 1]))}
+    torch.testing.assert_close(again.sample(given, 9), labelled.sample(given, 9), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="of another model"):
+        generation.LabelFlow.load(tmp_path, untrained_model(SKY.spectra))
+
+
+def test_errors_are_those_of_stars_of_that_brightness(model, labelled):
+    z = labelled.sample({"teff": float(np.nanmedian(SKY.labels.values[:, 0]))}, 200)
+    g_mag = float(np.median(labelled.g_mag))
+    errors = labelled.errors_like(z, g_mag)
+    made = generation.generate(model, z, np.full(200, 1e4))
+    noisy = generation.with_errors(model, made, errors, seed=3)
+    columns = model.normalization.columns
+    scaled = (noisy.coeffs - made.coeffs)[:, columns] / noisy.errors[:, columns]
+    assert abs(scaled.std() - 1) < 0.05
+    near = np.abs(g_mag_of(SKY.spectra.g_flux) - g_mag) < 0.5
+    usual = np.median(SKY.spectra.errors[near] / SKY.spectra.g_flux[near, None])
+    assert 0.5 < np.median(errors) / usual < 2
+    assert "bp_coefficient_errors" in generation.generated_table(model, noisy).column_names
+    with pytest.raises(DataError, match=r"^no errors known of stars of G = 3;"):
+        labelled.errors_like(z, 3.0)

@@ -1,6 +1,8 @@
 """``scattervae generate``: spectra and scatter that a model makes."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from scattervae.arrays import Latents
     from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.model.flow import FlowEpoch, LatentFlow
+    from scattervae.model.flow import FlowEpoch, LatentFlow, Report
+    from scattervae.science.generation import LabelFlow
 
 _DEFAULT_NUMBER = 100
 
@@ -55,11 +58,29 @@ def generate(
         tuple[int, int] | None,
         typer.Option(metavar="SOURCE_ID SOURCE_ID", help="In steps from one of --stars to another."),
     ] = None,
+    teff: Annotated[
+        float | None, typer.Option(min=1.0, metavar="K", help="From stars with this effective temperature.")
+    ] = None,
+    logg: Annotated[
+        float | None, typer.Option(metavar="DEX", help="From stars with this surface gravity.")
+    ] = None,
+    feh: Annotated[float | None, typer.Option(metavar="DEX", help="From stars with this [Fe/H].")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(metavar="DEX", help="From stars with this [alpha/M].")
+    ] = None,
     stars: Annotated[
         Path | None,
         typer.Option(
             callback=existing,
-            help="A store or file with the stars of --aggregate, --flow, --around or --between.",
+            help="A store or file with the stars of --aggregate, --flow, --around or --between; or labelled ones, to "
+            "fit anew where stars of given labels lie.",
+        ),
+    ] = None,
+    errors_like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="G=MAG",
+            help="Also add a draw of the errors that stars of this G have; with labels alone.",
         ),
     ] = None,
     g_mag: Annotated[
@@ -72,7 +93,11 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every random number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make spectra and their intrinsic scatter: from the prior, a survey, a star, or between two stars.
+    """Make spectra and their intrinsic scatter: from the prior, a survey, labels, a star, or between two stars.
+
+    Labels that are not given are left open, and so is all else that differs among stars of these labels, such as dust:
+    the spectra differ by as much. Where stars of given labels lie is learnt from labelled --stars once, and kept in the
+    model's folder.
 
     Examples:
 
@@ -82,6 +107,8 @@ def generate(
 
         scattervae generate model --flow --stars store -n 1000 --out survey.parquet
 
+        scattervae generate model --teff 4800 --logg 2.4 --feh -0.5 --stars store --errors-like G=15 -o giants.parquet
+
         scattervae generate model --around 4345775217221821312 --stars store -o twins.parquet
     """
     import numpy as np
@@ -89,10 +116,14 @@ def generate(
     from scattervae.files import sole_writer
     from scattervae.gaia.facts import g_flux_of
     from scattervae.science import generation
+    from scattervae.science.labels.volume import RELIABLE_ABOVE
     from scattervae.science.trained import load_model
     from scattervae.spectra.tables import write_table
 
-    source = _LatentSource(model, latent, aggregate, flow, around, between, stars)
+    given = {"teff": teff, "logg": logg, "fe_h": feh, "alpha_m": alpha}
+    labels = {name: value for name, value in given.items() if value is not None}
+    source = _LatentSource(model, latent, aggregate, flow, around, between, labels, stars)
+    like = _g_mag(errors_like, labels)
     check_out(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
     checkpoint = load_model(model)
@@ -100,6 +131,10 @@ def generate(
     made = generation.generate(
         checkpoint, z, np.full(n, g_flux_of(g_mag)), noise_seed=seed if draw_scatter else None
     )
+    if like is not None:
+        label_flow = generation.LabelFlow.load(model, checkpoint)
+        errors = label_flow.errors_like(made.z, like)
+        made = generation.with_errors(checkpoint, made, errors, seed=seed)
     table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
     with sole_writer(out):
         write_table(table, out)
@@ -109,13 +144,18 @@ def generate(
         "source": source.option,
         "source_ids": [str(i) for i in source.source_ids],
         "g_mag": g_mag,
+        "given": labels,
+        "reliability": source.reliability,
         "columns": table.column_names,
     }
     what = counted(n, "spectrum", "spectra")
-    Summary(values, (f"made {what} of G = {g_mag:g} {source}", f"wrote {out}")).show(as_json=as_json)
+    unusual = source.reliability is not None and source.reliability < RELIABLE_ABOVE
+    doubts = (f"unusual: {source.reliability:.2g} of labelled stars lie as far out",) if unusual else ()
+    lines = (f"made {what} of G = {g_mag:g} {source}", *doubts, f"wrote {out}")
+    Summary(values, lines).show(as_json=as_json)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _LatentSource:
     """Where in the latent space to make spectra, by the options."""
 
@@ -125,16 +165,19 @@ class _LatentSource:
     flow: bool
     around: int | None
     between: tuple[int, int] | None
+    labels: dict[str, float]
     stars: Path | None
+    reliability: float | None = None  # how ordinary the labels are, once they have been looked up
 
     def __post_init__(self) -> None:
         if len(self._options) > 1:
-            raise DataError(
-                f"--{' and --'.join(self._options)} both choose where to make spectra; give one of them"
-            )
+            both = " and ".join("labels" if name == "labels" else f"--{name}" for name in self._options)
+            raise DataError(f"{both} both choose where to make spectra; give one of them")
         if self.option in ("prior", "latent") and self.stars is not None:
-            raise DataError("--stars needs one of --aggregate, --flow, --around and --between beside it")
-        if self.option not in ("prior", "latent", "flow") and self.stars is None:
+            raise DataError(
+                "--stars needs one of --aggregate, --flow, --around and --between, or labels, beside it"
+            )
+        if self.option not in ("prior", "latent", "flow", "labels") and self.stars is None:
             raise DataError(f"--{self.option} needs stars; name a store or a file with --stars")
 
     @property
@@ -145,6 +188,7 @@ class _LatentSource:
             "flow": self.flow,
             "around": self.around is not None,
             "between": self.between is not None,
+            "labels": bool(self.labels),
         }
         return [option for option, is_given in given.items() if is_given]
 
@@ -166,6 +210,8 @@ class _LatentSource:
             "flow": f"from the flow in {self.model}"
             + (f", fitted to the stars in {self.stars}" if self.stars else ""),
             "around": f"from the posterior of star {self.around}",
+            "labels": "of stars with "
+            + ", ".join(f"{name} {value:g}" for name, value in self.labels.items()),
             "between": "between stars " + " and ".join(map(str, self.source_ids)),
         }[self.option]
 
@@ -182,6 +228,10 @@ class _LatentSource:
             return _parsed(self.latent, checkpoint.n_latent).expand(n, -1)
         if self.flow:
             return generation.from_flow(self._survey_flow(checkpoint), n, seed=seed)
+        if self.labels:
+            label_flow = self._label_flow(checkpoint)
+            self.reliability = label_flow.reliability(self.labels)
+            return label_flow.sample(self.labels, n, seed=seed)
         if self.stars is None:
             return generation.from_prior(checkpoint, n, seed=seed)
         if self.between is not None and n == 1:
@@ -203,25 +253,60 @@ class _LatentSource:
 
     def _survey_flow(self, checkpoint: "Checkpoint") -> "LatentFlow":
         """The flow kept with the model, fitted to the stars first where some are named."""
-        from scattervae.files import sole_writer
         from scattervae.gaia import reading
-        from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
-        from scattervae.science.shipped import require_own
+        from scattervae.model.flow import LatentFlow, fit_flow
 
         if self.stars is None:
             return LatentFlow.load(self.model, checkpoint)
+        with self._fitting() as progress:
+            stars = reading.load(self.stars, at_most=reading.MOST_STARS)
+            flow = fit_flow(checkpoint, stars.spectra, progress=progress)
+            flow.save(self.model)
+        return flow
+
+    def _label_flow(self, checkpoint: "Checkpoint") -> "LabelFlow":
+        """Where stars of given labels lie, kept with the model; fitted to the stars first where some are named."""
+        from scattervae.gaia import reading
+        from scattervae.science.generation import LabelFlow
+        from scattervae.science.labels.targets import TargetLabels
+
+        if self.stars is None:
+            return LabelFlow.load(self.model, checkpoint)
+        with self._fitting() as progress:
+            stars = reading.load(self.stars, where=reading.labelled_stars(self.stars))
+            flow = LabelFlow.fit(checkpoint, stars.spectra, TargetLabels.of(stars.labels), progress=progress)
+            flow.save(self.model)
+        return flow
+
+    @contextmanager
+    def _fitting(self) -> "Iterator[Report]":
+        """Alone in the model's folder, which must be one's own, with a bar of epochs."""
+        from scattervae.files import sole_writer
+        from scattervae.model.flow import FlowSettings
+        from scattervae.science.shipped import require_own
+
         require_own(self.model)
-        settings = FlowSettings()
         with sole_writer(self.model), progress_bar("epochs", "density") as bar:
-            task = bar.add_task("fitting the flow", total=settings.epochs, density="")
+            task = bar.add_task("fitting the flow", total=FlowSettings().epochs, density="")
 
             def show(record: "FlowEpoch") -> None:
                 bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")
 
-            stars = reading.load(self.stars, at_most=reading.MOST_STARS)
-            flow = fit_flow(checkpoint, stars.spectra, settings, progress=show)
-            flow.save(self.model)
-        return flow
+            yield show
+
+
+def _g_mag(errors_like: str | None, labels: dict[str, float]) -> float | None:
+    if errors_like is None:
+        return None
+    try:
+        g_mag = float(errors_like.removeprefix("G="))
+    except ValueError:
+        g_mag = math.nan
+    if not math.isfinite(g_mag):
+        raise DataError(f"--errors-like {errors_like}: expected a magnitude, as G=15")
+    if not labels:
+        raise DataError("--errors-like goes with labels, such as --teff; give one, or leave it out")
+    return g_mag
 
 
 def _parsed(latent: str, n_latent: int) -> "Latents":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Latents, PerStar
 from scattervae.errors import CheckpointError, TrainingError
-from scattervae.files import problems, read_tensors, write_tensors
+from scattervae.files import StoredTensors, problems, read_tensors, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite
 from scattervae.model.posterior import Posterior
 from scattervae.seeds import folds, stream
@@ -36,6 +36,9 @@ _LARGEST_GRADIENT = 5.0
 _LN_2_PI = math.log(2.0 * math.pi)
 
 Vector = Float[Tensor, " latent"]
+Context = Float[Tensor, "star context"]
+Contexts = Callable[[torch.Generator], Context]
+"""What each star's density is conditional on, drawn anew in each epoch: which of it is known may change."""
 Report = Callable[["FlowEpoch"], None]
 
 
@@ -87,7 +90,7 @@ class FlowFit:
 
 @dataclass(frozen=True)
 class LatentFlow:
-    """A density over latents, fitted to a survey.
+    """A density over latents, fitted to a survey; of a conditional one, for each context another.
 
     Source:
         Durkan et al. (2019), arXiv:1906.04032, for the splines; Papamakarios et al. (2017), arXiv:1705.07057, for
@@ -100,30 +103,39 @@ class LatentFlow:
     scale: Vector  # their standard deviations
     model: str  # `Checkpoint.latent_digest` of the model whose latents these are
     fit: FlowFit  # how well it fits
+    n_context: int = 0  # numbers that the density is conditional on; 0 for one that is not
 
-    def log_density(self, z: Latents) -> PerStar:
-        """Natural logarithm of the density at each latent vector; NaN where a latent is."""
+    def log_density(self, z: Latents, context: Context | None = None) -> PerStar:
+        """Natural logarithm of the density at each latent vector, given its context; NaN where a latent is."""
         known = z.isfinite().all(dim=1)
         standardised = (torch.where(known[:, None], z, self.centre) - self.centre) / self.scale
-        return (_log_density(self.network, standardised) - self.scale.log().sum()).masked_fill(
+        return (_log_density(self.network, standardised, context) - self.scale.log().sum()).masked_fill(
             ~known, math.nan
         )
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Latents:
-        """`n` latent vectors."""
+    def sample(self, n: int, generator: torch.Generator, context: Context | None = None) -> Latents:
+        """`n` latent vectors, one a row of the context where there is one."""
         noise = torch.randn(n, len(self.centre), generator=generator)
-        transform = self.network().transform.inv
-        parts = [transform(part) for part in torch.split(noise, _CHUNK)]
+        given = [None] * n if context is None else torch.split(context, _CHUNK)
+        parts = [
+            self.network(here).transform.inv(part)
+            for part, here in zip(torch.split(noise, _CHUNK), given, strict=False)
+        ]
         return self.centre + self.scale * torch.cat(parts)
 
     def save(self, folder: Path) -> Path:
         """Write the flow into the folder of its model, in one file that appears whole; gives its path."""
+        tensors, notes = self.stored()
+        write_tensors(folder / FLOW, tensors, notes)
+        return folder / FLOW
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """All that it is, as tensors and notes of a file."""
         notes = {"format": str(_FORMAT), "settings": self.settings.model_dump_json()}
         notes |= {"model": self.model, "fit": json.dumps(asdict(self.fit))}
         tensors = {f"{_NETWORK}{name}": w for name, w in on_cpu(self.network).items()}
-        write_tensors(folder / FLOW, tensors | {"centre": self.centre, "scale": self.scale}, notes)
-        return folder / FLOW
+        return tensors | {"centre": self.centre, "scale": self.scale}, notes
 
     @classmethod
     def load(cls, folder: str | Path, checkpoint: Checkpoint) -> "LatentFlow":
@@ -137,8 +149,16 @@ class LatentFlow:
             raise CheckpointError(
                 f"{folder}: has no {FLOW}; fit a flow, with `scattervae generate {folder} --flow --stars STORE`"
             )
-        stored = read_tensors(path)
-        notes = stored.notes
+        return cls.of(read_tensors(path), checkpoint)
+
+    @classmethod
+    def of(cls, stored: StoredTensors, checkpoint: Checkpoint, *, n_context: int = 0) -> "LatentFlow":
+        """The flow of this model that `stored` gave.
+
+        Raises:
+            CheckpointError: It is broken, or of another model.
+        """
+        path, notes = stored.path, stored.notes
         if notes.get("format") != str(_FORMAT):
             raise CheckpointError(
                 f"{path}: format {notes.get('format')}, this version reads {_FORMAT}; fit the flow again"
@@ -153,14 +173,14 @@ class LatentFlow:
             weights = {name: torch.from_numpy(w) for name, w in stored.under(_NETWORK).items()}
             if not settings.fits({name: tuple(w.shape) for name, w in weights.items()}):
                 raise LookupError("its settings ask for another network than its weights are of")
-            network = _spline_flow(checkpoint.n_latent, settings)
+            network = _spline_flow(checkpoint.n_latent, settings, n_context)
             network.load_state_dict(weights)
         except (ValidationError, RuntimeError, LookupError) as error:
             reason = problems(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
             raise CheckpointError(f"{path}: broken: {reason}; fit the flow again") from error
         if not (centre.shape == scale.shape == (checkpoint.n_latent,) and bool((scale > 0).all())):
             raise CheckpointError(f"{path}: broken: its scales are not above 0; fit the flow again")
-        return cls(settings, network.eval(), centre, scale, notes["model"], fit)
+        return cls(settings, network.eval(), centre, scale, notes["model"], fit, n_context)
 
 
 def fit_flow(
@@ -196,6 +216,7 @@ def fit_to_posteriors(
     settings: FlowSettings,
     *,
     model: str = "",
+    contexts: tuple[Contexts, Contexts] | None = None,
     progress: Report | None = None,
 ) -> LatentFlow:
     """A flow fitted to draws from the training posteriors, drawn anew in each epoch; validation decides when to stop.
@@ -205,6 +226,7 @@ def fit_to_posteriors(
         validation: Of other stars.
         settings: Shape and fitting.
         model: Digest of the model whose latents they are.
+        contexts: What the density is conditional on, of the training and of the validation stars.
         progress: Called after each epoch.
 
     Raises:
@@ -219,14 +241,17 @@ def fit_to_posteriors(
     scale = (training.variance.mean(dim=0) + training.mean.var(dim=0, correction=0)).sqrt()
     generator = stream(settings.seed, "flow", "validation")
     held_out = torch.cat([validation.sample(generator) for _ in range(_VALIDATION_DRAWS)])
+    given = contexts and torch.cat([contexts[1](generator) for _ in range(_VALIDATION_DRAWS)])
+    n_context = 0 if given is None else given.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings.seed, "flow", "weights").initial_seed())
-        network = _spline_flow(len(centre), settings)
+        network = _spline_flow(len(centre), settings, n_context)
     log_scale = scale.log().sum().item()
     best, best_epoch, weights = math.inf, 0, network.state_dict()
-    epochs = _epochs(network, _standardised(training, centre, scale), settings)
+    standardised = _standardised(training, centre, scale)
+    epochs = _epochs(network, standardised, settings, contexts and contexts[0])
     for epoch, loss in enumerate(epochs, start=1):
-        density = _log_density(network, (held_out - centre) / scale)
+        density = _log_density(network, (held_out - centre) / scale, given)
         validated = log_scale - density.double().mean().item()
         if progress is not None:
             progress(FlowEpoch(epoch, loss + log_scale, validated))
@@ -237,19 +262,21 @@ def fit_to_posteriors(
     network.load_state_dict(weights)
     prior = 0.5 * (held_out.double().square().sum(dim=1).mean().item() + len(centre) * _LN_2_PI)
     fit = FlowFit(len(training.mean), len(validation.mean), best_epoch, best, prior)
-    return LatentFlow(settings, network.eval(), centre, scale, model, fit)
+    return LatentFlow(settings, network.eval(), centre, scale, model, fit, n_context)
 
 
-def _spline_flow(n_latent: int, settings: FlowSettings) -> nn.Module:
+def _spline_flow(n_latent: int, settings: FlowSettings, n_context: int = 0) -> nn.Module:
     # imported only where needed, since that turns off the checks of all of torch.distributions
     from zuko.flows import NSF
 
     shape = {"transforms": settings.transforms, "bins": settings.bins, "hidden_features": settings.hidden}
-    flow: nn.Module = NSF(n_latent, **shape, randperm=True)
+    flow: nn.Module = NSF(n_latent, n_context, **shape, randperm=True)
     return flow
 
 
-def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) -> Iterator[float]:
+def _epochs(
+    network: nn.Module, posterior: Posterior, settings: FlowSettings, contexts: Contexts | None
+) -> Iterator[float]:
     """Train the network, epoch by epoch; gives the mean loss of each."""
     n = len(posterior.mean)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -257,10 +284,11 @@ def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) ->
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(settings.epochs):
         generator = stream(settings.seed, "flow", epoch)
-        z = posterior.sample(generator)[torch.randperm(n, generator=generator)]
+        z, order = posterior.sample(generator), torch.randperm(n, generator=generator)
+        context = contexts and contexts(generator)
         total = 0.0
-        for batch in torch.split(z, settings.batch_size):
-            loss = -network().log_prob(batch)
+        for rows in torch.split(order, settings.batch_size):
+            loss = -network(None if context is None else context[rows]).log_prob(z[rows])
             optimizer.zero_grad()
             loss.mean().backward()
             nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
@@ -271,8 +299,10 @@ def _epochs(network: nn.Module, posterior: Posterior, settings: FlowSettings) ->
 
 
 @torch.no_grad()
-def _log_density(network: nn.Module, z: Latents) -> PerStar:
-    return torch.cat([network().log_prob(part) for part in torch.split(z, _CHUNK)])
+def _log_density(network: nn.Module, z: Latents, context: Context | None = None) -> PerStar:
+    given = [None] * len(z) if context is None else torch.split(context, _CHUNK)
+    parts = zip(torch.split(z, _CHUNK), given, strict=False)
+    return torch.cat([network(here).log_prob(part) for part, here in parts])
 
 
 def _standardised(posterior: Posterior, centre: Vector, scale: Vector) -> Posterior:

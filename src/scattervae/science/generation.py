@@ -5,24 +5,38 @@ vector.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from scipy.spatial import KDTree
 from torch import Tensor
 
-from scattervae.arrays import CoeffArray, Latents, StarArray
-from scattervae.errors import DataError
+from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray
+from scattervae.errors import CheckpointError, DataError
+from scattervae.files import read_tensors, write_tensors
 from scattervae.gaia.basis import SampledFlux, flux_from_coeffs
+from scattervae.gaia.facts import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.flow import LatentFlow
+from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.provenance import software_versions
-from scattervae.seeds import stream
+from scattervae.science.labels.targets import LabelScales, TargetLabels
+from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.columns import described, list_array
-from scattervae.spectra.spectra import Basis
+from scattervae.spectra.spectra import Basis, Spectra
+
+LABEL_FLOW = "label_flow.safetensors"
+MOST_LABELLED, MOST_WITH_ERRORS = 10_000, 1_000
+_ARRAYS = ("labels", "g_mag", "latents", "log_errors")
+_SHARE_UNKNOWN = 0.3  # of known labels that each epoch of fitting takes away
+_NEIGHBOURS = 10
+_LIKE_MAG = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class GeneratedSpectra:
     scatter: CoeffArray  # intrinsic scatter of each, one standard deviation, same units
     g_flux: StarArray  # the G flux they were scaled to [electron/s]
     basis: Basis  # sizes and ids of the coefficients
+    errors: CoeffArray | None = None  # measurement errors of which a draw was added; None for none
 
     def __len__(self) -> int:
         return len(self.g_flux)
@@ -63,6 +78,205 @@ def from_aggregate(posterior: Posterior, n: int, *, seed: int = 0) -> Latents:
     generator = stream(seed, "aggregate")
     rows = encoded[torch.randint(len(encoded), (n,), generator=generator)]
     return posterior.each(lambda values: values[rows]).sample(generator)
+
+
+@dataclass(frozen=True)
+class LabelFlow:
+    """Where stars of given labels lie in the latents, learnt from labelled stars; any of the labels may be unknown.
+
+    Attributes:
+        flow: p(z | labels): of scaled labels, 0 where unknown, and whether each is known.
+        names: The labels.
+        scales: From their units to the flow's.
+        labels: Scaled labels of some of the stars it was fitted to, NaN where a star lacks one.
+        g_mag: G magnitude of stars whose errors are kept [mag].
+        latents: Their posterior means.
+        log_errors: ln of the errors of their coefficients, over G flux.
+    """
+
+    flow: LatentFlow
+    names: tuple[str, ...]
+    scales: LabelScales
+    labels: LabelArray
+    g_mag: StarArray
+    latents: Float64[np.ndarray, "star latent"]
+    log_errors: CoeffArray
+
+    @staticmethod
+    def fit(
+        model: Checkpoint,
+        spectra: Spectra,
+        labels: TargetLabels,
+        settings: FlowSettings | None = None,
+        *,
+        progress: Report | None = None,
+    ) -> "LabelFlow":
+        """The flow of these stars; the test fold is left out, and the validation fold decides when to stop.
+
+        Raises:
+            DataError: Too few stars have labels, or a label that nothing can be learnt of.
+            TrainingError: No star of one of the two folds can be encoded.
+        """
+        settings = settings or FlowSettings()
+        stars = spectra.take(model.usable(spectra))
+        known = labels.aligned_to(stars.source_id)
+        stars, known = stars.take(known.any_known), known.take(known.any_known)
+        fold = folds(stars.source_id)
+        scales = LabelScales.fit(known.take(fold.train))
+        scaled = _linear_labels(scales, known.values)
+        parts = [np.flatnonzero(rows) for rows in (fold.train, fold.validation)]
+        training, validation = (model.encode(stars.take(rows)) for rows in parts)
+        contexts = tuple(partial(_with_gaps, torch.from_numpy(scaled[rows])) for rows in parts)
+        flow = fit_to_posteriors(
+            training,
+            validation,
+            settings,
+            model=model.latent_digest,
+            contexts=(contexts[0], contexts[1]),
+            progress=progress,
+        )
+        order = numpy_stream(settings.seed, "label flow").permutation(len(parts[0]))
+        rows, few = parts[0][order[:MOST_LABELLED]], parts[0][order[:MOST_WITH_ERRORS]]
+        errors = stars.errors[few][:, model.normalization.columns] / stars.g_flux[few, None]
+        whole = np.isfinite(errors).all(axis=1)
+        few, errors = few[whole], errors[whole]
+        return LabelFlow(
+            flow,
+            known.names,
+            scales,
+            scaled[rows],
+            np.asarray(g_mag_of(stars.g_flux[few])),
+            model.encode(stars.take(few)).mean.double().numpy(),
+            np.log(errors),
+        )
+
+    def reliability(self, labels: Mapping[str, float]) -> float:
+        r"""How ordinary these labels are among labelled stars, as :math:`(1 + \#\{d_i \ge d\}) / (1 + n)`.
+
+        d is the distance to the tenth nearest star in the scaled labels that are given. For labels drawn as those of
+        labelled stars are it is uniform; the smallest possible where they lie farther out than any labelled star.
+
+        Source:
+            As `LabelledVolume`: Vovk, Gammerman & Shafer (2005), sect. 2.2.
+        """
+        at = self._scaled(labels)
+        given = np.isfinite(at)
+        stars = self.labels[:, given]
+        stars = stars[np.isfinite(stars).all(axis=1)]
+        if len(stars) <= _NEIGHBOURS:
+            return 0.0
+        tree = KDTree(stars)
+        own = tree.query(stars, k=[_NEIGHBOURS + 1])[0][:, 0]
+        distance = tree.query(at[given], k=[_NEIGHBOURS])[0][0]
+        return float((1 + (own >= distance).sum()) / (1 + len(stars)))
+
+    def nearest(self, labels: Mapping[str, float]) -> dict[str, float]:
+        """The labels, of those given, of the labelled star nearest to them."""
+        at = self._scaled(labels)
+        given = np.isfinite(at)
+        squares = np.square(self.labels[:, given] - at[given]).sum(axis=1)
+        star = self.scales.invert(self.labels[[np.nanargmin(squares)]])[0]
+        return {name: float(star[self.names.index(name)]) for name in labels}
+
+    def sample(self, labels: Mapping[str, float], n: int, *, seed: int = 0) -> Latents:
+        """`n` latent vectors of stars with these labels; as spread as labels that are not given leave them.
+
+        Raises:
+            DataError: There is no such label, or they lie farther out than those of any labelled star.
+        """
+        if self.reliability(labels) <= 1.5 / (1 + len(self.labels)):
+            near = ", ".join(f"{name} {value:.4g}" for name, value in self.nearest(labels).items())
+            asked = ", ".join(f"{name} {value:g}" for name, value in labels.items())
+            raise DataError(f"{asked}: farther out than any labelled star; the nearest one has {near}")
+        row = torch.from_numpy(self._scaled(labels)[None]).float()
+        return self.flow.sample(n, stream(seed, "labels"), _with_marks(row).expand(n, -1))
+
+    def errors_like(self, z: Latents, g_mag: float) -> CoeffArray:
+        """Errors over G flux that stars of this G have, of those near it the one nearest in latents.
+
+        Raises:
+            DataError: No star has its errors kept within half a magnitude.
+        """
+        near = np.flatnonzero(np.abs(self.g_mag - g_mag) < _LIKE_MAG)
+        if not len(near):
+            low, high = self.g_mag.min(), self.g_mag.max()
+            raise DataError(
+                f"no errors known of stars of G = {g_mag:g}; they are from {low:.1f} to {high:.1f}"
+            )
+        star = near[KDTree(self.latents[near]).query(z.double().numpy())[1]]
+        errors: CoeffArray = np.exp(self.log_errors[star])
+        return errors
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder of its model, in one file that appears whole."""
+        tensors, notes = self.flow.stored()
+        arrays = {name: np.nan_to_num(getattr(self, name)).astype(np.float32) for name in _ARRAYS}
+        arrays |= {f"label_{name}": values for name, values in self.scales._asdict().items()}
+        arrays["known"] = np.isfinite(self.labels)
+        write_tensors(folder / LABEL_FLOW, tensors | arrays, notes | {"labels": ",".join(self.names)})
+
+    @staticmethod
+    def load(folder: Path, model: Checkpoint) -> "LabelFlow":
+        """The one in the folder of this model.
+
+        Raises:
+            CheckpointError: There is none, it is broken, or of another model.
+        """
+        path = folder / LABEL_FLOW
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: has no {LABEL_FLOW}; give labelled stars to fit one to, with --stars STORE"
+            )
+        stored = read_tensors(path)
+        names = tuple(stored.notes.get("labels", "").split(","))
+        flow = LatentFlow.of(stored, model, n_context=2 * len(names))
+        try:
+            arrays = [stored.arrays[name].astype(np.float64) for name in _ARRAYS]
+            scales = LabelScales(*(stored.arrays[f"label_{name}"] for name in LabelScales._fields))
+            known = stored.arrays["known"]
+        except KeyError as error:
+            raise CheckpointError(f"{path}: broken: lacks {error}; fit it again") from error
+        labels, g_mag, latents, log_errors = arrays
+        shapes = (
+            known.shape == labels.shape,
+            labels.shape[1:],
+            latents.shape,
+            log_errors.shape,
+            len(scales.centre),
+        )
+        n = len(g_mag), model.normalization.n_coeffs
+        if shapes != (True, (len(names),), (n[0], model.n_latent), n, len(names)) or not len(labels):
+            raise CheckpointError(f"{path}: broken: its arrays do not fit each other; fit it again")
+        labels[~known] = np.nan
+        return LabelFlow(flow, names, scales, *arrays)
+
+    def _scaled(self, labels: Mapping[str, float]) -> Float64[np.ndarray, " label"]:
+        unknown = sorted(set(labels) - set(self.names))
+        if unknown or not labels:
+            raise DataError(f"{', '.join(unknown) or 'no label'}: expected one of {', '.join(self.names)}")
+        row = np.array([[labels.get(name, np.nan) for name in self.names]])
+        scaled: np.ndarray = _linear_labels(self.scales, row)[0]
+        return scaled
+
+
+def _linear_labels(scales: LabelScales, values: LabelArray) -> LabelArray:
+    """Scaled labels, NaN where unknown."""
+    names = tuple(map(str, range(values.shape[1])))
+    ids = np.arange(len(values), dtype=np.int64)
+    scaled = scales.apply(TargetLabels(ids, names, values, np.zeros_like(values)))
+    labels: LabelArray = np.where(scaled.known.numpy(), scaled.values.double().numpy(), np.nan)
+    return labels
+
+
+def _with_gaps(labels: Float[Tensor, "star label"], generator: torch.Generator) -> Context:
+    """The context of these labels, some of each star's taken away at random."""
+    gone = torch.rand(labels.shape, generator=generator) < _SHARE_UNKNOWN
+    return _with_marks(labels.masked_fill(gone, torch.nan).float())
+
+
+def _with_marks(labels: Float[Tensor, "star label"]) -> Context:
+    known = labels.isfinite()
+    return torch.cat([labels.masked_fill(~known, 0.0), known.float()], dim=1)
 
 
 def between(
@@ -104,6 +318,16 @@ def generate(
     return GeneratedSpectra(z=z, coeffs=coeffs, scatter=widths, g_flux=g_flux, basis=normalization.basis)
 
 
+def with_errors(
+    checkpoint: Checkpoint, spectra: GeneratedSpectra, errors: CoeffArray, *, seed: int = 0
+) -> GeneratedSpectra:
+    """The same spectra measured with these errors over G flux, of the coefficients that the model has."""
+    errors_of_all = np.zeros_like(spectra.coeffs)
+    errors_of_all[:, checkpoint.normalization.columns] = errors * spectra.g_flux[:, None]
+    noise = numpy_stream(seed, "errors").normal(size=spectra.coeffs.shape)
+    return replace(spectra, coeffs=spectra.coeffs + errors_of_all * noise, errors=errors_of_all)
+
+
 def flux_of(spectra: GeneratedSpectra) -> SampledFlux:
     """Generated spectra on Gaia's wavelength grid; errors are what the scatter, taken as independent, gives the flux.
 
@@ -134,7 +358,14 @@ def generated_table(
         for name, text, values in (
             ("coefficients", "generated coefficients", spectra.coeffs),
             ("coefficient_scatter", "intrinsic scatter (one sigma) of the coefficients", spectra.scatter),
+            (
+                "coefficient_errors",
+                "error (one sigma) of which a draw is in the coefficients",
+                spectra.errors,
+            ),
         ):
+            if values is None:
+                continue
             about = f"{band.upper()}: {text}"
             columns.append(lists(f"{band}_{name}", "electron/s in the basis", about, values[:, where]))
     notes = {"model": checkpoint.digest, "recipe": checkpoint.recipe.name, "versions": software_versions()}
