@@ -9,10 +9,7 @@ import torch
 
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
-from scattervae.science.paper.claim import Claim
 from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, ModelComparison, Scores
-from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
-from scattervae.science.paper.labels import bad_labels, incomplete_labels
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.star_tables import StellarLabels
@@ -27,7 +24,14 @@ MODELS = (NETWORK, DRAWN, CANNON, ROBUST)
 def scores_of(z: np.ndarray, scatter: object = 0.1) -> Scores:
     """The scores of a model whose normalised errors and scatter are these."""
     widths = np.broadcast_to(scatter, z.shape).astype(float).copy()
-    return Scores(z, widths, (0.5 * z**2 + np.log(widths)).sum(axis=1), np.abs(z * widths).mean(axis=1))
+    residual = z * widths
+    return Scores(
+        z=z,
+        scatter=widths,
+        nll=(0.5 * z**2 + np.log(widths)).sum(axis=1),
+        crps=np.abs(residual).mean(axis=1),
+        rms=np.sqrt(np.square(residual).mean(axis=1)),
+    )
 
 
 def labels_of(n: int, *, seed: int = 0, **given: np.ndarray) -> StellarLabels:
@@ -66,6 +70,7 @@ def comparison_of(
         scores=of_models,
         cannon_scatter=np.broadcast_to(cannon_scatter, N).astype(float).copy(),
         extrapolated=np.zeros(n, dtype=bool) if extrapolated is None else extrapolated,
+        divergence=np.full(n, 5.0),
         incomplete=incomplete,
     )
 
@@ -81,22 +86,9 @@ def permuted(comparison: ModelComparison, order: np.ndarray) -> ModelComparison:
         },
         cannon_scatter=comparison.cannon_scatter,
         extrapolated=comparison.extrapolated[order],
+        divergence=comparison.divergence[order],
         incomplete=comparison.incomplete,
     )
-
-
-def claims_of(comparison: ModelComparison) -> list[Claim]:
-    """Every claim that a comparison decides."""
-    return [
-        tails(comparison),
-        normalised_error_ratio(comparison, "bp"),
-        normalised_error_ratio(comparison, "rp"),
-        scatter_ratio(comparison),
-        region(comparison, "cool_stars"),
-        region(comparison, "low_gravity"),
-        bad_labels(comparison),
-        incomplete_labels(comparison),
-    ]
 
 
 @cache

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scattervae.files import written_file
-from scattervae.science.paper.claim import Claim, Table
+from scattervae.science.paper.claim import Claim, Outcome, Table
 from scattervae.show.registry import FIGURES
 
 PAPER = "Laroche & Speagle (2023), arXiv:2307.06378"
@@ -76,12 +76,13 @@ def render_report(
         trim_blocks=True,
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": number, "interval": _interval}
+    environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome}
     return environment.get_template("report.html.jinja").render(
         title=title,
         paper=PAPER,
         claims=claims,
         counts=_counts(claims),
+        tested=next((claim.tested for claim in claims if claim.tested), ""),
         tables=tables,
         figures=figures,
         facts=facts,
@@ -114,6 +115,12 @@ def _counts(claims: Sequence[Claim]) -> str:
 
 def _interval(interval: tuple[float, float] | None) -> str:
     return _DASH if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def _outcome(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return _DASH
+    return outcome.verdict if outcome.measured is None else f"{number(outcome.measured)}: {outcome.verdict}"
 
 
 def _printable(text: str) -> str:

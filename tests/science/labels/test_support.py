@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scattervae.science.labels.model import fit_labels, label_stars, load_label_model, save_label_model
 from scattervae.science.labels.prediction import LabelFlag
-from scattervae.science.labels.support import LabelSupport, balanced_loss
+from scattervae.science.labels.support import WIDENED_BY, LabelSupport, balanced_loss, hidden_share
 from scattervae.science.labels.training import LabelSettings
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag
@@ -39,11 +39,38 @@ def test_a_kind_without_labels_is_flagged_and_others_hardly_ever():
     assert by_distance[hidden].mean() < 0.5  # what could be seen without the survey
 
 
+def test_a_kind_without_labels_is_flagged_or_held_by_wider_intervals_and_others_are_as_wide_as_before():
+    _, model = trained()
+    labels, new, predicted = with_hidden_kind()
+    truth, beyond = known_of(new).values, new.latents[:, 0] > HIDDEN
+    plain = replace(labels, support=labels.support._replace(networks=()))
+    narrow = label_stars(model, plain, new.spectra)
+    np.testing.assert_array_equal(narrow.values, predicted.values)
+    held = [(p.low_95 <= truth) & (truth <= p.high_95) for p in (narrow, predicted)]
+    seen = [(predicted.outside | h)[beyond].mean() for h in held]
+    assert seen[1] > max(seen[0], 0.9)
+    wider = predicted.sd / narrow.sd
+    assert (wider > 1.0 - 1e-9).all()
+    assert (wider < 1.0 + WIDENED_BY + 1e-9).all()
+    assert np.median(wider[new.latents[:, 0] < HIDDEN - 1.0]) < 1.05
+
+
+def test_the_hidden_share_is_that_of_counted_stars():
+    """Of a kind that lacks the label, on a background that lacks it at random: by counting."""
+    with_label, by_chance, of_kind = 300.0, 600.0, np.array([0.0, 90.0, 9000.0])
+    log_odds = np.log(with_label / (by_chance + of_kind))
+    share = hidden_share(log_odds, usual=np.log(with_label / by_chance))
+    np.testing.assert_allclose(share, of_kind / (with_label + by_chance + of_kind), atol=1e-12)
+    assert (hidden_share(np.array([5.0, np.nan]), usual=1.0)[:1] == 0.0).all()
+
+
 def test_where_no_star_lacks_a_label_the_survey_teaches_nothing():
     _, model, labels = with_labels()
     assert labels.support.networks == ()
     inputs = model.normalization.apply(toy_sky(5, n_latent=3, seed=5).spectra)
-    np.testing.assert_array_equal(labels.support.rank(inputs), 1.0)
+    supported = labels.support.judge(inputs)
+    np.testing.assert_array_equal(supported.rank, 1.0)
+    np.testing.assert_array_equal(supported.widening, 1.0)
 
 
 def test_what_is_read_flags_what_was_written(tmp_path):

@@ -1,6 +1,7 @@
 """Claims about labels: bad ones, missing ones, and what flux loses, against scikit-learn and NumPy."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scattervae.gaia.basis import design
 from scattervae.gaia.instrument import archive_design
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.paper.comparison import CANNON, NETWORK, compare_models, fit_cannons
-from scattervae.science.paper.labels import bad_labels, incomplete_labels, lossless_flux
+from scattervae.science.paper.labels import bad_labels, gain_by_label_error, incomplete_labels, lossless_flux
 from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels
 from science.toys import FIRST_TEN, N, comparison_of, labels_of, scores_of, trained
@@ -104,17 +105,52 @@ def test_corrupt_labels_of_a_real_fit_are_what_the_cannon_fails_on():
     assert float(claim.details[0].rows[0][-2]) > 100.0
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.0, HOLDS), (1.5, DOES_NOT_HOLD), (0.8, HOLDS)])
-def test_stars_without_labels_are_compared_with_the_others(factor, verdict):
-    lacking = scores_of(factor * normal(1, 200))
+@pytest.mark.parametrize(
+    ("factor", "scatter", "verdict"),
+    [
+        (1.0, 0.1, HOLDS),
+        (1.5, 0.1, DOES_NOT_HOLD),
+        (0.8, 0.1, HOLDS),
+        (0.8, 0.3, DOES_NOT_HOLD),  # smaller normalised errors that scatter has bought
+        (1.0, 0.08, HOLDS),
+        (1.5, 0.07, "depends on the score: holds by CRPS"),
+    ],
+)
+def test_stars_without_labels_are_compared_with_the_others_by_proper_scores(factor, scatter, verdict):
+    lacking = scores_of(factor * normal(1, 200), scatter)
     comparison = comparison_of(incomplete=lacking)
     claim = incomplete_labels(comparison)
-    others = np.abs(comparison.scores[NETWORK].z[:, BOTH])
-    assert claim.measured == pytest.approx(np.abs(lacking.z[:, BOTH]).mean() / others.mean(), rel=1e-12)
+    others = comparison.scores[NETWORK]
+    assert claim.measured == pytest.approx(lacking.crps.mean() / others.crps.mean(), rel=1e-12)
     assert claim.interval[0] < claim.measured < claim.interval[1]
     assert claim.verdict == verdict
+    size = [np.abs(scores.z[:, BOTH]).mean() for scores in (lacking, others)]
+    assert f"are {size[0] / size[1]:.2f} times as large" in claim.note
     assert claim.details[0].rows[0][1:3] == ("200", f"{np.median(lacking.nll):.1f}")
     assert "200 test stars lack a label" in claim.note
+
+
+@pytest.mark.parametrize(
+    ("worse_by", "verdict"), [(0.0, "depends on the sample"), (3.0, HOLDS), (-3.0, DOES_NOT_HOLD)]
+)
+def test_the_gain_by_label_error_is_that_between_quarters(worse_by, verdict):
+    """The Cannon's likelihood falls, or rises, with the rank of the label error."""
+    errors = np.linspace(1.0, 2.0, N_STARS)[:, None] * np.ones(4)
+    scores = {name: scores_of(normal(4)) for name in (NETWORK, CANNON)}
+    noise = np.random.default_rng(3).normal(size=N_STARS)
+    nll = scores[NETWORK].nll + 20.0 + noise + worse_by * np.linspace(-1.0, 1.0, N_STARS)
+    comparison = comparison_of(
+        scores | {CANNON: replace(scores[CANNON], nll=nll)}, labels=labels_of(N_STARS, errors=errors)
+    )
+    claim = gain_by_label_error(comparison)
+    gain = nll - scores[NETWORK].nll
+    assert claim.measured == pytest.approx(np.median(gain[450:]) - np.median(gain[:150]), abs=1e-9)
+    assert claim.verdict == verdict
+    assert [row[1] for row in claim.details[0].rows] == ["150"] * 4
+    assert (
+        gain_by_label_error(comparison_of(labels=labels_of(600, errors=np.zeros((600, 4))))).verdict
+        == NOT_TESTABLE
+    )
 
 
 def test_too_few_stars_without_labels_are_not_tested():

@@ -5,14 +5,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kstest
 
+from scattervae.model.posterior import Posterior
 from scattervae.science.latent_volume.comparison import VolumeSettings, compare_volumes
 from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.latents import volume_claims, volumes
+from scattervae.science.paper.latents import aggregate_posterior, seeds_agree, volume_claims, volumes
+from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels
-from science.toys import known_latents, labels_of, stars_at
+from science.toys import KnownLatents, known_latents, labels_of, stars_at
 
-IDS = ["coverage_delta_v", "coverage_extrapolation"]
+IDS = ["coverage_delta_v", "coverage_new", "coverage_extrapolation"]
 LABELLED = (2.5, 2.5)  # 10 by 10 cells of a quarter
 WIDER = (2.5, 3.25)  # three columns of cells more: 30 %
 LONE = np.stack([np.arange(10, 16), np.full(6, 9)], axis=1) + 0.1  # stars of both sets, alone in their cells
@@ -29,7 +33,8 @@ def claims_of_boxes(n, sides, *, n_unlabelled=None, lone=False):
     others = box(n_unlabelled or n, sides, seed=1, first_id=10**6, lone=lone)
     claims, found = volume_claims(known_latents(labelled), labelled, labels_of(n), others)
     assert [claim.id for claim in claims] == IDS
-    return *claims, found[0]
+    _, new, extrapolation = claims
+    return new, extrapolation, found[0]
 
 
 def test_a_box_30_percent_wider_holds():
@@ -140,3 +145,51 @@ def test_sets_without_a_star_are_not_testable():
         assert {claim.verdict for claim in claims} == {NOT_TESTABLE}
         assert found == ()
         assert all("could be encoded" in claim.note for claim in claims)
+
+
+def test_the_papers_difference_is_not_what_is_new():
+    """A box of the same size, shifted by half of itself: no larger, and half of it new."""
+    labelled = box(3000, LABELLED, seed=0)
+    others = box(3000, LABELLED, seed=1, first_id=10**6)
+    shifted = others.coeffs + np.r_[1.25, np.zeros(10)]
+    claims, _ = volume_claims(
+        known_latents(labelled), labelled, labels_of(3000), replace(others, coeffs=shifted)
+    )
+    found = {claim.id: claim.measured for claim in claims}
+    assert found["coverage_delta_v"] == pytest.approx(0.0, abs=0.01)
+    assert found["coverage_new"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_normal_latents_are_as_far_from_the_prior_as_scipy_says():
+    stars = stars_at(np.random.default_rng(0).normal(size=(2000, 2)))
+    model = known_latents(stars)
+    claim = aggregate_posterior(model, stars)
+    test = stars.take(folds(stars.source_id).test)
+    z = model.encode(test).mean.double().numpy()[:, :2]
+    assert claim.measured == pytest.approx(max(kstest(column, "norm").statistic for column in z.T), abs=1e-6)
+    assert claim.verdict == HOLDS
+    wide = stars_at(np.random.default_rng(0).normal(size=(2000, 2)) * 1.5)
+    assert aggregate_posterior(known_latents(wide), wide).verdict == DOES_NOT_HOLD
+    assert aggregate_posterior(known_latents(stars, n_active=0), stars).verdict == NOT_TESTABLE
+
+
+def test_seeds_agree_but_for_a_rotation_and_not_where_a_latent_is_lost():
+    stars = stars_at(np.random.default_rng(1).normal(size=(2000, 3)))
+    model = known_latents(stars, n_active=3)
+    turned = KnownLatents(**vars(model))
+    half = np.sqrt(0.5)
+    turn = torch.tensor([[half, half, 0.0], [half, -half, 0.0], [0.0, 0.0, 1.0]])
+    object.__setattr__(turned, "encode", lambda s: _turned(model.encode(s), turn))
+    same = seeds_agree(model, turned, stars)
+    assert same.verdict == HOLDS
+    assert same.measured == pytest.approx(1.0, abs=1e-5)
+    lost = seeds_agree(model, known_latents(stars, n_active=2), stars)
+    assert lost.measured < 0.1
+    assert lost.verdict.startswith("depends on the latent")
+    assert seeds_agree(model, known_latents(stars, n_active=0), stars).verdict == NOT_TESTABLE
+
+
+def _turned(posterior, turn):
+    mean = posterior.mean.clone()
+    mean[:, :3] = mean[:, :3] @ turn.to(mean)
+    return Posterior(mean, posterior.log_variance)

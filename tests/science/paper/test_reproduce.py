@@ -17,8 +17,10 @@ from toy import DR3, toy_recipe, toy_sky
 
 SKY = toy_sky(1000, basis=DR3, n_latent=3)
 RECIPE = toy_recipe(epochs=15)
+AS_PRINTED = toy_recipe(epochs=2).model_copy(update={"name": "printed", "objective": "printed"})
 IDS = [
     "lossless_flux",
+    "likelihood_gain",
     "tails",
     "normalised_error_ratio_bp10",
     "normalised_error_ratio_rp10",
@@ -28,7 +30,10 @@ IDS = [
     "bad_labels",
     "incomplete_labels",
     "coverage_delta_v",
+    "coverage_new",
     "coverage_extrapolation",
+    "aggregate_posterior",
+    "seeds_agree",
 ]
 
 
@@ -48,7 +53,9 @@ LABELS = labels_with_gaps()
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduction")
     stages = []
-    return out, reproduce(SKY.spectra, LABELS, out, recipe=RECIPE, stage=stages.append), stages
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scattervae.science.paper.reproduce.PRINTED", AS_PRINTED)
+        yield out, reproduce(SKY.spectra, LABELS, out, recipe=RECIPE, stage=stages.append), stages
 
 
 def check_claims(claims):
@@ -67,21 +74,50 @@ def test_every_claim_is_tested(done):
     _, result, stages = done
     claims = check_claims(result.claims)
     untested = {name for name in IDS if claims[name].verdict == NOT_TESTABLE}
-    assert untested == {"cool_stars", "low_gravity", "coverage_delta_v", "coverage_extrapolation"}
+    assert untested == {
+        "cool_stars",
+        "low_gravity",
+        "coverage_delta_v",
+        "coverage_new",
+        "coverage_extrapolation",
+    }
     assert claims["coverage_delta_v"].details
     for claim_id in ("tails", "normalised_error_ratio_bp10", "normalised_error_ratio_rp10", "scatter_ratio"):
         (claim,) = (claim for claim in result.claims if claim.id == claim_id)
         assert "CRPS" in claim.details[-1].header
-        assert len(claim.details[-1].rows) == 4
+        assert len(claim.details[-1].rows) == 5
     assert any("training" in what for what in stages)
     assert len(result.comparison.incomplete.nll) > 30
     test = folds(result.comparison.labels.source_id).test
     assert test.all()
 
 
+def test_claims_say_what_was_tested_and_what_the_loss_as_printed_makes_of_them(done):
+    _, result, _ = done
+    first, *others = result.claims
+    assert (first.id, first.tested, first.as_printed) == ("lossless_flux", "", None)
+    assert {claim.tested for claim in others} == {f"recipe {RECIPE.name}, the evidence lower bound"}
+    assert {claim.id for claim in others if claim.as_printed is None} == {"seeds_agree"}
+    stored = {claim["id"]: claim for claim in as_json(result.claims)}["tails"]
+    assert stored["as_printed"].keys() == {"measured", "interval", "verdict"}
+    own = {claim.id: claim for claim in result.claims}["raw_accuracy"]
+    assert own.as_printed.measured != own.measured
+    assert result.printed.recipe == AS_PRINTED
+
+
+def test_a_recipe_with_the_loss_as_printed_has_no_second_column(tmp_path):
+    result = reproduce(SKY.spectra, LABELS, tmp_path, recipe=AS_PRINTED)
+    assert result.printed is None
+    assert {claim.tested for claim in result.claims[1:]} == {"recipe printed, the loss as printed"}
+    assert all(claim.as_printed is None for claim in result.claims)
+    assert not (tmp_path / "model_printed").exists()
+
+
 def test_what_was_trained_is_on_disk(done):
     out, result, _ = done
-    assert sorted(path.name for path in out.iterdir()) == ["cannon", "cannon_robust", "model"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("cannon", "cannon_robust", "model", "model_printed", "model_seed")
+    ]
     assert read_checkpoint(out / "model").digest == result.model.digest
     np.testing.assert_array_equal(Cannon.load(out / "cannon").theta, result.cannons.plain.theta)
     np.testing.assert_array_equal(Cannon.load(out / "cannon_robust").theta, result.cannons.robust.theta)
@@ -102,7 +138,7 @@ def test_a_second_call_takes_the_model_as_it_is_and_may_bring_other_stars(done, 
     assert coverage.n_unlabelled == 300
     assert coverage.n_labelled == np.isfinite(LABELS.values[:, 2]).sum()
     old = {claim.id: claim for claim in result.claims}
-    assert all(claims[name] == old[name] for name in IDS[:9])
+    assert all(claims[name] == old[name] for name in IDS[:10])
 
 
 def test_too_few_labelled_stars_are_an_error_of_one_line(tmp_path):

@@ -20,6 +20,7 @@ from scattervae.science.evaluation import evaluate
 from scattervae.science.paper import sensitivity as module
 from scattervae.science.paper.claim import HOLDS
 from scattervae.science.paper.comparison import compare_models, fit_cannons
+from scattervae.science.paper.reproduce import claims_of
 from scattervae.science.paper.sensitivity import (
     HEADER,
     PAPER_N_STARS,
@@ -34,7 +35,7 @@ from scattervae.science.paper.sensitivity import (
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
-from science.toys import KnownLatents, claims_of, known_latents, trained
+from science.toys import KnownLatents, known_latents, trained
 from toy import spoiled, toy_recipe, toy_sky, untrained_model
 
 NOISY = toy_sky(300, signal_to_noise=1.5)  # errors as large as the scatter of a model without training

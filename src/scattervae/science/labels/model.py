@@ -89,7 +89,9 @@ class LabelModel:
         """
         mean, sd = _averaged(self.networks, inputs)
         chi2_rank = self.support.chi2_rank(chi2)
-        half = self.conformal.half_widths(_along_axes(mean, g_flux)) * sd[:, :, None]
+        supported = self.support.judge(inputs)
+        sd_widened = sd * supported.widening
+        half = self.conformal.half_widths(_along_axes(mean, g_flux)) * sd_widened[:, :, None]
         unusable = ~np.isfinite(mean)
         bounds = {}
         for level, name in enumerate(("68", "95")):
@@ -100,13 +102,13 @@ class LabelModel:
             names=self.names,
             values=self.scales.invert(mean),
             **bounds,
-            reliability=self._reliability(inputs, posterior, chi2_rank),
+            reliability=self._reliability(supported.rank, posterior, chi2_rank),
             width_rank=self.volume.width_rank(posterior),
             chi2_rank=chi2_rank,
             blended=(flags & np.uint16(Flag.BLENDED)) > 0,
         )
 
-    def _reliability(self, inputs: Inputs, posterior: Posterior, chi2_rank: StarArray) -> LabelArray:
+    def _reliability(self, survey_rank: LabelArray, posterior: Posterior, chi2_rank: StarArray) -> LabelArray:
         """By survey, chi^2 and distance together: below any p for a share p of the labelled stars at most.
 
         Source:
@@ -117,7 +119,7 @@ class LabelModel:
         near = self.volume.reliability(posterior) / by_distance
         reliability: LabelArray = np.minimum(near, np.minimum(chi2_rank / BY_CHI2, 1.0)[:, None])
         if by_distance + BY_CHI2 < 1.0:
-            by_survey = self.support.rank(inputs) / (1.0 - by_distance - BY_CHI2)
+            by_survey = survey_rank / (1.0 - by_distance - BY_CHI2)
             reliability = np.minimum(reliability, by_survey)
         return reliability
 

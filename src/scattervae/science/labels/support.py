@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
+from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -24,6 +25,9 @@ from scattervae.spectra.normalization import Inputs
 
 FEWEST_WITHOUT = 40
 """Stars without a label that it takes to learn what they are like."""
+WIDENED_BY = 3.0
+"""Half-widths that are added to an interval where all stars like this one are of a kind without the label: the least
+whole number for which nine in ten stars of each hidden kind are flagged or held, on the validation fold."""
 _STEPS = 1 / 3  # of those that labels take
 _BATCH = 256
 _NOISE_BINS = 4
@@ -85,25 +89,61 @@ class LabelSupport(NamedTuple):
             log_odds.append(np.where(known[unseen.numpy()] & has_enough, rest, np.nan))
         return cls(tuple(networks), np.concatenate(log_odds), kept)
 
-    def rank(self, inputs: Inputs) -> LabelArray:
-        r"""Share of stars with the label that look no more like labelled ones than this star does.
-
-        .. math:: r = \frac{1 + \#\{i : l_i \le l\}}{1 + n}
-
-        Uniform between 0 and 1 for stars drawn as those with the label were; 1 for a label that hardly any star of the
-        survey lacks, NaN for a star that could not be encoded.
-        """
-        ranks = np.ones((len(inputs), self.log_odds.shape[1]))
+    def judge(self, inputs: Inputs) -> "Supported":
+        """How far stars of the survey that look like these have labels; NaN for those that could not be encoded."""
+        n_labels = self.log_odds.shape[1]
+        rank, hidden = np.ones((len(inputs), n_labels)), np.zeros((len(inputs), n_labels))
         if self.networks:
             log_odds = _log_odds(self.networks, inputs)
             for label, column in enumerate(self.log_odds.T):
                 if np.isfinite(column).any():
-                    ranks[:, label] = _share_at_most(column, log_odds[:, label])
-        return np.where(torch.isfinite(inputs.x).all(dim=1).numpy()[:, None], ranks, np.nan)
+                    rank[:, label] = _share_at_most(column, log_odds[:, label])
+                    hidden[:, label] = hidden_share(log_odds[:, label], usual=float(np.nanmedian(column)))
+        unusable = ~torch.isfinite(inputs.x).all(dim=1).numpy()[:, None]
+        return Supported(np.where(unusable, np.nan, rank), np.where(unusable, np.nan, hidden))
 
     def chi2_rank(self, chi2: StarArray) -> StarArray:
         """Share of stars that the model of spectra reproduces no better; NaN where chi^2 is."""
         return _share_at_most(-self.chi2, -chi2)
+
+
+class Supported(NamedTuple):
+    r"""What the survey says of some stars.
+
+    Attributes:
+        rank: Share of stars with the label that look no more like labelled ones than this star does,
+            :math:`(1 + \#\{i : l_i \le l\}) / (1 + n)`. Uniform between 0 and 1 for stars drawn as those with the label
+            were; 1 for a label that hardly any star of the survey lacks.
+        hidden: Share of the survey's stars like this one that are of a kind without the label, as `hidden_share` has
+            it; 0 for a label that hardly any star lacks.
+    """
+
+    rank: LabelArray
+    hidden: LabelArray
+
+    @property
+    def widening(self) -> LabelArray:
+        """What half-widths of intervals are multiplied by, from 1 to 4: room for labels that no labelled star has."""
+        widening: LabelArray = 1.0 + WIDENED_BY * self.hidden
+        return widening
+
+
+def hidden_share(log_odds: StarArray, *, usual: float) -> StarArray:
+    r"""Share of the stars in a place that are of a kind without the label.
+
+    .. math:: h = \max\left(0, 1 - \frac{1 + e^{-l_0}}{1 + e^{-l}}\right)
+
+    :math:`e^{-l}` stars without the label come on each star with it. In the usual place, of log odds :math:`l_0`, those
+    without it merely happen to lack it, and everywhere as many come on each star that has it; the others are of a kind
+    that lacks it.
+
+    >>> hidden_share(np.array([2.0, 0.0, -2.0]), usual=9.0).round(2).tolist()
+    [0.12, 0.5, 0.88]
+    >>> hidden_share(np.array([0.0]), usual=0.0).tolist()
+    [0.0]
+    """
+    share: StarArray = np.clip(1.0 - (1.0 + np.exp(-usual)) * expit(log_odds), 0.0, 1.0)
+    return share
 
 
 def _share_at_most(

@@ -30,6 +30,9 @@ class Claim:
         verdict: ``holds``, ``does not hold``, ``depends on ...`` or ``not testable here``.
         note: What to conclude from it.
         details: Tables behind the number.
+        tested: Recipe and loss of the network that was tested; empty where there is none in it.
+        as_printed: The number and the verdict of a network trained with the paper's loss as printed; None where that
+            was not tried, or is what was tested.
     """
 
     id: str
@@ -40,6 +43,22 @@ class Claim:
     verdict: str
     note: str
     details: tuple[Table, ...] = field(default=())
+    tested: str = ""
+    as_printed: "Outcome | None" = None
+
+    @property
+    def outcome(self) -> "Outcome":
+        """The number with its interval and verdict alone."""
+        return Outcome(self.measured, self.interval, self.verdict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out for a claim with another network: as `Claim` has it."""
+
+    measured: float | None
+    interval: tuple[float, float] | None
+    verdict: str
 
 
 def as_json(claims: "list[Claim]") -> list[dict[str, Any]]:

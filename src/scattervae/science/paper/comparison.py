@@ -44,12 +44,14 @@ class Scores:
         nll: Negative log-likelihood of each star, nats, without the constant with ln 2 pi.
         crps: Continuous ranked probability score of each star, mean over coefficients, in training standard
             deviations; lower is better, and no scatter can be bought with it.
+        rms: Root mean square residual of each star, in training standard deviations: raw accuracy, without scatter.
     """
 
     z: CoeffArray
     scatter: CoeffArray
     nll: StarArray
     crps: StarArray
+    rms: StarArray
 
     @property
     def share_inside_68(self) -> StarArray:
@@ -80,6 +82,7 @@ class ModelComparison:
         scores: Each model's, by its name.
         cannon_scatter: The plain Cannon's one scatter for each coefficient.
         extrapolated: Stars outside the convex hull of the Cannon's training labels.
+        divergence: Of each star's posterior from the prior [nat]: what the lower bound adds to drawn latents' NLL.
         incomplete: The network's, at the posterior mean, on the usable test stars that the Cannon cannot score for
             want of a label.
     """
@@ -89,10 +92,16 @@ class ModelComparison:
     scores: Mapping[str, Scores]
     cannon_scatter: CoeffVector
     extrapolated: StarMask
+    divergence: StarArray
     incomplete: Scores
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def bound(self) -> StarArray:
+        """Negative lower bound of the network [nat]: what it may be compared with a Cannon's likelihood by."""
+        return np.asarray(self.scores[DRAWN].nll + self.divergence)
 
     @property
     def bands(self) -> tuple[slice, slice]:
@@ -149,6 +158,7 @@ def compare_models(
         },
         cannon_scatter=cannons.plain.scatter.numpy(),
         extrapolated=cannons.plain.label_range.outside(values),
+        divergence=model.encode(stars).kl().sum(dim=1).double().numpy(),
         incomplete=score_network(model, test.take(~complete)),
     )
 
@@ -171,7 +181,8 @@ def score(inputs: Inputs, predicted: Reconstruction) -> Scores:
     density = (-0.5 * z.square()).exp() / (2.0 * torch.pi) ** 0.5
     crps = sigma * (z * (2.0 * ndtr(z) - 1.0) + 2.0 * density - torch.pi**-0.5)
     nll = gaussian_terms(x, mean, variance).nll
-    return Scores(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy())
+    rms = (x - mean).square().mean(dim=1).sqrt()
+    return Scores(z.numpy(), scatter.numpy(), nll.numpy(), crps.mean(dim=1).numpy(), rms.numpy())
 
 
 def score_network(checkpoint: Checkpoint, spectra: Spectra, *, draw_seed: int | None = None) -> Scores:
