@@ -6,8 +6,7 @@ Laroche & Speagle (2023), sect. 3, third point, and fig. 3; sect. 4, on alpha-ri
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import kurtosis, skew
+from scipy.stats import kstest, kurtosis, skew
 
 from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
@@ -240,7 +239,7 @@ def aggregate_posterior(model: Checkpoint, spectra: Spectra) -> Claim:
     title = "Largest Kolmogorov-Smirnov distance of an active latent from the normal prior, drawn latents"
     paper = "the divergence is a measure of the Gaussianity of the latent space"
     if not active or len(posterior.mean) < 2:
-        note = "No latent is active." if not active else "Fewer than two test stars."
+        note = f"{len(active)} active latents, {len(posterior.mean)} test stars."
         return Claim("aggregate_posterior", title, paper, None, None, NOT_TESTABLE, note)
     z = posterior.sample(stream(0, "aggregate posterior")).double().numpy()[:, active]
     n = len(z)
@@ -286,7 +285,7 @@ def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim
     """How much of each active latent of one network is a linear function of the latents of another seed's."""
     stars = spectra.take(folds(spectra.source_id).test & spectra.usable)
     posteriors = [checkpoint.encode(stars) for checkpoint in (model, other)]
-    title = "Least share of an active latent that another seed's latents explain (linear, R^2)"
+    title = "Least share of an active latent explained by the latents of another seed (linear, R^2)"
     paper = "latents stand for labels: another seed should find the same ones (not stated)"
     active = [list(active_latents(posterior)) for posterior in posteriors]
     if not all(active) or len(stars) < _FEWEST_FOR_SEEDS:
@@ -321,9 +320,7 @@ def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim
 
 
 def _ks_distance(values: np.ndarray) -> float:
-    """From the standard normal distribution; stars may repeat."""
-    ordered, shares = ndtr(np.sort(values)), np.arange(len(values) + 1) / len(values)
-    return float(max((shares[1:] - ordered).max(), (ordered - shares[:-1]).max()))
+    return float(kstest(values, "norm", method="asymp").statistic)
 
 
 def _explained(by: np.ndarray, of: np.ndarray) -> np.ndarray:
