@@ -116,7 +116,6 @@ def generate(
     from scattervae.files import sole_writer
     from scattervae.gaia.facts import g_flux_of
     from scattervae.science import generation
-    from scattervae.science.labels.volume import RELIABLE_ABOVE
     from scattervae.science.trained import load_model
     from scattervae.spectra.tables import write_table
 
@@ -149,7 +148,7 @@ def generate(
         "columns": table.column_names,
     }
     what = counted(n, "spectrum", "spectra")
-    unusual = source.reliability is not None and source.reliability < RELIABLE_ABOVE
+    unusual = source.reliability is not None and source.reliability < generation.RELIABLE_ABOVE
     doubts = (f"unusual: {source.reliability:.2g} of labelled stars lie as far out",) if unusual else ()
     lines = (f"made {what} of G = {g_mag:g} {source}", *doubts, f"wrote {out}")
     Summary(values, lines).show(as_json=as_json)

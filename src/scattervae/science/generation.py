@@ -27,6 +27,7 @@ from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit
 from scattervae.model.posterior import Posterior
 from scattervae.provenance import software_versions
 from scattervae.science.labels.targets import LabelScales, TargetLabels
+from scattervae.science.labels.volume import RELIABLE_ABOVE as RELIABLE_ABOVE
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis, Spectra
