@@ -148,7 +148,7 @@ def generate(
         "columns": table.column_names,
     }
     what = counted(n, "spectrum", "spectra")
-    unusual = source.reliability is not None and source.reliability < generation.RELIABLE_ABOVE
+    unusual = source.reliability is not None and source.reliability < generation.UNUSUAL_BELOW
     doubts = (f"unusual: {source.reliability:.2g} of labelled stars lie as far out",) if unusual else ()
     lines = (f"made {what} of G = {g_mag:g} {source}", *doubts, f"wrote {out}")
     Summary(values, lines).show(as_json=as_json)

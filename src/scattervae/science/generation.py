@@ -27,12 +27,13 @@ from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit
 from scattervae.model.posterior import Posterior
 from scattervae.provenance import software_versions
 from scattervae.science.labels.targets import LabelScales, TargetLabels
-from scattervae.science.labels.volume import RELIABLE_ABOVE as RELIABLE_ABOVE
+from scattervae.science.labels.volume import RELIABLE_ABOVE
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis, Spectra
 
 LABEL_FLOW = "label_flow.safetensors"
+UNUSUAL_BELOW = RELIABLE_ABOVE
 MOST_LABELLED, MOST_WITH_ERRORS = 10_000, 1_000
 _ARRAYS = ("labels", "g_mag", "latents", "log_errors")
 _SHARE_UNKNOWN = 0.3  # of known labels that each epoch of fitting takes away
