@@ -30,8 +30,8 @@ from scattervae.model.training import initial_network
 from scattervae.parallel import in_threads
 from scattervae.science.catalogue.encoding import catalogue, chunks_of, rows_of
 from scattervae.science.catalogue.hats_folder import encode_store
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.store import SpectrumStore
 
 BATCH = 4096

@@ -22,9 +22,9 @@ from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.training import fit_network
 from scattervae.parallel import in_threads
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
 from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels

@@ -16,10 +16,10 @@ from scipy.special import gammaincinv
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.degradation import Degradation
 from scattervae.model.posterior import Posterior
+from scattervae.model.recipe import Degradation
 from scattervae.science.calibration.widths import encode
 from scattervae.science.exact_posterior import refine
 from scattervae.science.relative.matching import covariates_of

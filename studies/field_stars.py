@@ -17,7 +17,7 @@ import torch
 from scipy.spatial import cKDTree
 
 import scattervae as sv
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.batches import StarsInMemory
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import scattervae
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.covariance import CorrelatedNoise, full_terms, square
 from scattervae.model.network import Reconstruction

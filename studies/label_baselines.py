@@ -24,7 +24,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import scattervae as sv
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.network import NetworkShape, ScatterVAE
 from scattervae.science.labels.model import fit_labels, label_stars, save_label_model
 from scattervae.science.labels.prediction import LabelPrediction

@@ -22,9 +22,9 @@ import scattervae as sv
 from scattervae.model.training_stars import training_stars
 from scattervae.science.labels.model import LabelModel, fit_labels, label_stars
 from scattervae.science.labels.prediction import LabelFlag, LabelPrediction
+from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
-from scattervae.science.labels.volume import RELIABLE_ABOVE
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Spectra
 

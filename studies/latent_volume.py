@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 import scattervae
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.science.latent_volume.comparison import (
     Overlap,
     active_latents,

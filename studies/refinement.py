@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 import scattervae
 from scattervae.arrays import Latents, PerStar
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.exact_posterior import log_evidence, refine

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import scattervae as sv
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.run import train

@@ -21,7 +21,7 @@ import numpy as np
 
 import scattervae as sv
 from scattervae.files import write_json, written_file
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.gaia.reading import demo_file
 from scattervae.science.shipped import CARD, card_of, shipped_models
 from scattervae.seeds import folds

@@ -13,9 +13,8 @@ import torch
 from scattervae.files import DIGESTS, file_digest, write_json
 from scattervae.gaia.basis import g_flux_from_coeffs
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.degradation import DegradationSettings
 from scattervae.model.network import NetworkShape
-from scattervae.model.recipe import Recipe, TrainingSettings
+from scattervae.model.recipe import DegradationSettings, Recipe, TrainingSettings
 from scattervae.model.run import train
 from scattervae.model.training import initial_network
 from scattervae.spectra.normalization import Normalization

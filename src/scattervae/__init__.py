@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    from scattervae.gaia.facts import g_flux_of as g_flux_of
+    from scattervae.gaia.basis import g_flux_of as g_flux_of
     from scattervae.gaia.ingest import ingest as ingest
     from scattervae.gaia.reading import Stars as Stars
     from scattervae.gaia.reading import load as load
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scattervae.spectra.store import SpectrumStore as SpectrumStore
 
 _HOMES = {
-    "gaia.facts": ("g_flux_of",),
+    "gaia.basis": ("g_flux_of",),
     "gaia.ingest": ("ingest",),
     "gaia.reading": ("Stars", "load"),
     "gaia.transport": ("transport",),

@@ -22,9 +22,9 @@ from simulated_archive.stars import BRIGHTEST, FAINTEST, StarMaker
 from simulated_archive.text import java
 from simulated_archive.writing import jobs
 
-from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.bulk.reading import read_bulk
 from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.source_join import is_bulk_sources, read_sources
 from toy import DR3, toy_sky, untrained_model
 
 N = 40

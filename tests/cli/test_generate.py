@@ -7,7 +7,7 @@ import pytest
 from astropy.table import Table
 
 from cli.toys import write_parquet
-from scattervae.gaia.facts import g_flux_of, g_mag_of
+from scattervae.gaia.basis import g_flux_of, g_mag_of
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.generation import LabelFlow
 from scattervae.science.trained import load_model

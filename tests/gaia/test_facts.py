@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.gaia.facts import g_flux_of, g_mag_of
+from scattervae.gaia.basis import g_flux_of, g_mag_of
 
 
 @given(st.floats(1.0, 24.0))

@@ -15,10 +15,10 @@ from files_toys import ToyStars, csv_of, write
 from hostile_files import MAKERS
 
 from scattervae.errors import DataError, ScatterVaeError
-from scattervae.gaia.bulk.gaia_source import read_sources
 from scattervae.gaia.bulk.reading import read_bulk
 from scattervae.gaia.files.reading import read_file, read_ids_file
 from scattervae.gaia.reading import load
+from scattervae.gaia.source_join import read_sources
 from scattervae.opening import LARGEST_RATIO, LIMIT_VARIABLE, Budget
 from scattervae.science.lists import read_list
 from scattervae.spectra.spectra import Flag

@@ -15,8 +15,7 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 from ingest_toys import bulk_rows, sky_stars, write_bulk
 from scattervae.errors import DataError, StoreError
 from scattervae.gaia import reading
-from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs, g_flux_of
 from scattervae.gaia.files.reading import read_file
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import BLENDED_BY, GFluxes, has_excess, load, load_chunks

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from model.noise_toys import a_noise
 from scattervae.model.batches import Batch, StarsInMemory, StarsOnDisk, TrainingStars
 from scattervae.model.covariance import CorrelatedNoise, square
-from scattervae.model.degradation import DegradationSettings
 from scattervae.model.distributed import ALONE, World
+from scattervae.model.recipe import DegradationSettings
 from scattervae.seeds import stream
+from scattervae.spectra.columns import RowGroup, StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.windows import ChosenStars
 from spectra.row_group_toys import ToyRowGroups, in_float32, rows_of
 from toy import toy_recipe, toy_sky

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from scattervae.errors import RecipeError
 from scattervae.model.batches import Batch
-from scattervae.model.degradation import Degradation, DegradationSettings, draw_degradation
-from scattervae.model.recipe import RECIPES, parse_recipe
+from scattervae.model.recipe import RECIPES, Degradation, DegradationSettings, draw_degradation, parse_recipe
 from scattervae.seeds import stream
 
 N, BANDS = 20_000, (6, 5)

@@ -25,8 +25,8 @@ from scattervae.model.training import (
     was_streamed,
 )
 from scattervae.seeds import stream
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars
 from spectra.row_group_toys import ToyRowGroups, toy_store

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial import KDTree
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.flow import FlowSettings, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe

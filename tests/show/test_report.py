@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from scattervae.science.paper.claim import Claim, Table
+from scattervae.science.paper.comparison import Claim, Table
 from scattervae.show.registry import FIGURES, save_figures
 from scattervae.show.report import ReportFigure, number, render_report, report_figures, write_report
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scattervae.spectra.columns import stored_of
+from scattervae.spectra.columns import RowGroup, StoredSpectra, stored_of
 from scattervae.spectra.manifest import FileEntry
-from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.staging import stage
 from scattervae.spectra.star_tables import LABEL_NAMES, SourceColumns, StellarLabels

@@ -5,9 +5,9 @@ from hats.pixel_math import generate_alignment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.spectra import finish
-from scattervae.spectra.finish import choose_partitions, partitions_of, write_partitions
+from scattervae.spectra import staging as finish
 from scattervae.spectra.hats import Partition
+from scattervae.spectra.staging import choose_partitions, partitions_of, write_partitions
 
 SCHEMA = pa.schema([("_healpix_29", pa.int64()), ("source_id", pa.int64()), ("note", pa.int64())])
 ORDER = 3

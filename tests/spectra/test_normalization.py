@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from scattervae.errors import DataError
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization, NormalizationSettings
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from toy import DR3, SMALL, SPOILED, spoiled, toy_sky, without_bands
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scattervae.errors import StoreError
+from scattervae.spectra.columns import RowGroup, StoredSpectra
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.windows import ChosenStars, Rank, Window
 from spectra.row_group_toys import ToyRowGroups, in_float32, rows_of, toy_store

@@ -7,7 +7,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from studies.brightness import brightness_explained, explained, shift_of_latents
 
 from scattervae.errors import DataError
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import g_flux_of
 from scattervae.spectra.spectra import Spectra
 from science.scatter.models import linear_model, stars_of
 from science.toys import known_latents

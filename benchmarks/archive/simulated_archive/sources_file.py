@@ -6,7 +6,7 @@ from io import BufferedIOBase
 import numpy as np
 from isal import igzip
 
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import g_flux_of
 from simulated_archive.sky import Placed
 from simulated_archive.text import column
 

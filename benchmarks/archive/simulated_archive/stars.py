@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import g_flux_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.posterior import Posterior
 from scattervae.science.generation import generate

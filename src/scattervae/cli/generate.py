@@ -114,7 +114,7 @@ def generate(
     import numpy as np
 
     from scattervae.files import sole_writer
-    from scattervae.gaia.facts import g_flux_of
+    from scattervae.gaia.basis import g_flux_of
     from scattervae.science import generation
     from scattervae.science.trained import load_model
     from scattervae.spectra.tables import write_table

@@ -19,7 +19,7 @@ from scattervae.cli.console import (
 
 if TYPE_CHECKING:
     from scattervae.gaia.reading import Stars
-    from scattervae.science.paper.claim import Claim, Outcome, Table
+    from scattervae.science.paper.comparison import Claim, Outcome, Table
     from scattervae.science.paper.reproduce import Reproduction
     from scattervae.spectra.spectra import Spectra
 
@@ -73,7 +73,7 @@ def reproduce(
     from scattervae.gaia import reading
     from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import load_recipe
-    from scattervae.science.paper.claim import as_json as claims_as_json
+    from scattervae.science.paper.comparison import as_json as claims_as_json
     from scattervae.science.paper.reproduce import reproduce as test_claims
     from scattervae.show.report import render_report, report_figures, write_report
 

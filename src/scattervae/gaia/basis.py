@@ -331,3 +331,23 @@ def _n_functions(band: ElementTree.Element) -> int:
     if size is None:  # splines: one for each knot but as many as their order
         return len(band.findall("knots/value")) - int(band.findtext("order") or 0)
     return int(size)
+
+
+def g_mag_of(g_flux: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."] | float:
+    """G of a mean flux in the G band [electron/s], with DR3's zero point; not finite where the flux is not above 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return G_ZERO_POINT - 2.5 * np.log10(g_flux)
+
+
+def g_flux_of(
+    g_mag: Float[np.ndarray, "..."] | float, *, zero_point: float = G_ZERO_POINT
+) -> Float[np.ndarray, "..."] | float:
+    """Mean flux in the G band [electron/s] of a G magnitude.
+
+    .. math:: F = 10^{0.4 (25.6873668671 - G)}
+
+    Source:
+        `G_ZERO_POINT`.
+    """
+    with np.errstate(over="ignore"):
+        return 10 ** (0.4 * (zero_point - g_mag))

@@ -1,7 +1,6 @@
 """What Gaia and its companions publish: column names, sizes, zero points, each with its page."""
 
 import numpy as np
-from jaxtyping import Float
 
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease
@@ -72,23 +71,3 @@ NO_LABEL = -9999.0
 MEDIAN_FLUX_NAME = "medflux"
 # Signal to noise of the labels; of several rows of one star the highest is used.
 SNR_NAME = "snr"
-
-
-def g_mag_of(g_flux: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."] | float:
-    """G of a mean flux in the G band [electron/s], with DR3's zero point; not finite where the flux is not above 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return G_ZERO_POINT - 2.5 * np.log10(g_flux)
-
-
-def g_flux_of(
-    g_mag: Float[np.ndarray, "..."] | float, *, zero_point: float = G_ZERO_POINT
-) -> Float[np.ndarray, "..."] | float:
-    """Mean flux in the G band [electron/s] of a G magnitude.
-
-    .. math:: F = 10^{0.4 (25.6873668671 - G)}
-
-    Source:
-        `G_ZERO_POINT`.
-    """
-    with np.errstate(over="ignore"):
-        return 10 ** (0.4 * (zero_point - g_mag))

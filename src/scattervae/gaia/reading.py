@@ -14,9 +14,15 @@ from jaxtyping import Int64
 
 from scattervae.arrays import StarArray, StarMask
 from scattervae.errors import DataError, counted, located
-from scattervae.gaia.basis import g_flux_error_from_coeffs, g_flux_from_coeffs, known_basis, require_known
+from scattervae.gaia.basis import (
+    g_flux_error_from_coeffs,
+    g_flux_from_coeffs,
+    g_flux_of,
+    known_basis,
+    require_known,
+)
 from scattervae.gaia.bulk.reading import is_bulk, read_bulk
-from scattervae.gaia.facts import DR3, G_LIMITS, g_flux_of
+from scattervae.gaia.facts import DR3, G_LIMITS
 from scattervae.gaia.files.assemble import FileContents
 from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table

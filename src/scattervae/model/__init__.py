@@ -7,7 +7,6 @@ figures, or of what anybody asks of the stars.
 __all__ = [
     "checkpoint",
     "covariance",
-    "degradation",
     "distributed",
     "flow",
     "loss",

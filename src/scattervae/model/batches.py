@@ -15,9 +15,8 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.model.covariance import CorrelatedNoise
-from scattervae.model.degradation import Degradation, DegradationSettings, draw_degradation
 from scattervae.model.distributed import ALONE, World
-from scattervae.model.recipe import TrainingSettings
+from scattervae.model.recipe import Degradation, DegradationSettings, TrainingSettings, draw_degradation
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.windows import ChosenStars, Rank

@@ -24,8 +24,8 @@ from scattervae.model.distributed import ALONE, World
 from scattervae.model.recipe import Recipe
 from scattervae.parallel import in_threads, reading_threads
 from scattervae.seeds import folds
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import ONE_BAND, Basis, Flag, Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.windows import ChosenStars

@@ -13,7 +13,7 @@ from scattervae.model.checkpoint import Progress
 from scattervae.model.recipe import RECIPES
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.claim import Table
+from scattervae.science.paper.comparison import Table
 from scattervae.science.paper.sensitivity import KeptRows, Variant, stars_digest, variant_of
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Spectra

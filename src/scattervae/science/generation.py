@@ -20,14 +20,13 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray
 from scattervae.errors import CheckpointError, DataError
 from scattervae.files import read_tensors, write_tensors
-from scattervae.gaia.basis import SampledFlux, flux_from_coeffs
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.provenance import software_versions
+from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.science.labels.targets import LabelScales, TargetLabels
-from scattervae.science.labels.volume import RELIABLE_ABOVE
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis, Spectra

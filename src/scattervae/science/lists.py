@@ -16,8 +16,7 @@ import pyarrow.csv
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.fits_and_votable import first_table
-from scattervae.gaia.files.reading import Kind, recognise
-from scattervae.gaia.files.text import as_plain_csv
+from scattervae.gaia.files.text import Kind, as_plain_csv, recognise
 from scattervae.opening import open_file, unpacked
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table

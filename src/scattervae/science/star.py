@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.labels.prediction import LabelFlag

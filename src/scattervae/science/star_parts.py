@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 
 from scattervae.arrays import SourceIds, StarArray
-from scattervae.gaia.basis import design, is_known
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import design, g_mag_of, is_known
 from scattervae.model.checkpoint import Checkpoint, Encoded
 from scattervae.spectra.spectra import Spectra
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scattervae.files import written_file
-from scattervae.science.paper.claim import Claim, Outcome, Table
+from scattervae.science.paper.comparison import Claim, Outcome, Table
 from scattervae.show.registry import FIGURES
 
 PAPER = "Laroche & Speagle (2023), arXiv:2307.06378"

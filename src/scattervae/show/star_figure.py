@@ -16,8 +16,7 @@ from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 
 from scattervae.arrays import StarMask, Wavelengths
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import is_known, sample_flux
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of, is_known, sample_flux
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import GeneratedSpectra, flux_of, generate
 from scattervae.seeds import folds

@@ -12,7 +12,6 @@ __all__ = [
     "hats",
     "manifest",
     "normalization",
-    "row_groups",
     "spectra",
     "staging",
     "star_tables",

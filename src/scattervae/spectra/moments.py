@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 
 from scattervae.arrays import CoeffVector, SourceIds, StarArray
 from scattervae.errors import DataError
-from scattervae.spectra.row_groups import StoredSpectra
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.spectra import Basis, GFluxSource, Spectra
 
 _ROWS_A_SUM = 8192

@@ -19,8 +19,8 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, SourceIds, StarArray
 from scattervae.errors import DataError
 from scattervae.settings import Settings
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.moments import FluxRatios, Moments, moments_and_outliers
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 
 logger = logging.getLogger(__name__)

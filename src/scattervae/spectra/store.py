@@ -19,6 +19,8 @@ from scattervae.errors import StoreError, counted
 from scattervae.files import damaged_files, file_digest
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
+    RowGroup,
+    StoredSpectra,
     current_names,
     holds_all_columns,
     label_columns,
@@ -41,7 +43,6 @@ from scattervae.spectra.hats import (
     require_in_pixel,
 )
 from scattervae.spectra.manifest import MANIFEST, FileEntry, Journal, Manifest
-from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import FLAGS, Basis, Spectra, flag_counts, rechunk
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN, DataRelease, StellarLabels
 

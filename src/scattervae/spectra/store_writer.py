@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 from scattervae.errors import StoreError
 from scattervae.files import write_json
 from scattervae.spectra.columns import joint_schema
-from scattervae.spectra.finish import choose_partitions, write_partitions
 from scattervae.spectra.hats import Partition, Positions, finish_catalogue, read_footer
 from scattervae.spectra.manifest import MANIFEST, STAGING, FileEntry, Journal, Line, Manifest
 from scattervae.spectra.spectra import Basis, Flag
-from scattervae.spectra.staging import SeenIds, StagedStars, without_seen
+from scattervae.spectra.staging import SeenIds, StagedStars, choose_partitions, without_seen, write_partitions
 from scattervae.spectra.star_tables import DataRelease
 
 ROWS_A_PARTITION = 2**18  # some 250 MB in memory

@@ -21,8 +21,8 @@ from scattervae.arrays import StarMask
 from scattervae.errors import StoreError
 from scattervae.parallel import in_threads, keep_memory, thread_pool
 from scattervae.seeds import stream
+from scattervae.spectra.columns import RowGroup, StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.row_groups import RowGroup, StoredSpectra
 from scattervae.spectra.spectra import Basis
 
 WINDOW_STARS = 524_288  # 460 MB with 110 coefficients, from 32 to 64 row groups; two are in memory at a time

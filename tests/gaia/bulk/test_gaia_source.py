@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from bulk.toys import write
 from scattervae.errors import DataError
 from scattervae.gaia.bulk.blocks import BrokenFileError
-from scattervae.gaia.bulk.gaia_source import is_bulk_sources, read_sources
 from scattervae.gaia.bulk.reading import is_bulk
 from scattervae.gaia.files.reading import read_sources_file
+from scattervae.gaia.source_join import is_bulk_sources, read_sources
 from scattervae.spectra.star_tables import SOURCE_COLUMNS
 
 # Some of the 152 columns of gaia_source, with their types, in the order of the archive's bulk files.
@@ -182,7 +182,7 @@ def test_any_table_is_read_as_read_sources_file_reads_it(tmp_path, cells, block)
     }
     path = write(tmp_path, text_of(cells, types), "sources.csv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scattervae.gaia.bulk.gaia_source._BLOCK_BYTES", block)
+        patch.setattr("scattervae.gaia.source_join._BLOCK_BYTES", block)
         assert_as_read_sources_file(path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bulk.toys import BulkToy, read_whole, write
 from scattervae.gaia.bulk import reading
-from scattervae.gaia.bulk.regular_lines import RegularRows
+from scattervae.gaia.bulk.reading import RegularRows
 from scattervae.gaia.bulk.table import open_table
 
 

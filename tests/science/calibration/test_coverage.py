@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest, norm
 
 from scattervae.errors import DataError
-from scattervae.gaia.facts import g_flux_of, g_mag_of
+from scattervae.gaia.basis import g_flux_of, g_mag_of
 from scattervae.model.network import Reconstruction
 from scattervae.science.calibration.coverage import (
     N_BINS,

@@ -1,7 +1,7 @@
 import torch
 
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.science.labels.network import LabelNetwork, predict
+from scattervae.science.labels.training import LabelNetwork, predict
 
 SHAPES = (
     NetworkShape(n_latent=3, hidden=(16, 12)),

@@ -4,12 +4,13 @@ import torch
 from torch.distributions import StudentT
 
 from scattervae.model.network import NetworkShape, ScatterVAE
-from scattervae.science.labels.network import ScaledLabels, predict
 from scattervae.science.labels.targets import ScaledTargets
 from scattervae.science.labels.training import (
     LabelledBatches,
     LabelSettings,
+    ScaledLabels,
     Schedule,
+    predict,
     student_t_nll,
     train_network,
 )

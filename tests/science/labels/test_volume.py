@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from scattervae.model.posterior import Posterior
-from scattervae.science.labels.volume import LabelledVolume
+from scattervae.science.labels.support import LabelledVolume
 
 
 def posterior_of(means: np.ndarray, width: float = 0.1) -> Posterior:

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table, as_json
-from scattervae.science.paper.comparison import CANNON, NETWORK
+from scattervae.science.paper.comparison import (
+    CANNON,
+    DOES_NOT_HOLD,
+    HOLDS,
+    NETWORK,
+    NOT_TESTABLE,
+    Claim,
+    Table,
+    as_json,
+)
 from scattervae.science.paper.reproduce import claims_of
 from science.toys import FIRST_TEN, N, comparison_of, labels_of, permuted, scores_of
 

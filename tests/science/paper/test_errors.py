@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST
+from scattervae.science.paper.comparison import (
+    CANNON,
+    DOES_NOT_HOLD,
+    DRAWN,
+    HOLDS,
+    NETWORK,
+    NOT_TESTABLE,
+    ROBUST,
+)
 from scattervae.science.paper.errors import (
     PAPER_RATIO,
     likelihood_gain,

@@ -9,8 +9,15 @@ from sklearn.metrics import roc_auc_score
 
 from scattervae.gaia.basis import design
 from scattervae.gaia.instrument import archive_design
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.comparison import CANNON, NETWORK, compare_models, fit_cannons
+from scattervae.science.paper.comparison import (
+    CANNON,
+    DOES_NOT_HOLD,
+    HOLDS,
+    NETWORK,
+    NOT_TESTABLE,
+    compare_models,
+    fit_cannons,
+)
 from scattervae.science.paper.labels import bad_labels, gain_by_label_error, incomplete_labels, lossless_flux
 from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels

@@ -9,7 +9,7 @@ from scattervae.errors import DataError
 from scattervae.model import run
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.cannon.model import Cannon
-from scattervae.science.paper.claim import NOT_TESTABLE, as_json
+from scattervae.science.paper.comparison import NOT_TESTABLE, as_json
 from scattervae.science.paper.reproduce import reproduce
 from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels

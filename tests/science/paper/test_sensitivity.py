@@ -18,8 +18,7 @@ from scattervae.model.covariance import square
 from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper import sensitivity as module
-from scattervae.science.paper.claim import HOLDS
-from scattervae.science.paper.comparison import compare_models, fit_cannons
+from scattervae.science.paper.comparison import HOLDS, compare_models, fit_cannons
 from scattervae.science.paper.reproduce import claims_of
 from scattervae.science.paper.sensitivity import (
     HEADER,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from scattervae.errors import DataError
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import g_flux_of
 from scattervae.science.relative.matching import Covariates, closest_pairs, covariates_of, groups_of, match
 from toy import spoiled, toy_sky
 

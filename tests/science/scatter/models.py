@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from scattervae.gaia.facts import g_flux_of
+from scattervae.gaia.basis import g_flux_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.recipe import Recipe

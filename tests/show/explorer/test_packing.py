@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from scattervae.show.explorer.packing import coeff_loss, deflated, packed_coeffs, packed_column, packed_errors
+from scattervae.show.explorer.packed_model import (
+    coeff_loss,
+    deflated,
+    packed_coeffs,
+    packed_column,
+    packed_errors,
+)
 from scattervae.show.explorer.shown_stars import Column
 
 

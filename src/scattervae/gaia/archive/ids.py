@@ -19,8 +19,7 @@ from scattervae.errors import FetchError, counted
 from scattervae.files import written_file
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
-from scattervae.gaia.files.rows import duplicates
-from scattervae.gaia.files.star_columns import joined_sources
+from scattervae.gaia.files.rows import duplicates, joined_sources
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 
 logger = logging.getLogger(__name__)

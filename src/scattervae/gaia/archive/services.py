@@ -28,8 +28,7 @@ from scattervae.gaia.archive.transport import (
     Patience,
     reason_of,
 )
-from scattervae.gaia.files.rows import duplicates
-from scattervae.gaia.files.star_columns import filled_sources, joined_sources
+from scattervae.gaia.files.rows import duplicates, filled_sources, joined_sources
 from scattervae.opening import Budget
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
 

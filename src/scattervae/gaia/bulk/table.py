@@ -15,8 +15,7 @@ from scattervae.gaia.bulk.blocks import BrokenFileError, Layout, Lines, read_lin
 from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import ReadRows, assemble_rows
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, pick
-from scattervae.gaia.files.reading import Kind, recognise
-from scattervae.gaia.files.text import read_text
+from scattervae.gaia.files.text import Kind, read_text, recognise
 from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis
 

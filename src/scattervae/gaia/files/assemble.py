@@ -27,9 +27,17 @@ from scattervae.gaia.files.columns import (
     SkippedRow,
     in_archive_units,
 )
-from scattervae.gaia.files.rows import Skips, duplicates, flag_duplicates, read_source_ids
+from scattervae.gaia.files.rows import (
+    Skips,
+    allstar_of,
+    duplicates,
+    flag_duplicates,
+    read_g_flux,
+    read_labels,
+    read_source_columns,
+    read_source_ids,
+)
 from scattervae.gaia.files.sampled import one_row_per_star, read_sampled
-from scattervae.gaia.files.star_columns import allstar_of, read_g_flux, read_labels, read_source_columns
 from scattervae.spectra.bases import BasisIds, check_taken
 from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra
 from scattervae.spectra.star_tables import POSITION_COLUMNS, SourceColumns, StellarLabels
@@ -108,7 +116,7 @@ def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
 def assemble_labels(columns: Columns) -> StellarLabels:
     """The labels of a table that need not hold spectra, one row a star, the best where it has several.
 
-    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.star_columns`).
+    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.rows`).
     """
     names = [name for name, _ in LABEL_COLUMNS]
     there = any(name in columns for name in names)

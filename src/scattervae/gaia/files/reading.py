@@ -3,13 +3,11 @@
 import csv
 import gzip
 import logging
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 from io import BufferedIOBase
 from pathlib import Path
 from xml.parsers.expat import ExpatError
@@ -34,9 +32,8 @@ from scattervae.gaia.files.avro import read_avro
 from scattervae.gaia.files.columns import Columns, wanted_columns
 from scattervae.gaia.files.fits_and_votable import read_fits, read_mapped_fits, read_votable
 from scattervae.gaia.files.hdf5 import read_hdf5
-from scattervae.gaia.files.rows import identifiers, looks_like_identifier
+from scattervae.gaia.files.rows import identifiers, label_flags, looks_like_identifier
 from scattervae.gaia.files.sampled import grid_beside, with_id_of_name
-from scattervae.gaia.files.star_columns import label_flags
 from scattervae.gaia.files.tables import (
     TableLike,
     columns_in_memory,
@@ -45,100 +42,13 @@ from scattervae.gaia.files.tables import (
     read_numpy,
     read_parquet,
 )
-from scattervae.gaia.files.text import encoding_of, read_text, text_lines
+from scattervae.gaia.files.text import Kind, read_text, recognise, text_lines
 from scattervae.opening import open_file, unpacked
 from scattervae.spectra.bases import BasisIds, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns, StellarLabels
 
 logger = logging.getLogger(__name__)
-
-_HEAD_BYTES = 65536
-
-
-class Kind(Enum):
-    """The forms that spectra are published in."""
-
-    TEXT = "csv or ecsv"
-    FITS = "FITS"
-    VOTABLE = "VOTable"
-    AVRO = "avro"
-    HDF5 = "HDF5"
-    PARQUET = "parquet"
-    FEATHER = "feather"
-    NUMPY = "npz"
-    JSON = "JSON"
-
-
-_SIGNATURES = {
-    b"SIMPLE  =": Kind.FITS,
-    b"\x89HDF\r\n\x1a\n": Kind.HDF5,
-    b"PAR1": Kind.PARQUET,
-    b"Obj\x01": Kind.AVRO,
-    b"ARROW1": Kind.FEATHER,
-    b"\x93NUMPY": Kind.NUMPY,
-}
-_REFUSED = {
-    b"BZh": "compressed with bzip2; unpack it first",
-    b"\xfd7zXZ\x00": "compressed with xz; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed with zstandard; unpack it first",
-    b"\x80\x04\x95": "a pickle, which may run anything when it is opened; write the table to parquet",
-    b"\x80\x05\x95": "a pickle, which may run anything when it is opened; write the table to parquet",
-}
-_ZIP = b"PK\x03\x04"
-_EXPECTED = "expected csv, ecsv, FITS, VOTable, avro, HDF5, parquet, feather, npz or JSON"
-
-
-def recognise(stream: BufferedIOBase) -> Kind:
-    """The kind of a file; the stream is left at its start.
-
-    Raises:
-        DataError: The file is empty or of no kind that holds spectra.
-    """
-    head = stream.read(_HEAD_BYTES)
-    stream.seek(0)
-    for signature, kind in _SIGNATURES.items():
-        if head.startswith(signature):
-            return kind
-    for signature, found in _REFUSED.items():
-        if head.startswith(signature):
-            raise DataError(f"is {found}")
-    if head.startswith(_ZIP):
-        return _recognise_zip(head)
-    return _recognise_text(head)
-
-
-def _recognise_text(head: bytes) -> Kind:
-    start = head.decode(encoding_of(head), errors="replace").lstrip()
-    if not start:
-        raise DataError("is empty; download it again")
-    if start.startswith("<"):
-        return _recognise_markup(start.lower())
-    if start.startswith(("{", "[")):
-        return Kind.JSON
-    if "\x00" in start:
-        raise DataError(f"is of an unknown binary kind; {_EXPECTED}")
-    return Kind.TEXT
-
-
-def _recognise_zip(head: bytes) -> Kind:
-    """By the name of its first member. Source: PKWARE's APPNOTE.TXT 6.3, section 4.3.7."""
-    name = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode(errors="replace")
-    if name.endswith(".npy"):
-        return Kind.NUMPY
-    if name.startswith(("[Content_Types]", "xl/", "docProps/", "_rels/")):
-        raise DataError("is a workbook of Excel's; save the sheet as csv")
-    raise DataError("is a zip archive; unpack it and pass the files inside")
-
-
-def _recognise_markup(start: str) -> Kind:
-    root = re.search(r"<([a-z][\w.:-]*)", start)
-    if root and root[1].endswith("votable"):
-        return Kind.VOTABLE
-    if (root and root[1] == "html") or start.startswith("<!doctype html"):
-        raise DataError("is a web page, not spectra; the download failed, so open the page to see why")
-    raise DataError(f"is XML but no VOTable; {_EXPECTED}")
-
 
 _Reader = Callable[[BufferedIOBase, frozenset[str]], Columns]
 _READERS: dict[Kind, _Reader] = {
@@ -218,7 +128,7 @@ def read_labels_file(path: str | Path) -> StellarLabels:
     """The labels in a file of any kind, with or without spectra; one row a star.
 
     APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do
-    (`scattervae.gaia.files.star_columns`); a FITS table may be larger than memory.
+    (`scattervae.gaia.files.rows`); a FITS table may be larger than memory.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no labels.

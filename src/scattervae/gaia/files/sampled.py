@@ -14,8 +14,7 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
-from scattervae.gaia.files.rows import Skips, identifiers
-from scattervae.gaia.files.star_columns import read_g_flux
+from scattervae.gaia.files.rows import Skips, identifiers, read_g_flux
 from scattervae.spectra.spectra import Flag, SampledSpectra
 
 _NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its file beside, and people name it

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior

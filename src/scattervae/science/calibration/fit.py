@@ -16,7 +16,7 @@ from torch import Tensor
 from scattervae.arrays import Latents
 from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.degradation import DegradationSettings, draw_degradation
+from scattervae.model.recipe import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
 from scattervae.science.calibration.score import ScoreInputs, fit_score, score_inputs

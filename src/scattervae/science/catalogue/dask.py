@@ -18,6 +18,7 @@ from scattervae.parallel import keep_memory
 from scattervae.science.catalogue.encoding import catalogue_schema, encode_chunk
 from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write_partition
 from scattervae.spectra.columns import (
+    StoredSpectra,
     current_names,
     holds_all_columns,
     stored_columns,
@@ -26,7 +27,6 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Flag, Spectra
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 

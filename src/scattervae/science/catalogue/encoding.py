@@ -29,9 +29,8 @@ from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
 from scattervae.science.trained import labels_of
-from scattervae.spectra.columns import described, flag_legend, stored_of
+from scattervae.spectra.columns import StoredSpectra, described, flag_legend, stored_of
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.store import SpectrumStore

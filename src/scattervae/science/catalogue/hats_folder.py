@@ -25,7 +25,7 @@ from scattervae.science.catalogue.encoding import (
     encode_chunk,
 )
 from scattervae.science.catalogue.one_file import IDENTITY, identity_of, resumable, write_rows
-from scattervae.spectra.columns import store_schema
+from scattervae.spectra.columns import RowGroup, store_schema
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
     SPATIAL_ORDER,
@@ -37,7 +37,6 @@ from scattervae.spectra.hats import (
     read_table,
     spatial_index,
 )
-from scattervae.spectra.row_groups import RowGroup
 from scattervae.spectra.spectra import FLAGS, Flag, repeats
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore

@@ -27,8 +27,8 @@ from scattervae.science.catalogue.encoding import (
     once_each,
     rows_of,
 )
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.hats import parquet_writer, read_table
-from scattervae.spectra.row_groups import StoredSpectra
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.tables import require_form, written_table

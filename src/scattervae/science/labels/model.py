@@ -26,19 +26,24 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.model.training_stars import training_stars
 from scattervae.provenance import software_versions
 from scattervae.science.labels.conformal import CellAxes, Cells, Conformal, scores_of
-from scattervae.science.labels.network import LabelNetwork, predict
 from scattervae.science.labels.prediction import BY_CHI2, BY_DISTANCE, LabelPrediction
-from scattervae.science.labels.support import LabelSupport, SurveyStars
+from scattervae.science.labels.support import RELIABLE_ABOVE, LabelledVolume, LabelSupport, SurveyStars
 from scattervae.science.labels.targets import LabelScales, TargetLabels
-from scattervae.science.labels.training import LabelledBatches, LabelSettings, Schedule, train_network
-from scattervae.science.labels.volume import RELIABLE_ABOVE, LabelledVolume
+from scattervae.science.labels.training import (
+    LabelledBatches,
+    LabelNetwork,
+    LabelSettings,
+    Schedule,
+    predict,
+    train_network,
+)
 from scattervae.seeds import numpy_stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs

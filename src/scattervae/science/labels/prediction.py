@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
-from scattervae.science.labels.volume import RELIABLE_ABOVE
+from scattervae.science.labels.support import RELIABLE_ABOVE
 
 BY_DISTANCE, BY_CHI2 = 0.08, 0.12
 """Of the stars that `RELIABLE_ABOVE` allows to be flagged falsely: shares for the distance from labelled stars, and for

@@ -9,14 +9,18 @@ from itertools import pairwise
 import numpy as np
 
 from scattervae.arrays import StarArray, StarMask
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
 from scattervae.science.paper.comparison import (
     CANNON,
+    DOES_NOT_HOLD,
     DRAWN,
+    HOLDS,
     NETWORK,
+    NOT_TESTABLE,
     ROBUST,
+    Claim,
     Interval,
     ModelComparison,
+    Table,
     bootstrap,
     bootstrap_mean,
     bootstrap_ratio,

@@ -11,8 +11,18 @@ from scipy.stats import rankdata
 from scattervae.arrays import StarArray, StarMask
 from scattervae.gaia.basis import Design, design
 from scattervae.gaia.instrument import archive_design
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
-from scattervae.science.paper.comparison import CANNON, CANNON_LABELS, NETWORK, ModelComparison, bootstrap
+from scattervae.science.paper.comparison import (
+    CANNON,
+    CANNON_LABELS,
+    DOES_NOT_HOLD,
+    HOLDS,
+    NETWORK,
+    NOT_TESTABLE,
+    Claim,
+    ModelComparison,
+    Table,
+    bootstrap,
+)
 from scattervae.science.paper.errors import FEWER_RESAMPLES
 
 _WORST = 0.05

@@ -20,8 +20,15 @@ from scattervae.science.latent_volume.comparison import (
     stated_selections,
 )
 from scattervae.science.latent_volume.richness import Estimate
-from scattervae.science.paper.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Table
-from scattervae.science.paper.comparison import CANNON_LABELS, bootstrap
+from scattervae.science.paper.comparison import (
+    CANNON_LABELS,
+    DOES_NOT_HOLD,
+    HOLDS,
+    NOT_TESTABLE,
+    Claim,
+    Table,
+    bootstrap,
+)
 from scattervae.science.relative.differences import flux_difference, latent_difference, observed_shapes
 from scattervae.science.relative.matching import covariates_of, match
 from scattervae.seeds import folds, stream

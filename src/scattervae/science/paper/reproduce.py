@@ -9,8 +9,7 @@ from scattervae.model.checkpoint import Checkpoint, Progress
 from scattervae.model.recipe import RECIPES, Recipe
 from scattervae.model.run import train_once
 from scattervae.science.latent_volume.comparison import VolumeComparison
-from scattervae.science.paper.claim import Claim
-from scattervae.science.paper.comparison import Cannons, ModelComparison, compare_models, fit_cannons
+from scattervae.science.paper.comparison import Cannons, Claim, ModelComparison, compare_models, fit_cannons
 from scattervae.science.paper.errors import (
     likelihood_gain,
     normalised_error_ratio,

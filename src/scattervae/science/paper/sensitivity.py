@@ -25,8 +25,7 @@ from scattervae.model.run import train, train_once
 from scattervae.model.training_stars import data_digest
 from scattervae.science.evaluation import evaluate
 from scattervae.science.generation import generate
-from scattervae.science.paper.claim import HOLDS, Claim, Table
-from scattervae.science.paper.comparison import compare_models, fit_cannons
+from scattervae.science.paper.comparison import HOLDS, Claim, Table, compare_models, fit_cannons
 from scattervae.science.paper.errors import normalised_error_ratio, region, scatter_ratio, tails
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.spectra import Correlations, Spectra

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StellarLabels
 

@@ -16,7 +16,7 @@ from scipy.cluster.vq import kmeans2
 
 from scattervae.arrays import Coeffs, StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.separation import Groups, PerCell, Separation, StarCells, separate

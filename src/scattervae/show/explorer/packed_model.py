@@ -1,10 +1,14 @@
-"""A model as the page runs it: its layers by name, all numbers in one float32 array."""
+"""A model and its stars as the page has them: arrays rounded and deflated, layers by name in one float32 array."""
 
+import base64
+import math
+import zlib
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Float64
 from torch import nn
 
 from scattervae.arrays import CoeffVector
@@ -12,8 +16,118 @@ from scattervae.errors import DataError
 from scattervae.gaia.basis import design, g_flux_from_coeffs, is_known
 from scattervae.gaia.facts import G_ZERO_POINT
 from scattervae.science.trained import TrainedModel
-from scattervae.show.explorer.packing import deflated
+from scattervae.show.explorer.shown_stars import Column
 from scattervae.spectra.spectra import Basis, Spectra
+
+MOST_CATEGORIES = 12
+_LINEAR_ENOUGH = 2e-4  # a step, as a share of the middle 90 % of the values
+_ASINH_BELOW = 0.02  # training standard deviations
+_MANTISSA = np.uint32(0xFFFFFF80)  # 16 of 23 bits, the first being understood
+
+
+def deflated(values: np.ndarray) -> str:
+    """The array's bytes: all first ones, then all second ones, and so on, which deflate better; in base64."""
+    planes = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(-1, values.dtype.itemsize).T
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 6)).decode()
+
+
+def packed_column(column: Column) -> tuple[dict[str, Any], str]:
+    """How the page reads a column, and its text.
+
+    Numbers are rounded to steps of their range: 254 for correlations, else 65,534. Latents, positions and columns with
+    values far from all others keep 17 bits of each number instead. Text is a byte a star, rare texts one kind.
+    """
+    about = {"name": column.name, "unit": column.unit, "description": column.description}
+    if column.is_text:
+        return about | _categories(column.values), deflated(_category_of(column.values))
+    finite = np.isfinite(column.values)
+    known = column.values[finite]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    kind: type[np.unsignedinteger[Any]] = np.uint8 if column.name.endswith("_corr") else np.uint16
+    missing = int(np.iinfo(kind).max)
+    step = (high - low) / (missing - 1)
+    middle = float(np.subtract(*np.percentile(known, [95, 5]))) if len(known) else 0.0
+    far = kind is np.uint16 and not step <= _LINEAR_ENOUGH * middle
+    if far or column.name in ("ra", "dec") or column.name.endswith("_mean"):
+        return about | {"code": "f32", "loss": 2.0**-17, "relative": True}, deflated(_rounded(column.values))
+    codes = np.full(len(finite), missing, dtype=kind)
+    codes[finite] = np.rint((known - low) / (step or 1.0))
+    code = "u8" if kind is np.uint8 else "u16"
+    return about | {"code": code, "low": low, "step": step, "loss": step / 2}, deflated(codes)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 numbers that hold 17 of 24 bits; beyond their range, and where missing, NaN."""
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    bits = (numbers.view(np.uint32) + np.uint32(64)) & _MANTISSA
+    return np.where(np.isfinite(numbers), bits, np.float32(np.nan).view(np.uint32)).astype(np.uint32)
+
+
+def _categories(values: np.ndarray) -> dict[str, Any]:
+    names, counts = np.unique(values[values != ""], return_counts=True)
+    most = names[np.argsort(-counts, kind="stable")]
+    kept = most[: MOST_CATEGORIES - 1] if len(most) > MOST_CATEGORIES else most
+    return {"code": "category", "categories": [*kept.tolist(), *(["other"] if len(kept) < len(most) else [])]}
+
+
+def _category_of(values: np.ndarray) -> np.ndarray:
+    kept = _categories(values)["categories"]
+    codes = np.full(len(values), len(kept) - 1 if "other" in kept[-1:] else 255, dtype=np.uint8)
+    for index, name in enumerate(kept):
+        codes[values == name] = index
+    codes[values == ""] = 255
+    return codes
+
+
+def packed_coeffs(x: Float32[np.ndarray, "star coeff"]) -> tuple[dict[str, float], str]:
+    r"""Coefficients in training standard deviations as 16 bits each, coefficient by coefficient.
+
+    .. math:: q = \mathrm{round}\left[ k\, \sinh^{-1}(x / 0.02) \right]
+
+    Steps are fine near the mean and grow with a coefficient far from it. A missing one is -32768.
+    """
+    known = x[np.isfinite(x)]
+    largest = float(np.abs(known).max()) if len(known) else 1.0
+    scale = 32767.0 / math.asinh(max(largest, 1.0) / _ASINH_BELOW)
+    codes = np.where(
+        np.isfinite(x),
+        np.rint(np.arcsinh(np.nan_to_num(x, posinf=0.0, neginf=0.0) / _ASINH_BELOW) * scale),
+        -32768,
+    )
+    return {"scale": scale, "below": _ASINH_BELOW}, deflated(codes.T.astype(np.int16))
+
+
+def unpacked_coeffs(
+    codes: Float64[np.ndarray, "star coeff"], scale: float
+) -> Float64[np.ndarray, "star coeff"]:
+    """What the page makes of the codes."""
+    return _ASINH_BELOW * np.sinh(codes / scale)
+
+
+def coeff_loss(
+    x: Float32[np.ndarray, "star coeff"], errors: Float32[np.ndarray, "star coeff"], scale: float
+) -> float:
+    """The 99.9 % point of what rounding changes a coefficient by, in its measurement errors; 0 without stars."""
+    known = np.isfinite(x) & np.isfinite(errors) & (errors > 0)
+    if not known.any():
+        return 0.0
+    rounded = unpacked_coeffs(
+        np.rint(np.arcsinh(x[known].astype(float) / _ASINH_BELOW) * scale)[None], scale
+    )[0]
+    return float(np.percentile(np.abs(rounded - x[known]) / errors[known], 99.9))
+
+
+def packed_errors(errors: Float32[np.ndarray, "star coeff"]) -> tuple[dict[str, float], str]:
+    """Errors as 8 bits of their logarithm; a missing one is 255. The loss is the largest relative change."""
+    known = np.isfinite(errors) & (errors > 0)
+    logs = np.log(errors[known]) if known.any() else np.zeros(1)
+    low = float(logs.min())
+    step = max(float(logs.max()) - low, 1e-6) / 254
+    codes = np.full(errors.shape, 255, dtype=np.uint8)
+    codes[known] = np.rint((np.log(errors[known]) - low) / step)
+    return {"low": low, "step": step, "loss": math.expm1(step / 2)}, deflated(codes.T)
+
 
 _CALIBRATED = ("scatter_factor", "width_offset", "width_slope")
 

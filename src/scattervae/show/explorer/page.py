@@ -19,11 +19,17 @@ from markupsafe import Markup
 import scattervae
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.gaia.facts import g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.trained import TrainedModel, load_model, with_labels
-from scattervae.show.explorer.packed_model import packed_model
-from scattervae.show.explorer.packing import coeff_loss, deflated, packed_coeffs, packed_column, packed_errors
+from scattervae.show.explorer.packed_model import (
+    coeff_loss,
+    deflated,
+    packed_coeffs,
+    packed_column,
+    packed_errors,
+    packed_model,
+)
 from scattervae.show.explorer.shown_stars import (
     Column,
     Sample,
