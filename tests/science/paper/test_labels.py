@@ -138,14 +138,14 @@ def test_stars_without_labels_are_compared_with_the_others_by_proper_scores(fact
 
 
 @pytest.mark.parametrize(
-    ("worse_by", "verdict"), [(0.0, "depends on the sample"), (3.0, HOLDS), (-3.0, DOES_NOT_HOLD)]
+    ("gain", "verdict"), [(0.0, "depends on the sample"), (3.0, HOLDS), (-3.0, DOES_NOT_HOLD)]
 )
-def test_the_gain_by_label_error_is_that_between_quarters(worse_by, verdict):
+def test_the_gain_by_label_error_is_that_between_quarters(gain, verdict):
     """The Cannon's likelihood falls, or rises, with the rank of the label error."""
     errors = np.linspace(1.0, 2.0, N_STARS)[:, None] * np.ones(4)
     scores = {name: scores_of(normal(4)) for name in (NETWORK, CANNON)}
     noise = np.random.default_rng(3).normal(size=N_STARS)
-    nll = scores[NETWORK].nll + 20.0 + noise + worse_by * np.linspace(-1.0, 1.0, N_STARS)
+    nll = scores[NETWORK].nll + 20.0 + noise + gain * np.linspace(-1.0, 1.0, N_STARS)
     comparison = comparison_of(
         scores | {CANNON: replace(scores[CANNON], nll=nll)}, labels=labels_of(N_STARS, errors=errors)
     )

@@ -273,8 +273,8 @@ def raw_accuracy(comparison: ModelComparison) -> Claim:
             means = (f"{of[here].mean():.3f}" for of in (network, cannon))
             rows.append((name, f"{int(here.sum()):,}", *means, *(f"{part:.3f}" for part in ratio)))
     every = bootstrap_ratio(network, cannon)
-    worse = [name for name, ratio in ratios.items() if not ratio.high < 1.0]
-    verdict = HOLDS if not worse else f"depends on the region: not in {'; '.join(worse)}"
+    not_smaller = [name for name, ratio in ratios.items() if not ratio.high < 1.0]
+    verdict = HOLDS if not not_smaller else f"depends on the region: not in {'; '.join(not_smaller)}"
     header = ("region", "stars", "VAE", "Cannon", "ratio", "low", "high")
     return Claim(
         id="raw_accuracy",
@@ -285,7 +285,7 @@ def raw_accuracy(comparison: ModelComparison) -> Claim:
         verdict=DOES_NOT_HOLD if every.low >= 1.0 else verdict,
         note=(
             "Residuals of all coefficients in training standard deviations, whatever scatter either model states. "
-            f"The VAE's are smaller in {len(ratios) - len(worse)} of {len(ratios)} regions of "
+            f"The VAE's are smaller in {len(ratios) - len(not_smaller)} of {len(ratios)} regions of "
             f"{_FEWEST_IN_REGION} stars or more."
         ),
         details=(Table("Mean RMS residual of the stars of a region", header, tuple(rows)),),

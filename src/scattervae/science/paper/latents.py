@@ -35,8 +35,7 @@ from scattervae.seeds import folds, stream
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StellarLabels
 
-PAPER_DELTA_V = 0.30
-PAPER_FACTOR = 65.0
+PAPER_DELTA_V, PAPER_FACTOR = 0.30, 65.0
 FE_H_RANGE = (-0.8, 0.1)
 VALLEY, SLOPE, MARGIN = 0.14, -0.05, 0.02
 """The line between the two sequences, [alpha/M] = 0.14 - 0.05 [Fe/H], drawn through the gap that these APOGEE
@@ -88,20 +87,16 @@ def volume_claims(
     The paper's "cover 30 % more" can mean either of the first two: figure 3 has the difference of the volumes,
     :math:`\\Delta V / V_{sup}`; what is new is the volume that no labelled star occupies.
     """
-    note = (
-        "No second set was given (--unlabelled); the tables show stated selections as an illustration only."
-    )
+    note = "No second set was given (--unlabelled); the tables show stated selections as an illustration."
     try:
         found = volumes(model, spectra, labels, unlabelled)
     except DataError as error:
         found, note = (), str(error)
     details = tuple(table for compared in found for table in _tables(compared))
     if unlabelled is not None and found:
-        covered = (
-            _covered(found[0], details, "coverage_delta_v", of=lambda overlap: overlap.difference),
-            _covered(found[0], details, "coverage_new", of=lambda overlap: overlap.new),
-        )
-        return [*covered, _extrapolation(found[0])], found
+        difference = _covered(found[0], details, "coverage_delta_v", of=lambda overlap: overlap.difference)
+        new = _covered(found[0], details, "coverage_new", of=lambda overlap: overlap.new)
+        return [difference, new, _extrapolation(found[0])], found
     untested = [
         Claim(claim_id, title, paper, None, None, NOT_TESTABLE, note, details)
         for claim_id, (title, paper) in _UNTESTED.items()
