@@ -101,14 +101,9 @@ def _cut(path: Path, chance: random.Random) -> None:
     path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
 
 
-def _ending(kind: Kind, name: str, folder: Path, expected: Numbers, *, foreign: bool) -> str | None:
-    """None where the folder is refused by the file's name or its own, or where no number is another.
-
-    A partition of another store, of the same pixel and the same number of rows, is no damage that reading can see:
-    for a `foreign` file it is enough that ``info --verify`` names it.
-    """
+def _ending(kind: Kind, name: str, folder: Path, expected: Numbers) -> str | None:
+    """None where the folder is refused by the file's name or its own, or where no number is another."""
     from scattervae.errors import ScatterVaeError
-    from scattervae.files import damaged_files
 
     try:
         found = kind.read(folder)
@@ -123,11 +118,7 @@ def _ending(kind: Kind, name: str, folder: Path, expected: Numbers, *, foreign: 
     same = found.keys() == expected.keys() and all(
         np.array_equal(found[key], expected[key], equal_nan=True) for key in expected
     )
-    if same or Path(name).name in UNDOES:
-        return None
-    return (
-        None if foreign and any(name in line for line in damaged_files(folder)) else "read with other numbers"
-    )
+    return None if same or Path(name).name in UNDOES else "read with other numbers"
 
 
 def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[Row]:
@@ -140,7 +131,7 @@ def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[
         if path.is_file() and path.name not in LOGS and path.stat().st_size
     )
 
-    def spoilt(name: str, spoil: Callable[[Path], object], *, foreign: bool) -> str | None:
+    def spoilt(name: str, spoil: Callable[[Path], object]) -> str | None:
         folder = work / "spoilt"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(kind.folder, folder)
@@ -148,7 +139,7 @@ def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[
         spoil(folder / name)
         if (folder / name).is_file() and (folder / name).read_bytes() == before:
             return None
-        ending = _ending(kind, name, folder, expected, foreign=foreign)
+        ending = _ending(kind, name, folder, expected)
         return ending and f"{name}: {ending}"
 
     ways: dict[str, list[tuple[str, Callable[[Path], object]]]] = {
@@ -163,7 +154,7 @@ def corrupted(kind: Kind, work: Path, *, flips: int, seed: int = 0) -> Iterator[
         yield row_of(
             "corruption",
             f"{kind.name}: {way}",
-            [spoilt(name, spoil, foreign=way == "of another") for name, spoil in tries],
+            [spoilt(name, spoil) for name, spoil in tries],
         )
 
 

@@ -230,6 +230,7 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     import scattervae.gaia.reading
 
     del scattervae
+    work.mkdir(parents=True, exist_ok=True)
     _warm_up(work)
     found = []
     for one in readings(work / "readers", given):

@@ -33,8 +33,9 @@ def _zip(text: bytes, *, name: str = "a.csv", cut: int = 0, method: int = zipfil
     return Answer(body[: len(body) - cut], headers={"Content-Type": "application/zip"})
 
 
-def _answers(path: str, make: Callable[[Any], Any]) -> Lie:
+def _answers(path: str, make: Callable[[Any], Any], *, at_once: bool = True) -> Lie:
     def lie(server: Any) -> None:
+        server.at_once = at_once
         server.trouble[path] = repeat(make(server))
 
     return lie
@@ -45,6 +46,7 @@ def _results(answer: Any) -> Lie:
     from gaia.archive.gaia_server import JOBS
 
     def lie(server: Any) -> None:
+        server.at_once = False
         server.trouble |= {f"{JOBS}/{job}/results": repeat(answer) for job in range(2, 9)}
 
     return lie
@@ -106,7 +108,7 @@ def _bomb() -> bytes:
 
 def table_lies() -> dict[str, Lie]:
     """What TAP may send in place of a result."""
-    from gaia.archive.gaia_server import JOBS
+    from gaia.archive.gaia_server import AT_ONCE, JOBS
     from gaia.archive.server import PAGE, Answer
 
     field = '<FIELD name="source_id" datatype="long"/>'
@@ -129,10 +131,13 @@ def table_lies() -> dict[str, Lie]:
         "503": Answer(b"", 503),
     }
     found = {f"TAP: {name}": _results(answer) for name, answer in bodies.items()}
-    found["TAP: an error without a reason"] = _answers(f"{JOBS}/2/phase", lambda _: Answer(b"ERROR"))
-    found["TAP: no Location"] = _answers(JOBS, lambda _: Answer(status=303))
+    found |= {f"TAP at once: {name}": _answers(AT_ONCE, lambda _, a=a: a) for name, a in bodies.items()}
+    found["TAP: an error without a reason"] = _answers(
+        f"{JOBS}/2/phase", lambda _: Answer(b"ERROR"), at_once=False
+    )
+    found["TAP: no Location"] = _answers(JOBS, lambda _: Answer(status=303), at_once=False)
     found["TAP: a Location in a file"] = _answers(
-        JOBS, lambda _: Answer(status=303, headers={"Location": "file:///etc/hostname"})
+        JOBS, lambda _: Answer(status=303, headers={"Location": "file:///etc/hostname"}), at_once=False
     )
     return found
 

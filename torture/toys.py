@@ -134,6 +134,6 @@ def _less_to_do() -> None:
     from scattervae.science.labels.training import LabelSettings
 
     one_file.ROWS_A_GROUP = _ROWS_A_PART
-    for name, value in {"steps": 15, "members": 2}.items():
+    for name, value in {"steps": 15, "networks": 2}.items():
         LabelSettings.model_fields[name].default = value
     LabelSettings.model_rebuild(force=True)

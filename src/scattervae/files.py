@@ -21,9 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
-from scattervae.errors import BusyError, CheckpointError
+from scattervae.errors import BusyError, CheckpointError, StoreError
 
 DIGESTS = "digests.json"
+_SAMPLE = "#sample"  # behind a parquet file's name: its `sample_digest`
+_N_PIECES, _PIECE, _END = 64, 1024, 2**14  # bytes of a file that its sample is of
 _SHOWN = 60  # characters of a wrong value
 
 Content = TypeVar("Content")
@@ -96,11 +98,43 @@ def written_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_digests(folder: Path, files: Iterable[Path], *, unchanged: Collection[Path] = ()) -> None:
-    """Note the digests of these files in their folder; the `unchanged` keep those that are noted, and are not read."""
+    """Note the digests of these files in their folder; the `unchanged` keep those that are noted, and are not read.
+
+    Of a parquet file a `sample_digest` is noted as well, which is quickly compared when the file is opened.
+    """
     noted = digests_in(folder)
     names = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
     digests = {n: noted[n] if n in noted and f in unchanged else file_digest(f) for n, f in names.items()}
-    write_json(folder / DIGESTS, digests)
+    samples = {n + _SAMPLE: sample_digest(f) for n, f in names.items() if f.suffix == ".parquet"}
+    write_json(folder / DIGESTS, digests | samples)
+
+
+def require_own_sample(folder: Path, file: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a parquet file that another was put in the place of, where its folder has noted a sample.
+
+    Raises:
+        StoreError: It is of another folder, or was written again.
+    """
+    noted = digests.get(file.relative_to(folder).as_posix() + _SAMPLE)
+    if noted is not None and sample_digest(file) != noted:
+        raise StoreError(
+            f"{file}: not the file that was written here, though of the same pixel and as many rows; put its own file "
+            "back, or ingest again"
+        )
+
+
+def sample_digest(file: Path) -> str:
+    """The SHA-256 of a file's size, its end, and pieces spread evenly over it, in hexadecimal.
+
+    It separates files that were written from others without reading all of them; a changed byte may lie between the pieces.
+    """
+    size = file.stat().st_size
+    sha = hashlib.sha256(str(size).encode())
+    with file.open("rb") as content:
+        for start in (*np.linspace(0, max(size - _PIECE, 0), _N_PIECES).astype(int).tolist(), size - _END):
+            content.seek(max(start, 0))
+            sha.update(content.read(_PIECE if start != size - _END else _END))
+    return sha.hexdigest()
 
 
 def digests_in(folder: Path) -> dict[str, str]:
@@ -121,6 +155,8 @@ def damaged_files(folder: Path, names: Collection[str] | None = None) -> Iterato
         CheckpointError: The note cannot be read, or names a file outside the folder.
     """
     for name, digest in digests_in(folder).items():
+        if name.endswith(_SAMPLE):
+            continue
         file = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{folder / DIGESTS}: {_shown(name)} leads out of the folder")

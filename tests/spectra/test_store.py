@@ -291,6 +291,23 @@ def test_files_that_were_swapped_or_copied_over_are_noticed(tmp_path):
         SpectrumStore(tmp_path / "store").read()
 
 
+def test_a_partition_of_another_store_is_noticed_though_pixel_and_rows_are_the_same(tmp_path):
+    stars = toy_sky(50).spectra
+    for name, factor in (("a", 1.0), ("b", 1.5)):
+        spectra = replace(stars, coeffs=stars.coeffs * factor)
+        write_store(tmp_path / name, spectra, sources=scattered(stars.source_id))
+    file = SpectrumStore(tmp_path / "a").row_groups[0].path
+    other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+    own = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    with pytest.raises(
+        StoreError, match=f"{file}: not the file that was written here, though of the same pixel"
+    ):
+        SpectrumStore(tmp_path / "a").read()
+    file.write_bytes(own)
+    assert len(SpectrumStore(tmp_path / "a").read()) == 50
+
+
 def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
     write_store(tmp_path / "store", toy_sky(50).spectra)
     file = SpectrumStore(tmp_path / "store").row_groups[0].path

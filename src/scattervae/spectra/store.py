@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
 from scattervae.errors import StoreError, counted
-from scattervae.files import damaged_files, file_digest
+from scattervae.files import damaged_files, digests_in, file_digest, require_own_sample
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
     RowGroup,
@@ -133,6 +133,7 @@ class SpectrumStore:
             StoreError: A file cannot be read, or holds other stars than its name and the catalogue's metadata say.
         """
         found: list[RowGroup] = []
+        digests = digests_in(self._hats.path)
         for partition in self.partitions:
             own: list[RowGroup] = []
             for file in self._hats.files_of(partition):
@@ -146,6 +147,8 @@ class SpectrumStore:
                     f"{own[0].path if own else self.path}: {counted(n_rows, 'row')}; the catalogue's metadata say "
                     f"{partition.n_rows}: it was replaced or changed; ingest again"
                 )
+            for file in {row_group.path for row_group in own}:
+                require_own_sample(self._hats.path, file, digests)
             found += own
         return tuple(found)
 
