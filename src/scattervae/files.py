@@ -126,7 +126,7 @@ def require_own_sample(folder: Path, file: Path, digests: Mapping[str, str]) -> 
 def sample_digest(file: Path) -> str:
     """The SHA-256 of a file's size, its end, and pieces spread evenly over it, in hexadecimal.
 
-    It separates files that were written from others without reading all of them; a changed byte may lie between the pieces.
+    It separates one file from others without reading all of them; a changed byte may lie between the pieces.
     """
     size = file.stat().st_size
     sha = hashlib.sha256(str(size).encode())

@@ -11,6 +11,7 @@ from scattervae.files import sole_writer
     [
         ("calibrate", "MODEL", "STORE", "--epochs", "1"),
         ("label", "MODEL", "STORE"),
+        ("outliers", "MODEL", "STORE", "--fit"),
         ("generate", "MODEL", "--flow", "--stars", "STORE", "--out", "OTHER"),
         ("train", "STORE", "--out", "MODEL", "--overwrite"),
     ],

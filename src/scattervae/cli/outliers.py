@@ -1,6 +1,7 @@
 """``scattervae outliers`` and ``scattervae similar``: stars by how odd they are, and more like some."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,13 +89,14 @@ def outliers(
     choose_device("cpu", threads)
     if fit:
         require_own(model)
-    trained = load_model(model)
-    parts = _parts(trained, stars)
-    ordinary, whose = _reference(trained, parts, reference, model, fit=fit)
-    summary = _Found(len(parts), len(ordinary.stars), whose)
-    if fit:
-        ordinary.save(model)
-        summary.wrote(f"the reference of {counted(len(ordinary.stars), 'star')} into {model}")
+    with sole_writer(model) if fit else nullcontext():
+        trained = load_model(model)
+        parts = _parts(trained, stars)
+        ordinary, whose = _reference(trained, parts, reference, model, fit=fit)
+        summary = _Found(len(parts), len(ordinary.stars), whose)
+        if fit:
+            ordinary.save(model)
+            summary.wrote(f"the reference of {counted(len(ordinary.stars), 'star')} into {model}")
     if out is not None:
         table = ordinary.score(parts).table(trained)
         with sole_writer(out):
