@@ -1,6 +1,7 @@
 """How the documentation is built: Markdown pages, and docstrings of every module."""
 
 import inspect
+import logging
 import pkgutil
 import shutil
 from pathlib import Path
@@ -16,18 +17,28 @@ version = release = scattervae.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tutorials/scripts"]
 html_theme = "furo"
 html_title = "scattervae"
 html_static_path = ["_static"]
 html_css_files = ["page.css"]
 html_math_renderer = "mathml"
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials/scripts",
+    "gallery_dirs": "tutorials/pages",
+    "abort_on_example_error": True,
+    "copyfile_regex": r"nothing",
+    "download_all_examples": False,
+    "reset_modules": (),  # nothing is seen of a page in the next but the settings of matplotlib
+    "show_signature": False,
+    "write_computation_times": False,
+}
 copybutton_exclude = ".linenos, .gp, .go"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -40,6 +51,7 @@ suppress_warnings = ["ref.python"]  # a public name and its module are both targ
 
 ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
 REFERENCE = Path(__file__).parent / "reference"
+logging.getLogger("scattervae").setLevel(logging.ERROR)  # tutorials print what they show
 
 
 def write_pages_of_code():

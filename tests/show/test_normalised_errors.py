@@ -2,12 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
 from scattervae.science.cannon.model import CannonSettings
 from scattervae.show.latents_figure import Limits
-from scattervae.show.normalised_errors import Highlighted, mode_line, normalised_errors_figure, plot_density
+from scattervae.show.normalised_errors import (
+    COOL_COLOUR,
+    LOW_GRAVITY_COLOUR,
+    Highlighted,
+    mode_line,
+    normalised_errors_figure,
+    plot_density,
+)
 from scattervae.show.registry import SHOWN_LABELS
 from scattervae.spectra.star_tables import LABEL_NAMES
 from toy import SMALL, toy_recipe, untrained_model
@@ -145,3 +153,25 @@ def test_a_missing_label_is_neither_cool_nor_low_gravity():
     marked = Highlighted.of(np.array([np.nan, 3999.0, 4000.0]), np.array([0.5, np.nan, 1.0]))
     assert marked.cool.tolist() == [False, True, False]
     assert marked.low_gravity.tolist() == [True, False, False]
+
+
+def seen_without_green(colour):
+    """CIE Lab of a colour as those see it who lack the green cones (Machado et al. 2009, deuteranopia)."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    machado = [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+    seen = np.clip(np.array(machado) @ linear, 0, 1)
+    xyz_of = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    f = np.cbrt(np.maximum(np.array(xyz_of) @ seen / [0.9505, 1.0, 1.089], 1e-9))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_highlighted_stars_are_of_two_colours_also_without_green_cones():
+    assert (
+        np.linalg.norm(seen_without_green("#009E73") - seen_without_green("#E69F00")) < 70
+    )  # what was there before
+    assert np.linalg.norm(seen_without_green(COOL_COLOUR) - seen_without_green(LOW_GRAVITY_COLOUR)) > 90

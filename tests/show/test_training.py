@@ -9,16 +9,18 @@ from scattervae.show.training import training_figure
 from .toys import RECORDS, data_of, draw, texts
 
 
-def test_training_curves_are_the_records_and_the_held_out_value_stands_at_the_end():
+def test_training_curves_are_the_records_and_the_held_out_value_is_on_axes_of_its_own():
     data = data_of(active=(3, 3), held_out={"model 1": -41.5})
     figure = training_figure(data)
     main = figure.axes[0]
-    first, second, held_out = main.lines
+    first, second = main.lines
+    (held_out,) = figure.axes[1].lines
     for line in (first, second):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 21))
         np.testing.assert_array_equal(line.get_ydata(), [r.negative_elbo for r in RECORDS])
-    assert held_out.get_xydata().tolist() == [[20.0, -41.5]]
-    for axes, quantity in zip(figure.axes[1:], ("chi2", "penalty", "kl", "learning_rate"), strict=True):
+    assert held_out.get_xydata().tolist() == [[1.0, -41.5]]
+    assert main.get_ylabel() != figure.axes[1].get_ylabel()  # stars made worse, and stars as they are
+    for axes, quantity in zip(figure.axes[2:], ("chi2", "penalty", "kl", "learning_rate"), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), [getattr(r, quantity) for r in RECORDS])
 
 

@@ -99,7 +99,7 @@ def _draw_latents(axes: Axes, shape: NetworkShape, parameters: float, middle: fl
         middle + 0.45, 0.0, f"{counted(shape.n_latent, 'latent')}", ha="left", va="center", fontsize=7.0
     )
     coupled = "(1 + C)\\,\\sigma" if shape.n_couplings else "\\sigma"
-    axes.text(parameters + 0.35, -1.45, f"$z = \\mu + {coupled}\\,\\epsilon$", fontsize=7.5, **_CENTRED)
+    axes.text(parameters - 0.25, -1.45, f"$z = \\mu + {coupled}\\,\\epsilon$", fontsize=7.5, **_CENTRED)
 
 
 def _box(axes: Axes, centre: tuple[float, float], size: tuple[float, float], colour: str) -> None:

@@ -21,7 +21,7 @@ from scattervae.science.calibration.coverage import (
 from scattervae.science.scatter.parts import ScatterParts
 from scattervae.seeds import numpy_stream
 from scattervae.show.registry import FigureData
-from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marker
+from scattervae.show.style import PAGE_WIDTH, QUIET, explain, house_style, model_colour, model_marker
 
 _TOLERATED = 0.02
 _KINDS = ("hidden", "drawn", "at_mean", "others", "others_without_scatter")
@@ -81,8 +81,8 @@ def plot_pit(axes: Axes, counts: dict[str, Sequence[int]]) -> None:
         )
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("predicted to lie below [probability]")
-    axes.set_ylabel("coefficients [over an even spread]")
+    axes.set_xlabel("PIT [share predicted to lie below]")
+    axes.set_ylabel("PIT density [1 where even]")
 
 
 MOST_STARS = 2000
@@ -121,14 +121,15 @@ def tables_figure(tables: Mapping[str, CoverageTable]) -> Figure:
         for part, (name, table) in zip(parts, tables.items(), strict=True):
             (pit, by_g), (by_colour, by_order) = part.subplots(2, 2, width_ratios=[1.0, 1.7])
             plot_pit(pit, {"hidden": table.hidden_counts, "drawn": table.drawn_counts})
-            pit.set_title("coefficients whose scatter exceeds their error", loc="left", fontsize=7.0)
+            for axes in (pit, by_g, by_colour):
+                explain(axes, "coefficients whose scatter exceeds their error")
             enough = [row for row in table.by("G") if row.n_stars >= min(FEWEST_STARS, table.n_stars / 20)]
             plot_coverage(by_g, enough, _POOLED)
             plot_coverage(by_colour, table.by("colour"), _POOLED)
             plot_coverage(by_order, table.by("order"), _OTHERS)
             for axes, kind in ((by_g, "G"), (by_colour, "colour"), (by_order, "order")):
                 axes.set_xlabel(_AXES[kind])
-            by_order.set_title("all coefficients", loc="left", fontsize=7.0)
+            explain(by_order, "all coefficients")
             handles = {
                 label: handle
                 for axes in (by_g, by_order)

@@ -27,7 +27,7 @@ from scattervae.science.latent_volume.comparison import (
 from scattervae.seeds import numpy_stream
 from scattervae.show.latents_figure import Limits, active_latents, axis_limits
 from scattervae.show.registry import HOW_TO_GIVE, FigureData, Need
-from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note
+from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, explain, house_style
 from scattervae.spectra.spectra import Spectra
 
 LABELLED_COLOUR = "#D55E00"
@@ -304,7 +304,7 @@ def _draw_pairs(
             axes.set_ylim(y.low, y.high)
             _name_axes(axes, first, second, outer=(row == len(shown) - 2, column == 0))
             if (first, second) in by_pair:
-                note(axes, _difference(by_pair[first, second]), y=0.97)
+                explain(axes, _difference(by_pair[first, second]))
 
 
 def _name_axes(axes: Axes, first: int, second: int, *, outer: tuple[bool, bool]) -> None:
@@ -325,6 +325,27 @@ def _free(grid: GridSpec, n: int) -> SubplotSpec:
     return grid[0, 1:] if n != 2 else grid[0, 1]
 
 
+def _name_extremes(axes: Axes, compared: VolumeComparison) -> None:
+    """The names of the pairs whose volumes differ least and most, beside the ends of their curves."""
+    ends = {pair.latents: float(_percents(pair.over_n)[1][-1]) for pair in compared.pairs if pair.over_n}
+    if len(ends) < 2:
+        return
+    n = max(float(_percents(pair.over_n)[0][-1]) for pair in compared.pairs if pair.over_n)
+    for choose, where in ((max, "bottom"), (min, "top")):
+        latents = choose(ends, key=lambda pair: ends[pair])
+        text = "latents " + ", ".join(str(k + 1) for k in latents)
+        axes.annotate(
+            text,
+            (n, ends[latents]),
+            color=PAIR_COLOUR,
+            fontsize=6.5,
+            ha="right",
+            va=where,
+            xytext=(0, 2 if where == "bottom" else -2),
+            textcoords="offset points",
+        )
+
+
 def _draw_volumes(axes: Axes, compared: VolumeComparison) -> None:
     plot_volumes(
         axes,
@@ -332,6 +353,7 @@ def _draw_volumes(axes: Axes, compared: VolumeComparison) -> None:
         compared.full.over_n,
         f"all {len(compared.full.latents)} active latents",
     )
+    _name_extremes(axes, compared)
     axes.yaxis.tick_right()  # on the left the labels would push the pairs apart
     axes.yaxis.set_ticks_position("both")
     axes.tick_params(labelleft=False, labelright=True)

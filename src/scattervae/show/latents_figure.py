@@ -96,6 +96,7 @@ def plot_pair(
         "extent": (x_range.low, x_range.high, y_range.low, y_range.high),
         "mincnt": 1,
         "linewidths": 0.1,
+        "rasterized": True,  # thousands of hexagons make an SVG of megabytes
     }
     encoded = np.isfinite(first) & np.isfinite(second)
     known = encoded & np.isfinite(label)
@@ -122,6 +123,7 @@ def plot_against_label(axes: Axes, latent: StarArray, label: StarArray) -> None:
             norm=LogNorm(vmin=0.3),
             cmap="Greys",
             linewidths=0.1,
+            rasterized=True,
         )
     axes.set_xlim(x_range.low, x_range.high)
     axes.set_ylim(y_range.low, y_range.high)

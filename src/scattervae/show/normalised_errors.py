@@ -23,9 +23,9 @@ from scattervae.spectra.star_tables import LABEL_NAMES
 
 COOL_BELOW_K = 4000.0
 LOW_GRAVITY_BELOW = 1.0
-COOL_COLOUR = "#009E73"
+COOL_COLOUR = "#0072B2"  # as far from the next as colours can be for those who see no green
 LOW_GRAVITY_COLOUR = "#E69F00"
-MODE_COLOUR = "#7B2D8B"
+MODE_COLOUR = "#000000"
 DENSITY_MAP = LinearSegmentedColormap.from_list("density", ["#dedede", "#4d4d4d"])
 _CELLS = (48, 60)
 _BINS = 14
@@ -111,7 +111,7 @@ def plot_highlighted(axes: Axes, x: StarArray, y: StarArray, highlighted: Highli
             y[chosen],
             linestyle="none",
             marker=marker,
-            markersize=1.2,
+            markersize=2.0,
             markeredgewidth=0,
             color=colour,
             alpha=0.6,

@@ -131,9 +131,9 @@ FIGURES = {
         answers="fig. 2",
         caption="Usable test stars that have all three labels, the same for every model. Errors are residuals over "
         "measurement error and scatter in quadrature; the axis is linear within 5 sigma (dotted) and logarithmic "
-        "beyond. Grey: density of stars, on a logarithmic scale. Green circles: cool stars; orange triangles: low "
-        "gravity. Purple: the most common value at each label. Bottom: scatter of each star, the mode of its "
-        "logarithm in purple, and the Cannon's one value for all stars in black.",
+        "beyond. Grey: density of stars, on a logarithmic scale. Blue circles: cool stars; orange triangles: low "
+        "gravity. Black line: the most common value at each label. Bottom: scatter of each star, the mode of its "
+        "logarithm as a line, and the Cannon's one value for all stars, dashed.",
         needs=frozenset({Need.CANNON}),
     ),
     "latent_volume": FigureEntry(
@@ -156,9 +156,10 @@ FIGURES = {
     "training": FigureEntry(
         title="Training curves: negative ELBO, its terms and the learning rate",
         answers="no figure; sect. 2.3 and eqs. 1-5",
-        caption="Every model in the same units, whatever it minimises. Open markers: the negative evidence lower "
-        "bound of stars that the model has not seen. Dotted: half the number of coefficients, where the chi^2 term "
-        "ends if residuals are as large as errors and scatter say.",
+        caption="Every model in the same units, whatever it minimises. Curves: training stars, half of which `best` "
+        "makes fainter or incomplete in each epoch. Markers, on an axis of their own: stars of the test fold, as they "
+        "are; the two cannot be compared. Dotted: half the number of coefficients, where the chi^2 term ends if "
+        "residuals are as large as errors and scatter say.",
         shows=frozenset({Need.HELD_OUT}),
     ),
     "latents": FigureEntry(
@@ -170,8 +171,8 @@ FIGURES = {
     "calibration": FigureEntry(
         title="Coverage of coefficients by G, order and colour, and their probability integral transforms",
         answers="no figure; sect. 3, first point",
-        caption="Usable test stars, at most 2,000. Pooled are the coefficients whose median scatter exceeds their "
-        "error; those in the panel of orders are all. Filled: the share inside one sigma, open: inside two, grey: "
+        caption="Usable test stars, at most 2,000: coefficients whose median scatter exceeds their error; in the panel "
+        "of orders, all. Filled: the share inside one sigma, open: inside two, grey: "
         "nominal, within 2 %. Hidden: a random tenth of each star's coefficients, predicted from the others. At a "
         "draw: of latents that the whole star gives. At the posterior mean the star's own noise has chosen the "
         "latents, and shares are too high. With no scatter at all: where this lies above nominal, the published "

@@ -26,10 +26,10 @@ from scattervae.show.style import (
     OBSERVED,
     PAGE_WIDTH,
     QUIET,
+    explain,
     house_style,
     model_colour,
     model_marker,
-    note,
     signed,
 )
 from scattervae.spectra.spectra import Flag, Spectra
@@ -169,8 +169,6 @@ def plot_flux(
         axes.fill_between(grid_nm, low, high, color=model_colour(index), alpha=0.3, linewidth=0)
         axes.plot(grid_nm, model.values / scale, color=model_colour(index), label=name)
     axes.plot(grid_nm, observed.values / scale, color=OBSERVED, linestyle=(0, (1, 1.2)), label="observed")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.22 * (high - low))  # room for a note
     axes.set_xlim(grid_nm[0], grid_nm[-1])
 
 
@@ -282,7 +280,7 @@ def median_star(spectra: Spectra, among: StarMask) -> int:
 
 
 def star_title(data: FigureData, row: int) -> str:
-    """Which star it is, how bright, its labels, and its fold."""
+    """Which star it is, how bright, its labels, and whether it is of the test fold, on which no model trains."""
     g_mag = g_mag_of(data.spectra.g_flux[row])
     inferred = " (inferred coefficients)" if data.spectra.flags[row] & np.uint16(Flag.INFERRED) else ""
     parts = [f"Gaia source {data.spectra.source_id[row]}{inferred}", f"$G$ = {g_mag:.2f}"]
@@ -290,7 +288,8 @@ def star_title(data: FigureData, row: int) -> str:
         value = data.labels[name][row]
         if np.isfinite(value):
             parts.append(text.format(signed(value, digits)))
-    parts.append("test fold" if data.test[row] else "not in the test fold")
+    if data.test[row]:
+        parts.append("test fold")
     return ", ".join(parts)
 
 
@@ -329,10 +328,8 @@ def draw_coefficients(
         axes_above.tick_params(labelbottom=False)
     rows[0][0].legend(loc="upper right")
     zero = any((curve.sigma == 0).any() for curve in predicted.values())
-    note(
-        rows[1][0],
-        "steps: measurement error\nmarkers: scatter" + (", none where it is 0" if zero else ""),
-        y=0.05,
+    explain(
+        rows[1][0], "steps: measurement error; markers: scatter" + (", none where it is 0" if zero else "")
     )
 
 
@@ -366,11 +363,8 @@ def _draw_flux(figure: Figure, grid: GridSpec, flux: _Flux) -> None:
     plot_flux(above, grid_nm, observed, models, power=power)
     above.tick_params(labelbottom=False)
     above.set_ylabel(flux_label("flux", power))
-    note(
-        above,
-        "dotted: observed; bands: $1\\sigma$ of scatter, coefficients taken as independent\n"
-        f"dashed (below): $1\\sigma$ of measurement error{flux.caveat}",
-    )
+    explain(above, "dotted: observed; bands: $1\\sigma$ of scatter, coefficients taken as independent")
     plot_flux_residuals(below, grid_nm, observed, models, power=power)
     below.set_ylabel(flux_label("residual", power))
+    explain(below, f"dashed: $1\\sigma$ of measurement error{flux.caveat}")
     below.set_xlabel(WAVELENGTH_LABEL)

@@ -71,6 +71,11 @@ def signed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def explain(axes: Axes, text: str) -> None:
+    """What the marks in a panel are, above it, where no data are."""
+    axes.set_title(text, loc="left", fontsize=7.0, pad=3.0)
+
+
 def note(axes: Axes, text: str, *, x: float = 0.02, y: float = 0.95) -> None:
     """A remark inside a panel, in axes units, on a background that keeps it legible."""
     axes.text(

@@ -19,7 +19,7 @@ Records = Mapping[str, Sequence[EpochRecord]]
 Quantity = Literal["negative_elbo", "chi2", "penalty", "kl", "learning_rate"]
 
 LABELS: dict[Quantity, str] = {
-    "negative_elbo": "negative ELBO [nats per star]",
+    "negative_elbo": "negative ELBO of training stars, as trained on [nats per star]",
     "chi2": "$\\chi^2$ term [nats per star]",
     "penalty": "penalty [nats per star]",
     "kl": "KL [nats per star]",
@@ -56,11 +56,14 @@ def plot_curve(axes: Axes, records: Records, quantity: Quantity) -> None:
 
 
 def mark_held_out(axes: Axes, records: Records, held_out: Mapping[str, float]) -> None:
-    """The value of each model on held-out stars, as a marker at its last epoch, where there is one."""
-    for index, (name, epochs) in enumerate(records.items()):
+    """The value of each model on held-out stars as they are, where there is one, on axes of its own.
+
+    Training makes stars worse, so that its curve and this value are of different stars.
+    """
+    for index, name in enumerate(records):
         if name in held_out:
             axes.plot(
-                [epochs[-1].epoch if epochs else 1],
+                [index],
                 [held_out[name]],
                 linestyle="none",
                 marker=model_marker(index),
@@ -68,10 +71,16 @@ def mark_held_out(axes: Axes, records: Records, held_out: Mapping[str, float]) -
                 markerfacecolor="white",
                 markersize=6.0,
                 markeredgewidth=1.2,
-                clip_on=False,
-                zorder=5,
                 label=f"{name}, held out: {signed(held_out[name], 1)}",
             )
+
+
+def _held_out_axes(axes: Axes, n_models: int) -> None:
+    axes.set_xlim(-0.7, n_models - 0.3)
+    axes.margins(y=0.3)
+    axes.set_xticks([])
+    axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
+    axes.set_ylabel("negative ELBO of held-out stars, as they are [nats per star]")
 
 
 def mark_expected_chi2(axes: Axes, n_coeffs: int) -> None:
@@ -138,14 +147,21 @@ def training_figure(data: FigureData) -> Figure:
     small: tuple[Quantity, ...] = ("chi2", "penalty", "kl", "learning_rate")
     with house_style():
         figure = Figure(figsize=(PAGE_WIDTH, 3.6), layout="constrained")
-        grid = figure.add_gridspec(2, 3, width_ratios=[1.5, 1, 1])
+        strip = 0.25 if data.held_out else 0.001
+        grid = figure.add_gridspec(2, 4, width_ratios=[1.5, strip, 1, 1])
         main = figure.add_subplot(grid[:, 0])
         plot_curve(main, records, "negative_elbo")
-        mark_held_out(main, records, data.held_out)
-        figure.legend(*main.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        handles, names = main.get_legend_handles_labels()
+        if data.held_out:
+            beside = figure.add_subplot(grid[:, 1])
+            mark_held_out(beside, records, data.held_out)
+            _held_out_axes(beside, len(records))
+            marks, values = beside.get_legend_handles_labels()
+            handles, names = [*handles, *marks], [*names, *values]
+        figure.legend(handles, names, loc="outside upper center", ncols=4)
         main.set_xlabel("epoch")
         for index, quantity in enumerate(small):
-            axes = figure.add_subplot(grid[index // 2, 1 + index % 2])
+            axes = figure.add_subplot(grid[index // 2, 2 + index % 2])
             plot_curve(axes, records, quantity)
             if quantity == "chi2":
                 for n in sorted({model.normalization.n_coeffs for model in data.models.values()}):
