@@ -97,11 +97,10 @@ def volume_claims(
         difference = _covered(found[0], details, "coverage_delta_v", of=lambda overlap: overlap.difference)
         new = _covered(found[0], details, "coverage_new", of=lambda overlap: overlap.new)
         return [difference, new, _extrapolation(found[0])], found
-    untested = [
-        Claim(claim_id, title, paper, None, None, NOT_TESTABLE, note, details)
-        for claim_id, (title, paper) in _UNTESTED.items()
-    ]
-    return untested, found
+    untested = (
+        Claim(key, *words, None, None, NOT_TESTABLE, note, details) for key, words in _UNTESTED.items()
+    )
+    return [*untested], found
 
 
 def _covered(
