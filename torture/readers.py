@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from torture.forks import Ended, forked
 
 SECONDS, MEGABYTES = 20.0, 2000.0
 ENDINGS = ("read", "refused")
+CHECKED = "checked"  # a folder of files with checksums
 _ADDRESSES = 8 * 2**30  # bytes that a process may ask for
 NASTY = (
     *("", "0", "-1", "nan", "inf", "-inf", "null", "None", "1e999", "-1e308", "9" * 30, "9" * 400, "5.0"),
@@ -149,9 +150,9 @@ def structure_changed(content: bytes, chance: random.Random) -> bytes:
     return head + content[len(head) :] if content[:6] == b"SIMPLE" else head
 
 
-def has_checksums(content: bytes) -> bool:
-    """True where a file says of all its bytes what they are: gzip, parquet with checksums of pages."""
-    return content[:2] == b"\x1f\x8b"
+def has_checksums(path: Path) -> bool:
+    """True where a file says of all its values what they are: gzip, and what `_made` writes with checksums."""
+    return path.parent.name == CHECKED or path.read_bytes()[:2] == b"\x1f\x8b"
 
 
 def inputs() -> list[Path]:
@@ -167,16 +168,32 @@ def inputs() -> list[Path]:
 
 
 def _made(work: Path) -> list[Path]:
-    """Files of toy stars in the forms of which there is no real one, with checksums."""
+    """Files of toy stars in the forms of which there is no real one with checksums: of all bytes, HDUs, or pages."""
     import gzip
 
-    from cli.toys import write_csv
+    import pyarrow.parquet as pq
+    from astropy.io import fits
+
+    from cli.toys import write_csv, write_parquet
     from toy import DR3, toy_sky
 
-    spectra = toy_sky(20, basis=DR3).spectra
+    spectra, checked = toy_sky(20, basis=DR3).spectra, work / CHECKED
+    checked.mkdir(exist_ok=True)
     text = write_csv(work / "toy.csv", spectra)
-    (work / "toy.csv.gz").write_bytes(gzip.compress(text.read_bytes(), mtime=0))
-    return [text, work / "toy.csv.gz"]
+    (checked / "toy.csv.gz").write_bytes(gzip.compress(text.read_bytes(), mtime=0))
+    table = pq.read_table(write_parquet(work / "toy.parquet", spectra))
+    pq.write_table(table, checked / "toy.parquet", write_page_checksum=True)
+    columns = [_fits_column(name, table[name]) for name in table.column_names]
+    fits.BinTableHDU.from_columns(columns).writeto(checked / "toy.fits", checksum=True, overwrite=True)
+    return [text, *sorted(checked.iterdir())]
+
+
+def _fits_column(name: str, values: Any) -> Any:
+    from astropy.io import fits
+
+    array = np.array(values.to_pylist())
+    code = {"i": "K", "f": "D"}[array.dtype.kind]
+    return fits.Column(name, f"{array[0].size}{code}", array=array)
 
 
 def readings(work: Path, given: Namespace) -> Iterator[Reading]:
@@ -196,13 +213,13 @@ def readings(work: Path, given: Namespace) -> Iterator[Reading]:
         "structure": structure_changed,
     }
     for path in [*inputs(), *_made(work)][:: given.every]:
-        content = path.read_bytes()
+        content, checked = path.read_bytes(), has_checksums(path)
         yield reading(f"as it is: {path.name}", path, work)
         for way, change in ways.items():
             for number in range(given.mutations):
                 changed = work / f"changed{''.join(path.suffixes[-2:])}"
                 changed.write_bytes(change(content, chance))
-                truth = path if has_checksums(content) else None
+                truth = path if checked else None
                 yield reading(f"{way} changed: {path.name} ({number})", changed, work, truth)
 
 

@@ -106,6 +106,12 @@ def test_the_multimodal_universe_is_read(tmp_path, nested):
     check_same(store.read(), DR3_STARS, exact=False)
 
 
+def test_one_list_of_another_size_than_dr3s_is_not_divided_by_guess(tmp_path):
+    stars = toy_sky(24, basis=Basis(51, 55)).spectra
+    with pytest.raises(StoreError, match=f"^{tmp_path}: 106 coefficients in one list of BP and RP; only 110"):
+        SpectrumStore(catalogue(tmp_path, multimodal(stars, nested=False)))
+
+
 def test_row_groups_hold_the_same_stars(tmp_path):
     store = SpectrumStore(catalogue(tmp_path, archive(STARS)))
     groups = [store.read_row_group(row_group) for row_group in store.row_groups]

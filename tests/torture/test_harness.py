@@ -10,7 +10,7 @@ import pytest
 from torture.corruption import Kind, corrupted
 from torture.forks import Kill, forked
 from torture.kills import contents
-from torture.readers import Reading, bytes_changed, has_checksums, rows, structure_changed
+from torture.readers import CHECKED, Reading, bytes_changed, has_checksums, rows, structure_changed
 
 from torture import Row, failed, row_of, table
 
@@ -60,9 +60,16 @@ def test_cards_of_fits_keep_their_places():
     assert all(len(structure_changed(fits, random.Random(seed))) == len(fits) for seed in range(10))
 
 
-def test_gzip_has_checksums():
-    assert has_checksums(b"\x1f\x8b\x08")
-    assert not has_checksums(b"SIMPLE")
+def test_files_with_checksums(tmp_path):
+    for name, content, checked in (
+        ("a.gz", b"\x1f\x8b\x08", True),
+        ("a.fits", b"SIMPLE", False),
+        (f"{CHECKED}/a.fits", b"SIMPLE", True),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        assert has_checksums(path) == checked
 
 
 def test_a_fork_ends_as_it_is_made_to(tmp_path):

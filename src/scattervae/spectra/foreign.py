@@ -98,14 +98,32 @@ class ForeignColumns:
         names = (self.source_id, *label_columns())
         return [leaf for name, leaf in self.leaf_of.items() if name in names]
 
-    def basis(self, tables: Iterable[pa.Table]) -> Basis | None:
-        """The basis of most stars of the first table with both bands; None where there is none."""
+    def basis(self, tables: Iterable[pa.Table], where: Path | None = None) -> Basis | None:
+        """The basis of most stars of the first table with both bands; None where there is none.
+
+        Raises:
+            StoreError: BP and RP are in one list, and it is not as long as those of DR3, so that nobody can say where
+                BP ends.
+        """
         if self.joined:
-            return _DR3_SIZES
+            return self._joined_basis(tables, where)
         for table in map(flattened, tables):
             found = sort_by_basis(self._stated(table, "bp"), self._stated(table, "rp"))
             if found and found[0].basis.n_bp and found[0].basis.n_rp:
                 return found[0].basis
+        return None
+
+    def _joined_basis(self, tables: Iterable[pa.Table], where: Path | None) -> Basis | None:
+        for table in map(flattened, tables):
+            sizes = pc.list_value_length(self._column(table, _JOINED[0])).drop_null()
+            if len(sizes) and (size := pc.mode(sizes)[0]["mode"].as_py()):
+                if size == _DR3_SIZES.n_coeffs:
+                    return _DR3_SIZES
+                known = _DR3_SIZES.n_coeffs
+                raise StoreError(
+                    f"{where or 'catalogue'}: {size} coefficients in one list of BP and RP; only {known}, those of "
+                    "DR3, can be divided; give a catalogue that has them apart (bp_coefficients, rp_coefficients)"
+                )
         return None
 
     def spectra(self, table: pa.Table, basis: Basis) -> Spectra:
@@ -225,7 +243,7 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
     except DataError as error:
         raise StoreError(f"{path}: {error}") from None
     table = table.rename_columns(current_names(table.column_names))
-    basis = ForeignColumns.of(table.schema, path).basis([table])
+    basis = ForeignColumns.of(table.schema, path).basis([table], path)
     if basis is None:
         raise StoreError(f"{path}: no star has coefficients of both bands")
     columns = [name for name in spectra_columns(correlations=correlations) if name in table.column_names]

@@ -242,7 +242,9 @@ class SpectrumStore:
     def _found_basis(self) -> Basis:
         """The basis of a catalogue without a manifest, as its first stars show it."""
         columns = ForeignColumns.of(self._hats.schema, self.path)
-        basis = columns.basis(_table(row_group, columns.columns) for row_group in self.row_groups)
+        basis = columns.basis(
+            (_table(row_group, columns.columns) for row_group in self.row_groups), self.path
+        )
         if basis is None:
             raise StoreError(f"{self.path}: a HATS catalogue in which no star has coefficients of both bands")
         return basis
