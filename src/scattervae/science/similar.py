@@ -16,6 +16,8 @@ import pyarrow as pa
 from jaxtyping import Float64, Int64, UInt64
 from scipy.spatial import KDTree
 from scipy.special import gammaln
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import DataError, counted
@@ -38,6 +40,8 @@ _SPREAD = 0.25  # of a group beside all stars, in each latent: what is taken for
 _SPREAD_WORTH = 20  # examples that this is worth
 _CAP = 2.0  # chi^2 over the usual one above which a star's residuals are scaled down
 _RIDGE = 0.05  # of the variance of a residual
+_TAIL = 4.0  # degrees of freedom of the residuals of all stars along a direction
+_MAD = 1.4826 * 0.85  # from the median absolute deviation to the scale of that distribution
 _SIGNIFICANT = 3.0  # standard deviations of a mean of squares
 _LEFT_OUT = 100  # examples that are left out in turn
 _NEAREST = 16
@@ -60,21 +64,14 @@ class Likeness(NamedTuple):
 
 @dataclass(frozen=True)
 class Population:
-    """What all stars are like, as a sample of them shows it.
+    """What all stars are like, as a sample of them shows it."""
 
-    Attributes:
-        tree: Of the latents of the sample.
-        variance: Of each latent.
-        usual_chi2: The sample's median mean squared residual.
-        centre: Mean of the residuals.
-        root: Cholesky factor of their covariance.
-    """
-
-    tree: KDTree
+    tree: KDTree  # of the latents of the sample
     variance: Float64[np.ndarray, " latent"]
-    usual_chi2: float
-    centre: Float64[np.ndarray, " coeff"]
-    root: Float64[np.ndarray, "coeff coeff"]
+    usual_chi2: float  # the sample's median mean squared residual
+    centre: Float64[np.ndarray, " coeff"]  # mean of the residuals
+    root: Float64[np.ndarray, "coeff coeff"]  # Cholesky factor of their covariance
+    residuals: Float64[np.ndarray, "sample coeff"]  # of the sample, whitened
 
     @staticmethod
     def of(sample: Features) -> "Population":
@@ -87,7 +84,9 @@ class Population:
         covariance = np.cov(bounded.T) if len(bounded) > 1 else np.zeros_like(ridge)
         root = np.linalg.cholesky(covariance + ridge)
         variance = sample.latents.var(axis=0) + 1e-12
-        return Population(KDTree(sample.latents), variance, usual, bounded.mean(axis=0), root)
+        centre = bounded.mean(axis=0)
+        residuals = np.linalg.solve(root, (_bounded(sample.residuals, usual) - centre).T).T
+        return Population(KDTree(sample.latents), variance, usual, centre, root, residuals)
 
     def log_density(self, latents: Float64[np.ndarray, "star latent"]) -> StarArray:
         r"""ln of the density of stars, :math:`k / (n V d^L)` with the distance d to the k-th nearest of n.
@@ -111,41 +110,45 @@ class Population:
 
 @dataclass(frozen=True)
 class Group:
-    """The examples, as the stars like them are taken to lie: a Gaussian in latents, one direction in residuals.
-
-    Attributes:
-        population: All stars.
-        centre: Mean of the examples' latents.
-        covariance: Of their latents, shrunk towards a quarter of the population's spread, that of the mean included.
-        shared: What their residuals have in common, shrunk by its noise; 0 where that is all noise.
-    """
+    """The examples, as the stars like them are taken to lie: a Gaussian in latents, and one along a shared residual."""
 
     population: Population
-    centre: Float64[np.ndarray, " latent"]
-    covariance: Float64[np.ndarray, "latent latent"]
-    shared: Float64[np.ndarray, " coeff"]
+    centre: Float64[np.ndarray, " latent"]  # mean of the examples' latents
+    covariance: Float64[np.ndarray, "latent latent"]  # of stars like them, and of that mean
+    shared: Float64[np.ndarray, " coeff"]  # unit direction of the residuals that examples share; 0 for noise
+    along: tuple[float, float]  # mean and standard deviation of residuals along it
 
     @staticmethod
     def of(examples: Features, population: Population) -> "Group":
-        r"""The group of these examples.
+        r"""The group of these examples, its covariance shrunk towards a quarter of the population's spread.
 
-        .. math:: \tau^2 = \max\left(0, \overline{\bar r_i^2} - \frac{1 + 3 \sqrt{2 / n}}{k}\right), \qquad
-            m = \frac{k \tau^2}{1 + k \tau^2} \bar r
-
-        with the mean r over k examples of n whitened residuals.
+        Residuals have something in common where their mean exceeds its noise,
+        :math:`\overline{\bar r_i^2} > (1 + 3 \sqrt{2 / n}) / k` over n whitened residuals of k examples; each example
+        is measured along the mean of the others.
 
         Source:
-            Efron & Morris (1973), JASA 68, 117, for the shrunk mean of residuals; Bovy, Hogg & Roweis (2011),
-            arXiv:0905.2979, for a Gaussian widened by each star's own uncertainty.
+            Efron & Morris (1973), JASA 68, 117, for shrinking; Bovy, Hogg & Roweis (2011), arXiv:0905.2979, for a
+            Gaussian widened by each star's own uncertainty.
         """
         k, centre = len(examples), examples.latents.mean(axis=0)
         off = examples.latents - centre
-        prior = _SPREAD_WORTH * np.diag(_SPREAD**2 * population.variance)
-        spread = (off.T @ off + prior) / (k - 1 + _SPREAD_WORTH)
-        mean = population.whitened(examples.residuals).mean(axis=0)
-        noise = (1.0 + _SIGNIFICANT * np.sqrt(2.0 / len(mean))) / k
-        signal = max(float(np.square(mean).mean()) - noise, 0.0)
-        return Group(population, centre, spread * (1.0 + 1.0 / k), k * signal / (1.0 + k * signal) * mean)
+        prior = np.diag(_SPREAD**2 * population.variance)
+        spread = (off.T @ off + _SPREAD_WORTH * prior) / (k - 1 + _SPREAD_WORTH)
+        residuals = population.whitened(examples.residuals)
+        mean = residuals.mean(axis=0)
+        signal = np.square(mean).mean() - (1.0 + _SIGNIFICANT * np.sqrt(2.0 / len(mean))) / k
+        shared, along = np.zeros(len(mean)), (0.0, 1.0)
+        if signal > 0:
+            shared = mean / np.linalg.norm(mean)
+            others = (k * mean - residuals) / max(k - 1, 1)
+            at = (
+                (residuals * others).sum(axis=1) / np.linalg.norm(others, axis=1)
+                if k > 1
+                else residuals @ shared
+            )
+            variance = (np.square(at - at.mean()).sum() + _SPREAD_WORTH) / (k - 1 + _SPREAD_WORTH)
+            along = float(at.mean()), float(np.sqrt(variance * (1.0 + 1.0 / k)))
+        return Group(population, centre, spread * (1.0 + 1.0 / k), shared, along)
 
     def likeness(self, stars: Features) -> Likeness:
         """How much likelier these stars are in the group than among all."""
@@ -157,8 +160,11 @@ class Group:
         here = -0.5 * np.square(scaled).sum(axis=1) - log_root - constant
         by_residuals = np.zeros(len(stars))
         if self.shared.any():
-            by_residuals = self.population.whitened(stars.residuals) @ self.shared
-            by_residuals -= 0.5 * np.square(self.shared).sum()
+            at = self.population.whitened(stars.residuals) @ self.shared
+            usual = self.population.residuals @ self.shared
+            middle = np.median(usual)
+            width = _MAD * np.median(np.abs(usual - middle))
+            by_residuals = norm(*self.along).logpdf(at) - student_t(_TAIL, middle, width).logpdf(at)
         return Likeness(here - self.population.log_density(stars.latents), by_residuals)
 
 
@@ -238,11 +244,13 @@ def _purity(
         return np.full(len(values), np.nan)
     share = np.arange(1, len(thresholds) + 1) / len(thresholds)
     all_above = np.maximum(above, 1) / max(n_compared, 1)
-    proportion = np.min((all_above / share)[len(share) // 5 :])
+    proportion = np.min((all_above / share)[len(share) // 2 :])
     at_threshold = np.minimum(proportion * share / all_above, 1.0)
-    at_least = np.maximum.accumulate(at_threshold[::-1])[::-1]  # what is ranked higher is no less pure
-    purity: StarArray = at_least[np.minimum(np.searchsorted(-thresholds, -values), len(thresholds) - 1)]
-    return purity
+    here = np.searchsorted(-thresholds, -values, side="right") / len(thresholds)
+    own = np.minimum(proportion * here * n_compared / np.arange(1, len(values) + 1), 1.0)
+    below = np.append(at_threshold, 0.0)[np.searchsorted(-thresholds, -values)]
+    purity: StarArray = np.maximum.accumulate(np.maximum(own, below)[::-1])[::-1]
+    return purity  # what is ranked higher is no less pure
 
 
 def similar(
