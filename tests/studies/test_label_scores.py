@@ -55,6 +55,7 @@ def test_intervals_hold_what_they_should():
         width_rank=np.ones(n),
         chi2_rank=np.ones(n),
         blended=np.zeros(n, dtype=bool),
+        correlations=np.empty((n, 0)),
     )
     known = labels_like(rng.normal(0, sd, (n, 2)) + rng.normal(0, error, (n, 2)), error)
     share = coverage(predicted, known)

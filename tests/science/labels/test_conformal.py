@@ -2,7 +2,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scattervae.science.labels.conformal import ERROR_TIMES, LEVELS, Cells, Conformal, scores_of
+from scattervae.science.labels.conformal import (
+    ERROR_TIMES,
+    LEVELS,
+    Cells,
+    Conformal,
+    correlations_of,
+    scores_of,
+)
 
 
 def stars(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,3 +83,20 @@ def test_intervals_are_right_however_wrong_the_stated_width_is_and_whatever_labe
     np.testing.assert_allclose(half, [0.994, 1.96], rtol=0.03)  # of the true label, whose width is 1
     measured = np.hypot(half, np.array(ERROR_TIMES) * 0.4)
     np.testing.assert_allclose((np.abs(off) <= measured).mean(axis=0), LEVELS, atol=1e-3)
+
+
+def test_correlations_are_those_of_the_errors_in_each_cell():
+    rng = np.random.default_rng(4)
+    n = 4000
+    here = np.repeat([-1.0, 1.0], n // 2)
+    first, second = rng.normal(size=(2, n))
+    off = np.column_stack([first, 0.6 * here * first + 0.8 * second])
+    conformal = Conformal.fit(here[:, None], np.abs(np.stack([off, off], axis=-1)), off)
+    cells = conformal.cells.of(np.array([[-1.0], [1.0]]))
+    np.testing.assert_allclose(conformal.correlations[cells, 0], [-0.6, 0.6], atol=0.04)
+    off[::2, 0] = np.nan
+    off[1, :] = 1e6  # an outlier makes no correlation
+    again = correlations_of(off[n // 2 :])
+    np.testing.assert_allclose(again, [0.6], atol=0.06)
+    assert np.isnan(correlations_of(off[:20])).all()
+    assert Conformal.fit(here[:, None], np.ones((n, 2, 2))).correlations.size == 0

@@ -13,8 +13,10 @@ def prediction_of(n: int = 4) -> LabelPrediction:
     values[2] = np.nan
     chi2_rank = np.array([np.nan, 0.5, 0.5, 0.5, 1e-4])[:n]
     ends = values - 1, values + 2, values - 3, values + 4
+    correlations = np.linspace(-0.5, 0.5, n)[:, None]
+    blended = np.arange(n) == 3
     return LabelPrediction(
-        ("teff", "logg"), values, *ends, reliability, width_rank, chi2_rank, np.arange(n) == 3
+        ("teff", "logg"), values, *ends, reliability, width_rank, chi2_rank, blended, correlations
     )
 
 
@@ -28,7 +30,8 @@ def test_what_is_flagged_is_not_reliable():
 
 def test_columns_of_a_table():
     columns = prediction_of().columns()
-    assert len(columns) == 2 * 6 + 1
+    assert len(columns) == 2 * 6 + 2
+    np.testing.assert_array_equal(columns["teff_logg_corr"], np.linspace(-0.5, 0.5, 4).astype(np.float32))
     np.testing.assert_array_equal(columns["teff"], [0.0, 1.0, np.nan, 3.0])
     np.testing.assert_array_equal(columns["logg_high_95"], [6.0, 6.0, np.nan, 6.0])
     assert columns["logg_reliability"].dtype == np.float32

@@ -134,6 +134,9 @@ def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
                 found.append(_float(f"{name}_{end}_{percent}", unit, text))
         text = f"how ordinary the star is among stars with known {name}, from 0 to 1; believe above 0.01"
         found.append(_float(f"{name}_reliability", "", text))
+    if labels.conformal.correlations.size:
+        text = "correlation of the errors of both labels, of stars like this one"
+        found.extend(_float(name, "", text) for name in LabelPrediction.pair_names(labels.names))
     rank = "share of labelled stars whose latents are no better known than this star's"
     return [
         *found,

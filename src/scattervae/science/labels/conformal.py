@@ -5,6 +5,7 @@ interval must be wide: separately by brightness and by kind of star, since a wid
 for either.
 """
 
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ ERROR_TIMES = (1.0, 1.96)
 """How many errors of a known label add to either side of the interval, in quadrature."""
 
 FEWEST_IN_CELL = 200
+_FEWEST_IN_PAIR, _BOUND = 20, 3.0
 
 CellAxes = Float64[np.ndarray, "star axis"]
 Scores = Float64[np.ndarray, "star label level"]
@@ -73,9 +75,11 @@ class Conformal(NamedTuple):
     # half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
     # stars of a cell have the label to promise anything
     factors: Factors
+    # of the errors of two predicted labels, pair after pair as `pairs_of` has them; none in models of older versions
+    correlations: Float64[np.ndarray, "cell pair"]
 
     @classmethod
-    def fit(cls, along_axes: CellAxes, scores: Scores) -> "Conformal":
+    def fit(cls, along_axes: CellAxes, scores: Scores, off: LabelArray | None = None) -> "Conformal":
         r"""Factors from stars that the network did not learn from.
 
         .. math:: q = \text{the } \lceil (n + 1) p \rceil \text{-th smallest of } s
@@ -85,6 +89,7 @@ class Conformal(NamedTuple):
 
         Args:
             scores: s, as `scores_of` has them; NaN where a label is missing.
+            off: Known less predicted labels over the expected standard deviation of that, for correlations.
 
         Source:
             Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, sect. 4.5 (by category); Lei et al.
@@ -97,12 +102,38 @@ class Conformal(NamedTuple):
             for label in range(scores.shape[1]):
                 for level, share in enumerate(LEVELS):
                     factors[index, label, level] = _quantile(scores[cell == index, label, level], share)
-        return cls(cells, factors)
+        if off is None:
+            return cls(cells, factors, np.empty((cells.n_cells, 0)))
+        correlations = [correlations_of(off[cell == index]) for index in range(cells.n_cells)]
+        return cls(cells, factors, np.stack(correlations))
 
     def half_widths(self, along_axes: CellAxes) -> Float64[np.ndarray, "star label level"]:
         """Half-widths of the intervals of these stars, in stated standard deviations."""
         widths: np.ndarray = self.factors[self.cells.of(along_axes)]
         return widths
+
+
+def pairs_of(n_labels: int) -> list[tuple[int, int]]:
+    """Each two labels, in the order of their columns.
+
+    >>> pairs_of(3)
+    [(0, 1), (0, 2), (1, 2)]
+    """
+    return list(combinations(range(n_labels), 2))
+
+
+def correlations_of(off: LabelArray) -> Float64[np.ndarray, " pair"]:
+    """Pearson's correlation of each two columns, over stars that have both; NaN for fewer than 20.
+
+    Values beyond three are taken for three, so that no outlier makes a correlation.
+    """
+    found = np.full(len(pairs_of(off.shape[1])), np.nan)
+    bounded = np.clip(off, -_BOUND, _BOUND)
+    for index, pair in enumerate(pairs_of(off.shape[1])):
+        both = bounded[np.isfinite(bounded[:, pair]).all(axis=1)][:, pair]
+        if len(both) >= _FEWEST_IN_PAIR and (both.std(axis=0) > 0).all():
+            found[index] = np.corrcoef(both.T)[0, 1]
+    return found
 
 
 def scores_of(off: LabelArray, sd: LabelArray, errors: LabelArray) -> Scores:

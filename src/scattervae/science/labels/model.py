@@ -77,8 +77,16 @@ class LabelModel:
         for network in (*self.networks, *self.support.networks):
             for name, weights in sorted(network.state_dict().items()):
                 sha.update(name.encode() + weights.numpy().tobytes())
-        cells, factors = self.conformal
-        for values in (*self.scales, cells.axes, cells.values, factors, *self.volume, *self.support[1:]):
+        cells, factors, correlations = self.conformal
+        for values in (
+            *self.scales,
+            cells.axes,
+            cells.values,
+            factors,
+            correlations,
+            *self.volume,
+            *self.support[1:],
+        ):
             sha.update(np.ascontiguousarray(values).tobytes())
         return sha.hexdigest()[:32]
 
@@ -96,7 +104,8 @@ class LabelModel:
         chi2_rank = self.support.chi2_rank(chi2)
         supported = self.support.judge(inputs)
         sd_widened = sd * supported.widening
-        half = self.conformal.half_widths(_along_axes(mean, g_flux)) * sd_widened[:, :, None]
+        along_axes = _along_axes(mean, g_flux)
+        half = self.conformal.half_widths(along_axes) * sd_widened[:, :, None]
         unusable = ~np.isfinite(mean)
         bounds = {}
         for level, name in enumerate(("68", "95")):
@@ -110,6 +119,7 @@ class LabelModel:
             reliability=self._reliability(supported.rank, posterior, chi2_rank),
             width_rank=self.volume.width_rank(posterior),
             chi2_rank=chi2_rank,
+            correlations=self.conformal.correlations[self.conformal.cells.of(along_axes)],
             blended=(flags & np.uint16(Flag.BLENDED)) > 0,
         )
 
@@ -226,7 +236,7 @@ def _trained(
     """The networks, and intervals from what each predicts of the fold it did not learn from."""
     schedule = Schedule.of(len(stars), settings)
     fold = numpy_stream(settings.seed, "label folds").permutation(len(stars)) % settings.folds
-    networks, along_axes, scores = [], [], []
+    networks, along_axes, scores, standardised = [], [], [], []
     for index in range(schedule.networks):
         unseen = torch.from_numpy(fold == index)
         network = train_network(model.network, stars.take(~unseen), settings, schedule, index=index)
@@ -235,11 +245,14 @@ def _trained(
         values, errors = (part.double().numpy() for part in rest.targets[:2])
         networks.append(network)
         along_axes.append(_along_axes(mean, rest.g_flux))
-        scores.append(scores_of(np.where(rest.targets.known.numpy(), values - mean, np.nan), sd, errors))
+        off = np.where(rest.targets.known.numpy(), values - mean, np.nan)
+        scores.append(scores_of(off, sd, errors))
+        standardised.append(off / np.hypot(sd, errors))
         logger.info("label network %d of %d: %d steps", index + 1, schedule.networks, schedule.steps)
         if progress is not None:
             progress(index + 1, schedule.networks)
-    return tuple(networks), Conformal.fit(np.concatenate(along_axes), np.concatenate(scores))
+    calibration = (np.concatenate(parts) for parts in (along_axes, scores, standardised))
+    return tuple(networks), Conformal.fit(*calibration)
 
 
 def _averaged(networks: Sequence[LabelNetwork], inputs: Inputs) -> tuple[LabelArray, LabelArray]:
@@ -262,7 +275,8 @@ def _along_axes(mean: LabelArray, g_flux: StarArray) -> CellAxes:
 CONFIG = "labels.json"
 NETWORKS = "networks.safetensors"
 CALIBRATION = "calibration.safetensors"
-_FORMAT = 3  # 1 had no digests, 2 and 1 knew nothing of the survey
+_KNOWS_SURVEY = 3
+_FORMAT = 4  # 1 had no digests, 2 and 1 knew nothing of the survey, 3 had no correlations
 
 
 class _Config(Settings):
@@ -299,12 +313,13 @@ def save_label_model(label_model: LabelModel, folder: Path) -> None:
         for index, network in enumerate((*label_model.networks, *label_model.support.networks))
         for name, values in on_cpu(network).items()
     }
-    cells, factors = label_model.conformal
+    cells, factors, correlations = label_model.conformal
     arrays = {
         **label_model.scales._asdict(),
         "cell_axes": cells.axes,
         "cell_values": cells.values,
         "factors": factors,
+        "correlations": correlations,
         **{f"volume_{name}": values for name, values in label_model.volume._asdict().items()},
         "support_log_odds": label_model.support.log_odds,
         "support_chi2": label_model.support.chi2,
@@ -342,7 +357,9 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
             scales=LabelScales(*(arrays[name] for name in LabelScales._fields)),
             networks=networks[: config.n_networks],
             conformal=Conformal(
-                Cells(arrays["cell_axes"], arrays["cell_values"], config.cell_depth), arrays["factors"]
+                Cells(arrays["cell_axes"], arrays["cell_values"], config.cell_depth),
+                arrays["factors"],
+                arrays.get("correlations", np.empty((len(arrays["factors"]), 0))),
             ),
             volume=LabelledVolume(*(arrays[f"volume_{name}"] for name in LabelledVolume._fields)),
             support=_stored_support(config, networks[config.n_networks :], arrays),
@@ -373,6 +390,6 @@ def _networks(model: Checkpoint, config: _Config, stored: StoredTensors) -> tupl
 def _stored_support(
     config: _Config, networks: tuple[LabelNetwork, ...], arrays: Mapping[str, np.ndarray]
 ) -> LabelSupport:
-    if config.format < _FORMAT:
+    if config.format < _KNOWS_SURVEY:
         return LabelSupport((), np.empty((0, len(config.names))), np.empty(0))
     return LabelSupport(networks, arrays["support_log_odds"], arrays["support_chi2"])

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
+from scattervae.science.labels.conformal import pairs_of
 from scattervae.science.labels.support import RELIABLE_ABOVE
 
 BY_DISTANCE, BY_CHI2 = 0.08, 0.12
@@ -59,6 +60,8 @@ class LabelPrediction:
     width_rank: StarArray  # share of labelled stars whose latents are no better known
     chi2_rank: StarArray  # share of stars that the model of spectra reproduces no better
     blended: StarMask  # light of a neighbour in the spectrum
+    # of the errors of each two labels among held-out stars like this one; no column where the model has none
+    correlations: Float64[np.ndarray, "star pair"]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -123,7 +126,14 @@ class LabelPrediction:
             for column, name in enumerate(self.names)
             for kind in kinds
         }
+        pairs = zip(self.pair_names(self.names), self.correlations.T, strict=False)
+        table |= {name: column.astype(np.float32) for name, column in pairs}
         return table | {"width_rank": self.width_rank.astype(np.float32)}
+
+    @staticmethod
+    def pair_names(names: Sequence[str]) -> list[str]:
+        """Columns of the correlations: ``teff_logg_corr`` and so on."""
+        return [f"{names[a]}_{names[b]}_corr" for a, b in pairs_of(len(names))]
 
     @staticmethod
     def flag_legend(names: Sequence[str]) -> str:
