@@ -14,6 +14,7 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.reading import read_file, read_table
+from scattervae.gaia.reading import load
 from scattervae.spectra.spectra import Flag
 
 
@@ -254,3 +255,12 @@ def test_error_column_that_is_absent():
 def test_empty_table_in_memory():
     with pytest.raises(DataError, match="no rows"):
         read_table(Table({k: v[:0] for k, v in ToyStars().columns().items()}))
+
+
+def test_a_parquet_column_whose_name_is_no_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"source_id": [1], "zzzz": [2.0]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"zzzz", b"z\xff\xffz"))
+    for read in (load, read_file):
+        with pytest.raises(DataError, match=r"^[^\n]*a\.parquet: [^\n]*$"):
+            read(path)

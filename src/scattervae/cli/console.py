@@ -218,16 +218,16 @@ def choose_device(device: str, threads: int) -> "torch.device":
 
 def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
     """What a catalogue or generated spectra in parquet say of themselves: their kind and how they were made."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from scattervae.spectra.hats import UNREADABLE
     from scattervae.spectra.tables import NOTES
 
     if not path.is_file():
         return None
     try:
         notes = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError):
+    except UNREADABLE:
         return None
     found = next((key for key in NOTES if key.encode() in notes), None)
     return None if found is None else (NOTES[found], json.loads(notes[found.encode()]))

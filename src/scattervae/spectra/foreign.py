@@ -31,7 +31,7 @@ from scattervae.spectra.columns import (
     spectra_columns,
     spectra_from,
 )
-from scattervae.spectra.hats import read_table
+from scattervae.spectra.hats import UNREADABLE, read_table
 from scattervae.spectra.spectra import Basis, Flag, Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, POSITION_COLUMNS, SourceColumns, StellarLabels
 
@@ -226,7 +226,7 @@ def is_partition_file(path: Path) -> bool:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return False
         return holds_all_columns(pq.read_schema(path))
-    except (OSError, pa.ArrowException):
+    except UNREADABLE:
         return False
 
 
@@ -238,7 +238,7 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
     """
     try:
         table = read_table(path, budget=Budget(require_file(path)))
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
     except DataError as error:
         raise StoreError(f"{path}: {error}") from None

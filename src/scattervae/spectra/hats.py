@@ -35,6 +35,8 @@ _PROPERTY_FILES = ("hats.properties", "properties")
 _SCHEMA_FILES = ("_common_metadata", "_metadata")
 DESCRIPTIONS = ("hats.properties", "partition_info.csv", "dataset/_common_metadata")
 _OBJECT_TYPES = ("object", "source")
+# What opening a parquet file may end in; a name of a column that is no UTF-8 is the last.
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 class Positions(Enum):
@@ -284,7 +286,7 @@ def read_footer(file: Path) -> pq.FileMetaData:
         return pq.read_metadata(file)
     except FileNotFoundError as error:
         raise StoreError(f"{file}: is gone; the catalogue is not complete") from error
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise StoreError(f"{file}: cannot be read as parquet: {error}") from error
 
 

@@ -34,6 +34,7 @@ from scattervae.spectra.columns import (
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import (
     DESCRIPTIONS,
+    UNREADABLE,
     HatsFolder,
     Partition,
     Positions,
@@ -279,7 +280,7 @@ def _table(row_group: RowGroup, columns: Sequence[str]) -> pa.Table:
     try:
         with open_parquet(row_group.path, memory_map=True) as file:
             table = read_groups(file, columns, groups=[row_group.group])
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise StoreError(f"{row_group.path}: row group {row_group.group} cannot be read: {error}") from error
     lacking = [name for name in columns if name.split(".")[0] not in table.column_names]
     if lacking:
