@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from scattervae.gaia.ingest import ingest as ingest
     from scattervae.gaia.reading import Stars as Stars
     from scattervae.gaia.reading import load as load
+    from scattervae.gaia.reading import read as read
     from scattervae.gaia.transport import transport as transport
     from scattervae.model.checkpoint import Checkpoint as Checkpoint
     from scattervae.model.recipe import Recipe as Recipe
     from scattervae.model.recipe import load_recipe as load_recipe
     from scattervae.model.run import RunFolder as RunFolder
-    from scattervae.model.run import train as train
     from scattervae.science.catalogue.dask import encode_partition as encode_partition
     from scattervae.science.catalogue.encoding import catalogue as catalogue
     from scattervae.science.catalogue.hats_folder import encode_store as encode_store
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from scattervae.science.similar import similar as similar
     from scattervae.science.trained import TrainedModel as TrainedModel
     from scattervae.science.trained import load_model as load_model
+    from scattervae.science.trained import train as train
     from scattervae.seeds import folds as folds
+    from scattervae.show import plot_latents as plot_latents
+    from scattervae.show import plot_star as plot_star
     from scattervae.spectra.spectra import Basis as Basis
     from scattervae.spectra.spectra import Spectra as Spectra
     from scattervae.spectra.store import SpectrumStore as SpectrumStore
@@ -41,19 +44,20 @@ if TYPE_CHECKING:
 _HOMES = {
     "gaia.basis": ("g_flux_of",),
     "gaia.ingest": ("ingest",),
-    "gaia.reading": ("Stars", "load"),
+    "gaia.reading": ("Stars", "load", "read"),
     "gaia.transport": ("transport",),
     "model.checkpoint": ("Checkpoint",),
     "model.recipe": ("Recipe", "load_recipe"),
-    "model.run": ("RunFolder", "train"),
+    "model.run": ("RunFolder",),
     "science.catalogue.dask": ("encode_partition",),
     "science.catalogue.encoding": ("catalogue",),
     "science.catalogue.hats_folder": ("encode_store",),
     "science.catalogue.one_file": ("write_catalogue",),
     "science.evaluation": ("evaluate",),
     "science.similar": ("similar",),
-    "science.trained": ("TrainedModel", "load_model"),
+    "science.trained": ("TrainedModel", "load_model", "train"),
     "seeds": ("folds",),
+    "show": ("plot_latents", "plot_star"),
     "spectra.spectra": ("Basis", "Spectra"),
     "spectra.store": ("SpectrumStore",),
 }

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import stat
 import sys
 from io import BufferedIOBase
@@ -21,6 +22,16 @@ LARGEST_RATIO = 50
 """Bytes in memory for each byte on disk that no table of spectra needs; lists of identifiers come to about 30."""
 _LIMIT_GB = 0.5
 _GZIP = b"\x1f\x8b"
+
+
+def require_local(path: str | Path) -> None:
+    """Refuse an address: files are read many times, and in parts, from where they lie.
+
+    Raises:
+        DataError: It begins as https:// or s3:// do.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path).lower()):
+        raise DataError(f"{path}: an address, and only files on this machine are read; download it first")
 
 
 class Budget:

@@ -17,8 +17,9 @@ from scattervae.errors import DataError, StoreError
 from scattervae.gaia import reading
 from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs, g_flux_of
 from scattervae.gaia.files.reading import read_file
+from scattervae.gaia.g_flux import BLENDED_BY, GFluxes, has_excess
 from scattervae.gaia.ingest import ingest
-from scattervae.gaia.reading import BLENDED_BY, GFluxes, has_excess, load, load_chunks
+from scattervae.gaia.reading import load, load_chunks
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from scattervae.spectra.star_tables import SourceColumns
 from toy import DR3

@@ -110,7 +110,7 @@ def test_dropped_coefficients_come_back_as_zeros():
 def test_flux_needs_a_basis_that_gaiaxpy_knows(model):
     made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
     with pytest.raises(DataError, match="GaiaXPy knows only"):
-        generation.flux_of(made)
+        made.flux()
 
 
 def test_flux_and_its_scatter_are_linear_in_the_coefficients():
@@ -118,7 +118,7 @@ def test_flux_and_its_scatter_are_linear_in_the_coefficients():
     model = untrained_model(toy_sky(60, basis=DR3).spectra)
     z = generation.from_prior(model, 1).expand(3000, -1)
     g_flux = np.full(3000, 1e4)
-    drawn = generation.flux_of(generation.generate(model, z, g_flux, noise_seed=0))
+    drawn = generation.generate(model, z, g_flux, noise_seed=0).flux()
     assert drawn.flux.shape == (3000, 343)
     ratio = drawn.flux.std(axis=0) / drawn.errors[0]
     np.testing.assert_allclose(ratio, 1.0, atol=0.08)
@@ -127,7 +127,7 @@ def test_flux_and_its_scatter_are_linear_in_the_coefficients():
 def test_table_has_units_and_reads_back(tmp_path):
     model = untrained_model(toy_sky(60, basis=DR3).spectra)
     made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
-    table = generation.generated_table(model, made, generation.flux_of(made))
+    table = generation.generated_table(model, made, made.flux())
     pq.write_table(table, tmp_path / "made.parquet")
     read = pq.read_table(tmp_path / "made.parquet")
     assert all(field.metadata[b"description"] for field in read.schema)

@@ -22,20 +22,20 @@ def model(sky):
 
 
 def test_one_star_is_a_figure(sky, model, tmp_path):
-    figure = show.star(model, sky.spectra, 3)
+    figure = show.plot_star(model, sky.spectra, 3)
     assert str(sky.spectra.source_id[3]) in texts(figure)
     assert draw(figure)
     stars = write_parquet(tmp_path / "stars.parquet", sky.spectra, sky.labels)
     model.save(tmp_path / "model")
-    again = show.star(tmp_path / "model", stars, 3)
+    again = show.plot_star(tmp_path / "model", stars, 3)
     assert "log" in texts(again)  # the labels that came with the stars
     with pytest.raises(IndexError):
-        show.star(model, sky.spectra, 120)
+        show.plot_star(model, sky.spectra, 120)
 
 
 def test_latents_are_a_figure(sky, model, tmp_path):
     stars = sv.load(write_parquet(tmp_path / "stars.parquet", sky.spectra, sky.labels))
-    assert "latent 1" in texts(show.latents(model, stars))
+    assert "latent 1" in texts(show.plot_latents(model, stars))
 
 
 def test_the_page_shows_itself(sky, model, tmp_path):
@@ -48,4 +48,4 @@ def test_the_page_shows_itself(sky, model, tmp_path):
 
 def test_stars_that_are_none_are_refused(model, tmp_path):
     with pytest.raises(DataError):
-        show.star(model, tmp_path / "nothing.csv")
+        show.plot_star(model, tmp_path / "nothing.csv")

@@ -12,10 +12,10 @@ from scattervae.cli.console import (
     Summary,
     Threads,
     choose_device,
-    epoch_bar,
     print_stage,
     table_lines,
 )
+from scattervae.display import epoch_bar
 
 
 def ablate(

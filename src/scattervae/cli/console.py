@@ -4,30 +4,25 @@ import json
 import logging
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from scattervae.display import stderr
 from scattervae.errors import DataError, RecipeError, SkippedRowsError, counted
+from scattervae.opening import require_local
 from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from scattervae.model.checkpoint import EpochRecord
 
-stderr = Console(stderr=True)
 TABLE_FILE = ".parquet, .fits, .vot, .ecsv or .csv"
 TABLE_OR_FOLDER = f"A {TABLE_FILE} file, or a name without suffix for the folder of a HATS catalogue."
 _DEVICES = ("cpu", "cuda", "mps")
-_SECONDS_A_LINE = 60.0
 
 Paths = TypeVar("Paths", Path, list[Path], Path | None)
 
@@ -41,7 +36,10 @@ def existing(paths: Paths) -> Paths:
     from scattervae.files import restored
 
     for path in paths if isinstance(paths, list) else [paths]:
-        if path is not None and not restored(path).exists():
+        if path is None:
+            continue
+        require_local(path)
+        if not restored(path).exists():
             raise DataError(f"{path}: does not exist; check the path")
     return paths
 
@@ -144,50 +142,6 @@ def log_to_stderr(*, verbose: bool) -> None:
     logger.addHandler(_OneLine())
 
 
-class LineAMinute(Progress):
-    """Progress where there is no terminal, such as in a batch job's log: one line a minute."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__(disable=True)
-        self._unit = unit
-        self._next = time.monotonic() + _SECONDS_A_LINE
-
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        super().update(task_id, **changes)
-        self._show(task_id)
-
-    def advance(self, task_id: TaskID, advance: int | float = 1) -> None:
-        super().advance(task_id, advance)
-        self._show(task_id)
-
-    def _show(self, task_id: TaskID) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _SECONDS_A_LINE
-        task = next(task for task in self.tasks if task.id == task_id)
-        total = "" if task.total is None else f" of {task.total:,.0f}"
-        stderr.print(f"{task.description}: {task.completed:,.0f}{total} {self._unit}", highlight=False)
-
-
-@contextmanager
-def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
-    """A progress bar on stderr, with these fields of the task shown behind it; a line a minute without a terminal."""
-    if not stderr.is_terminal:
-        yield LineAMinute(unit)
-        return
-    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in columns]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        *fields,
-        console=stderr,
-    ) as progress:
-        yield progress
-
-
 def print_stage(what: str) -> None:
     """One line on stderr at the start of each stage of a long command."""
     stderr.print(f"{what} ...", highlight=False)
@@ -205,15 +159,12 @@ def choose_device(device: str, threads: int) -> "torch.device":
 
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    from scattervae.science.trained import device_of
+
     try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"--device {device}: not to be had here ({reason}); use --device cpu") from error
-    return chosen
+        return device_of(device)
+    except RecipeError as error:
+        raise RecipeError(f"--{error}".replace("use device", "use --device")) from error
 
 
 def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
@@ -304,16 +255,3 @@ def table_lines(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tup
         ).rstrip()
         for row in (header, *rows)
     )
-
-
-@contextmanager
-def epoch_bar(epochs: int, name: str = "training") -> Iterator["Callable[[EpochRecord], None]"]:
-    """A progress bar over epochs with the bound and the divergence behind it."""
-    with progress_bar("epochs", "terms") as bar:
-        task = bar.add_task(name, total=epochs, terms="")
-
-        def show(record: "EpochRecord") -> None:
-            terms = f"-ELBO {record.negative_elbo:.1f}, KL {record.kl:.2f} nats"
-            bar.update(task, completed=record.epoch, terms=terms)
-
-        yield show

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, Threads, choose_device, epoch_bar, print_stage
+from scattervae.cli.console import AsJson, Summary, Threads, choose_device, print_stage
 from scattervae.cli.evaluate import model_values, score_lines
+from scattervae.display import epoch_bar
 from scattervae.errors import counted
 
 if TYPE_CHECKING:

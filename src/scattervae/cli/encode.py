@@ -24,10 +24,9 @@ from scattervae.cli.console import (
     choose_device,
     existing,
     listed,
-    progress_bar,
     skipped_rows,
-    stderr,
 )
+from scattervae.display import progress_bar, stderr
 from scattervae.errors import DataError, RecipeError, counted
 
 if TYPE_CHECKING:

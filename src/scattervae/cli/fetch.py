@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import (
-    ArchiveUrl,
-    AsJson,
-    BulkUrl,
-    LineAMinute,
-    ReleaseName,
-    Summary,
-    progress_bar,
-    stderr,
-    table_lines,
-)
+from scattervae.cli.console import ArchiveUrl, AsJson, BulkUrl, ReleaseName, Summary, table_lines
+from scattervae.display import LineAMinute, progress_bar, stderr
 from scattervae.errors import FetchError, counted
 
 if TYPE_CHECKING:

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import (
-    TABLE_FILE,
-    AsJson,
-    ModelFolder,
-    Summary,
-    check_out,
-    existing,
-    progress_bar,
-)
+from scattervae.cli.console import TABLE_FILE, AsJson, ModelFolder, Summary, check_out, existing
+from scattervae.display import progress_bar
 from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -134,7 +127,7 @@ def generate(
         label_flow = generation.LabelFlow.load(model, checkpoint)
         errors = label_flow.errors_like(made.z, like)
         made = generation.with_errors(checkpoint, made, errors, seed=seed)
-    table = generation.generated_table(checkpoint, made, generation.flux_of(made) if flux else None)
+    table = generation.generated_table(checkpoint, made, made.flux() if flux else None)
     with sole_writer(out):
         write_table(table, out)
     values = {

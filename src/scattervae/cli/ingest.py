@@ -13,10 +13,10 @@ from scattervae.cli.console import (
     Summary,
     check_skipped,
     listed,
-    progress_bar,
     skipped_rows,
     table_lines,
 )
+from scattervae.display import progress_bar
 from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:

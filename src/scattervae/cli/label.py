@@ -5,15 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scattervae.cli.console import (
-    AsJson,
-    ModelFolder,
-    Summary,
-    Threads,
-    choose_device,
-    existing,
-    progress_bar,
-)
+from scattervae.cli.console import AsJson, ModelFolder, Summary, Threads, choose_device, existing
+from scattervae.display import progress_bar
 from scattervae.errors import counted
 
 

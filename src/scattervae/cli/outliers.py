@@ -17,9 +17,9 @@ from scattervae.cli.console import (
     check_out,
     choose_device,
     existing,
-    progress_bar,
     table_lines,
 )
+from scattervae.display import progress_bar
 from scattervae.errors import DataError, RecipeError, counted
 
 if TYPE_CHECKING:

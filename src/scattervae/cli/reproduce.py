@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattervae.cli.console import (
-    AsJson,
-    Summary,
-    Threads,
-    choose_device,
-    epoch_bar,
-    existing,
-    print_stage,
-    table_lines,
-)
+from scattervae.cli.console import AsJson, Summary, Threads, choose_device, existing, print_stage, table_lines
+from scattervae.display import epoch_bar
 
 if TYPE_CHECKING:
     from scattervae.gaia.reading import Stars

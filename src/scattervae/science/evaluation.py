@@ -1,17 +1,19 @@
 """How well a model predicts stars it has not seen: likelihood, normalised errors, latents in use."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from scattervae.errors import DataError, counted
+from scattervae.gaia.reading import Anything, read
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
 from scattervae.model.posterior import Posterior
 from scattervae.science.paper.comparison import first_ten
+from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
-from scattervae.spectra.spectra import Spectra
 
 N_DRAWS = 10
 FoldName = Literal["test", "validation", "train", "all"]
@@ -40,8 +42,8 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    checkpoint: Checkpoint,
-    spectra: Spectra,
+    model: Checkpoint | str | Path,
+    stars: Anything,
     *,
     fold: FoldName = "test",
     n_draws: int = N_DRAWS,
@@ -50,8 +52,8 @@ def evaluate(
     """Scores of a model on the usable ones of these stars that are in a fold.
 
     Args:
-        checkpoint: The model.
-        spectra: Stars, such as all of a store.
+        model: A model, its folder or its name.
+        stars: Those of a store, a file or anything that `scattervae.read` takes.
         fold: Which of them (`scattervae.seeds.folds`): those of the test fold, which no model trains on; or ``all``.
         n_draws: Draws from each star's posterior for the evidence lower bound.
         seed: Of the draws.
@@ -62,10 +64,14 @@ def evaluate(
     Source:
         Laroche & Speagle (2023), eqs. 1-5 and sect. 3; Kingma & Welling (2013), eq. 7, for the draws.
     """
+    checkpoint = model if isinstance(model, Checkpoint) else load_model(model)
+    if fold not in get_args(FoldName):
+        raise DataError(f"fold {fold!r}: there are {', '.join(get_args(FoldName))}")
+    spectra = read(stars, basis=checkpoint.normalization.basis).spectra
     chosen = slice(None) if fold == "all" else getattr(folds(spectra.source_id), fold)
-    stars = spectra.take(chosen)
-    stars = stars.take(stars.usable)
-    if len(stars) == 0:
+    scored = spectra.take(chosen)
+    scored = scored.take(scored.usable)
+    if len(scored) == 0:
         where = "usable" if fold == "all" else f'usable and of the {fold} fold; fold="all" takes every star'
         raise DataError(
             f"none of {counted(len(spectra), 'star')} is {where}: nothing to evaluate the model on"
@@ -74,7 +80,7 @@ def evaluate(
     generator = stream(seed, "evaluate")
     elbos, nlls, kls = [], [], []
     abs_bp = abs_rp = n_beyond = largest = 0.0
-    for encoded in checkpoint.encode_batches([stars]):
+    for encoded in checkpoint.encode_batches([scored]):
         x, errors, posterior = encoded.inputs.x, encoded.inputs.errors, encoded.posterior
         draws = [
             loss_terms(
@@ -93,7 +99,7 @@ def evaluate(
         largest = max(largest, z.max().item())
     elbo = torch.cat(elbos)
     posterior = Posterior.concatenate(kls)
-    n = len(stars)
+    n = len(scored)
     return Evaluation(
         n_stars=n,
         negative_elbo=elbo.mean().item(),

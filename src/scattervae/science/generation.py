@@ -5,7 +5,7 @@ vector.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,13 @@ from jaxtyping import Float, Float64
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray
-from scattervae.errors import CheckpointError, DataError
+from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray, Wavelengths
+from scattervae.display import Shown
+from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, write_tensors
 from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
+from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.instrument import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
@@ -40,8 +43,8 @@ _NEIGHBOURS = 10
 _LIKE_MAG = 0.5
 
 
-@dataclass(frozen=True)
-class GeneratedSpectra:
+@dataclass(frozen=True, repr=False)
+class GeneratedSpectra(Shown):
     """Spectra that a model made, in archive units."""
 
     z: Latents  # the latent vectors they were made from
@@ -53,6 +56,29 @@ class GeneratedSpectra:
 
     def __len__(self) -> int:
         return len(self.g_flux)
+
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'generated spectrum', 'generated spectra')} of {self.basis}>"
+
+    @property
+    def coefficients(self) -> CoeffArray:
+        """`coeffs` by the archive's word."""
+        return self.coeffs
+
+    def flux(self, grid_nm: Wavelengths | Sequence[float] | None = None) -> SampledFlux:
+        """Flux and its scatter [W m^-2 nm^-1] on these wavelengths [nm]; on Gaia's 336 to 1020 nm where None.
+
+        Raises:
+            DataError: The basis is not one that GaiaXPy knows, or not that of DR3 where wavelengths are given; or
+                wavelengths lie outside the instrument's.
+        """
+        if grid_nm is None:
+            return flux_from_coeffs(self.coeffs, self.scatter, self.basis)
+        if not DR3_BASIS.agrees_with(self.basis):
+            raise DataError(f"{self.basis}: flux on any wavelengths is of {DR3_BASIS} alone; leave them out")
+        grid = np.atleast_1d(np.asarray(grid_nm, dtype=np.float64))
+        matrix = design_at(grid).matrix
+        return SampledFlux(grid, self.coeffs @ matrix.T, np.sqrt(self.scatter**2 @ (matrix**2).T))
 
 
 def from_prior(checkpoint: Checkpoint, n: int, *, seed: int = 0) -> Latents:
@@ -327,15 +353,6 @@ def with_errors(
     errors_of_all[:, checkpoint.normalization.columns] = errors * spectra.g_flux[:, None]
     noise = numpy_stream(seed, "errors").normal(size=spectra.coeffs.shape)
     return replace(spectra, coeffs=spectra.coeffs + errors_of_all * noise, errors=errors_of_all)
-
-
-def flux_of(spectra: GeneratedSpectra) -> SampledFlux:
-    """Generated spectra on Gaia's wavelength grid; errors are what the scatter, taken as independent, gives the flux.
-
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
-    """
-    return flux_from_coeffs(spectra.coeffs, spectra.scatter, spectra.basis)
 
 
 def generated_table(

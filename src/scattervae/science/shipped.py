@@ -45,6 +45,8 @@ def model_folder(name_or_folder: str | Path) -> Path:
     """
     from scattervae.files import restored  # with numpy: the command line starts without it
 
+    if not isinstance(name_or_folder, str | Path):
+        raise CheckpointError(f"a {type(name_or_folder).__name__} is no model; give a folder or a name")
     path, known = Path(name_or_folder), shipped_models()
     if restored(path).exists():
         return path

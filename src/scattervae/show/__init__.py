@@ -12,22 +12,19 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from scattervae.gaia.reading import Stars
+    from scattervae.gaia.reading import Anything
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.show.explorer.page import ExplorerPage
-    from scattervae.spectra.spectra import Spectra
 
 __all__ = ["calibration", "explorer", "gallery", "latent_volume", "registry", "report"]
 
 
-def star(
-    model: "Checkpoint | str | Path", stars: "Stars | Spectra | str | Path", i: int | None = None
-) -> "Figure":
+def plot_star(model: "Checkpoint | str | Path", stars: "Anything", i: int | None = None) -> "Figure":
     """One star as observed and as the model decodes it: coefficients, flux, residuals.
 
     Args:
         model: A trained model, or its folder.
-        stars: Stars, or a store or file of them.
+        stars: What `scattervae.read` takes.
         i: Which row; a test star of median G flux where None.
 
     Raises:
@@ -36,12 +33,12 @@ def star(
     return _figure("star", model, stars, i)
 
 
-def latents(model: "Checkpoint | str | Path", stars: "Stars | Spectra | str | Path") -> "Figure":
+def plot_latents(model: "Checkpoint | str | Path", stars: "Anything") -> "Figure":
     """The most informative pairs of latents, coloured by the labels of the stars.
 
     Args:
         model: A trained model, or its folder.
-        stars: Stars, or a store or file of them.
+        stars: What `scattervae.read` takes.
 
     Raises:
         ScatterVaeError: Model or stars cannot be read.
@@ -65,26 +62,13 @@ def explore(
     return page_of(model, catalogue, stars=stars, sample=sample)
 
 
-def _figure(
-    name: str, model: "Checkpoint | str | Path", stars: "Stars | Spectra | str | Path", i: int | None
-) -> "Figure":
-    import numpy as np
-
-    from scattervae.gaia.reading import Stars, load
+def _figure(name: str, model: "Checkpoint | str | Path", stars: "Anything", i: int | None) -> "Figure":
+    from scattervae.gaia.reading import read
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.trained import load_model
     from scattervae.show.registry import FigureData, draw_figure
-    from scattervae.spectra.spectra import Spectra
-    from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
     model = model if isinstance(model, Checkpoint) else load_model(model)
-    stars = stars if isinstance(stars, Spectra | Stars) else load(stars)
-    spectra = stars if isinstance(stars, Spectra) else stars.spectra
-    nothing = np.full((len(spectra), len(LABEL_NAMES)), np.nan)
-    labels = (
-        stars.labels
-        if isinstance(stars, Stars)
-        else StellarLabels(spectra.source_id, nothing, nothing.copy())
-    )
-    source_id = None if i is None else int(spectra.source_id[i])
-    return draw_figure(FigureData({"model": model}, spectra, labels, source_id=source_id), name)
+    found = read(stars, basis=model.normalization.basis)
+    source_id = None if i is None else int(found.spectra.source_id[i])
+    return draw_figure(FigureData({"model": model}, found.spectra, found.labels, source_id=source_id), name)

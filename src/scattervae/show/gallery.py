@@ -15,7 +15,7 @@ from scattervae.errors import DataError
 from scattervae.files import written_file
 from scattervae.gaia.basis import sample_flux
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.generation import flux_of, generate
+from scattervae.science.generation import generate
 from scattervae.science.outliers import PARTS
 from scattervae.show.registry import save_figure
 from scattervae.show.report import ReportFigure
@@ -118,7 +118,7 @@ class _Curves(NamedTuple):
     def of(cls, model: Checkpoint, stars: Spectra) -> "_Curves":
         """Observed flux with errors and decoded flux with scatter, a curve for each star."""
         observed = sample_flux(stars)
-        decoded = flux_of(generate(model, model.encode(stars).mean, stars.g_flux))
+        decoded = generate(model, model.encode(stars).mean, stars.g_flux).flux()
         return cls(
             observed.grid_nm,
             [Curve(flux, error) for flux, error in zip(observed.flux, observed.errors, strict=True)],

@@ -18,7 +18,7 @@ from scattervae.arrays import StarMask, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import g_mag_of, is_known, sample_flux
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.generation import GeneratedSpectra, flux_of, generate
+from scattervae.science.generation import GeneratedSpectra, generate
 from scattervae.seeds import folds
 from scattervae.show.registry import FigureData
 from scattervae.show.style import (
@@ -346,7 +346,7 @@ def _flux(star: Spectra, made: dict[str, GeneratedSpectra]) -> _Flux | None:
     if not is_known(star.basis):
         return None
     sampled = sample_flux(star)
-    fluxes = {name: flux_of(spectra) for name, spectra in made.items()}
+    fluxes = {name: spectra.flux() for name, spectra in made.items()}
     return _Flux(
         sampled.grid_nm,
         Curve(sampled.flux[0], sampled.errors[0]),

@@ -5,6 +5,7 @@ integers, which VOTables lack, are signed in all forms but parquet.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
-from scattervae.errors import DataError
-from scattervae.files import written_file
-from scattervae.spectra.hats import open_parquet, read_groups, read_table
+from scattervae.display import Shown
+from scattervae.errors import DataError, counted
+from scattervae.files import sole_writer, written_file
+from scattervae.spectra.hats import open_parquet, parquet_writer, read_groups, read_table
 
 if TYPE_CHECKING:
-    from astropy.table import Table
+    import pandas as pd
+    from astropy.table import QTable, Table
 
 NOTES = {
     "scattervae.catalogue": "catalogue",
@@ -32,6 +34,8 @@ NOTES = {
 }
 """Keys of what a table says of its making, as JSON, and what such a table is."""
 _FITS_NOTE = "SCATVAE"
+ROWS_A_GROUP = 65536
+_NAMES_SHOWN, _ROWS_SHOWN = 8, 10
 _HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
 
 
@@ -82,8 +86,75 @@ def write_table(table: pa.Table, out: Path) -> None:
     Raises:
         DataError: As `written_table`.
     """
-    with written_table(out) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    with written_table(out) as partial, parquet_writer(partial, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
+
+
+class TableFace(Shown, ABC):
+    """What a result offers that has a row a star: its columns in the forms that others use."""
+
+    @property
+    @abstractmethod
+    def table(self) -> pa.Table:
+        """The rows, with units and descriptions in each field's metadata."""
+
+    def __repr__(self) -> str:
+        names, more = self.table.column_names, max(len(self.table.column_names) - _NAMES_SHOWN, 0)
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more else "")
+        return f"<{counted(len(self.table), 'star')}: {shown}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.table.slice(0, _ROWS_SHOWN).to_pandas()._repr_html_()) + super()._repr_html_()
+
+    def column(self, name: str) -> np.ndarray:
+        """One column as numpy has it.
+
+        Raises:
+            DataError: There is none of this name.
+        """
+        if name not in self.table.column_names:
+            raise DataError(f"no column {name}; there are {', '.join(self.table.column_names)}")
+        return _values(name, self.table[name])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The rows as a frame of pandas."""
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
+
+    def to_astropy(self) -> "QTable":
+        """The rows as a table of astropy, with units and descriptions; units that astropy lacks are in the latter."""
+        from astropy.table import QTable
+
+        table, note = _in_memory(self.table, "generic")
+        table.meta = note
+        return QTable(table)
+
+    def write(self, out: str | Path) -> None:
+        """Write the rows in the form that the suffix says: .parquet, .fits, .vot, .ecsv or .csv.
+
+        Raises:
+            DataError: The suffix says no form.
+            BusyError: Another run writes there.
+        """
+        with sole_writer(Path(out)):
+            write_table(self.table, Path(out))
+
+
+class StarTable(TableFace):
+    """Answers about stars, a row each; ``answers["teff"]`` is a column."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    @property
+    def table(self) -> pa.Table:
+        return self._table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.column(name)
 
 
 def is_scattervae_table(path: Path) -> bool:
@@ -96,7 +167,7 @@ def is_scattervae_table(path: Path) -> bool:
 def _to_fits(parquet: Path, to: Path) -> None:
     from astropy.io import fits
 
-    table, note = _in_memory(parquet, "fits")
+    table, note = _in_memory(read_table(parquet), "fits")
     hdu = fits.table_to_hdu(table)
     for number, column in enumerate(table.itercols(), start=1):
         if column.info.description:
@@ -110,14 +181,14 @@ def _to_votable(parquet: Path, to: Path) -> None:
     from astropy.io.votable import from_table, writeto
     from astropy.io.votable.tree import Info
 
-    table, note = _in_memory(parquet, "vounit")
+    table, note = _in_memory(read_table(parquet), "vounit")
     file = from_table(table)
     file.infos.extend(Info(name=key, value=json.dumps(value)) for key, value in note.items())
     writeto(file, str(to), tabledata_format="binary2")
 
 
 def _to_ecsv(parquet: Path, to: Path) -> None:
-    table, note = _in_memory(parquet, "generic")
+    table, note = _in_memory(read_table(parquet), "generic")
     table.meta = note
     table.write(to, format="ascii.ecsv", delimiter=",", overwrite=True)
 
@@ -155,11 +226,10 @@ _CONVERSIONS: dict[str, Callable[[Path, Path], None]] = {
 SUFFIXES = (".parquet", *_CONVERSIONS)
 
 
-def _in_memory(parquet: Path, unit_format: str) -> "tuple[Table, dict[str, Any]]":
+def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]]":
     """The table as astropy's, with units that the format knows, and what it says of its making."""
     from astropy.table import Table
 
-    rows = read_table(parquet)
     table = Table()
     for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
         values = _values(field.name, column)

@@ -52,7 +52,7 @@ class CalibratedNetwork(ScatterVAE):
         return Reconstruction(mean, scatter * self.scatter_factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CalibratedModel(Checkpoint):
     """A trained model with its calibration."""
 

@@ -7,14 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
@@ -34,6 +34,7 @@ from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.store import SpectrumStore
+from scattervae.spectra.tables import TableFace
 
 NOTE = "scattervae.catalogue"
 _ROWS_A_CHUNK = 4 * BATCH
@@ -112,6 +113,11 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
     return pa.schema(fields, metadata={NOTE: json.dumps(about)})
 
 
+def label_columns(checkpoint: Checkpoint) -> list[str]:
+    """Names of the columns about labels, where the model predicts some."""
+    return [field.name for field in _label_fields(labels_of(checkpoint))]
+
+
 def _score_field() -> pa.Field:
     text = (
         "share of stars of this model with these errors and latents that fit worse (a larger chi^2); evenly spread "
@@ -154,6 +160,46 @@ def catalogue(checkpoint: Checkpoint, stars: Spectra | StoredSpectra) -> pa.Tabl
     chunks = chunks_of(checkpoint, [stars]) if isinstance(stars, Spectra) else _cut(stars)
     rows = [batch for _, batch in rows_of(checkpoint, chunks, threads=torch.get_num_threads())]
     return pa.Table.from_batches(rows, catalogue_schema(checkpoint))
+
+
+class EncodedStars(TableFace, Posterior):
+    """The latent posterior of stars, and all that the catalogue says of them, by the same names.
+
+    It is the `Posterior` itself, so that what takes one takes this. ``len`` counts stars; columns, frames, tables and
+    files hold the numbers that `scattervae encode` writes, and are made when they are first asked for.
+    """
+
+    checkpoint: Checkpoint
+    stars: Spectra
+
+    @staticmethod
+    def of(checkpoint: Checkpoint, stars: Spectra, posterior: Posterior) -> "EncodedStars":
+        """The stars with the posterior that this model has of them."""
+        found = EncodedStars(*posterior)
+        found.checkpoint, found.stars = checkpoint, stars
+        return found
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Their catalogue."""
+        return catalogue(self.checkpoint, self.stars)
+
+    def __len__(self) -> int:
+        return len(self.stars)
+
+    @property
+    def latents(self) -> Float32[np.ndarray, "star latent"]:
+        """Posterior mean of each latent, a row a star; NaN for a star that cannot be encoded."""
+        return self._of_latents("mean")
+
+    @property
+    def latent_sd(self) -> Float32[np.ndarray, "star latent"]:
+        """One standard deviation of each."""
+        return self._of_latents("sd")
+
+    def _of_latents(self, what: str) -> Float32[np.ndarray, "star latent"]:
+        names = [f"latent_{k}_{what}" for k in range(1, self.checkpoint.n_latent + 1)]
+        return np.stack([self.column(name) for name in names], axis=1)
 
 
 def chunks_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]) -> Iterator[Chunk]:
