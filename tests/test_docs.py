@@ -6,17 +6,23 @@ import inspect
 import pkgutil
 import re
 import shlex
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import typer
 from astropy.table import Table
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import scattervae
 from cli.toys import archive_columns, write_csv
 from scattervae.cli.application import app
 from scattervae.spectra.spectra import Flag
+from spectra.stores import write_store
 from toy import DR3, toy_sky
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +148,73 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
     plt.close("all")
     assert (tmp_path / "catalogue.parquet").is_file()
     assert len(names["store"]) == 60
+
+
+def test_what_is_said_to_open_a_store_opens_one_and_finds_stars(tmp_path, monkeypatch):
+    duckdb = pytest.importorskip("duckdb")
+    sky = toy_sky(60, basis=DR3)
+    flags = np.full(60, Flag.INFERRED, dtype=np.uint16)
+    flags[:7] = Flag.NO_G_FLUX
+    write_store(tmp_path / "STORE", replace(sky.spectra, flags=flags))
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = [
+        block for block in blocks(DOCS / "reference" / "store.md", "python") if "duckdb.sql" in block
+    ]
+    found = []
+    asked = duckdb.sql
+    monkeypatch.setattr(duckdb, "sql", lambda query: found.append(asked(query)) or found[-1])
+    exec(compile(snippet, "store.md", "exec"), {})
+    assert len(found[0].fetchall()) == 53
+
+
+def test_every_command_prints_json():
+    with_json = {name for name, command in COMMANDS.items() for p in command.params if "--json" in p.opts}
+    assert set(COMMANDS) == with_json
+
+
+def test_numbers_of_latents_are_those_of_the_recipe():
+    n = scattervae.load_recipe("best").network.n_latent
+    learns = re.findall(r"learns (\w+) numbers a star", (DOCS / "index.md").read_text("utf-8"))
+    assert learns == [{6: "six", 8: "eight", 10: "ten"}[n]]
+    given = [text for page in PAGES for text in re.findall(r"--latent ([-\d.,]+)", page.read_text("utf-8"))]
+    assert {len(text.split(",")) for text in given} == {n}
+
+
+def test_every_file_of_a_model_is_described():
+    page = (
+        (DOCS / "reference" / "outputs.md")
+        .read_text(encoding="utf-8")
+        .split("\n## Model\n")[1]
+        .split("\n## ")[0]
+    )
+    model = Path(scattervae.__file__).parent / "models" / "best"
+    assert [path.name for path in model.iterdir() if f"`{path.name}" not in page] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_line_of_a_formula_becomes_a_bullet(page):
+    assert re.findall(r"^\+ .*", page.read_text("utf-8"), re.MULTILINE) == []
+
+
+def test_a_version_that_is_not_released_has_no_date():
+    unreleased = f"## {scattervae.__version__} (unreleased)" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert unreleased != ("date-released" in (ROOT / "CITATION.cff").read_text("utf-8"))
+    assert f"version: {scattervae.__version__}" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_what_is_needed_has_a_lower_bound_and_its_exact_version_in_the_lock():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    locked = {
+        canonicalize_name(line.split("==")[0])
+        for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+        if "==" in line
+    }
+    needed = [Requirement(text) for text in project["dependencies"]]
+    assert [need.name for need in needed if {part.operator for part in need.specifier} != {">="}] == []
+    extras = [Requirement(text) for texts in project["optional-dependencies"].values() for text in texts]
+    assert [need.name for need in (*needed, *extras) if canonicalize_name(need.name) not in locked] == []
+    versions = {text.rsplit(" ", 1)[1] for text in project["classifiers"] if "Python :: 3." in text}
+    assert versions == {"3.11", "3.12", "3.13"}
 
 
 def test_flags_are_those_of_the_code():

@@ -37,6 +37,15 @@ def test_says_what_it_wrote(cli, model, store, tmp_path, sky):
     np.testing.assert_allclose(table["latent_2_mean"].to_numpy(), posterior.mean[:, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["catalogue.parquet", "folder"])
+def test_verbose_says_what_is_done(cli, model, store, tmp_path, name):
+    out = tmp_path / name
+    lines = cli("-v", "encode", model, store, "--out", out).err.splitlines()
+    digest = read_checkpoint(model).digest
+    assert f"scattervae: {out}: begins, model {digest}" in lines
+    assert f"scattervae: {out}: whole" in lines
+
+
 def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path):
     other = toy_sky(40, seed=1)
     bad = write_csv(tmp_path / "bad.csv", spoiled(other.spectra).take(slice(0, 4)))

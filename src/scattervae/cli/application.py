@@ -42,7 +42,7 @@ app = typer.Typer(
     name="scattervae",
     help="Learn an unsupervised, generative model of Gaia's BP/RP spectra, and use it on any stars.\n\n"
     "The usual way: ingest files to a store, train a model on it, encode stars to a catalogue.",
-    epilog="Try `scattervae demo` first: it does all of it on real stars in about four minutes.",
+    epilog="Try `scattervae demo` first: it trains on real stars and draws them, in about four minutes.",
     rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,

@@ -142,7 +142,7 @@ def plot_volumes(axes: Axes, pairs: Sequence[Sequence[Overlap]], full: Sequence[
     for index, overlaps in enumerate(pairs):
         n, value, low, high = _percents(overlaps)
         axes.fill_between(n, low, high, color=PAIR_COLOUR, alpha=0.1, linewidth=0)
-        axes.plot(n, value, color=PAIR_COLOUR, linewidth=0.8, label=None if index else "each pair")
+        axes.plot(n, value, color=PAIR_COLOUR, linewidth=0.8, label=None if index else "each pair of latents")
     n, value, low, high = _percents(full)
     axes.errorbar(
         n,
@@ -331,19 +331,11 @@ def _name_extremes(axes: Axes, compared: VolumeComparison) -> None:
     if len(ends) < 2:
         return
     n = max(float(_percents(pair.over_n)[0][-1]) for pair in compared.pairs if pair.over_n)
-    for choose, where in ((max, "bottom"), (min, "top")):
+    axes.set_xlim(right=2.2 * n)
+    for choose in (max, min):
         latents = choose(ends, key=lambda pair: ends[pair])
-        text = "latents " + ", ".join(str(k + 1) for k in latents)
-        axes.annotate(
-            text,
-            (n, ends[latents]),
-            color=PAIR_COLOUR,
-            fontsize=6.5,
-            ha="right",
-            va=where,
-            xytext=(0, 2 if where == "bottom" else -2),
-            textcoords="offset points",
-        )
+        text = " " + ", ".join(str(k + 1) for k in latents)
+        axes.text(n, ends[latents], text, color=PAIR_COLOUR, fontsize=7.0, ha="left", va="center")
 
 
 def _draw_volumes(axes: Axes, compared: VolumeComparison) -> None:

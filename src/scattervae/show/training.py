@@ -19,7 +19,7 @@ Records = Mapping[str, Sequence[EpochRecord]]
 Quantity = Literal["negative_elbo", "chi2", "penalty", "kl", "learning_rate"]
 
 LABELS: dict[Quantity, str] = {
-    "negative_elbo": "negative ELBO of training stars, as trained on [nats per star]",
+    "negative_elbo": "negative ELBO in training [nats per star]",
     "chi2": "$\\chi^2$ term [nats per star]",
     "penalty": "penalty [nats per star]",
     "kl": "KL [nats per star]",
@@ -80,7 +80,7 @@ def _held_out_axes(axes: Axes, n_models: int) -> None:
     axes.margins(y=0.3)
     axes.set_xticks([])
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
-    axes.set_ylabel("negative ELBO of held-out stars, as they are [nats per star]")
+    axes.set_ylabel("negative ELBO, held out [nats per star]")
 
 
 def mark_expected_chi2(axes: Axes, n_coeffs: int) -> None:

@@ -134,7 +134,13 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
                     logger.warning("%s: was begun with another model or other stars; started afresh", folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 write_json(note, identity)
+            begins = (
+                "begins" if next(folder.glob(done), None) is None else f"goes on from what is in {folder}"
+            )
+            model = f", model {identity['model']}" if identity else ""
+            logger.info("%s: %s%s", out, begins, model)
             yield folder
+            logger.info("%s: whole", out)
         except BaseException as error:
             if isinstance(error, DataError) or next(folder.glob(done), None) is None:
                 shutil.rmtree(folder, ignore_errors=True)
