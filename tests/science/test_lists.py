@@ -154,7 +154,7 @@ def test_things_that_are_no_list(tmp_path):
         read_list(tmp_path)
     for content, message in (
         (b"", "is empty"),
-        (b"a,b\n1\n", "cannot be read as a table"),
+        (b"a,b\n1\n", "cannot be read"),
         (b"PAR1", "cannot"),
     ):
         (tmp_path / "list").write_bytes(content)

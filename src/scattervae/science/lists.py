@@ -1,6 +1,5 @@
 """A list that a user brings: any table with positions or identifiers, one row an object, units kept."""
 
-import gzip
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, counted, located
 from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.fits_and_votable import first_table
-from scattervae.gaia.files.text import Kind, as_plain_csv, recognise
-from scattervae.opening import open_file, unpacked
+from scattervae.gaia.files.reading import opened
+from scattervae.gaia.files.text import Kind, as_plain_csv
+from scattervae.opening import budget_of, unpacked
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
 
@@ -145,20 +145,14 @@ def read_list(path: Path) -> SkyList:
     """
     if path.is_dir():
         return _from_hats(HatsFolder.read(path))
-    try:
-        with open_file(path) as stream:
-            kind = recognise(stream)
-            if kind is Kind.TEXT and (text := as_plain_csv(stream, _NAMES)) is not None:
-                return _scalars(path, pa.csv.read_csv(text, pa.csv.ReadOptions(use_threads=False)))
-            if kind is Kind.PARQUET:
-                return _scalars(path, read_table(pa.BufferReader(stream.read()), budget=stream.budget))
-            if kind not in (Kind.TEXT, Kind.FITS, Kind.VOTABLE):
-                raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
-            return _from_astropy(path, unpacked(stream), kind)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (pa.ArrowException, ValueError, IndexError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    with located(path), opened(path) as (kind, stream):
+        if kind is Kind.TEXT and (text := as_plain_csv(stream, _NAMES)) is not None:
+            return _scalars(path, pa.csv.read_csv(text, pa.csv.ReadOptions(use_threads=False)))
+        if kind is Kind.PARQUET:
+            return _scalars(path, read_table(pa.BufferReader(stream.read()), budget=budget_of(stream)))
+        if kind not in (Kind.TEXT, Kind.FITS, Kind.VOTABLE):
+            raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
+        return _from_astropy(path, unpacked(stream) if kind is Kind.TEXT else stream, kind)
 
 
 def unit_of(field: pa.Field) -> str:

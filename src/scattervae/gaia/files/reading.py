@@ -162,8 +162,7 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
     """
     path = Path(path)
     with located(path):
-        with _readable():
-            ids = _listed_ids(path, release.name)
+        ids = _listed_ids(path, release.name)
         if ids is None:
             columns = _read_columns(path, frozenset(SOURCE_ID_NAMES))
             ids = assemble_ids(replace(columns, release=release))
@@ -174,8 +173,8 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
 
 def _listed_ids(path: Path, release: str) -> SourceIds | None:
     """The source_ids of a file with one a line, in its order; None where its first line is something else."""
-    with open_file(path) as stream:
-        if recognise(stream) is not Kind.TEXT:
+    with opened(path) as (kind, stream):
+        if kind is not Kind.TEXT:
             return None
         lines = [(number, line.strip()) for number, line in text_lines(stream) if not line.startswith("#")]
     texts = np.array([line for _, line in lines], dtype=object)
@@ -199,17 +198,22 @@ def _with_warning(where: str, contents: FileContents, basis: Basis | BasisIds | 
 
 
 def _read_columns(path: Path, wanted: frozenset[str], *, fits: _Reader = read_fits) -> Columns:
-    with _readable(), open_file(path) as stream:
-        kind = recognise(stream)
+    with opened(path) as (kind, stream):
         reader = fits if kind is Kind.FITS else _READERS[kind]
-        return reader(stream if kind is Kind.TEXT else unpacked(stream), wanted)
+        return reader(stream, wanted)
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """Say in one line why a file cannot be read."""
+def opened(path: Path) -> Iterator[tuple[Kind, BufferedIOBase]]:
+    """The kind of a file, by its content, and what it holds, unpacked; what is wrong with it is one line.
+
+    Raises:
+        DataError: It is absent, of no kind that holds a table, cut off or damaged, or what is done with it fails so.
+    """
     try:
-        yield
+        with open_file(path) as stream:
+            kind = recognise(stream)
+            yield kind, stream if kind is Kind.TEXT else unpacked(stream)
     except FileNotFoundError:
         raise DataError("does not exist; check the path") from None
     except PermissionError:
