@@ -17,7 +17,7 @@ from scattervae.gaia.facts import SOURCE_ID_NAMES
 from scattervae.gaia.files.fits_and_votable import first_table
 from scattervae.gaia.files.reading import opened
 from scattervae.gaia.files.text import Kind, as_plain_csv
-from scattervae.opening import budget_of, unpacked
+from scattervae.opening import budget_of
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
 
@@ -152,7 +152,7 @@ def read_list(path: Path) -> SkyList:
             return _scalars(path, read_table(pa.BufferReader(stream.read()), budget=budget_of(stream)))
         if kind not in (Kind.TEXT, Kind.FITS, Kind.VOTABLE):
             raise DataError(f"is {kind.value}; expected csv, ECSV, FITS, VOTable or parquet")
-        return _from_astropy(path, unpacked(stream) if kind is Kind.TEXT else stream, kind)
+        return _from_astropy(path, stream, kind)
 
 
 def unit_of(field: pa.Field) -> str:
