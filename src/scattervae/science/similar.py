@@ -31,8 +31,7 @@ from scattervae.spectra.spectra import Spectra
 
 NOTE = "scattervae.similar"
 MOST_EXAMPLES = 1000
-FEWEST_FOR_PURITY = 5
-FEWEST_STARS = 100
+FEWEST_FOR_PURITY, FEWEST_STARS = 5, 100
 MOST_SAMPLED = 5000
 """Stars that stand for all in densities: as many as possible, drawn by a hash of their source_id."""
 _SHARE_NEAR = 0.02  # of them that lie within the distance by which their density is measured
@@ -58,8 +57,7 @@ class Likeness(NamedTuple):
     @property
     def total(self) -> StarArray:
         """Both together."""
-        total: StarArray = self.latents + self.residuals
-        return total
+        return np.asarray(self.latents + self.residuals)
 
 
 @dataclass(frozen=True)

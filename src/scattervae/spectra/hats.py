@@ -23,13 +23,11 @@ from scattervae.files import write_digests, written_file
 from scattervae.opening import Budget
 from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS
 
-SPATIAL_INDEX = "_healpix_29"
-SPATIAL_ORDER = 29
+SPATIAL_INDEX, SPATIAL_ORDER = "_healpix_29", 29
 SOURCE_ID_ORDER = 12
 _SOURCE_IDS_A_PIXEL = 2**35  # source_id // 2**35 is an order-12 pixel: Gaia DR3 documentation, sect. 20.1.1
 _N_SOURCE_ID_PIXELS = 12 * 4**SOURCE_ID_ORDER
-_POSITIONS_KEY = "scattervae_positions"
-_N_ROWS = "num_rows"
+_POSITIONS_KEY, _N_ROWS = "scattervae_positions", "num_rows"
 _PIXELS_A_DIRECTORY = 10_000
 _PROPERTY_FILES = ("hats.properties", "properties")
 _SCHEMA_FILES = ("_common_metadata", "_metadata")
@@ -67,7 +65,7 @@ def partition_path(folder: Path, order: int, pixel: int) -> Path:
 
 def partition_name(order: int, pixel: int, suffix: str = ".parquet") -> str:
     """The file of a partition below a catalogue's ``dataset``."""
-    directory = pixel // _PIXELS_A_DIRECTORY * _PIXELS_A_DIRECTORY
+    directory = pixel - pixel % _PIXELS_A_DIRECTORY
     return f"Norder={order}/Dir={directory}/Npix={pixel}{suffix}"
 
 
