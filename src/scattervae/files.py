@@ -25,7 +25,7 @@ from scattervae.errors import BusyError, CheckpointError, StoreError
 
 DIGESTS = "digests.json"
 _SAMPLE = "#sample"  # behind a parquet file's name: its `sample_digest`
-_N_PIECES, _PIECE, _END = 64, 1024, 2**14  # bytes of a file that its sample is of
+_N_SAMPLES, _SAMPLE_BYTES, _END = 64, 1024, 2**14  # bytes of a file that its sample is of
 _SHOWN = 60  # characters of a wrong value
 
 Content = TypeVar("Content")
@@ -124,16 +124,19 @@ def require_own_sample(folder: Path, file: Path, digests: Mapping[str, str]) -> 
 
 
 def sample_digest(file: Path) -> str:
-    """The SHA-256 of a file's size, its end, and pieces spread evenly over it, in hexadecimal.
+    """The SHA-256 of a file's size, its end, and samples spread evenly over it, in hexadecimal.
 
-    It separates one file from others without reading all of them; a changed byte may lie between the pieces.
+    It separates one file from others without reading all of them; a changed byte may lie between the samples.
     """
     size = file.stat().st_size
     sha = hashlib.sha256(str(size).encode())
     with file.open("rb") as content:
-        for start in (*np.linspace(0, max(size - _PIECE, 0), _N_PIECES).astype(int).tolist(), size - _END):
+        for start in (
+            *np.linspace(0, max(size - _SAMPLE_BYTES, 0), _N_SAMPLES).astype(int).tolist(),
+            size - _END,
+        ):
             content.seek(max(start, 0))
-            sha.update(content.read(_PIECE if start != size - _END else _END))
+            sha.update(content.read(_SAMPLE_BYTES if start != size - _END else _END))
     return sha.hexdigest()
 
 
