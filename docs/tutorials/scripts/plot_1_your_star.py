@@ -9,7 +9,7 @@ On the command line the same is ``scattervae star FILE --id SOURCE_ID``.
 # %%
 # Load a model and some stars
 # ---------------------------
-# ``sv.load`` reads any file of BP/RP spectra, and tables in memory. We take a hundredth of the demo's stars.
+# ``sv.read`` reads any file of BP/RP spectra, and tables in memory. We take a hundredth of the demo's stars.
 
 from astropy.table import Table
 
@@ -17,20 +17,20 @@ import scattervae as sv
 from scattervae.gaia.reading import demo_file
 
 model = sv.load_model("best")
-stars = sv.load(Table.read(demo_file())[::100])
-print(len(stars.spectra), "stars,", model.n_latent, "latents")
+stars = sv.read(Table.read(demo_file())[::100])
+print(len(stars), "stars,", model.n_latent, "latents")
 
 # %%
-# One row of the catalogue
-# ------------------------
-# ``sv.catalogue`` gives a table with one row for each star. This star is one that the model has not seen: it is in the
-# test fold.
+# One star
+# --------
+# ``model.encode`` gives the columns of the catalogue, a row for each star. The model has not seen this star: it is in
+# the test fold.
 
 import numpy as np
 
-row = int(np.flatnonzero(sv.folds(stars.spectra.source_id).test & stars.spectra.usable)[0])
-star = sv.catalogue(model, stars.spectra.take(np.array([row]))).to_pylist()[0]
-print("Gaia source", star["source_id"])
+row = int(np.flatnonzero(sv.folds(stars.spectra.source_id).test & stars.spectra.usable)[1])
+star = model.encode(stars[row : row + 1]).to_pandas().iloc[0]
+print("Gaia source", stars.spectra.source_id[row])
 for k in range(1, model.n_latent + 1):
     print(f"latent {k}: {star[f'latent_{k}_mean']:+.2f} +/- {star[f'latent_{k}_sd']:.2f}")
 
@@ -53,6 +53,4 @@ print(f"score {star['spectrum_score']:.2f}, chi^2 per coefficient {star['reduced
 # The figure shows the spectrum as observed and as the model gives it. Markers in the second row are the *scatter*: what
 # the model expects stars of the same latents to differ by.
 
-from scattervae import show
-
-figure = show.star(model, stars, row)
+figure = sv.plot_star(model, stars, row)

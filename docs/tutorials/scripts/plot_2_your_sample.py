@@ -39,10 +39,9 @@ print(len(store), "stars,", int(stars.usable.sum()), "of them usable")
 # A thousand stars are few, and 20 passes are short: this takes seconds. Leave the settings as they are for real work.
 
 recipe = sv.load_recipe("elbo")
-short = recipe.training.model_copy(update={"epochs": 20, "batch_size": 64})
-recipe = recipe.model_copy(update={"training": short})
-small = sv.train(stars, recipe)
-scores = sv.evaluate(small, stars)
+recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 64})})
+small = sv.train(store, recipe, epochs=20, progress=False)
+scores = sv.evaluate(small, store)
 print(f"{scores.n_stars} held-out stars: negative ELBO {scores.negative_elbo:.1f} nats per star")
 
 # %%

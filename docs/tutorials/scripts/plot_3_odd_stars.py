@@ -21,7 +21,7 @@ from scattervae.gaia.reading import demo_file
 from scattervae.science.outliers import find_outliers
 
 model = sv.load_model("best")
-stars = sv.load(Table.read(demo_file())[50::60])
+stars = sv.read(Table.read(demo_file())[50::60])
 usable = stars.spectra.take(stars.spectra.usable)
 teff = stars.labels.aligned_to(usable.source_id)["teff"]
 hot, cool = int(np.nanargmax(teff)), int(np.nanargmin(teff))

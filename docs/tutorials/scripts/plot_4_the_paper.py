@@ -17,12 +17,12 @@ from astropy.table import Table
 import scattervae as sv
 from scattervae.gaia.reading import demo_file
 
-stars = sv.load(Table.read(demo_file())[::40])
+stars = sv.read(Table.read(demo_file())[::40])
 models = {}
 for name in ("paper2023", "elbo"):
     recipe = sv.load_recipe(name)
-    short = recipe.training.model_copy(update={"epochs": 40, "batch_size": 128})
-    models[name] = sv.train(stars.spectra, recipe.model_copy(update={"training": short}))
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 128})})
+    models[name] = sv.train(stars, recipe, epochs=40, progress=False)
 
 # %%
 # How many latents are in use?
@@ -31,7 +31,7 @@ for name in ("paper2023", "elbo"):
 # 18 times as much as it should, and latents are given up.
 
 for name, model in models.items():
-    scores = sv.evaluate(model, stars.spectra)
+    scores = sv.evaluate(model, stars)
     divergences = " ".join(f"{kl:.2f}" for kl in sorted(scores.kl_per_latent, reverse=True))
     print(f"{name:10} active: {scores.active_latents} of {model.n_latent}; divergences [nats]: {divergences}")
     print(

@@ -22,7 +22,7 @@ import scattervae as sv
 from scattervae.gaia.reading import demo_file
 
 folder = Path(tempfile.mkdtemp())
-spectra = sv.load(Table.read(demo_file())[::100]).spectra
+spectra = sv.read(Table.read(demo_file())[::100]).spectra
 spectra = spectra.take(np.argsort(spectra.source_id))
 
 
