@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +11,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
-from astropy.io.votable import validate
+from astropy.io.votable import parse, validate
+from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
 
 from scattervae.errors import DataError
+from scattervae.spectra import tables
 from scattervae.spectra.columns import described
-from scattervae.spectra.tables import is_scattervae_table, require_form, written_table
+from scattervae.spectra.tables import is_scattervae_table, require_form, result_schema, ucd_of, written_table
 
 IDS = [2**62 + 1, 5, 2**53 + 1]
 COLUMNS = [
@@ -33,7 +37,7 @@ COLUMNS = [
 ABOUT = {"model": "abc", "recipe": "best"}
 TABLE = pa.table(
     [values for _, values in COLUMNS],
-    schema=pa.schema([f for f, _ in COLUMNS], metadata={"scattervae.catalogue": json.dumps(ABOUT)}),
+    schema=result_schema([f for f, _ in COLUMNS], {"scattervae.catalogue": json.dumps(ABOUT)}),
 )
 
 
@@ -142,3 +146,41 @@ def test_a_name_without_a_suffix_may_be_a_folder(tmp_path):
     require_form(tmp_path / "latents", folders=True)
     with pytest.raises(DataError, match=r"or without a suffix for the folder of a HATS catalogue"):
         require_form(tmp_path / "latents.v2", folders=True)
+
+
+def test_ucds_are_of_the_vocabulary_of_the_ivoa():
+    for ucd in [*tables._UCDS.values(), ucd_of("teff_low_68"), ucd_of("logg_high_95")]:
+        assert check_ucd(ucd, check_controlled_vocabulary=True, has_colon=False), ucd
+    assert (ucd_of("latent_3_sd"), ucd_of("anything")) == ("stat.stdev", None)
+
+
+def test_votable_and_fits_have_the_ucds(tmp_path):
+    fields = parse(str(write(tmp_path / "t.vot"))).get_first_table().fields
+    assert {f.name: f.ucd for f in fields if f.ucd} == {n: ucd_of(n) for n in TABLE.column_names if ucd_of(n)}
+    (tmp_path / "fits").mkdir()
+    with fits.open(write(tmp_path / "fits" / "t.fits")) as file:
+        assert file[1].header["TUCD1"] == "meta.id;meta.main"
+
+
+def test_parquet_says_of_its_columns_what_a_votable_would(tmp_path):
+    out = write(tmp_path / "t.parquet", TABLE.drop_columns(["flux", "name", "n", "flags"]))
+    content = pq.read_schema(out).metadata[b"IVOA.VOTable-Parquet.content"]
+    report = io.StringIO()
+    (tmp_path / "content.vot").write_bytes(content)
+    assert validate(str(tmp_path / "content.vot"), output=report), report.getvalue()
+    table = Table.read(out, format="parquet.votable")
+    assert table["teff"].unit == "K"
+    assert table["kl"].description == "divergence [nat]"
+    assert table["source_id"].dtype == np.int64
+    assert list(table["source_id"]) == IDS
+
+
+@pytest.mark.skipif(
+    not (shutil.which("java") and shutil.which("stilts")), reason="STILTS or Java is not at hand"
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".fits", ".vot", ".csv"])
+def test_stilts_opens_it(tmp_path, suffix):
+    form = {".parquet": "parquet", ".fits": "fits", ".vot": "votable", ".csv": "csv"}[suffix]
+    command = ["stilts", "tpipe", f"ifmt={form}", f"in={write(tmp_path / ('t' + suffix))}", "omode=count"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "rows: 3" in run.stdout

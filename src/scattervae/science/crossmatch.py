@@ -27,7 +27,7 @@ from scattervae.science.lists import ROW, SEPARATION, SkyList, read_list
 from scattervae.spectra.columns import described
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, Positions, pixel_centres, read_table
 from scattervae.spectra.star_tables import ids_hold_pixels
-from scattervae.spectra.tables import require_form, write_table
+from scattervae.spectra.tables import require_form, result_schema, write_table
 
 if TYPE_CHECKING:
     from lsdb.catalog.catalog import Catalog
@@ -260,7 +260,7 @@ def _answer_schema(
         fields.append(described(SEPARATION, pa.float64(), "arcsec", text))
     origin = {"catalogue": stars.properties.get("obs_collection", stars.path.name), "list": rows.path.name}
     notes = {key: value for key, value in stars.properties.items() if key.startswith(_OWN_PROPERTIES)}
-    return pa.schema(fields, metadata={NOTE: json.dumps({**origin, **about}), **notes})
+    return result_schema(fields, {NOTE: json.dumps({**origin, **about}), **notes})
 
 
 def _no_pair(out: Path) -> DataError:

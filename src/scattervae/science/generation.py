@@ -33,6 +33,7 @@ from scattervae.science.labels.targets import LabelScales, TargetLabels
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.tables import result_schema
 
 LABEL_FLOW = "label_flow.safetensors"
 UNUSUAL_BELOW = RELIABLE_ABOVE
@@ -392,5 +393,5 @@ def generated_table(
         columns.append(lists("flux", unit, "generated flux", flux.flux))
         columns.append(lists("flux_scatter", unit, text, flux.errors))
         notes["wavelength_nm"] = flux.grid_nm.tolist()
-    schema = pa.schema([f for f, _ in columns], metadata={"scattervae.generated": json.dumps(notes)})
+    schema = result_schema([f for f, _ in columns], {"scattervae.generated": json.dumps(notes)})
     return pa.table([values for _, values in columns], schema=schema)

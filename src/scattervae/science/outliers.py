@@ -25,6 +25,7 @@ from scattervae.science.star_parts import StarParts, counting
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import described
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.tables import result_schema
 
 NOTE = "scattervae.outliers"
 REFERENCE = "outliers.safetensors"
@@ -205,7 +206,7 @@ def outlier_schema(model: Checkpoint) -> pa.Schema:
         "versions": software_versions(),
         "credit": "ESA/Gaia/DPAC",
     }
-    return pa.schema(fields, metadata={NOTE: json.dumps(about)})
+    return result_schema(fields, {NOTE: json.dumps(about)})
 
 
 def find_outliers(

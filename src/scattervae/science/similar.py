@@ -28,6 +28,7 @@ from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.star_parts import Features
 from scattervae.spectra.columns import described
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.tables import result_schema
 
 NOTE = "scattervae.similar"
 MOST_EXAMPLES = 1000
@@ -389,12 +390,11 @@ def _table(model: Checkpoint, ranked: Ranked, examples: Features) -> pa.Table:
         "distance": ("", "to it: root mean square over latents, in units of both widths", distances[rows]),
     }
     about = {"model": model.digest, "recipe": model.recipe.name, "n_compared": ranked.n_compared}
-    about |= {"examples": [str(one) for one in examples.source_id]}
-    about |= {"versions": software_versions(), "credit": CREDIT}
+    about |= {"examples": [*map(str, examples.source_id)], "versions": software_versions(), "credit": CREDIT}
     kinds = {
         name: pa.int64() if "i" in values.dtype.kind else pa.float32()
         for name, (*_, values) in columns.items()
     }
     fields = [described(name, kinds[name], unit, text) for name, (unit, text, _) in columns.items()]
     arrays = [pa.array(values, kinds[name], from_pandas=True) for name, (*_, values) in columns.items()]
-    return pa.table(arrays, schema=pa.schema(fields, metadata={NOTE: json.dumps(about)}))
+    return pa.table(arrays, schema=result_schema(fields, {NOTE: json.dumps(about)}))

@@ -5,11 +5,14 @@ integers, which VOTables lack, are signed in all forms but parquet.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +36,30 @@ NOTES = {
     "scattervae.similar": "list of similar stars",
 }
 """Keys of what a table says of its making, as JSON, and what such a table is."""
-_FITS_NOTE = "SCATVAE"
+FITS_NOTE = "SCATVAE"
+_VOPARQUET = "IVOA.VOTable-Parquet."
+_UCDS = {
+    r"source_id": "meta.id;meta.main",
+    r"_healpix_29": "pos.healpix",
+    r"ra": "pos.eq.ra;meta.main",
+    r"dec": "pos.eq.dec;meta.main",
+    r"teff": "phys.temperature.effective",
+    r"logg": "phys.gravity",
+    r"fe_h": "phys.abund.Fe",
+    r"alpha_m": "phys.abund",
+    r"\w+_reliability|spectrum_score": "stat.probability",
+    r"\w+_err": "stat.error",
+    r"latent_\d+_sd": "stat.stdev",
+    r"latent_\w+_corr": "stat.correlation",
+    r"log_likelihood": "stat.likelihood",
+    r"reduced_chi2\w*": "stat.fit.chi2",
+    r"quality_flags|label_flags|flags": "meta.code.qual",
+    r"phot_g_mean_flux": "phot.flux;em.opt",
+    r"phot_g_mean_mag": "phot.mag;em.opt",
+    r"separation_arcsec": "pos.angDistance",
+}
+_DATATYPES = {"int16": "short", "int32": "int", "int64": "long", "float": "float", "double": "double"}
+_DATATYPES |= {"uint8": "short", "uint16": "int", "uint32": "long", "bool": "boolean"}
 ROWS_A_GROUP = 65536
 _NAMES_SHOWN, _ROWS_SHOWN = 8, 10
 _HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
@@ -58,6 +84,62 @@ def require_form(out: Path, *, folders: bool = False) -> None:
     )
 
 
+def ucd_of(name: str) -> str | None:
+    """What kind of quantity a column holds, in the IVOA's words; None where these have none for it.
+
+    Source:
+        The UCD1+ controlled vocabulary 1.5, IVOA.
+    """
+    if end := re.fullmatch(r"(teff|logg|fe_h|alpha_m)_(low|high)_\d+", name):
+        return f"{_UCDS[end[1]]};stat.{'min' if end[2] == 'low' else 'max'}"
+    return next((ucd for pattern, ucd in _UCDS.items() if re.fullmatch(pattern, name)), None)
+
+
+def result_schema(fields: Sequence[pa.Field], notes: Mapping[str, str]) -> pa.Schema:
+    """The schema of a table of results: what it says of its making, and of its columns as VOParquet.
+
+    Source:
+        IVOA note "Parquet in the VO" 1.0: a VOTable without data under the key ``IVOA.VOTable-Parquet.content``.
+    """
+    columns = "".join(map(_votable_field, fields))
+    infos = "".join(f"<INFO name={quoteattr(k)} value={quoteattr(v)}/>" for k, v in notes.items())
+    votable = (
+        '<?xml version="1.0" encoding="UTF-8"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">'
+        f'<RESOURCE type="results">{infos}<TABLE>{columns}</TABLE></RESOURCE></VOTABLE>'
+    )
+    return pa.schema(
+        fields, metadata={**notes, f"{_VOPARQUET}version": "1.0", f"{_VOPARQUET}content": votable}
+    )
+
+
+def _votable_field(field: pa.Field) -> str:
+    listed = pa.types.is_list(field.type)
+    datatype = _DATATYPES.get(str(field.type.value_type if listed else field.type))
+    size = "" if datatype and not listed else ' arraysize="*"'
+    about = _about(field)
+    unit, description = _known_unit(about, "vounit")
+    words = {
+        "name": field.name,
+        "datatype": datatype or "unicodeChar",
+        "unit": unit,
+        "ucd": ucd_of(field.name),
+    }
+    attributes = " ".join(f"{key}={quoteattr(value)}" for key, value in words.items() if value)
+    return f"<FIELD {attributes}{size}><DESCRIPTION>{escape(description)}</DESCRIPTION></FIELD>"
+
+
+def _about(field: pa.Field) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+
+
+def _known_unit(about: Mapping[str, str], unit_format: str) -> tuple[str, str]:
+    """Unit and description of a column; a unit that the form does not know follows the description in brackets."""
+    unit, description = about.get("unit", ""), about.get("description", "")
+    if unit and not _is_known(unit, unit_format):
+        return "", f"{description} [{unit}]".strip()
+    return unit, description
+
+
 @contextmanager
 def written_table(out: Path) -> Iterator[Path]:
     """Where to write parquet; when the block ends well, `out` holds the same table in the form of its suffix.
@@ -75,7 +157,7 @@ def written_table(out: Path) -> Iterator[Path]:
         parquet = partial.with_name(f"{partial.name}.parquet")
         try:
             yield parquet
-            _CONVERSIONS[out.suffix](parquet, partial)
+            CONVERSIONS[out.suffix](parquet, partial)
         finally:
             parquet.unlink(missing_ok=True)
 
@@ -172,8 +254,10 @@ def _to_fits(parquet: Path, to: Path) -> None:
     for number, column in enumerate(table.itercols(), start=1):
         if column.info.description:
             hdu.header[f"TCOMM{number}"] = column.info.description
+        if ucd := ucd_of(column.info.name):
+            hdu.header[f"TUCD{number}"] = ucd
     if note:
-        hdu.header[_FITS_NOTE] = json.dumps(note)
+        hdu.header[FITS_NOTE] = json.dumps(note)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(to, overwrite=True, checksum=True)
 
 
@@ -217,13 +301,13 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return column
 
 
-_CONVERSIONS: dict[str, Callable[[Path, Path], None]] = {
+CONVERSIONS: dict[str, Callable[[Path, Path], None]] = {
     ".fits": _to_fits,
     ".vot": _to_votable,
     ".ecsv": _to_ecsv,
     ".csv": _to_csv,
 }
-SUFFIXES = (".parquet", *_CONVERSIONS)
+SUFFIXES = (".parquet", *CONVERSIONS)
 
 
 def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]]":
@@ -233,20 +317,20 @@ def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]
     table = Table()
     for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
         values = _values(field.name, column)
-        about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-        unit, description = about.get("unit", ""), about.get("description", "")
-        if unit and not _is_known(unit, unit_format):
-            unit, description = "", f"{description} [{unit}]".strip()
+        unit, description = _known_unit(_about(field), unit_format)
         if unit_format == "fits":  # which knows ASCII alone
             description = description.encode("ascii", "replace").decode()
             values = np.char.encode(values, "ascii", "replace") if values.dtype.kind == "U" else values
         table[field.name] = values
         table[field.name].info.unit = unit or None
         table[field.name].info.description = description or None
+        if ucd := ucd_of(field.name):
+            table[field.name].info.meta = {"ucd": ucd}
     notes = rows.schema.metadata or {}
     return table, {key: json.loads(notes[key.encode()]) for key in NOTES if key.encode() in notes}
 
 
+@cache
 def _is_known(unit: str, unit_format: str) -> bool:
     import astropy.units as u
 

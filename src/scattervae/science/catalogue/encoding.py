@@ -34,7 +34,7 @@ from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.store import SpectrumStore
-from scattervae.spectra.tables import TableFace
+from scattervae.spectra.tables import TableFace, result_schema
 
 NOTE = "scattervae.catalogue"
 _ROWS_A_CHUNK = 4 * BATCH
@@ -110,7 +110,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         "versions": software_versions(),
         "credit": CREDIT,
     }
-    return pa.schema(fields, metadata={NOTE: json.dumps(about)})
+    return result_schema(fields, {NOTE: json.dumps(about)})
 
 
 def label_columns(checkpoint: Checkpoint) -> list[str]:
