@@ -81,7 +81,7 @@ class TrainedModel(CalibratedModel):
         """
         from scattervae.science.catalogue.encoding import EncodedStars
 
-        spectra = read(stars, basis=self.normalization.basis).spectra
+        spectra = stars if isinstance(stars, Spectra) else read(stars, basis=self.normalization.basis).spectra
         return EncodedStars.of(self, spectra, super().encode(spectra))
 
     def labels(self, stars: Anything) -> StarTable:
