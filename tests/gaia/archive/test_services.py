@@ -82,6 +82,18 @@ def test_comments_and_an_empty_table(server, tmp_path):
         assert services(server).spectra_of(IDS, tmp_path / "x") == []
 
 
+def test_a_file_a_star_and_a_file_that_is_not_zipped_are_read_as_one(server, tmp_path):
+    expected = [server.header, *(server.spectra[star] for star in IDS[:2].tolist())]
+    apart = {f"{star}.csv": f"{server.header}\n{server.spectra[star]}\n" for star in IDS[:2].tolist()}
+    server.trouble[DATA] = iter([zipped(apart), Answer("\n".join(expected).encode())])
+    for _ in range(2):
+        assert services(server, tries=1).spectra_of(IDS[:2], tmp_path / "x") == expected
+    other = {"a.csv": f"{server.header}\n", "b.csv": "source_id,other\n1,2\n"}
+    server.trouble[DATA] = repeat(zipped(other))
+    with pytest.raises(FetchError, match="files of different columns"):
+        services(server, tries=1).spectra_of(IDS[:2], tmp_path / "x")
+
+
 def test_the_next_release_goes_by_its_own_names(server, tmp_path):
     server.words = {"DATAMODEL_GAIA"}
     services(server, "dr4").spectra_of(IDS, tmp_path / "x")

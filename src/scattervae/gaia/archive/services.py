@@ -264,15 +264,9 @@ class Services:
                 if n_empty == 1:
                     raise PassingError(f"{self._url}: sent nothing")
                 return []
-            text = str(_only_file(scratch), "utf-8")
-            lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-            if not lines:
-                return []
-            header = [name.strip().lower() for name in next(csv.reader(lines[:1]))]
-            if "source_id" not in header:
-                raise ValueError(f"no column source_id in {lines[0][:80]}")
-            _require_asked(lines[1:], header, source_id)
-            return [",".join(header), *lines[1:]] if len(lines) > 1 else []
+            header, lines = _rows_in(scratch)
+            _require_asked(lines, header, source_id)
+            return [",".join(header), *lines] if lines else []
 
         return self._ask(load, self._data_connection)
 
@@ -365,19 +359,30 @@ class _UnknownWordError(FetchError):
     """The archive does not know a word of the request: to ask again is of no use."""
 
 
-def _only_file(path: Path) -> bytes:
-    """The one file in a zip archive, nothing where there is none."""
-    with zipfile.ZipFile(path) as archive:
-        inside = [file for file in archive.infolist() if not file.is_dir()]
-        if len(inside) > 1:
-            raise ValueError(f"{len(inside)} files instead of one")
-        Budget(path.stat().st_size).spend(sum(file.file_size for file in inside))
-        return archive.read(inside[0]) if inside else b""
+def _rows_in(answer: Path) -> tuple[list[str], list[str]]:
+    """The names of columns, in lower case, and the lines below them, of a csv file or of all in a zip archive."""
+    if answer.read_bytes()[:2] == b"PK":
+        with zipfile.ZipFile(answer) as archive:
+            inside = [file for file in archive.infolist() if not file.is_dir()]
+            Budget(answer.stat().st_size).spend(sum(file.file_size for file in inside))
+            texts = [str(archive.read(file), "utf-8") for file in inside]
+    else:
+        texts = [answer.read_text(encoding="utf-8")]
+    names, rows = list[str](), list[str]()
+    for text in texts:
+        first, *more = [line for line in text.splitlines() if line and not line.startswith("#")] or [""]
+        header = [name.strip().lower() for name in next(csv.reader([first]), [])]
+        if first and "source_id" not in header:
+            raise ValueError(f"no column source_id in {first[:80]}")
+        if names and first and header != names:
+            raise ValueError("files of different columns")
+        names, rows = header or names, rows + more
+    return names, rows
 
 
 def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds) -> None:
     """Refuse rows that are cut, of stars that nobody asked for, or of one star twice."""
-    wanted, column = set(source_id.tolist()), header.index("source_id")
+    wanted, column = set(source_id.tolist()), header.index("source_id") if header else 0
     for row in csv.reader(lines, strict=True):
         if len(row) != len(header):
             raise ValueError(f"a row of {counted(len(row), 'value')} below {len(header)} names")
