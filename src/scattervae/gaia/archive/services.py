@@ -285,18 +285,13 @@ class Services:
                 rows = self._tap.launch_job(adql, **options).get_results()
                 if len(rows) < _AT_ONCE and not self._connections.cut:
                     return rows
-            except OSError as error:
+            except (OSError, HTTPException, SystemError, *_NO_TABLE) as error:
                 refused = isinstance(error, requests.RequestException)
-                if (
-                    refused
-                    and self._tap_connection.get_response_status() == 400
-                    and not _LATE.search(str(error))
-                ):
+                status = self._tap_connection.get_response_status()
+                if refused and status == 400 and not _LATE.search(str(error)):
                     raise  # the query is wrong, which a job would say no sooner
-                if not refused and error.errno is not None:
+                if isinstance(error, OSError) and not refused and error.errno is not None:
                     raise  # no connection, which a job would not have either
-                logger.debug("%s: no answer at once: %s", self._url, error)
-            except (HTTPException, SystemError, *_NO_TABLE) as error:
                 logger.debug("%s: no answer at once: %s", self._url, error)
             finally:
                 self._connections.timeout = patient
