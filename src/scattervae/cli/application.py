@@ -54,6 +54,7 @@ for command in (
     demo.demo,
     star.star,
     models.models,
+    models.export,
     ingest.ingest,
     train.train,
     calibrate.calibrate,

@@ -1,6 +1,12 @@
-"""``scattervae models``: the models that come with the package."""
+"""``scattervae models``, ``export``: the models that come with the package, and any for other programs."""
 
-from scattervae.cli.console import AsJson, Summary, table_lines
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scattervae.cli.console import AsJson, ModelFolder, Summary, table_lines
+from scattervae.errors import RecipeError
 from scattervae.science.shipped import card_of, shipped_models
 
 
@@ -33,3 +39,44 @@ def models(*, as_json: AsJson = False) -> None:
         {"models": [{"name": name, "folder": str(folders[name]), **card} for name, card in cards.items()]},
         lines,
     ).show(as_json=as_json)
+
+
+def export(
+    model: ModelFolder,
+    *,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Encoder and decoder as ONNX, archive units in and out."),
+    ] = None,
+    plain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="All numbers as npz, described in JSON, with a C program that decodes."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model for programs without PyTorch.
+
+    Examples:
+
+        scattervae export best --onnx best_onnx
+
+        scattervae export best --plain best_plain
+    """
+    if onnx is None and plain is None:
+        raise RecipeError("nothing to write: give --onnx DIR, --plain DIR or both")
+    from scattervae.science.export import check_folder, export_onnx, export_plain
+    from scattervae.science.trained import load_model
+
+    folders = [folder for folder in (onnx, plain) if folder is not None]
+    for folder in folders:
+        check_folder(folder)
+    trained = load_model(model, labels=False)
+    for given, write in ((onnx, export_onnx), (plain, export_plain)):
+        if given is not None:
+            write(trained, given)
+    lines = tuple(f"wrote {folder}" for folder in folders)
+    Summary({"model": trained.digest, "folders": [str(folder) for folder in folders]}, lines).show(
+        as_json=as_json
+    )

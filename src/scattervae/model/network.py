@@ -179,7 +179,7 @@ class ScatterVAE(nn.Module):
         posterior = Posterior(output[:, :n], output[:, n : 2 * n].clamp(low, high))
         if self.shape.posterior == "independent":
             return posterior
-        coupling = output.new_zeros(len(output), n, n)
+        coupling = output.new_zeros(output.shape[0], n, n)  # of a tracer, any number of stars
         below = torch.tril_indices(n, n, offset=-1, device=output.device)
         coupling[:, below[0], below[1]] = output[:, 2 * n :]
         return posterior._replace(coupling=coupling)

@@ -11,6 +11,7 @@ __all__ = [
     "catalogue",
     "crossmatch",
     "evaluation",
+    "export",
     "generation",
     "labels",
     "latent_volume",
