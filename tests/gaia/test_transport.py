@@ -144,6 +144,9 @@ def test_a_missing_band_stays_missing_and_the_other_comes_across():
 def test_the_same_basis_is_left_as_it_is():
     stars = toy_sky(3, basis=DR3).spectra
     assert transport(stars, DR3_BASIS).spectra is stars
+    assert transport(stars, (56, 57)).spectra is stars
+    with pytest.raises(DataError, match="GaiaXPy knows"):
+        transport(stars, (55, 55))
 
 
 def test_functions_with_six_digits_hold_less_and_the_prior_gives_the_rest(field, other_basis):

@@ -11,10 +11,11 @@ from jaxtyping import Float64
 
 from scattervae.arrays import CoeffArray, StarArray, Wavelengths
 from scattervae.errors import DataError
-from scattervae.gaia.basis import design
+from scattervae.gaia.basis import design, known_basis
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.inference import falling_sigma
 from scattervae.gaia.instrument import archive_design, band_functions
+from scattervae.spectra.bases import BasisIds
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,11 @@ class Transported:
 
 
 def transport(
-    spectra: Spectra, to: Basis, *, source: Functions | None = None, target: Functions | None = None
+    spectra: Spectra,
+    to: Basis | BasisIds,
+    *,
+    source: Functions | None = None,
+    target: Functions | None = None,
 ) -> Transported:
     r"""Express stars in another basis: the coefficients there that make the same flux, band by band.
 
@@ -83,12 +88,18 @@ def transport(
     Flags for a missing band stay. Correlations are carried along where the spectra have them.
 
     Args:
+        to: The basis wanted, or the ids of one that GaiaXPy knows.
         source: Functions of the spectra's own basis, where GaiaXPy does not know it.
         target: Functions of the basis wanted, on the same grid.
 
     Raises:
         DataError: The functions of a basis are not known, or the two are on different grids.
     """
+    to = known_basis(to) if isinstance(to, tuple) else to
+    if not isinstance(to, Basis):
+        raise DataError(
+            f"to={to}: no basis that GaiaXPy knows has these ids; give a Basis, or its ids as (56, 57)"
+        )
     if spectra.basis.agrees_with(to) and source is None and target is None:
         return Transported(spectra, (0, 0), np.zeros(len(spectra)))
     own, other = _pair(spectra.basis, to, source, target)
