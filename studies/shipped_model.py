@@ -5,7 +5,7 @@
 Trains ``best`` on the demo's 39,851 stars and on the field stars of FIELD (fetched from the archive by the identifiers
 in today's card where no file is given), without the test and the validation fold; calibrates it, fits labels, keeps
 the field stars as the ordinary ones that odd stars are compared with, and writes model and card to
-``src/scattervae/models/best``. Stopped, the same command goes on in WORK. Under 20 minutes on two quiet cores. The
+``src/scattervae/models/best``. Stopped, the same command resumes in WORK. Under 20 minutes on two quiet cores. The
 weights differ in the last digits on other machines; scores agree to 1 nat.
 """
 

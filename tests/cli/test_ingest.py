@@ -272,7 +272,7 @@ def test_interrupted_it_says_one_line_and_goes_on(tmp_path, survey, workers):
             break
     assert (code, out) == (130, "")
     assert err.splitlines() == [
-        "scattervae: error: stopped; what was finished is kept, and the same command goes on (train: with --resume)"
+        "scattervae: error: stopped; what was finished is kept, and the same command resumes (train: with --resume)"
     ]
 
 

@@ -32,8 +32,8 @@ def ablate(
     Each variant is trained with several seeds on the stars of neither test nor validation fold, and scored on
     the validation fold: nats per star, lower is better. Differences are to the unchanged recipe, above 0 where
     the change does harm. On 40,000 stars and two cores a model takes two to three minutes with all its epochs,
-    and the whole table some two hours; --epochs 40 gives the same order in 50 minutes. Stopped, the same
-    command goes on.
+    and the whole table some two hours; --epochs 40 gives the same order in 50 minutes. If it is
+    stopped, run the same command again: it resumes.
 
     Examples:
 

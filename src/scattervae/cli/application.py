@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # which is also what typer makes of most interrupts
-        _fail("stopped; what was finished is kept, and the same command goes on (train: with --resume)", code)
+        _fail("stopped; what was finished is kept, and the same command resumes (train: with --resume)", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -32,11 +32,11 @@ def calibrate(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a model's scatter, encoder and score so that its uncertainties hold the truth as often as they claim.
+    """Correct a model's uncertainties: a 68 % interval should contain the true value in 68 % of cases.
 
-    The scatter is fitted on the validation fold, best of a model that was not trained on it; encoder and score on
-    stars that the model makes. It takes some three minutes on two cores. Published errors stay as they are. The
-    result goes into the model's folder, beside the model's own files; `encode` and `evaluate` use it from there,
+    The scatter is fitted to the validation fold, which the model should not have been trained on. Encoder and score
+    are fitted to stars that the model makes. It takes some three minutes on two cores. Published errors stay.
+    The result goes into the model's folder, beside the model's own files; `encode` and `evaluate` use it from there,
     and removing calibration.safetensors undoes it.
 
     Examples:

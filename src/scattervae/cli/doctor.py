@@ -24,7 +24,7 @@ def doctor(
     base_url: BulkUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine, and hold what is known of a data release against what the archive has today.
+    """Check this machine, and compare what is known of a data release with what the archive has today.
 
     Of the machine: Python, libraries, threads, GPU, disk, the bases that GaiaXPy knows, and a self-test: simulated
     stars are ingested, trained on and encoded. Of the archive: tables, columns and units by its TAP_SCHEMA, DataLink's

@@ -76,14 +76,14 @@ def encode(
     allow_skipped: AllowSkipped = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Write one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
+    """Write a catalogue, one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
 
     To a file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
     star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
     is left out and counted, and exit code 3 says that more are than --allow-skipped says. A star in several inputs is
-    flagged DUPLICATE in all but the first. Stopped, the same command
-    goes on where it was.
+    flagged DUPLICATE in all but the first. If the run is
+    stopped, run the same command again: it resumes.
 
     Examples:
 

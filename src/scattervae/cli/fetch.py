@@ -82,9 +82,9 @@ def bulk(
     """Fetch whole bulk files, several at a time, each checked against the archive's list of checksums.
 
     Without --healpix or --files that is the whole release: 3,386 files of each product in DR3, terabytes; --list
-    shows how much before anything is fetched. The pixel of a star is its source_id // 2**43. A connection that
-    breaks goes on to the byte, also in another run; a busy server is asked again; a file that does not come costs
-    no other, and is named at the end.
+    shows how much before anything is fetched. The pixel of a star is its source_id // 2**43. A broken
+    connection resumes at the same byte, also in another run. A busy server is tried again. A file that does not
+    come is named at the end; the others are fetched all the same.
 
     Example:
 

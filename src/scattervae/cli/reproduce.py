@@ -50,8 +50,8 @@ def reproduce(
     Trains the scatter VAE (with the evidence lower bound, and with the paper's loss as printed beside it) and the
     Cannon on the same stars and folds, and writes claims.json (each claim with its number here, a bootstrap interval,
     the paper's number, a verdict, the recipe and loss that were tested, and what came out with the loss as printed),
-    the paper's three figures as PNG and PDF, and report.html. Under five minutes on two cores without the options;
-    stopped, the same command goes on.
+    the paper's three figures as PNG and PDF, and report.html. Under five minutes on two cores without the options.
+    If it is stopped, run the same command again: it resumes.
 
     Examples:
 

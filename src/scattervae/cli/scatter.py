@@ -43,7 +43,7 @@ def scatter(
 ) -> None:
     """Separate measurement error from the stars' own scatter.
 
-    Predicts by what factor the published errors are too small (k), per bin of G and group of orders, and how large
+    Estimates by what factor the published errors are too small (k), per bin of G and group of orders, and how large
     the stars' own scatter is beside the model's (a). Errors fall as stars get brighter; own scatter does not: so many
     spectra separate what one cannot. An error in proportion to the flux counts as the stars' own, and k is a
     lower limit where the model was trained on the same errors.

@@ -32,7 +32,7 @@ def star(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that a model knows of one star: latents, labels and whether to believe them, fit, what is unusual.
+    """Print what a model predicts for one star: latents, labels and whether to believe them, fit, what is unusual.
 
     The star comes from any readable file; a source_id alone is fetched from the archive. The numbers are those of
     `encode`.

@@ -73,7 +73,7 @@ def train(
     There are three ways to train, and the model is as good by each. Stars that fit in memory are held there. A
     larger store is streamed: every epoch reads it in another order, half a million stars from all over the sky
     at a time, mixed in memory. And where torchrun starts the command, its processes share every batch, on
-    several GPUs or machines. A stopped run goes on with --resume, within seconds of where it was.
+    several GPUs or machines. A stopped run resumes with --resume, within seconds of where it was.
 
     Examples:
 

@@ -96,6 +96,7 @@ def plot_pair(
         "extent": (x_range.low, x_range.high, y_range.low, y_range.high),
         "mincnt": 1,
         "linewidths": 0.1,
+        "antialiaseds": False,
         "rasterized": True,  # thousands of hexagons make an SVG of megabytes
     }
     encoded = np.isfinite(first) & np.isfinite(second)

@@ -89,7 +89,7 @@ def test_batches_hold_each_star_once(server, tmp_path):
 def test_a_batch_that_does_not_come_costs_no_other(server, tmp_path, caplog):
     server.trouble[DATA] = iter([None, *[Answer(status=503)] * 2])
     out = tmp_path / "a.csv.gz"
-    with pytest.raises(FetchError, match=r"^1 of 4 batches did not come \(.* 503.*the same command goes on$"):
+    with pytest.raises(FetchError, match=r"^1 of 4 batches did not come \(.* 503.*the same command resumes$"):
         run(server, out, batch_size=2)
     assert not out.exists()
     server.asked.clear()

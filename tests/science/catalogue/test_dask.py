@@ -100,7 +100,7 @@ def test_a_broken_partition_is_named_and_costs_the_others_nothing(tmp_path, stor
     with pytest.raises(StoreError, match=f"^1 of {len(store.partitions)} partitions .*{name}") as caught:
         encode_store(MODEL, broken, tmp_path / "c", engine=DaskEngine(client))
     assert "\n" not in str(caught.value)
-    assert "the same command goes on" in str(caught.value)
+    assert "the same command resumes" in str(caught.value)
     path.write_bytes(content)
     summary = encode_store(MODEL, broken, tmp_path / "c", engine=DaskEngine(client))
     assert summary.n_resumed == 599 - lost.n_rows
@@ -158,7 +158,7 @@ def test_a_scheduler_that_dies_is_said_in_one_line_and_the_run_goes_on(tmp_path,
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         dask_client(cluster.scheduler_address, workers=1) as client,
-        pytest.raises(StoreError, match=r"^the Dask scheduler is gone .*the same command goes on$"),
+        pytest.raises(StoreError, match=r"^the Dask scheduler is gone .*the same command resumes$"),
     ):
         encode_store(MODEL, store, tmp_path / "c", engine=DaskEngine(client), progress=partial(end, cluster))
     assert encode_store(MODEL, store, tmp_path / "c").n_resumed > 0

@@ -161,7 +161,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on(tmp_path, store, wh
     path.with_name(path.name + ".x.partial").symlink_to("/dev/full")
     with monkeypatch.context() as patch:
         patch.setattr(hats_folder.uuid, "uuid4", lambda: SimpleNamespace(hex="x"))
-        with pytest.raises(StoreError, match=r"c\.parts: the disk is full; .* the same command goes on"):
+        with pytest.raises(StoreError, match=r"c\.parts: the disk is full; .* the same command resumes"):
             encode_store(MODEL, store, out)
     assert not path.exists()
     encode_store(MODEL, store, out)

@@ -188,7 +188,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s", progress=stop_after(64))
     (parts / "part-00003.parquet.partial").symlink_to("/dev/full")
-    with pytest.raises(StoreError, match=r"the disk is full; .* the same command goes on") as caught:
+    with pytest.raises(StoreError, match=r"the disk is full; .* the same command resumes") as caught:
         write_catalogue(MODEL, [SKY.spectra], out, stars_digest="s")
     assert str(parts) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -196,7 +196,7 @@ def _note(report: Report, path: str, future: Future[bool], out: Path) -> None:
         logger.warning("%s", error)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            why = "the disk is full; free some space, and the same command goes on"
+            why = "the disk is full; free some space, and the same command resumes"
             raise FetchError(f"{out}: {why}") from error
         where = error.filename or out / path
         raise FetchError(f"{where}: cannot be written: {error.strerror or error}") from error

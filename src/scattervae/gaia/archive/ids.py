@@ -87,7 +87,7 @@ def fetch_ids(
     if failures:
         raise FetchError(
             f"{len(failures)} of {counted(len(batches), 'batch', 'batches')} did not come ({failures[0]}); "
-            f"the others are kept in {parts}, and the same command goes on"
+            f"the others are kept in {parts}, and the same command resumes"
         )
     fetched = _join(out, parts / _HEADER, paths)
     shutil.rmtree(parts)

@@ -93,7 +93,7 @@ class DaskEngine:
         except (CancelledError, OSError) as error:
             raise StoreError(
                 f"the Dask scheduler is gone ({_in_one_line(error)}); what is written is kept, and the same "
-                "command goes on"
+                "command resumes"
             ) from error
         finally:
             with suppress(OSError):
@@ -222,7 +222,7 @@ def _not_encoded(left: Sequence[Partition], n_asked: int, reason: BaseException)
     more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
     return StoreError(
         f"{len(left)} of {n_asked} partitions could not be encoded ({names}{more}): "
-        f"{_in_one_line(reason)}; the others are kept, and the same command goes on"
+        f"{_in_one_line(reason)}; the others are kept, and the same command resumes"
     )
 
 
