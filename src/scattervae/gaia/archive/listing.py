@@ -106,8 +106,8 @@ class Release(Settings):
         if name not in products:
             known = ", ".join(products) or "none that are known yet"
             raise FetchError(
-                f"{self.name} has no bulk files {name}; it has {known}; name its folders in a release file "
-                "(--release FILE.toml)"
+                f"{self.name} has no bulk files {name}; it has {known}; name its folders, which `scattervae doctor "
+                f"--release {self.name}` looks for, in a release file (--release FILE.toml)"
             )
         return products[name]
 
