@@ -114,7 +114,7 @@ def reproduce(
 
 def _outcome(claim: "Claim | Outcome") -> str:
     number = "" if claim.measured is None else f"{claim.measured:.3g}: "
-    return number + claim.verdict
+    return number + claim.verdict.partition(":")[0]
 
 
 def _draw(sky: "Stars", done: "Reproduction", out: Path, unlabelled: "Spectra | None") -> list[Path]:
