@@ -342,8 +342,9 @@ def test_a_streamed_run_is_not_gone_on_with_in_memory_nor_the_other_way_round(tm
         check_refused(file, then, ADAMW, "other stars.*150.*150")
 
 
+@pytest.mark.slow
 def test_streaming_trains_as_well_as_memory_on_a_store_sorted_by_where_stars_are(tmp_path):
-    """Spectra depend on the place in the sky, so that too little mixing would hurt, as with one row_group at a time."""
+    """Spectra depend on the place in the sky, so that too little mixing would hurt, as with one row group at a time."""
     stars, held_out = sky_with_a_gradient(8000, signal_to_noise=8.0, scatter=0.05)
     store = toy_store(tmp_path / "store", stars, rows_a_partition=200)
     normalization = Normalization.fit(lambda: [stars])

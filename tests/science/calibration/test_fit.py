@@ -74,6 +74,7 @@ def test_a_known_factor_of_the_scatter_is_found(trained, like):
     assert (found[ratio / true < 0.3] == 1.0).all()
 
 
+@pytest.mark.slow
 def test_an_encoder_too_sure_of_itself_is_put_right(model, like):
     sure = with_scatter_factor(model, model.scatter_factor)
     n = model.n_latent

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from studies.latent_intervals import one_band_coverage, renoised_coverage
 from torch.distributions import MultivariateNormal
@@ -70,6 +71,7 @@ def test_renoised_stars_have_the_noise_of_their_errors_and_missing_stays_missing
     assert made.errors[0].tolist() == [1.5, 1.5, math.inf]
 
 
+@pytest.mark.slow
 def test_right_widths_are_left_and_wrong_ones_of_faint_stars_found():
     model = linear_model()
     bright = stars_of(model, 4000)
