@@ -24,23 +24,24 @@ print(len(stars), "stars,", model.n_latent, "latents")
 # One star
 # --------
 # ``model.encode`` gives the columns of the catalogue, a row for each star. The model has not seen this star: it is in
-# the test fold.
+# the test fold. The survey knows its labels, to compare with.
 
 import numpy as np
 
-row = int(np.flatnonzero(sv.folds(stars.spectra.source_id).test & stars.spectra.usable)[1])
+labelled = np.isfinite(stars.labels["fe_h"])
+row = int(np.flatnonzero(sv.folds(stars.spectra.source_id).test & stars.spectra.usable & labelled)[0])
 star = model.encode(stars[row : row + 1]).to_pandas().iloc[0]
 print("Gaia source", stars.spectra.source_id[row])
 for k in range(1, model.n_latent + 1):
     print(f"latent {k}: {star[f'latent_{k}_mean']:+.2f} +/- {star[f'latent_{k}_sd']:.2f}")
 
 # %%
-# Its labels, with the interval that holds the true value in 68 % of stars. The survey's own values are beside them. The
-# model was trained on other stars.
+# Its labels, with the interval that contains the true value in 68 % of stars. The survey's own values are beside
+# them. The model was trained on other stars.
 
 for name in ("teff", "logg", "fe_h", "alpha_m"):
     low, high = star[f"{name}_low_68"], star[f"{name}_high_68"]
-    print(f"{name:8} {star[name]:9.2f}   {low:9.2f} to {high:9.2f}   APOGEE: {stars.labels[name][row]:9.2f}")
+    print(f"{name:8} {star[name]:9.2f}  {low:9.2f} to {high:9.2f}  APOGEE {stars.labels[name][row]:9.2f}")
 
 # %%
 # Is it reproduced?
