@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ from astropy.table import Table
 
 import scattervae as sv
 from cli.toys import write_csv
+from scattervae.science.binaries import find_binaries
 from scattervae.science.outliers import REFERENCE, find_outliers
 from toy import DR3, toy_sky
 
@@ -88,3 +90,24 @@ def test_a_gallery_shows_the_oddest(cli, tmp_path):
     assert page.count("<article>") == 3
     assert "<script" not in page
     assert (tmp_path / "odd.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_second_star_is_fitted_on_request(cli, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("scattervae.science.binaries._STEPS", 3)
+    run = cli(
+        "outliers",
+        folder / "model",
+        folder / "stars.parquet",
+        "--binaries",
+        "--out",
+        tmp_path / "odd.parquet",
+    )
+    assert run.code == 0, run.err
+    table = pq.read_table(tmp_path / "odd.parquet").to_pandas()
+    model, stars = sv.load_model(folder / "model"), sv.load(folder / "stars.parquet").spectra
+    expected = find_binaries(model, [stars])
+    known = dict(zip(expected.source_id.tolist(), expected.probability, strict=True))
+    np.testing.assert_allclose(
+        table["binary_probability"], [known[one] for one in table["source_id"]], rtol=1e-6
+    )
+    assert table["second_share"].between(0, 0.5).all()

@@ -57,6 +57,9 @@ def outliers(
         typer.Option(metavar="FILE", help="Also draw the oddest stars: .html, .png, .pdf or .svg."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many stars the gallery has.")] = 12,
+    binaries: Annotated[
+        bool, typer.Option("--binaries", help="Also fit a second star to each spectrum; 0.02 s a star.")
+    ] = False,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -72,14 +75,11 @@ def outliers(
 
         scattervae outliers model nebulae.fits --reference field.parquet --out odd.fits
 
+        scattervae outliers best my_stars.parquet --binaries --out odd.parquet
+
         scattervae outliers model store --fit
     """
-    if out is None and not fit:
-        raise RecipeError(
-            "neither --out nor --fit: say where the table goes, or that the stars are the reference"
-        )
-    if fit and reference is not None:
-        raise RecipeError("--fit keeps STARS as the reference; leave --reference out")
+    _check_use(out, reference, fit=fit)
     _check_files(out, gallery)
     from scattervae.files import sole_writer
     from scattervae.science.shipped import require_own
@@ -99,6 +99,8 @@ def outliers(
             summary.wrote(f"the reference of {counted(len(ordinary.stars), 'star')} into {model}")
     if out is not None:
         table = ordinary.score(parts).table(trained)
+        if binaries:
+            table = _with_binaries(trained, stars, table)
         with sole_writer(out):
             write_table(table, out)
         summary.add_table(table, out)
@@ -131,6 +133,15 @@ class _Found:
         return Summary(self.values, (*self.lines, *(f"wrote {what}" for what in self.values["wrote"])))
 
 
+def _check_use(out: Path | None, reference: Path | None, *, fit: bool) -> None:
+    if out is None and not fit:
+        raise RecipeError(
+            "neither --out nor --fit: say where the table goes, or that the stars are the reference"
+        )
+    if fit and reference is not None:
+        raise RecipeError("--fit keeps STARS as the reference; leave --reference out")
+
+
 def _check_files(out: Path | None, gallery: Path | None) -> None:
     if out is not None:
         check_out(out, "outliers")
@@ -152,6 +163,16 @@ def _parts(model: "TrainedModel", path: Path) -> "StarParts":
         task = bar.add_task("encoding", total=None)
         chunks = load_chunks(path, basis=model.normalization.basis)
         return StarParts.of(model, counting(chunks, lambda n: bar.advance(task, n)))
+
+
+def _with_binaries(model: "TrainedModel", path: Path, table: "pa.Table") -> "pa.Table":
+    from scattervae.gaia.reading import load_chunks
+    from scattervae.science.binaries import find_binaries, with_binaries
+
+    with progress_bar("stars") as bar:
+        task = bar.add_task("fitting two stars", total=len(table))
+        chunks = load_chunks(path, basis=model.normalization.basis)
+        return with_binaries(table, find_binaries(model, chunks, progress=lambda n: bar.advance(task, n)))
 
 
 def _reference(

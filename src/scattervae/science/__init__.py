@@ -6,6 +6,7 @@ or which command asked.
 
 __all__ = [
     "ablation",
+    "binaries",
     "calibration",
     "cannon",
     "catalogue",

@@ -216,8 +216,12 @@ class LabelFlow:
             near = ", ".join(f"{name} {value:.4g}" for name, value in self.nearest(labels).items())
             asked = ", ".join(f"{name} {value:g}" for name, value in labels.items())
             raise DataError(f"{asked}: farther out than any labelled star; the nearest one has {near}")
-        row = torch.from_numpy(self._scaled(labels)[None]).float()
-        return self.flow.sample(n, stream(seed, "labels"), _with_marks(row).expand(n, -1))
+        row = np.array([[labels.get(name, np.nan) for name in self.names]])
+        return self.flow.sample(n, stream(seed, "labels"), self.context(row).expand(n, -1))
+
+    def context(self, values: LabelArray) -> Context:
+        """What the flow is conditional on, of stars with these labels in the order of `names`, NaN where unknown."""
+        return _with_marks(torch.from_numpy(_linear_labels(self.scales, values)).float())
 
     def errors_like(self, z: Latents, g_mag: float) -> CoeffArray:
         """Errors over G flux that stars of this G have, of those near it the one nearest in latents.
