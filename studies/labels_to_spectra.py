@@ -222,7 +222,7 @@ def drawn(model: sv.TrainedModel, flow: LabelFlow, stars: sv.Stars, scores: dict
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1.0])
     request = _REQUESTS[0]
     z = flow.sample(request, 300)
-    flux = generation.flux_of(generation.generate(model, z, np.full(300, g_flux_of(15.0))))
+    flux = generation.generate(model, z, np.full(300, g_flux_of(15.0))).flux()
     low, middle, high = np.percentile(flux.flux, (5, 50, 95), axis=0) * 1e17
     left.fill_between(flux.grid_nm, low, high, alpha=0.35, label="left open by the labels (5 to 95 %)")
     left.plot(flux.grid_nm, middle, label="median")

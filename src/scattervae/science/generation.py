@@ -110,25 +110,15 @@ def from_aggregate(posterior: Posterior, n: int, *, seed: int = 0) -> Latents:
 
 @dataclass(frozen=True)
 class LabelFlow:
-    """Where stars of given labels lie in the latents, learnt from labelled stars; any of the labels may be unknown.
+    """Where stars of given labels lie in the latents, learnt from labelled stars; any of the labels may be unknown."""
 
-    Attributes:
-        flow: p(z | labels): of scaled labels, 0 where unknown, and whether each is known.
-        names: The labels.
-        scales: From their units to the flow's.
-        labels: Scaled labels of some of the stars it was fitted to, NaN where a star lacks one.
-        g_mag: G magnitude of stars whose errors are kept [mag].
-        latents: Their posterior means.
-        log_errors: ln of the errors of their coefficients, over G flux.
-    """
-
-    flow: LatentFlow
-    names: tuple[str, ...]
-    scales: LabelScales
-    labels: LabelArray
-    g_mag: StarArray
-    latents: Float64[np.ndarray, "star latent"]
-    log_errors: CoeffArray
+    flow: LatentFlow  # p(z | labels): of scaled labels, 0 where unknown, and whether each is known
+    names: tuple[str, ...]  # the labels
+    scales: LabelScales  # from their units to the flow's
+    labels: LabelArray  # scaled, of some of the stars it was fitted to, NaN where a star lacks one
+    g_mag: StarArray  # of stars whose errors are kept [mag]
+    latents: Float64[np.ndarray, "star latent"]  # their posterior means
+    log_errors: CoeffArray  # ln of the errors of their coefficients, over G flux
 
     @staticmethod
     def fit(
