@@ -58,9 +58,7 @@ def main() -> None:
         print(json.dumps({"n_stars": len(stars), "rows": rows}, indent=2))
         return
     print(f"{len(stars)} stars; single with a probability above 0.5: {(single.probability > 0.5).mean():.4f}")
-    print(
-        "| second's share | pairs | AUC by evidence | by probability | found at 5 % | probability above 0.5 | fitted share |"
-    )
+    print("| share | pairs | AUC by evidence | by probability | found at 5 % | likely | fitted share |")
     for r in rows:
         print(
             f"| {r['share']} | {r['pairs']} | {r['auc_evidence']:.2f} | {r['auc_probability']:.2f} "
