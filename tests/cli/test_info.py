@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -199,3 +201,28 @@ def test_a_changed_description_of_a_store_is_named_when_it_is_opened(cli, store,
     folder = copied(store, tmp_path / "store")
     changed(folder / name)
     assert cli("info", folder).error.startswith(f"{folder / name}: not the file that was written here")
+
+
+def test_names_of_recipes_are_known_without_torch():
+    from scattervae.cli.info import RECIPE_NAMES
+    from scattervae.model.recipe import RECIPES
+
+    assert sorted(RECIPE_NAMES) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "no/where.csv", "nowhere.fits"])
+def test_a_wrong_path_is_named_before_torch_is_imported(wrong, tmp_path):
+    script = f"""
+import sys
+from scattervae.cli.application import main
+try:
+    main(["info", {wrong!r}])
+finally:
+    assert "torch" not in sys.modules
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"scattervae: error: {wrong}: ")
+    assert run.stderr.count("\n") == 1

@@ -55,6 +55,7 @@ for command in (
     star.star,
     models.models,
     models.export,
+    models.push,
     ingest.ingest,
     train.train,
     calibrate.calibrate,

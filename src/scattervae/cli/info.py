@@ -9,13 +9,16 @@ import typer
 
 from scattervae.cli.console import AsJson, Summary, existing, listed, note_of, table_lines
 from scattervae.errors import StoreError, counted
-from scattervae.science.shipped import shipped_models
+from scattervae.science.shipped import HUB_NAME, model_folder, shipped_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scattervae.arrays import StarFlags
     from scattervae.spectra.store import SpectrumStore
+
+RECIPE_NAMES = ("paper2023", "elbo", "elbo_sgd", "best")
+"""Those of `scattervae.model.recipe.RECIPES`, which imports torch."""
 
 
 def info(
@@ -95,15 +98,13 @@ def _disagreeing(folder: Path) -> list[str]:
 
 def _summary(anything: str) -> Summary:
     path = Path(anything)
-    if anything != path.stem:  # which no recipe of ours has for its name
-        existing(path)
+    if path.suffix != ".toml" and not path.exists() and anything not in RECIPE_NAMES:
+        named = anything in shipped_models() or (HUB_NAME.fullmatch(anything) and not path.parent.exists())
+        path = model_folder(anything) if named else existing(path)  # before torch is imported
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.model.recipe import RECIPES
 
-    if path.suffix == ".toml" or (anything in RECIPES and not path.exists()):
+    if path.suffix == ".toml" or (anything in RECIPE_NAMES and not path.exists()):
         return _recipe(anything)
-    if not path.exists():
-        path = shipped_models().get(anything, path)
     if Checkpoint.is_model(path):
         return _model(path)
     note = note_of(path / "dataset" / "_common_metadata" if path.is_dir() else path)

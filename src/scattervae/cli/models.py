@@ -1,4 +1,4 @@
-"""``scattervae models``, ``export``: the models that come with the package, and any for other programs."""
+"""``scattervae models``, ``export``, ``push``: models of the package, for other programs, on the hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -80,3 +80,25 @@ def export(
     Summary({"model": trained.digest, "folders": [str(folder) for folder in folders]}, lines).show(
         as_json=as_json
     )
+
+
+def push(
+    model: ModelFolder,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Where on the Hugging Face hub.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Share a model on the Hugging Face hub; USER/NAME is then taken wherever a MODEL is, with @REVISION behind it.
+
+    Examples:
+
+        scattervae push model astronomer/halo_stars
+
+        scattervae encode astronomer/halo_stars stars.csv --out catalogue.parquet
+    """
+    from scattervae.science.shipped import push as pushed
+    from scattervae.science.trained import load_model
+
+    load_model(model)  # nothing that cannot be read is shared
+    where = pushed(model, name)
+    Summary({"name": name, "address": where}, (f"wrote {model} to {where}",)).show(as_json=as_json)
