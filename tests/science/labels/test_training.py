@@ -11,6 +11,7 @@ from scattervae.science.labels.training import (
     ScaledLabels,
     Schedule,
     predict,
+    spread_weights,
     student_t_nll,
     train_network,
 )
@@ -37,6 +38,19 @@ def vae() -> ScatterVAE:
 
 
 SCHEDULE = Schedule(networks=1, blocks=1, steps=200, batch=64)
+
+
+def test_the_first_label_counts_for_more_where_it_is_spread_and_no_gradient_runs_through_that():
+    variance = torch.tensor([[1.0, 1.0], [3.0, 9.0], [16.0, 1.0]], requires_grad=True)
+    known = torch.tensor([[True, True], [True, True], [False, True]])
+    errors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    predicted = ScaledLabels(torch.zeros(3, 2, requires_grad=True), variance)
+    targets = ScaledTargets(torch.ones(3, 2), errors, known)
+    weights = spread_weights(predicted, targets, 0.5)
+    torch.testing.assert_close(weights[:2, 0], 1.0 + torch.tensor([1.0, 2.0]) / 1.5)
+    torch.testing.assert_close(weights[:, 1], torch.ones(3))
+    assert not weights.requires_grad
+    torch.testing.assert_close(spread_weights(predicted, targets, 0.0), torch.ones(3, 2))
 
 
 def test_the_loss_is_that_of_a_student_t():

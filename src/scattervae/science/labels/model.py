@@ -347,6 +347,7 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
         )
     networks = _networks(model, config, read_tensors(folder / NETWORKS))
     path, arrays, _ = read_tensors(folder / CALIBRATION)
+    weights = {} if config.format >= _FORMAT else {"spread_power": 0.0}  # all stars counted alike
     try:
         require_finite({name: arrays[name] for name in LabelScales._fields}, path)
         n_labels = {len(arrays[name]) for name in LabelScales._fields} | {len(config.names)}
@@ -363,7 +364,7 @@ def load_label_model(folder: str | Path, model: Checkpoint) -> LabelModel:
             ),
             volume=LabelledVolume(*(arrays[f"volume_{name}"] for name in LabelledVolume._fields)),
             support=_stored_support(config, networks[config.n_networks :], arrays),
-            settings=config.settings,
+            settings=config.settings.model_copy(update=weights),
             model_digest=config.model,
             n_stars=config.n_stars,
         )

@@ -89,6 +89,9 @@ class LabelSettings(Settings):
     )
     # of the Student t that a label is drawn from about its prediction: wrong labels then count for little
     degrees_of_freedom: PositiveFloat = 5.0
+    # of the expected variance, by which a star's Teff counts for more: without it hot stars, whose Teff is predicted
+    # worst, count for next to nothing; 0 weighs all alike
+    spread_power: NonNegativeFloat = 0.5
     seed: int = 0  # of folds, batches and noise
 
     def trunk_rate(self, index: int) -> float:
@@ -166,6 +169,26 @@ def student_t_nll(predicted: ScaledLabels, targets: ScaledTargets, degrees_of_fr
     return torch.where(targets.known, nll, 0.0)
 
 
+def spread_weights(predicted: ScaledLabels, targets: ScaledTargets, power: float) -> LabelTensor:
+    r"""What the likelihood of each label counts for: 1, and for the first one, Teff, more where it is spread.
+
+    .. math:: 1 + (v + \sigma_y^2)^p / \langle (v + \sigma_y^2)^p \rangle
+
+    The gradient of a likelihood is the residual over the variance, so that stars of which little is expected teach
+    nothing; half of the loss gives that back. No gradient runs through the weights.
+
+    Source:
+        Seitzer et al. (2022), arXiv:2203.09168, eq. 5, whose loss is the second term alone.
+    """
+    weights = torch.ones_like(predicted.mean)
+    if power > 0:
+        known = targets.known[:, 0].to(weights.dtype)
+        spread = (predicted.variance[:, 0] + targets.errors[:, 0].square()).detach() ** power
+        usual = (spread * known).sum() / known.sum().clamp(min=1.0)
+        weights[:, 0] += spread / usual.clamp(min=1e-12)
+    return weights
+
+
 def train_network(
     encoder: ScatterVAE, stars: LabelledBatches, settings: LabelSettings, schedule: Schedule, *, index: int
 ) -> LabelNetwork:
@@ -186,8 +209,10 @@ def train_network(
         degradation = draw_degradation(degradations, len(here), stars.bands, noise)
         x, errors = degradation.apply(stars.inputs.x[here], stars.inputs.errors[here])
         targets = ScaledTargets(*(part[here] for part in stars.targets))
-        nll = student_t_nll(network(x, errors), targets, settings.degrees_of_freedom)
-        return nll.sum(dim=1).mean()
+        predicted = network(x, errors)
+        nll = student_t_nll(predicted, targets, settings.degrees_of_freedom)
+        weights = spread_weights(predicted, targets, settings.spread_power)
+        return (weights * nll).sum(dim=1).mean()
 
     return descend(network, loss, settings, n_steps=len(rows), trunk_rate=settings.trunk_rate(index))
 
