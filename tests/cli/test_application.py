@@ -191,3 +191,19 @@ def test_output_into_a_closed_pipe(folder):
 def test_the_script_is_installed():
     assert application.app.info.name == "scattervae"
     assert application.INTERRUPTED == 130
+
+
+def test_a_shell_completes_commands_once_it_is_installed(tmp_path):
+    code = "from scattervae.cli.application import main; main()"
+    asked = {"_SCATTERVAE_COMPLETE": "complete_bash", "COMP_WORDS": "scattervae mod", "COMP_CWORD": "1"}
+    environment = {**os.environ, **asked, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["models"]
+    install = [sys.executable, "-c", code, "--install-completion", "bash"]
+    installed = subprocess.run(
+        install, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)}, check=False
+    )
+    assert installed.returncode == 0, installed.stderr
+    assert any("scattervae" in file.read_text() for file in tmp_path.rglob("*.sh"))

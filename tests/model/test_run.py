@@ -12,7 +12,7 @@ from scattervae.model import run
 from scattervae.model.checkpoint import Checkpoint, EpochRecord, read_checkpoint
 from scattervae.model.distributed import World
 from scattervae.model.recipe import RECIPES
-from scattervae.model.run import RunFolder, collapse_warning, train, train_once
+from scattervae.model.run import RunFolder, collapse_warning, few_stars_warning, train, train_once
 from scattervae.model.training_stars import Machine, data_digest, training_stars
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag, GFluxSource
@@ -420,3 +420,10 @@ def test_divergences_of_many_stars_are_those_of_some(monkeypatch):
 def test_the_commit_is_that_of_the_source_where_there_is_one():
     commit = train(SKY.spectra, toy_recipe(epochs=1)).provenance["commit"]
     assert commit is None or (len(commit) == 40 and int(commit, 16) >= 0)
+
+
+def test_training_on_fewer_stars_than_coefficients_is_warned_of(caplog):
+    train(SKY.spectra.take(slice(0, 5)), QUICK)
+    assert "to train on, of 11 coefficients each" in caplog.text
+    assert few_stars_warning(11, 11) is None
+    assert few_stars_warning(2, 110).startswith("2 stars to train on")

@@ -46,7 +46,7 @@ app = typer.Typer(
     epilog="Try `scattervae demo` first: it trains on real stars and draws them, in about four minutes.",
     rich_markup_mode="markdown",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from scattervae.arrays import StarArray
-from scattervae.errors import CheckpointError
+from scattervae.errors import CheckpointError, counted
 from scattervae.files import sole_writer
 from scattervae.model.batches import TrainingStars
 from scattervae.model.checkpoint import Checkpoint, EpochRecord, Progress, read_checkpoint
@@ -120,6 +120,9 @@ def train(
         if out is not None:
             world.from_first(partial(out.take, held))
         prepared, work = _prepare(stars, recipe, out, machine, g_flux_error=g_flux_error)
+        warning = few_stars_warning(prepared.data["n_trained_on"], prepared.normalization.n_coeffs)
+        if warning is not None and world.is_first:
+            logger.warning(warning)
         started = time.perf_counter()
         state = fit_network(
             prepared.stars,
@@ -221,6 +224,16 @@ def train_once(
     except CheckpointError as error:
         logger.info("%s", error)
     return train(spectra, recipe, out=RunFolder(folder, overwrite=True), progress=progress)
+
+
+def few_stars_warning(n_trained_on: int, n_coeffs: int) -> str | None:
+    """What to warn of before training on fewer stars than each has coefficients; None when there are more."""
+    if n_trained_on >= n_coeffs:
+        return None
+    return (
+        f"{counted(n_trained_on, 'star')} to train on, of {n_coeffs} coefficients each: the model will know "
+        "these and no others; thousands are needed"
+    )
 
 
 def collapse_warning(n_active: int, recipe: Recipe, n_coeffs: int) -> str | None:
