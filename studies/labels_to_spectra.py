@@ -83,16 +83,16 @@ def main() -> None:
         scaled[validation],
     )
     scores["residual network"] = by_gaussians(network(scaled[test]), x, errors)
-    ours = scores["flow and scatter VAE"]
+    of_flow = scores["flow and scatter VAE"]
     for name, score in scores.items():
-        better = ours.log_likelihood - score.log_likelihood
+        better = of_flow.log_likelihood - score.log_likelihood
         print(
             f"{name}: log-likelihood mean {score.log_likelihood.mean():.1f}, median "
             f"{np.median(score.log_likelihood):.1f} nat; CRPS {score.crps.mean():.4f}; inside 68 % "
             f"{np.mean(np.abs(score.rank - 0.5) < 0.34):.3f}, inside 95 % "
             f"{np.mean(np.abs(score.rank - 0.5) < 0.475):.3f}; stars that the flow predicts better "
-            f"{(better > 0).mean():.3f}; CRPS of the flow lower by {np.mean(score.crps - ours.crps):.4f} +- "
-            f"{np.std(score.crps - ours.crps) / math.sqrt(len(test)):.4f}",
+            f"{(better > 0).mean():.3f}; CRPS of the flow lower by {np.mean(score.crps - of_flow.crps):.4f} +- "
+            f"{np.std(score.crps - of_flow.crps) / math.sqrt(len(test)):.4f}",
             flush=True,
         )
     print(json.dumps([asked_again(model, flow, request) for request in _REQUESTS], indent=2))
