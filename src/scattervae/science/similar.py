@@ -43,8 +43,8 @@ _RIDGE = 0.05  # of the variance of a residual
 _TAIL = 4.0  # degrees of freedom of the residuals of all stars along a direction
 _MAD = 1.4826 * 0.85  # from the median absolute deviation to the scale of that distribution
 _SIGNIFICANT = 3.0  # standard deviations of a mean of squares
-_LEFT_OUT = 100  # examples that are left out in turn
-_NEAREST = 16
+_APART = 2.0  # standard deviations of the examples from 0, along what they share
+_LEFT_OUT, _NEAREST = 100, 16  # examples that are left out in turn; that are looked at for the nearest
 
 Source = str | Path | Spectra
 
@@ -121,9 +121,8 @@ class Group:
     def of(examples: Features, population: Population) -> "Group":
         r"""The group of these examples, its covariance shrunk towards a quarter of the population's spread.
 
-        Residuals have something in common where their mean exceeds its noise,
-        :math:`\overline{\bar r_i^2} > (1 + 3 \sqrt{2 / n}) / k` over n whitened residuals of k examples; each example
-        is measured along the mean of the others.
+        Residuals have something in common where their mean exceeds its noise, :math:`\overline{\bar r_i^2} >
+        (1 + 3 \sqrt{2 / n}) / k` over n of k examples, and each example lies far along the mean of the others.
 
         Source:
             Efron & Morris (1973), JASA 68, 117, for shrinking; Bovy, Hogg & Roweis (2011), arXiv:0905.2979, for a
@@ -147,6 +146,7 @@ class Group:
             )
             variance = (np.square(at - at.mean()).sum() + _SPREAD_WORTH) / (k - 1 + _SPREAD_WORTH)
             along = float(at.mean()), float(np.sqrt(variance * (1.0 + 1.0 / k)))
+            shared *= along[0] > _APART * along[1]  # nearly every example has it
         return Group(population, centre, spread * (1.0 + 1.0 / k), shared, along)
 
     def likeness(self, stars: Features) -> Likeness:
