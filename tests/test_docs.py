@@ -167,6 +167,10 @@ def test_what_is_said_to_open_a_store_opens_one_and_finds_stars(tmp_path, monkey
     assert len(found[0].fetchall()) == 53
 
 
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
 def test_every_command_prints_json():
     with_json = {name for name, command in COMMANDS.items() for p in command.params if "--json" in p.opts}
     assert set(COMMANDS) == with_json
