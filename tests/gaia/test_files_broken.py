@@ -264,3 +264,24 @@ def test_a_parquet_column_whose_name_is_no_text(tmp_path):
     for read in (load, read_file):
         with pytest.raises(DataError, match=r"^[^\n]*a\.parquet: [^\n]*$"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("# - {name: source_id", "# - {56: source_id"),
+        ("# datatype:", "# datatype: [1, 2]\n# other:"),
+        ("# schema: astropy-2.0", "# meta: [1]\n# schema: astropy-2.0"),
+    ],
+)
+def test_an_ecsv_header_of_another_form(tmp_path, change):
+    path = tmp_path / "a.ecsv"
+    Table({"source_id": [1], "v": [2.0]}).write(path, format="ascii.ecsv")
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    for read in (load, read_file):
+        with pytest.raises(
+            DataError, match=r"^[^\n]*a\.ecsv: its header states [^\n]*; write the file again$"
+        ):
+            read(path)

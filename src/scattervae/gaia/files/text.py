@@ -157,8 +157,14 @@ class _Comments:
             header = get_header_from_yaml([line for line in self.lines if not line.startswith("%ECSV")]) or {}
         except (YamlParseError, ValueError, TypeError, LookupError, RecursionError):
             return {}, None
-        units = {str(column["name"]): column.get("unit") for column in header.get("datatype") or ()}
-        return units, stated_grid(dict(header["meta"])) if header.get("meta") else None
+        try:
+            units = {str(column["name"]): column.get("unit") for column in header.get("datatype") or ()}
+            return units, stated_grid(dict(header["meta"])) if header.get("meta") else None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            why = "states columns or wavelengths in no form that ECSV has"
+            raise DataError(
+                f"its header {why} ({type(error).__name__}: {error}); write the file again"
+            ) from error
 
     @property
     def form(self) -> str:
