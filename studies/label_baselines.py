@@ -1,9 +1,9 @@
 """Labels of stars that have none: ours against boosted trees and a residual network, on the same stars.
 
-    python -m studies.label_baselines FILE MODEL [--labels 100,1000,10000,0] [--seeds 0,1] \\
+    python -m studies.label_baselines STARS MODEL [--labels 100,1000,10000,0] [--seeds 0,1] \\
         [--good] [--ours] [--out FOLDER]
 
-FILE has APOGEE's labels with their signal to noise and A_K (``apogee_reference.parquet``), MODEL is a trained folder.
+STARS is what ``scattervae demo --stars`` writes, MODEL a trained folder.
 All learn from the stars that the model was trained on, so many of them as ``--labels`` says (0: all; ``--good``:
 those of SNR > 50 with four labels alone), and predict the labels of the fold that it left out: validation where it was
 trained without it, test otherwise. ``--ours`` leaves the others
@@ -54,15 +54,14 @@ class Set:
 
 
 def read(path: str) -> Set:
-    """The file, with the columns that the package does not read."""
-    stars = sv.load(path)
-    names = ["source_id", "apogee_snr", "ak_targ", "phot_bp_mean_mag", "phot_rp_mean_mag"]
-    table = pq.read_table(path, columns=names)
-    columns = {name: table[name].to_numpy().astype(np.float64) for name in names[1:]}
-    assert (table["source_id"].to_numpy() == stars.spectra.source_id).all()
+    """The stars, with the columns that stores do not have."""
+    stars = sv.load(Path(path) / "store")
+    table = pq.read_table(Path(path) / "stars.parquet")
+    rows = np.searchsorted(table["source_id"].to_numpy(), stars.spectra.source_id)
+    columns = {name: table[name].to_numpy()[rows].astype(np.float64) for name in table.column_names[1:]}
     labels = TargetLabels.of(stars.labels.aligned_to(stars.spectra.source_id), a_k=columns["ak_targ"])
-    bp_rp = columns["phot_bp_mean_mag"] - columns["phot_rp_mean_mag"]
-    return Set(stars.spectra, labels, columns["apogee_snr"], bp_rp)
+    bp_rp = columns["gaiaedr3_phot_bp_mean_mag"] - columns["gaiaedr3_phot_rp_mean_mag"]
+    return Set(stars.spectra, labels, columns["snr"], bp_rp)
 
 
 def inside_public_cuts(stars: Set) -> np.ndarray:

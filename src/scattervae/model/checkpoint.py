@@ -225,12 +225,17 @@ class Checkpoint(Shown):
         if n < batch:
             x, errors = (torch.nn.functional.pad(values, (0, 0, 0, batch - n)) for values in (x, errors))
         posterior = self.network.encode(x, errors)
-        reconstruction = self.network.decode(posterior.mean)
+        reconstruction = self._decoded(posterior.mean, batch)
         if n == batch:
             return Prediction(posterior, reconstruction)
         return Prediction(
             posterior.each(lambda values: values[:n]), Reconstruction(*(part[:n] for part in reconstruction))
         )
+
+    def _decoded(self, z: Latents, batch: int) -> Reconstruction:
+        """Coefficients and scatter at at most `batch` latent vectors, padded as in `predict`."""
+        padded = torch.nn.functional.pad(z, (0, 0, 0, batch - len(z)))
+        return Reconstruction(*(part[: len(z)] for part in self.network.decode(padded)))
 
     @torch.no_grad()
     def reconstruct(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:

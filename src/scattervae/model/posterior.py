@@ -37,6 +37,13 @@ class Posterior(NamedTuple):
     log_variance: Latents
     coupling: Coupling | None = None
 
+    @classmethod
+    def of_root(cls, mean: Latents, root: Coupling) -> "Posterior":
+        """The Gaussian of this mean whose covariance is L L^T, with L lower triangular."""
+        sd = root.diagonal(dim1=1, dim2=2)
+        coupling = (root / sd[:, None, :]).tril(-1)
+        return cls(mean, 2.0 * sd.log().to(mean), coupling.to(mean))
+
     @property
     def noise_sd(self) -> Latents:
         """Standard deviation s of each latent's own noise."""

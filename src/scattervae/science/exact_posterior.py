@@ -7,7 +7,6 @@ it stand for the exact posterior; their mean weight is how probable the model fi
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -26,6 +25,8 @@ from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
 
 Decode = Callable[[Tensor], Reconstruction]
+# of latents: decoders curve over tenths, and rounding must not show
+_STEP = {torch.float32: 0.01, torch.float64: 1e-4}
 
 N_STEPS = 4
 BATCH = 1024
@@ -99,25 +100,70 @@ def refine_means(
         Nocedal & Wright (2006), Numerical Optimization, sect. 10.3, for the steps; MacKay (2003), Information Theory,
         Inference, and Learning Algorithms, ch. 27, for Laplace's method.
     """
-    here = _look(decode, x, errors, mean)
-    first = here.loss
-    step = torch.ones_like(first)
-    taken = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    first = _look(decode, x, errors, mean)
+    here, taken = _descended(lambda z, _: _look(decode, x, errors, z), first, n_steps)
+    return Refined(Posterior.of_root(here.mean, here.root), taken, first.loss - here.loss)
+
+
+N_CHEAP_STEPS, BLOCK = 4, 256
+
+
+def refine_cheaply(checkpoint: Checkpoint, inputs: Inputs, posterior: Posterior) -> Posterior:
+    """Posteriors nearly as `refine` finds them, for a third of its time; NaN where they were.
+
+    Four steps by gradients alone, in units of the covariance that the encoder gives, lead near the most probable
+    latents; there the decoder's derivatives are taken once, for a last step and for the covariance. Stars are taken in
+    blocks of one size, the last padded: matrix products round differently for other numbers of rows.
+    """
+    parts = []
+    inputs, mean, root = inputs.to(checkpoint.device), posterior.mean, posterior.root
+    with torch.inference_mode(mode=False), torch.no_grad():
+        for start in range(0, len(mean), BLOCK):
+            rows = torch.arange(start, start + BLOCK, device=mean.device).clamp(max=len(mean) - 1)
+            block = inputs.take(rows)
+            parts.append(_refined_block(checkpoint.network.decode, block, mean[rows], root[rows].double()))
+    return Posterior.concatenate(parts).each(lambda values: values[: len(mean)])
+
+
+def _refined_block(decode: Decode, inputs: Inputs, mean: Latents, root: Coupling) -> Posterior:
+    unknown = inputs.x.isnan().any(dim=1) | mean.isnan().any(dim=1)
+    x, mean, root = (values.nan_to_num() for values in (inputs.x, mean, root))
+    errors = inputs.errors.nan_to_num(nan=1.0, posinf=torch.inf)
+
+    def slope(z: Latents, root: Coupling) -> _Place:
+        with torch.enable_grad():
+            at = z.detach().clone().requires_grad_()
+            loss = _loss(decode(at), x, errors, at)[0]
+            (gradient,) = torch.autograd.grad(loss.sum(), at)
+        return _Place(z, loss.detach(), gradient.double(), root)
+
+    near, _ = _descended(slope, slope(mean, root), N_CHEAP_STEPS)
+    here = _look(decode, x, errors, near.mean)
+    last, _ = _descended(slope, here, 1)
+    known = torch.where(unknown, torch.nan, 1.0).to(mean)[:, None]
+    return Posterior.of_root(last.mean * known, here.root * known[:, None])
+
+
+def _descended(
+    look: Callable[[Latents, Coupling], "_Place"], here: "_Place", n_steps: int
+) -> tuple["_Place", Int64[Tensor, " star"]]:
+    """Where so many steps lead, and how many each star took; a step that makes a star no more probable is not taken."""
+    step = torch.ones_like(here.loss)
+    taken = torch.zeros(len(step), dtype=torch.int64, device=step.device)
     for _ in range(n_steps):
-        root = root_of_inverse(here.precision)
-        move = (root @ (root.mT @ here.gradient[:, :, None]))[:, :, 0]
-        there = _look(decode, x, errors, here.mean - (step[:, None] * move).to(mean))
-        better = there.loss < here.loss  # False for NaN
+        move = (here.root @ (here.root.mT @ here.gradient[:, :, None]))[:, :, 0]
+        there = look(here.mean - (step[:, None] * move).to(here.mean), here.root)
+        better = (there.loss < here.loss) & there.gradient.isfinite().all(dim=1)  # False for NaN
         here = here.where(better, there)
         taken += better
         step = torch.where(better, 1.0, 0.5 * step)
-    return Refined(_gaussian(here.mean, root_of_inverse(here.precision)), taken, first - here.loss)
+    return here, taken
 
 
 def root_of_inverse(precision: Coupling) -> Coupling:
     """The lower triangular L with L L^T the inverse of each matrix."""
     # P = U U^T with U upper triangular: the inverse is U^-T U^-1, and U^-T is lower triangular
-    upper = torch.linalg.cholesky(precision.flip(1, 2)).flip(1, 2)
+    upper = torch.linalg.cholesky_ex(precision.flip(1, 2)).L.flip(1, 2)  # of NaN, NaN
     one = torch.eye(precision.shape[1], dtype=precision.dtype, device=precision.device).expand_as(upper)
     inverse: Tensor = torch.linalg.solve_triangular(upper, one, upper=True)
     return inverse.mT
@@ -129,7 +175,7 @@ class _Place(NamedTuple):
     mean: Latents  # the latent vector
     loss: PerStar  # -ln p(x, z) there, constants left out
     gradient: Latents  # of that
-    precision: Coupling  # the Fisher information, that of the prior included
+    root: Coupling  # lower triangular L, L L^T the inverse Fisher information, that of the prior included
 
     def where(self, better: Bool[Tensor, " star"], other: "_Place") -> "_Place":
         """The stars of `other` where `better`, of this one elsewhere."""
@@ -138,43 +184,42 @@ class _Place(NamedTuple):
 
 
 def _look(decode: Decode, x: Coeffs, errors: Coeffs, z: Latents) -> _Place:
-    predicted, slopes = _with_slopes(decode, z)
-    residual = x - predicted.mean
-    weight = 1.0 / (errors.square() + predicted.scatter.square())  # 0 where missing
-    # the likelihood is that of `gaussian_terms`, from what the derivatives need of each coefficient
-    chi2 = residual.square() * weight
-    logs = torch.where(weight > 0, -weight.log(), 0.0)
-    loss = 0.5 * ((chi2 + logs).sum(dim=1, dtype=torch.float64) + z.double().square().sum(dim=1))
+    predicted, slopes = with_slopes(decode, z)
+    loss, weight, residual, chi2 = _loss(predicted, x, errors, z)
     pull = torch.cat([-residual * weight, predicted.scatter * weight * (1.0 - chi2)], dim=1)
     gradient = torch.bmm(slopes, pull[:, :, None])[:, :, 0] + z
     scaled = slopes * torch.cat([weight.sqrt(), math.sqrt(2.0) * predicted.scatter * weight], dim=1)[:, None]
     fisher = torch.bmm(scaled, scaled.mT).double()
     one = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)
-    return _Place(z, loss, gradient.double(), fisher + one)
+    return _Place(z, loss, gradient.double(), root_of_inverse(fisher + one))
 
 
-def _with_slopes(
+def _loss(
+    predicted: Reconstruction, x: Coeffs, errors: Coeffs, z: Latents
+) -> tuple[PerStar, Coeffs, Coeffs, Coeffs]:
+    """-ln p(x, z), as `gaussian_terms` has it; and each coefficient's weight, residual and chi^2, for derivatives."""
+    residual = x - predicted.mean
+    missing = errors.isinf()  # variance 1 and weight 0, so that no derivative is infinite there
+    variance = (errors.square() + predicted.scatter.square()).where(~missing, 1.0)
+    weight = (1.0 / variance).masked_fill(missing, 0.0)
+    chi2 = residual.square() * weight
+    loss = 0.5 * ((chi2 + variance.log()).sum(dim=1, dtype=torch.float64) + z.double().square().sum(dim=1))
+    return loss, weight, residual, chi2
+
+
+def with_slopes(
     decode: Decode, z: Latents
 ) -> tuple[Reconstruction, Float[Tensor, "star latent coeffs_and_scatters"]]:
-    """What the decoder says at `z`, and its derivatives: all stars along one latent at a time, by forward mode."""
+    """What the decoder says at `z`, and its derivatives, as central differences.
 
-    def along(direction: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
-        whole = direction.expand_as(z)
-        predicted, slopes = torch.func.jvp(lambda at: torch.cat([*decode(at)], dim=1), (z,), (whole,))[:2]
-        return predicted, slopes
-
-    directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    # without gradients a plain network decodes by oneDNN, which has no forward mode; PyTorch's own rules for
-    # forward mode are compiled at first use by a function that PyTorch calls deprecated
-    with torch.enable_grad(), warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        predicted, slopes = torch.func.vmap(along, out_dims=(None, 1))(directions)  # type: ignore[arg-type]
-    return Reconstruction(*predicted.chunk(2, dim=1)), slopes
-
-
-def _gaussian(mean: Latents, root: Coupling) -> Posterior:
-    sd = root.diagonal(dim1=1, dim2=2)
-    coupling = (root / sd[:, None, :]).tril(-1)
-    return Posterior(mean, 2.0 * sd.log().to(mean), coupling.to(mean))
+    PyTorch's forward mode takes twice the time, and knows one thread a process.
+    """
+    step = _STEP[z.dtype]
+    slopes = []
+    for move in step * torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
+        up, down = (torch.cat([*decode(at)], dim=1) for at in (z + move, z - move))
+        slopes.append((up - down) / (2.0 * step))
+    return decode(z), torch.stack(slopes, dim=1)
 
 
 N_DRAWS = 32

@@ -34,7 +34,7 @@ MODEL = untrained_model(SKY.spectra)
 def even(n, c, *, ratio=2.0, seed=0):
     """Transforms of coefficients whose scatter is so many times their error."""
     values = torch.rand(n, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Pits(values, values, values, values, torch.full_like(values, ratio))
+    return Pits(values, values, values, values, values, torch.full_like(values, ratio))
 
 
 def test_the_edges_are_those_of_one_and_two_sigma():

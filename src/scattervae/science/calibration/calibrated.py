@@ -16,15 +16,25 @@ from torch import Tensor, nn
 from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import read_tensors, tensors_digest, write_tensors
-from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
+from scattervae.model.checkpoint import (
+    BATCH,
+    Checkpoint,
+    Prediction,
+    on_cpu,
+    read_checkpoint,
+    require_finite,
+    with_weights,
+)
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.score import ScoreMap, score_inputs
-from scattervae.science.calibration.widths import WidthLaw, kinds_of
+from scattervae.science.calibration.widths import NO_LAW, WidthLaw, kinds_of
+from scattervae.science.exact_posterior import refine_cheaply
 from scattervae.spectra.normalization import Inputs
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."
+_LAW = "refined."
 _ENCODER = "encoder."
 _FACTORS = ("scatter_factor", "width_offset", "width_slope")
 
@@ -59,6 +69,19 @@ class CalibratedModel(Checkpoint):
     # from chi^2 to a score that is uniform under the model; None before it is fitted
     score: ScoreMap | None = None
     base: str = ""  # `Checkpoint.digest` of the model that was calibrated
+    # of posteriors that are refined from the encoder's answer; None in calibrations of old, whose encoder answers alone
+    refined: WidthLaw | None = None
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, *, batch: int = BATCH) -> Prediction:
+        """As the model's own, each posterior refined (`refine_cheaply`) and its widths corrected."""
+        predicted = super().predict(inputs, batch=batch)
+        if self.refined is None or len(inputs) == 0:
+            return predicted
+        posterior = refine_cheaply(self, inputs, predicted.posterior)
+        kinds = kinds_of(inputs.errors.to(self.device), self.normalization.bp.stop)
+        posterior = self.refined.apply(posterior, kinds)
+        return Prediction(posterior, self._decoded(posterior.mean, batch))
 
     @property
     def scatter_factor(self) -> Float[Tensor, " coeff"]:
@@ -71,15 +94,20 @@ class CalibratedModel(Checkpoint):
         return replace(
             self,
             network=copy.deepcopy(self.network).to(device),
+            refined=None if self.refined is None else self.refined.to(device),
             score=None if self.score is None else self.score.to(device),
         )
 
     @property
     def digest(self) -> str:
         """As the model's own, the calibration included."""
-        if self.score is None:
-            return super().digest
-        return tensors_digest(self.score.arrays(), super().digest)[:32]
+        arrays = {} if self.score is None else self.score.arrays()
+        arrays |= (
+            {}
+            if self.refined is None
+            else {_LAW + name: values for name, values in self.refined._asdict().items()}
+        )
+        return tensors_digest(arrays, super().digest)[:32] if arrays else super().digest
 
 
 def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
@@ -87,9 +115,9 @@ def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"])
     return _changed(checkpoint, {"scatter_factor": factor.float()})
 
 
-def with_widths(checkpoint: Checkpoint, law: WidthLaw) -> CalibratedModel:
-    """The model with its latents' widths multiplied, no score."""
-    return _changed(checkpoint, {"width_offset": law.offset.float(), "width_slope": law.slope.float()})
+def with_widths(checkpoint: Checkpoint, law: WidthLaw = NO_LAW) -> CalibratedModel:
+    """The model with its posteriors refined, star by star, and their widths changed by a law; no score."""
+    return replace(_changed(checkpoint, {}), refined=law)
 
 
 def _changed(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> CalibratedModel:
@@ -124,6 +152,8 @@ def save_calibration(model: CalibratedModel, folder: Path) -> Path:
             f"{folder}: holds the model {held}, but the calibration is of {model.base}; give the folder of that model"
         )
     tensors = {n: w for n, w in on_cpu(model.network).items() if n.startswith(_ENCODER) or n in _FACTORS}
+    if model.refined is not None:
+        tensors |= model.refined.arrays(_LAW)
     if model.score is not None:
         tensors |= {_SCORE + name: values for name, values in model.score.arrays().items()}
     write_tensors(folder / CALIBRATION, tensors, {"model": held})
@@ -146,7 +176,7 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             f"{path}: the calibration of another model ({belongs_to}, this one is {checkpoint.digest}); "
             "remove it, or calibrate again"
         )
-    own = {name: w for name, w in stored.arrays.items() if not name.startswith(_SCORE)}
+    own = {name: w for name, w in stored.arrays.items() if not name.startswith((_SCORE, _LAW))}
     kept = {
         name: w.numpy() for name, w in on_cpu(checkpoint.network).items() if not name.startswith(_ENCODER)
     }
@@ -156,13 +186,22 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         kept | own,
         path,
     )
-    of_score = stored.under(_SCORE)
-    require_finite(of_score, path)
+    parts = [stored.under(_SCORE), stored.under(_LAW)]
+    for part in parts:
+        require_finite(part, path)
     try:
-        score = ScoreMap(**{name: torch.from_numpy(w) for name, w in of_score.items()}) if of_score else None
+        score, refined = (
+            kind(**{name: torch.from_numpy(w) for name, w in part.items()}) if part else None
+            for kind, part in zip((ScoreMap, WidthLaw), parts, strict=True)
+        )
     except TypeError as error:
         raise CheckpointError(f"{path}: does not fit the model: {error}; calibrate again") from error
-    return replace(_of(checkpoint, network), score=score)
+    return replace(_of(checkpoint, network), score=score, refined=refined)
+
+
+def refined_law(checkpoint: Checkpoint) -> WidthLaw | None:
+    """The law of a calibrated model whose posteriors are refined, star by star."""
+    return checkpoint.refined if isinstance(checkpoint, CalibratedModel) else None
 
 
 def score_of(checkpoint: Checkpoint) -> ScoreMap | None:

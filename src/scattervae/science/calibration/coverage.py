@@ -33,6 +33,7 @@ class Pits(NamedTuple):
             not hidden in any round.
         drawn: :math:`\Phi[(x - m) / \sqrt{\sigma^2 + s^2}]` at a draw of the latents from the posterior given all
             coefficients. Under the model draw and truth are exchangeable, so these are uniform as well.
+        stated: The same at a draw from the posterior that the model states, as a catalogue has it.
         at_mean: The same at the posterior mean: too central, since the star's own noise chose the mean.
         without_scatter: As `at_mean` with a scatter of 0.
         scatter_over_error: Of each coefficient, at the posterior mean; no transform.
@@ -40,6 +41,7 @@ class Pits(NamedTuple):
 
     hidden: PitValues
     drawn: PitValues
+    stated: PitValues
     at_mean: PitValues
     without_scatter: PitValues
     scatter_over_error: PitValues
@@ -86,6 +88,7 @@ def pits(
     return Pits(
         hidden=hidden,
         drawn=pit(inputs, checkpoint.reconstruct(draws.one(generator))),
+        stated=pit(inputs, checkpoint.reconstruct(encoded.sample(stream(seed, "stated")))),
         at_mean=pit(inputs, at_mean),
         without_scatter=pit(inputs, without),
         scatter_over_error=(at_mean.scatter / errors).double(),
@@ -150,6 +153,7 @@ class CoverageRow:
     n_pooled: int
     hidden: Share  # pooled coefficients, predicted from the others of their star
     drawn: Share  # the same at a draw from the posterior
+    stated: Share  # the same at a draw from the posterior as the model states it
     at_mean: Share  # the same at the posterior mean
     others: Share  # the coefficients that are not pooled, at a draw
     # the same at the posterior mean with a scatter of 0: above 68 %, their published errors are too large,
@@ -270,6 +274,7 @@ def _row(
         n_pooled=int(pooled.sum()),
         hidden=Share.of(np.asarray(arrays.hidden)[of_pooled].ravel()),
         drawn=Share.of(np.asarray(arrays.drawn)[of_pooled].ravel()),
+        stated=Share.of(np.asarray(arrays.stated)[of_pooled].ravel()),
         at_mean=Share.of(np.asarray(arrays.at_mean)[of_pooled].ravel()),
         others=Share.of(np.asarray(arrays.drawn)[of_others].ravel()),
         others_without_scatter=Share.of(np.asarray(arrays.without_scatter)[of_others].ravel()),

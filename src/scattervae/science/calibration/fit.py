@@ -1,11 +1,9 @@
-"""Fit a model's calibration: its scatter on stars it was not trained on, its encoder and score on stars it makes.
+"""Fit a model's calibration: scatter and widths on stars it was not trained on, its score on stars that it makes.
 
 Published errors are never touched.
 """
 
-import copy
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -40,13 +38,8 @@ class CalibrationSettings(Settings):
 
     scatter_rounds: int = 3  # how often scatter and posteriors are fitted to each other in turn
     # real stars, drawn at random, whose errors and latents the simulated stars have
-    n_like: int = 12_000
-    epochs: int = 90  # passes of the encoder over as many simulated stars, made anew in each
-    batch_size: int = 512  # stars a step
-    learning_rate: float = 1e-3  # of AdamW, falling to zero in a straight line
-    # how the simulated stars are degraded
-    degradation: DegradationSettings = DegradationSettings(share=0.7)
-    # the same for the stars that the score is fitted to
+    n_like: int = 6_000
+    # how the stars are degraded that the score is fitted to
     score_degradation: DegradationSettings = DegradationSettings(
         share=0.5, without_band=0.1, without_orders=0.1, without_coeffs=0.05
     )
@@ -61,12 +54,13 @@ def calibrate(
     *,
     progress: Callable[[str], None] = logger.info,
 ) -> CalibratedModel:
-    """The model with scatter, encoder and score calibrated; its test fold is not looked at.
+    """The model with scatter, widths and score calibrated; its test fold is not looked at.
 
     Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of
     stars with one: a model that was trained on it as well (recipes train on it unless they set
-    `training.hold_out_validation`) fits these stars a little too well. The encoder's and the score's simulated stars
-    have the errors, and the gaps, of stars outside the test fold.
+    `training.hold_out_validation`) fits these stars a little too well. The calibrated model refines each posterior
+    from the encoder's answer (`refine_cheaply`). The score's simulated stars have the errors, and the gaps, of stars
+    outside the test fold.
 
     Args:
         spectra: The stars that it was trained on, with their validation fold.
@@ -88,14 +82,10 @@ def calibrate(
     bright = normalization.apply(validation)
     factor = fit_scatter(checkpoint, bright, settings)
     model = with_scatter_factor(checkpoint, factor)
-    gaps = checkpoint.network.sees_errors
-    tuned_on, scored_on = _two_sets(normalization.apply(known, gaps=gaps), settings)
+    progress("fitting the widths")
+    model = with_widths(model, fit_widths(with_widths(model), bright, seed=settings.seed))
+    scored_on = _some(normalization.apply(known, gaps=checkpoint.sees_errors), settings)
     generator = stream(settings.seed, "latents")
-    if model.network.sees_errors:
-        progress("tuning the encoder on simulated stars")
-        latents = posterior_draws(model, tuned_on, encode(model, tuned_on), generator)
-        tune_encoder(model, tuned_on, latents, settings)
-        model = with_widths(model, fit_widths(model, bright, seed=settings.seed))
     progress("learning the score")
     latents = posterior_draws(model, scored_on, encode(model, scored_on), generator)
     simulated = simulated_score_inputs(model, scored_on, latents, settings)
@@ -139,56 +129,10 @@ def _miss(
     return (one - INSIDE_1_SIGMA).square() + (two - INSIDE_2_SIGMA).square()
 
 
-def tune_encoder(
-    model: CalibratedModel, like: Inputs, latents: WeightedDraws, settings: CalibrationSettings
-) -> None:
-    r"""Train the encoder of `model` on stars that its decoder makes, whose latents are known; in place.
-
-    .. math:: - \langle \ln q(z | x, \sigma) \rangle, \qquad z \sim p(z | \text{real star}), \; x \sim p(x | z)
-
-    The evidence lower bound lets an encoder be too sure of itself: its average is over its own posterior. Here
-    the average is over the truth, and a posterior that excludes it is made to pay. Stars are made with the errors
-    of real ones, and degraded (`DegradationSettings`). The decoder stays as it is.
-
-    Args:
-        model: Its encoder must see errors.
-        like: Real stars, for their errors.
-        latents: Draws from their exact posteriors.
-
-    Source:
-        Hinton et al. (1995), Science 268, 1158, the sleep phase; Papamakarios & Murray (2016), arXiv:1605.06376, for
-        posteriors trained on simulations.
-    """
-    first = copy.deepcopy(model)
-    network = model.network
-    weights = list(network.encoder.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.01)
-    n, size = len(like), settings.batch_size
-    steps = settings.epochs * math.ceil(n / size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 50, 1.0 - step / (steps + 1))
-    )
-    generator = stream(settings.seed, "tune")
-    for _ in range(settings.epochs):
-        for rows in torch.split(torch.randperm(n, generator=generator), size):
-            z = latents.take(rows).one(generator)
-            made = _degraded(first, z, like.take(rows), generator, degradation=settings.degradation).to(
-                model.device
-            )
-            posterior = network.encode(made.x, made.errors)
-            loss = -posterior.log_density(z.to(model.device)).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-
-
-def _two_sets(inputs: Inputs, settings: CalibrationSettings) -> tuple[Inputs, Inputs]:
-    """Stars drawn at random to tune the encoder on, and half as many others, which it does not know, for the score."""
+def _some(inputs: Inputs, settings: CalibrationSettings) -> Inputs:
+    """Stars drawn at random, so many at most."""
     rows = torch.randperm(len(inputs), generator=stream(settings.seed, "some"))
-    n = min(settings.n_like, 2 * len(inputs) // 3)
-    return inputs.take(rows[:n]), inputs.take(rows[n : n + n // 2])
+    return inputs.take(rows[: settings.n_like])
 
 
 def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:

@@ -24,7 +24,6 @@ _STEPS = 150
 _LEARNING_RATE = 0.02
 _SMALLEST = 1e-12
 
-
 Kinds = Int64[Tensor, " star"]
 
 
@@ -39,6 +38,14 @@ class WidthLaw(NamedTuple):
     offset: Float[Tensor, "kind latent"]
     slope: Float[Tensor, "kind latent"]
 
+    def arrays(self, prefix: str) -> dict[str, Tensor]:
+        """What is stored and hashed, by name."""
+        return {prefix + name: values.cpu() for name, values in self._asdict().items()}
+
+    def to(self, device: torch.device) -> "WidthLaw":
+        """The same on another device."""
+        return WidthLaw(*(values.to(device) for values in self))
+
     def apply(self, posterior: Posterior, kinds: Kinds) -> Posterior:
         """The posterior with its latents scaled about their means; correlations between latents stay."""
         rows = kinds.clamp(max=len(self.offset) - 1)
@@ -47,6 +54,10 @@ class WidthLaw(NamedTuple):
         if coupling is not None:
             coupling = coupling * (log_scale[:, :, None] - log_scale[:, None, :]).exp()
         return Posterior(posterior.mean, posterior.log_variance + 2.0 * log_scale, coupling)
+
+
+NO_LAW = WidthLaw(torch.zeros(1, 1), torch.zeros(1, 1))
+"""Widths as they are, of any number of latents."""
 
 
 def kinds_of(errors: Coeffs, n_bp: int) -> Kinds:
@@ -63,8 +74,8 @@ def fit_widths(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> Widt
 
     With :math:`d_k` the distance of a draw from the faint posterior's mean in units of the width of latent k, and
     :math:`d^2` its squared Mahalanobis distance, the law minimises the loss of the 68.27 % point of :math:`\ln d_k`,
-    for every latent, and as often as there are latents that of :math:`\ln d`, less its value if widths were right: one
-    law cannot always satisfy all of them, and is a compromise.
+    for every latent, and that of :math:`\ln d`, less its value if widths were right: one law cannot always satisfy
+    all of them, and is a compromise.
 
     Args:
         bright: Real stars that it was not trained on.
@@ -98,7 +109,7 @@ def _line(faint: Posterior, z: Latents) -> Float[Tensor, "2 latent"]:
         law = WidthLaw((line[0] - line[1] * centre)[None], line[1][None])
         each = away - log_width - (law.offset + law.slope * log_width)
         jointly = 0.5 * (distances(law.apply(faint, kinds), z) / edge).clamp(min=_SMALLEST).log()
-        loss = _loss(each).sum() + n * _loss(jointly[:, None]).sum()
+        loss = _loss(each).sum() + _loss(jointly[:, None]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

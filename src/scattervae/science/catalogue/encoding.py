@@ -23,7 +23,7 @@ from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
 from scattervae.provenance import CREDIT, software_versions
-from scattervae.science.calibration.calibrated import is_calibrated, score_of
+from scattervae.science.calibration.calibrated import is_calibrated, refined_law, score_of
 from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
@@ -83,7 +83,8 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
             _float(f"latent_{k}_sd", "", f"posterior standard deviation of latent {k}"),
         )
     ]
-    pairs = _pairs(checkpoint.n_latent) if checkpoint.recipe.network.posterior == "correlated" else ()
+    correlated = checkpoint.recipe.network.posterior == "correlated" or refined_law(checkpoint) is not None
+    pairs = _pairs(checkpoint.n_latent) if correlated else ()
     fields = [
         described("source_id", pa.int64(), "", "Gaia source identifier"),
         *latents,

@@ -17,7 +17,7 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.network import Reconstruction, ScatterVAE
-from scattervae.science.exact_posterior import refine_means
+from scattervae.science.exact_posterior import refine_means, with_slopes
 from scattervae.spectra.normalization import Inputs
 
 _N_STEPS = 8
@@ -121,12 +121,8 @@ def _with_scaled_scatter(network: ScatterVAE, own_factor: Coeffs) -> Callable[[L
 
 
 def _fit_at(decode: Callable[[Latents], Reconstruction], x: Coeffs, errors: Coeffs, z: Latents) -> _Fit:
-    of_mean, of_scatter = [], []
-    for direction in torch.eye(z.shape[1]):
-        tangent = direction.expand(z.shape).contiguous()
-        decoded, moved = torch.func.jvp(decode, (z,), (tangent,))  # type: ignore[misc]
-        of_mean.append(moved.mean)
-        of_scatter.append(moved.scatter)
+    decoded, slopes = with_slopes(decode, z)
+    of_mean, of_scatter = slopes.double().mT.chunk(2, dim=1)
     scatter = decoded.scatter.double()
     variance = errors.double().square() + scatter.square()
     by_root = (1.0 / variance.sqrt())[:, :, None]  # 0 where missing
@@ -134,11 +130,8 @@ def _fit_at(decode: Callable[[Latents], Reconstruction], x: Coeffs, errors: Coef
         residual=x.double() - decoded.mean.double(),
         variance=variance,
         scatter=scatter,
-        of_mean=torch.stack(of_mean, dim=2).double() * by_root,
-        of_log_variance=2**0.5
-        * torch.stack(of_scatter, dim=2).double()
-        * scatter[:, :, None]
-        * by_root.square(),
+        of_mean=of_mean * by_root,
+        of_log_variance=2**0.5 * of_scatter * scatter[:, :, None] * by_root.square(),
     )
 
 

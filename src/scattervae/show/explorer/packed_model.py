@@ -175,6 +175,8 @@ def packed_model(model: TrainedModel) -> tuple[dict[str, Any], str]:
         about[name] = _layers(getattr(network, name), numbers)
     state = network.state_dict()
     about |= {name: numbers.add(state[name].cpu()) for name in _CALIBRATED if name in state}
+    if model.refined is not None:
+        about |= {name: numbers.add(v) for name, v in model.refined.arrays("refined_").items()}
     if model.score is not None:
         about["score"] = {name: numbers.add(v) for name, v in model.score.arrays().items()}
     about["design"] = _design(model, numbers)

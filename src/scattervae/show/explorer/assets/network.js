@@ -41,18 +41,64 @@ class Network {
       for (let k = 1, i = 2 * n; k < n; k++) for (let j = 0; j < k; j++) coupling[k][j] = out[i++];
     }
     const sd = () => Float64Array.from(coupling, (row, k) => Math.sqrt(row.reduce((sum, c, j) => sum + c * c * Math.exp(logVariance[j]), Math.exp(logVariance[k]))));
-    if (this.about.width_offset) this.widen(sd(), logVariance, coupling, errors);
+    if (this.about.width_offset) this.widen(sd(), logVariance, coupling, errors, "width");
+    if (this.about.refined_offset) return this.refine(x, errors, mean, rootOf(logVariance, coupling));
     return { mean, log_variance: logVariance, coupling, sd: sd() };
   }
 
-  /** The calibration's law of widths, by which bands the star has. */
-  widen(sd, logVariance, coupling, errors) {
-    const n = sd.length, laws = this.about.width_offset.shape[0], nBp = this.about.n_bp;
+  /** -ln p(x, z) at z, its gradient, and the Fisher information; slopes are central differences. */
+  look(x, errors, z, step = 1e-4) {
+    const n = z.length, { mean, scatter } = this.decode(z), moved = (k, by) => this.decode(z.map((v, j) => (j === k ? v + by : v)));
+    const slopes = Array.from(z, (_, k) => {
+      const [up, down] = [moved(k, step), moved(k, -step)], slope = (name) => up[name].map((v, i) => (v - down[name][i]) / (2 * step));
+      return { mean: slope("mean"), scatter: slope("scatter") };
+    });
+    let loss = 0.5 * z.reduce((sum, v) => sum + v * v, 0);
+    const gradient = Float64Array.from(z), fisher = Array.from({ length: n }, (_, k) => Float64Array.from({ length: n }, (_, j) => +(j === k)));
+    for (let i = 0; i < this.n; i++) {
+      if (!Number.isFinite(errors[i])) continue;
+      const weight = 1 / (errors[i] ** 2 + scatter[i] ** 2), residual = x[i] - mean[i], chi2 = residual ** 2 * weight;
+      loss += 0.5 * (chi2 - Math.log(weight));
+      for (let k = 0; k < n; k++) {
+        const a = slopes[k].mean[i], b = slopes[k].scatter[i];
+        gradient[k] += -residual * weight * a + scatter[i] * weight * (1 - chi2) * b;
+        for (let j = 0; j < n; j++) fisher[k][j] += weight * a * slopes[j].mean[i] + 2 * (scatter[i] * weight) ** 2 * b * slopes[j].scatter[i];
+      }
+    }
+    return { z, loss, gradient, fisher };
+  }
+
+  /** The encoder's posterior refined, as scattervae.science.exact_posterior.refine_cheaply does, with its law of widths. */
+  refine(x, errors, mean, root) {
+    const descended = (here, steps) => {
+      for (let i = 0, rate = 1; i < steps; i++) {
+        const half = here.z.map((_, k) => root.reduce((sum, row, r) => sum + row[k] * here.gradient[r], 0));
+        const there = this.look(x, errors, here.z.map((v, k) => v - rate * root[k].reduce((sum, l, j) => sum + l * half[j], 0)));
+        if (there.loss < here.loss) { here = there; rate = 1; } else rate /= 2;
+      }
+      return here;
+    };
+    const near = descended(this.look(x, errors, mean), 4);
+    root = choleskyRoot(inverse(this.look(x, errors, near.z, 0.01).fisher));
+    const z = descended(near, 1).z, coupling = root.map((row, k) => row.map((v, j) => (j < k ? v / root[j][j] : 0)));
+    const logVariance = Float64Array.from(root, (row, k) => 2 * Math.log(row[k])), sd = widthsOf(root);
+    this.widen(sd, logVariance, coupling, errors, "refined");
+    return { mean: z, log_variance: logVariance, sd: widthsOf(rootOf(logVariance, coupling)) };
+  }
+
+  /** A law's numbers for the bands that the star has. */
+  lawOf(name, errors) {
+    const [laws, n] = this.about[name].shape, nBp = this.about.n_bp;
     const gone = (from, to) => { for (let i = from; i < to; i++) if (errors[i] !== Infinity) return 0; return 1; };
     const kind = Math.min((gone(0, nBp) + 2 * gone(nBp, this.n)) % 3, laws - 1);
-    const offset = this.array(this.about.width_offset), slope = this.array(this.about.width_slope);
-    const scale = Float64Array.from(sd, (v, k) => offset[kind * n + k] + slope[kind * n + k] * Math.log(v));
-    for (let k = 0; k < n; k++) {
+    return this.array(this.about[name]).subarray(kind * n, kind * n + n);
+  }
+
+  /** A calibration's law of widths, by which bands the star has. */
+  widen(sd, logVariance, coupling, errors, law) {
+    const offset = this.lawOf(`${law}_offset`, errors), slope = this.lawOf(`${law}_slope`, errors);
+    const scale = Float64Array.from(sd, (v, k) => offset[k] + slope[k] * Math.log(v));
+    for (let k = 0; k < sd.length; k++) {
       logVariance[k] += 2 * scale[k];
       for (let j = 0; j < k; j++) coupling[k][j] *= Math.exp(scale[k] - scale[j]);
     }
@@ -153,6 +199,32 @@ function linear(weight, bias, x) {
     out[r] = sum;
   }
   return out;
+}
+
+/** Lower triangular L of the covariance L L^T. */
+const rootOf = (logVariance, coupling) => coupling.map((row, k) => Float64Array.from(row, (c, j) => (j === k ? 1 : c) * Math.exp(0.5 * logVariance[j])));
+
+const widthsOf = (root) => Float64Array.from(root, (row) => Math.hypot(...row));
+
+function choleskyRoot(matrix) {
+  const n = matrix.length, root = Array.from({ length: n }, () => new Float64Array(n));
+  for (let k = 0; k < n; k++) for (let j = 0; j <= k; j++) {
+    let sum = matrix[k][j];
+    for (let i = 0; i < j; i++) sum -= root[k][i] * root[j][i];
+    root[k][j] = j === k ? Math.sqrt(sum) : sum / root[j][j];
+  }
+  return root;
+}
+
+/** Of a symmetric positive definite matrix. */
+function inverse(matrix) {
+  const n = matrix.length, root = choleskyRoot(matrix), low = Array.from({ length: n }, () => new Float64Array(n));
+  for (let k = 0; k < n; k++) for (let j = 0; j <= k; j++) {
+    let sum = +(j === k);
+    for (let i = j; i < k; i++) sum -= root[k][i] * low[i][j];
+    low[k][j] = sum / root[k][k];
+  }
+  return low.map((_, k) => low.map((_, j) => low.reduce((sum, row) => sum + row[k] * row[j], 0)));
 }
 
 function normalised(weight, bias, eps, x) {
