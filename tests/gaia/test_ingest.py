@@ -23,7 +23,7 @@ from ingest_toys import (
 )
 from scattervae.errors import BusyError, DataError, StoreError
 from scattervae.gaia import ingest_file
-from scattervae.gaia.basis import g_flux_from_coeffs
+from scattervae.gaia.g_flux import catalogue_g_flux
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load
 from scattervae.spectra.hats import Positions, pixel_centres
@@ -129,7 +129,7 @@ def test_a_bulk_file_is_stored_as_the_reader_of_single_files_has_it(tmp_path):
     row = np.argsort(spectra.source_id)
     np.testing.assert_array_equal(spectra.coeffs[row], toy.coeffs[order].astype(np.float32))
     np.testing.assert_array_equal(spectra.errors[row], toy.errors[order].astype(np.float32))
-    np.testing.assert_array_equal(spectra.g_flux[row], g_flux_from_coeffs(load(path).spectra)[order])
+    np.testing.assert_array_equal(spectra.g_flux[row], catalogue_g_flux(load(path).spectra)[order])
     assert (spectra.g_flux_source == GFluxSource.COEFFICIENTS).all()
 
 

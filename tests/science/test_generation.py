@@ -9,14 +9,16 @@ import torch
 from scipy.spatial import KDTree
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.gaia.basis import g_mag_of
+from scattervae.gaia.basis import g_flux_from_coeffs, g_flux_of, g_mag_of
 from scattervae.model.flow import FlowSettings, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.science import generation
 from scattervae.science.labels.targets import TargetLabels
+from scattervae.science.trained import load_model
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.spectra import Spectra
 from toy import DR3, spoiled, toy_model, toy_sky, untrained_model
 
 SKY = toy_sky(400)
@@ -111,6 +113,22 @@ def test_flux_needs_a_basis_that_gaiaxpy_knows(model):
     made = generation.generate(model, generation.from_prior(model, 5), G_FLUX)
     with pytest.raises(DataError, match="GaiaXPy knows only"):
         made.flux()
+
+
+def test_spectra_integrate_to_the_g_that_they_are_made_for():
+    """By GaiaXPy's G of the coefficients, which is itself 0.002 to 0.014 mag from the catalogue's."""
+    model = load_model("best")
+    for g in (9.0, 15.0):
+        made = generation.generate(model, generation.from_prior(model, 300), np.full(300, g_flux_of(g)))
+        stars = Spectra.of(np.arange(1, 301), made.coeffs, made.scatter, basis=made.basis)
+        assert (np.abs(g_mag_of(g_flux_from_coeffs(stars)) - g) < 0.02).all()
+
+
+def test_drawn_scatter_makes_no_flux_far_below_zero():
+    model = load_model("best")
+    z = generation.from_prior(model, 2000)
+    flux = generation.generate(model, z, np.full(2000, g_flux_of(15.0)), noise_seed=0).flux().flux
+    assert (flux.min(axis=1) < -0.05 * flux.max(axis=1)).mean() <= 0.005
 
 
 def test_flux_and_its_scatter_are_linear_in_the_coefficients():

@@ -196,23 +196,41 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
     Source:
         GaiaXPy's system ``Gaia_DR3_Vega``; Gaia Collaboration, Montegriffo et al. (2023), arXiv:2206.06215.
     """
+    return _band_flux(spectra, "G")
+
+
+def bp_rp_from_coeffs(spectra: Spectra) -> StarArray:
+    """BP - RP computed from the coefficients [mag]; NaN where one is missing or a flux is not above 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(-2.5 * np.log10(_band_flux(spectra, "BP") / _band_flux(spectra, "RP")))
+
+
+def _band_flux(spectra: Spectra, band: str) -> StarArray:
     # a sum for each star: BLAS adds in an order that depends on where among others the star stands
-    return np.asarray((spectra.coeffs * _g_weights(require_known(spectra.basis).model)).sum(axis=1))
+    return np.asarray((spectra.coeffs * band_weights(spectra.basis, band)).sum(axis=1))
+
+
+def band_weights(basis: Basis, band: str) -> CoeffVector:
+    """What each coefficient adds to the flux in G, BP or RP, all with the zero point of G [electron/s].
+
+    Raises:
+        DataError: The basis is not one that GaiaXPy knows.
+    """
+    return _band_weights(require_known(basis).model, band)
 
 
 def g_flux_error_from_coeffs(spectra: Spectra) -> StarArray:
     """One sigma of `g_flux_from_coeffs` [electron/s], as if the coefficients' errors were independent."""
-    weights = _g_weights(require_known(spectra.basis).model)
+    weights = band_weights(spectra.basis, "G")
     return np.asarray(np.sqrt(np.square(spectra.errors * weights).sum(axis=1)))
 
 
 @cache
-def _g_weights(model: str) -> CoeffVector:
-    """What each coefficient adds to the G flux [electron/s]."""
+def _band_weights(model: str, name: str) -> CoeffVector:
     system = _g_system(model)
     _, weights, functions = _tables(model, system)
     root = _filter_file(model, system)
-    band = [item.text for item in root.iterfind("bands/item")].index("G")
+    band = [item.text for item in root.iterfind("bands/item")].index(name)
     energy = np.concatenate([f[band] * w[band] for f, w in zip(functions, weights, strict=True)])
     zero_point = float(root.findall("zeropoints/value")[band].text or "nan")
     return np.asarray(energy * 10 ** (0.4 * (G_ZERO_POINT - zero_point)))

@@ -21,13 +21,15 @@ from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray, Wavele
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, write_tensors
-from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
+from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of, is_known
 from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.g_flux import catalogue_g_flux
 from scattervae.gaia.instrument import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
 from scattervae.provenance import software_versions
+from scattervae.science.calibration.calibrated import is_calibrated
 from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.science.labels.targets import LabelScales, TargetLabels
 from scattervae.seeds import folds, numpy_stream, stream
@@ -324,20 +326,40 @@ def generate(
         checkpoint: The model.
         z: One latent vector a spectrum.
         g_flux: The G flux to scale each to [electron/s].
-        noise_seed: Add a draw of the intrinsic scatter to the coefficients; the mean spectrum where None.
+        noise_seed: Add a draw of the intrinsic scatter to the coefficients; the mean spectrum where None. Of a
+            calibrated model only the scatter that its calibration could measure, a third of the errors or more: drawn
+            elsewhere, where it is a guess, it makes fluxes far below 0.
 
     Source:
         Laroche & Speagle (2023), sect. 2.2 and fig. 1 (teal).
     """
     normalization = checkpoint.normalization
     mean, scatter = checkpoint.reconstruct(z)
-    if noise_seed is not None:
-        mean = mean + scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
     n_all = normalization.basis.n_coeffs
     coeffs, widths = np.zeros((len(z), n_all)), np.zeros((len(z), n_all))
     coeffs[:, normalization.columns] = normalization.invert(mean, g_flux)
+    scale = _scale_to(g_flux, coeffs, normalization.basis)
+    if noise_seed is not None:
+        drawn = scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
+        if is_calibrated(checkpoint):
+            drawn *= checkpoint.scatter_factor.cpu() != 1.0
+        coeffs[:, normalization.columns] = normalization.invert(mean + drawn, g_flux)
     widths[:, normalization.columns] = normalization.invert_errors(scatter, g_flux)
-    return GeneratedSpectra(z=z, coeffs=coeffs, scatter=widths, g_flux=g_flux, basis=normalization.basis)
+    return GeneratedSpectra(z, scale * coeffs, scale * widths, g_flux, normalization.basis)
+
+
+def _scale_to(g_flux: StarArray, coeffs: CoeffArray, basis: Basis) -> Float[np.ndarray, "star 1"]:
+    """What makes mean spectra integrate to their G flux; 1 where that cannot be computed."""
+    if not is_known(basis):
+        return np.ones((len(coeffs), 1))
+    ids = np.arange(1, len(coeffs) + 1)
+    scale, spectra = np.ones(len(coeffs)), Spectra.of(ids, coeffs, np.ones_like(coeffs), basis=basis)
+    for _ in range(2):  # the correction depends a little on G
+        scaled = replace(spectra, coeffs=scale[:, None] * coeffs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = scale * g_flux / catalogue_g_flux(scaled)
+        scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+    return np.asarray(scale[:, None])
 
 
 def with_errors(

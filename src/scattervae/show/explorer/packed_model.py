@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import nn
 
-from scattervae.arrays import CoeffVector
 from scattervae.errors import DataError
-from scattervae.gaia.basis import design, g_flux_from_coeffs, is_known
+from scattervae.gaia.basis import band_weights, design, is_known
 from scattervae.gaia.facts import G_ZERO_POINT
+from scattervae.gaia.g_flux import BY_COLOUR, BY_G, is_corrected
 from scattervae.science.trained import TrainedModel
 from scattervae.show.explorer.shown_stars import Column
-from scattervae.spectra.spectra import Basis, Spectra
 
 MOST_CATEGORIES = 12
 _LINEAR_ENOUGH = 2e-4  # a step, as a share of the middle 90 % of the values
@@ -220,22 +219,13 @@ def _design(model: TrainedModel, numbers: _Numbers) -> dict[str, Any] | None:
     matrices = design(basis)
     weights = None
     with suppress(DataError):  # flux is known of more bases than G
-        weights = numbers.add(_g_weights(basis))
+        weights = [numbers.add(band_weights(basis, band)) for band in ("G", "BP", "RP")]
     scale = float(np.abs(matrices.matrix).max())  # W m-2 nm-1 is 1e-17 and below: float32 would lose it
     return {
         "grid_nm": matrices.grid_nm.tolist(),
         "scale": scale,
         "matrix": numbers.add(matrices.matrix[:, columns] / scale),
         "alone": numbers.add(matrices.alone[:, columns] / scale),
-        "g_weights": weights,
+        "band_weights": weights,
+        "g_correction": [BY_G, BY_COLOUR] if weights and is_corrected(basis) else None,
     }
-
-
-def _g_weights(basis: Basis) -> CoeffVector:
-    """What each coefficient adds to the G flux [electron/s]: of ones with one doubled, less of ones."""
-    n = basis.n_coeffs  # no row is zero in a band: that would be a missing one
-    coeffs = np.ones((n + 1, n)) + np.eye(n + 1, n)
-    stars = Spectra.of(np.arange(1, n + 2), coeffs, np.ones_like(coeffs), basis=basis)
-    flux = g_flux_from_coeffs(stars)
-    weights: CoeffVector = flux[:n] - flux[n]
-    return weights

@@ -147,9 +147,13 @@ class Network {
     const coeffs = [...(star.bp ?? nothing(basis.n_bp)), ...(star.rp ?? nothing(basis.n_rp))];
     const sigma = [...(star.bp_errors ?? nothing(basis.n_bp)), ...(star.rp_errors ?? nothing(basis.n_rp))];
     let gFlux = star.g_flux, gFrom = star.g_from;
-    if (!(gFlux > 0) && design && design.g_weights && coeffs.every(Number.isFinite)) {
-      const weights = this.array(design.g_weights);
-      gFlux = coeffs.reduce((sum, c, i) => sum + c * weights[i], 0);
+    if (!(gFlux > 0) && design && design.band_weights && coeffs.every(Number.isFinite)) {
+      const [g, bp, rp] = design.band_weights.map((band) => { const weights = this.array(band); return coeffs.reduce((sum, c, i) => sum + c * weights[i], 0); });
+      gFlux = g;
+      if (design.g_correction) {
+        const [byG, byColour] = design.g_correction, correction = interpolated(this.about.g_zero_point - 2.5 * Math.log10(g), byG) + interpolated(-2.5 * Math.log10(bp / rp), byColour);
+        gFlux *= 10 ** (0.4 * correction);
+      }
       gFrom = "its coefficients";
     }
     if (!(gFlux > 0)) throw new Error(`star ${star.source_id}: no G flux, and none from its coefficients; add a column phot_g_mean_flux or phot_g_mean_mag`);
@@ -187,6 +191,14 @@ class Network {
     }
     return { values, errors };
   }
+}
+
+/** In straight lines between knots, constant outside; 0 where v is none. */
+function interpolated(v, [knots, values]) {
+  if (!(v > knots[0])) return Number.isNaN(v) ? 0 : values[0];
+  const right = knots.findIndex((k) => k >= v);
+  if (right < 0) return values[values.length - 1];
+  return values[right - 1] + ((v - knots[right - 1]) / (knots[right] - knots[right - 1])) * (values[right] - values[right - 1]);
 }
 
 const clamp = (v) => Math.min(Math.max(v, -1e4), 1e4);
