@@ -1,11 +1,12 @@
 """Which G flux a star has: that of a table where it can be, else that of its coefficients; and light of neighbours."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
-from scattervae.arrays import StarArray, StarMask
+from scattervae.arrays import CoeffArray, StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.gaia.basis import (
     bp_rp_from_coeffs,
@@ -13,6 +14,7 @@ from scattervae.gaia.basis import (
     g_flux_from_coeffs,
     g_flux_of,
     g_mag_of,
+    is_known,
     require_known,
 )
 from scattervae.gaia.facts import DR3_BASIS, G_LIMITS
@@ -65,6 +67,20 @@ def catalogue_g_flux(spectra: Spectra) -> StarArray:
     by_colour = np.interp(bp_rp_from_coeffs(spectra), *BY_COLOUR)
     too_bright = np.nan_to_num(np.interp(g_mag_of(flux), *BY_G)) + np.nan_to_num(by_colour)
     return np.asarray(flux * 10 ** (0.4 * too_bright))
+
+
+def scale_to(g_flux: StarArray, coeffs: CoeffArray, basis: Basis) -> Float[np.ndarray, "star 1"]:
+    """What makes mean spectra integrate to their G flux; 1 where that cannot be computed."""
+    if not is_known(basis):
+        return np.ones((len(coeffs), 1))
+    ids = np.arange(1, len(coeffs) + 1)
+    scale, spectra = np.ones(len(coeffs)), Spectra.of(ids, coeffs, np.ones_like(coeffs), basis=basis)
+    for _ in range(2):  # the correction depends a little on G
+        scaled = replace(spectra, coeffs=scale[:, None] * coeffs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = scale * g_flux / catalogue_g_flux(scaled)
+        scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+    return np.asarray(scale[:, None])
 
 
 @dataclass

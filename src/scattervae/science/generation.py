@@ -21,9 +21,9 @@ from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray, Wavele
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, write_tensors
-from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of, is_known
+from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
 from scattervae.gaia.facts import DR3_BASIS
-from scattervae.gaia.g_flux import catalogue_g_flux
+from scattervae.gaia.g_flux import scale_to
 from scattervae.gaia.instrument import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
@@ -338,7 +338,7 @@ def generate(
     n_all = normalization.basis.n_coeffs
     coeffs, widths = np.zeros((len(z), n_all)), np.zeros((len(z), n_all))
     coeffs[:, normalization.columns] = normalization.invert(mean, g_flux)
-    scale = _scale_to(g_flux, coeffs, normalization.basis)
+    scale = scale_to(g_flux, coeffs, normalization.basis)
     if noise_seed is not None:
         drawn = scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
         if is_calibrated(checkpoint):
@@ -346,20 +346,6 @@ def generate(
         coeffs[:, normalization.columns] = normalization.invert(mean + drawn, g_flux)
     widths[:, normalization.columns] = normalization.invert_errors(scatter, g_flux)
     return GeneratedSpectra(z, scale * coeffs, scale * widths, g_flux, normalization.basis)
-
-
-def _scale_to(g_flux: StarArray, coeffs: CoeffArray, basis: Basis) -> Float[np.ndarray, "star 1"]:
-    """What makes mean spectra integrate to their G flux; 1 where that cannot be computed."""
-    if not is_known(basis):
-        return np.ones((len(coeffs), 1))
-    ids = np.arange(1, len(coeffs) + 1)
-    scale, spectra = np.ones(len(coeffs)), Spectra.of(ids, coeffs, np.ones_like(coeffs), basis=basis)
-    for _ in range(2):  # the correction depends a little on G
-        scaled = replace(spectra, coeffs=scale[:, None] * coeffs)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = scale * g_flux / catalogue_g_flux(scaled)
-        scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-    return np.asarray(scale[:, None])
 
 
 def with_errors(
