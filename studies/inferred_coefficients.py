@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from scattervae.gaia import inference
 from scattervae.gaia.basis import design
 from scattervae.gaia.inference import coeff_errors, infer_coeffs
-from scattervae.gaia.instrument import archive_design
+from scattervae.gaia.transport import archive_design
 from scattervae.spectra.spectra import SampledSpectra, repeats
 
 

@@ -236,7 +236,7 @@ def test_importing_gaiaxpy_leaves_the_process_as_it_was():
     """Its import sets LaTeX text in matplotlib and ignores RuntimeWarning; users rely on neither."""
     script = (
         "import warnings, matplotlib; before = dict(matplotlib.rcParams)\n"
-        "from scattervae.gaia.instrument import archive_design; archive_design()\n"
+        "from scattervae.gaia.transport import archive_design; archive_design()\n"
         "assert before == dict(matplotlib.rcParams)\n"
         "assert not any(f[0] == 'ignore' and f[2] is RuntimeWarning for f in warnings.filters)"
     )

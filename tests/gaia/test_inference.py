@@ -10,9 +10,9 @@ from scattervae.errors import DataError
 from scattervae.gaia import inference
 from scattervae.gaia.basis import design, flux_from_coeffs
 from scattervae.gaia.files.reading import read_file
-from scattervae.gaia.inference import Prior, _learn, _Whitened, coeff_errors, infer_coeffs
-from scattervae.gaia.instrument import archive_design, design_at
+from scattervae.gaia.inference import Prior, _fitted_prior, _Whitened, coeff_errors, infer_coeffs
 from scattervae.gaia.reading import load
+from scattervae.gaia.transport import archive_design, design_at
 from scattervae.spectra.spectra import Flag, SampledSpectra
 
 
@@ -115,7 +115,7 @@ def test_em_finds_a_known_prior():
     matrix = rng.normal(size=(9, 3))
     flux = coeffs @ matrix.T + 0.05 * rng.normal(size=(n, 9))
     model = _Whitened.of(matrix, np.full(9, 0.05))
-    prior = _learn(model, model.compress(flux, np.ones(n)), np.ones(3))
+    prior = _fitted_prior(model, model.compress(flux, np.ones(n)), np.ones(3))
     # 40,000 draws know a mean to 0.005 and a variance to 0.7 %; the starting prior counts as 100 stars
     np.testing.assert_allclose(prior.mean, mean, atol=0.02)
     np.testing.assert_allclose(prior.covariance, mixing @ mixing.T, atol=0.03)

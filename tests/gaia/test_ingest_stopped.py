@@ -10,7 +10,7 @@ import pytest
 from ingest_toys import IngestedSky, contents
 from scattervae.errors import StoreError
 from scattervae.parallel import WorkerDied
-from scattervae.spectra import finish, manifest, staging
+from scattervae.spectra import staging as finish, manifest, staging
 from scattervae.spectra.store import SpectrumStore
 
 

@@ -15,7 +15,7 @@ from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Sta
 from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
-from scattervae.gaia.instrument import archive_design, design_at
+from scattervae.gaia.transport import archive_design, design_at, falling_sigma
 from scattervae.spectra.spectra import UNUSABLE, Flag, SampledSpectra, Spectra
 
 CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
@@ -216,12 +216,6 @@ def _starting_sigma(matrix: FluxMatrix) -> CoeffVector:
         sigma[band] = falling_sigma(band.stop - band.start)
         sigma[band] /= np.sqrt(np.square(matrix[:, band.start]).mean())
     return sigma
-
-
-def falling_sigma(n: int) -> CoeffVector:
-    """Size of the coefficients of a band over that of the first: falling fast at first and slowly after."""
-    order = np.arange(n)
-    return np.asarray(np.exp(-order) + 3e-3 * np.exp(-order / 30))
 
 
 def _candidates(grid_nm: Wavelengths) -> dict[str, Design]:

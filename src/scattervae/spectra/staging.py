@@ -1,4 +1,8 @@
-"""From the stars of one file, staged in parallel, to the partitions of a store; and which stars came before."""
+"""From the stars of one file, staged in parallel, to the partitions of a store; and which stars came before.
+
+Rows of a partition are in the order of ``_healpix_29`` and source_id, so the same stars give the same files, however
+they came.
+"""
 
 import os
 import shutil

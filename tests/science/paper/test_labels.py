@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from scattervae.gaia.basis import design
-from scattervae.gaia.instrument import archive_design
+from scattervae.gaia.transport import archive_design
 from scattervae.science.paper.comparison import (
     CANNON,
     DOES_NOT_HOLD,

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from scattervae.arrays import StarArray, StarMask
 from scattervae.gaia.basis import Design, design
-from scattervae.gaia.instrument import archive_design
+from scattervae.gaia.transport import archive_design
 from scattervae.science.paper.comparison import (
     CANNON,
     CANNON_LABELS,
