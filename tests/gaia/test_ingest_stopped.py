@@ -10,7 +10,7 @@ import pytest
 from ingest_toys import IngestedSky, contents
 from scattervae.errors import StoreError
 from scattervae.parallel import WorkerDied
-from scattervae.spectra import staging as finish, manifest, staging
+from scattervae.spectra import manifest, staging
 from scattervae.spectra.store import SpectrumStore
 
 
@@ -24,7 +24,7 @@ def sky(tmp_path_factory):
     [
         (staging, "parquet_writer", 2, 1, ""),
         (manifest.Journal, "note", 3, 2, ""),
-        (finish, "write_sorted", 1, 5, "/dataset.partial/"),
+        (staging, "write_sorted", 1, 5, "/dataset.partial/"),
         (manifest, "write_json", 1, 5, "/manifest.json"),
     ],
     ids=["staging", "noting", "partitions", "manifest"],
