@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 import scattervae
 from cli.toys import archive_columns, write_csv
 from scattervae.cli.application import app
+from scattervae.science.generation import from_prior, generate, generated_table
 from scattervae.spectra.spectra import Flag
 from spectra.stores import write_store
 from toy import DR3, toy_sky
@@ -165,6 +166,13 @@ def test_what_is_said_to_open_a_store_opens_one_and_finds_stars(tmp_path, monkey
     monkeypatch.setattr(duckdb, "sql", lambda query: found.append(asked(query)) or found[-1])
     exec(compile(snippet, "store.md", "exec"), {})
     assert len(found[0].fetchall()) == 53
+
+
+def test_every_column_of_generated_spectra_is_described():
+    model = scattervae.load_model("best")
+    columns = generated_table(model, generate(model, from_prior(model, 2), np.full(2, 1e4))).column_names
+    page = (DOCS / "reference" / "outputs.md").read_text(encoding="utf-8").split("## Generated spectra")[1]
+    assert [name for name in columns if f"`{name}`" not in page] == []
 
 
 def test_the_readme_stays_short():
