@@ -285,3 +285,12 @@ def test_an_ecsv_header_of_another_form(tmp_path, change):
             DataError, match=r"^[^\n]*a\.ecsv: its header states [^\n]*; write the file again$"
         ):
             read(path)
+
+
+def test_an_npz_archive_that_contradicts_itself(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, source_id=np.array([1]), bp_coefficients=np.zeros((1, 55)))
+    path.write_bytes(b"PK\x03\x04" + b"PL" + path.read_bytes()[6:].replace(b"PK\x03\x04", b"PK\x03\x07"))
+    for read in (load, read_file):
+        with pytest.raises(DataError, match=r"^[^\n]*a\.npz: [^\n]*$"):
+            read(path)

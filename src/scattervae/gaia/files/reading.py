@@ -4,6 +4,7 @@ import csv
 import gzip
 import logging
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,6 +81,7 @@ _LIBRARY_ERRORS = (
     csv.Error,
     pa.ArrowException,
     struct.error,
+    zipfile.BadZipFile,
     zlib.error,
 )
 
