@@ -81,7 +81,11 @@ def generate(
     ] = 15.0,
     flux: Annotated[bool, typer.Option("--flux", help="Also flux and its scatter on Gaia's grid.")] = False,
     draw_scatter: Annotated[
-        bool, typer.Option("--draw-scatter", help="Add a draw of the intrinsic scatter to each spectrum.")
+        bool,
+        typer.Option(
+            "--draw-scatter",
+            help="Add a draw of the scatter to each spectrum; of a calibrated model, where it was measured.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every random number.")] = 0,
     as_json: AsJson = False,
