@@ -107,7 +107,7 @@ def test_stars_have_a_length_slices_and_an_order(stars):
 def test_values_are_shown_in_a_line_and_in_notebooks(best, stars):
     read = sv.read(stars)
     assert "calibrated; predicts teff, logg, fe_h, alpha_m" in repr(best)
-    for value in (best, read, best.encode(read), best.labels(read), best.generate(2)):
+    for value in (best, read, read.spectra, best.encode(read), best.labels(read), best.generate(2)):
         assert len(repr(value)) < 400
         assert "\n" not in repr(value)
         assert "&lt;" in value._repr_html_()

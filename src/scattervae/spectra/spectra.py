@@ -17,7 +17,8 @@ from scattervae.arrays import (
     StarMask,
     Wavelengths,
 )
-from scattervae.errors import DataError
+from scattervae.display import Shown
+from scattervae.errors import DataError, counted
 
 FLAGS, FORMER_FLAGS = "quality_flags", "flags"
 """Column of flags in stores and catalogues, and its name in those of earlier versions."""
@@ -163,8 +164,8 @@ class Correlations:
         return [self.bp.shape[1], self.rp.shape[1]] == pairs
 
 
-@dataclass(frozen=True)
-class Spectra:
+@dataclass(frozen=True, repr=False)
+class Spectra(Shown):
     """Stars in archive units, one a row; coefficients run BP then RP.
 
     Attributes:
@@ -244,6 +245,9 @@ class Spectra:
     def __len__(self) -> int:
         return len(self.source_id)
 
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'star')} of {self.basis}, {int(self.usable.sum()):,} usable>"
+
     @property
     def usable(self) -> StarMask:
         return usable_stars(self.flags)
@@ -254,9 +258,8 @@ class Spectra:
 
     def take(self, rows: np.ndarray | slice | list[int]) -> "Spectra":
         """The stars of these rows: a mask, indices or a slice."""
-        correlations = self.correlations
-        if correlations is not None:
-            correlations = Correlations(bp=correlations.bp[rows], rp=correlations.rp[rows])
+        pairs = self.correlations
+        correlations = pairs and Correlations(bp=pairs.bp[rows], rp=pairs.rp[rows])
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _PER_STAR}
         return replace(self, **columns, correlations=correlations)
 
@@ -296,9 +299,8 @@ class Spectra:
                 raise DataError(f"cannot join spectra of {basis} with spectra of {chunk.basis}")
             basis = basis.completed_by(chunk.basis)
         pairs = [chunk.correlations for chunk in chunks if chunk.correlations is not None]
-        joined = None
-        if len(pairs) == len(chunks):
-            joined = Correlations(*(np.concatenate([getattr(c, b) for c in pairs]) for b in ("bp", "rp")))
+        whole = (np.concatenate([getattr(c, b) for c in pairs]) for b in ("bp", "rp"))
+        joined = Correlations(*whole) if len(pairs) == len(chunks) else None
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in _PER_STAR
         }
@@ -371,9 +373,8 @@ class SampledSpectra:
 
     def take(self, rows: np.ndarray | slice) -> "SampledSpectra":
         """The stars of these rows: a mask, indices or a slice."""
-        per_star = ("source_id", "flux", "errors", "g_flux", "flags")
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in per_star}
-        return replace(self, **columns)
+        per_star: dict[str, Any] = {n: v[rows] for n, v in vars(self).items() if n != "grid_nm"}
+        return replace(self, **per_star)
 
 
 def rechunk(chunks: Iterable[Spectra], rows: int) -> Iterator[Spectra]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
+from scattervae.display import Shown
 from scattervae.errors import StoreError, counted
 from scattervae.files import damaged_files, digests_in, file_digest, require_own_sample
 from scattervae.seeds import numpy_stream
@@ -52,7 +53,7 @@ Choice: TypeAlias = Callable[[SourceIds, StarFlags], StarMask]
 """Which stars to take, by their identifiers and the bits of `Flag` that they carry."""
 
 
-class SpectrumStore:
+class SpectrumStore(Shown):
     """Stars in a folder, opened to be read, in the order of ``_healpix_29``.
 
     Args:
@@ -78,6 +79,9 @@ class SpectrumStore:
 
     def __len__(self) -> int:
         return sum(partition.n_rows for partition in self.partitions)
+
+    def __repr__(self) -> str:
+        return f"<store of {counted(len(self), 'star')} of {self.basis}; in {self.path}>"
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
