@@ -24,7 +24,7 @@ from scattervae.files import read_tensors, write_tensors
 from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.g_flux import scale_to
-from scattervae.gaia.instrument import design_at
+from scattervae.gaia.transport import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
