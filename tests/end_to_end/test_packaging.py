@@ -98,7 +98,7 @@ def test_the_installed_package_encodes_stars_with_the_model_that_it_brings(scatt
     [
         (["demo", "--out", "demo"], "demo"),
         (["reproduce", "--out", "paper"], "demo"),
-        (["crossmatch", "store", "list.csv", "--by-id", "--out", "matched.parquet"], "cluster"),
+        (["crossmatch", "store", "list.csv", "--by-id", "source_id", "--out", "matched.parquet"], "cluster"),
         (["encode", "best", "store", "--out", "latents", "--engine", "dask"], "cluster"),
     ],
 )
