@@ -61,7 +61,7 @@ class Toys:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.model, partial)
             for arguments in (
-                ["calibrate", partial, self.store, "--epochs", "2"],
+                ["calibrate", partial, self.store],
                 ["label", partial, self.store],
                 ["generate", partial, "--flow", "--stars", self.store, "-o", self.folder / "made.parquet"],
             ):
@@ -92,7 +92,7 @@ def commands(work: Path) -> list[Killed]:
         ),
         Killed(
             "calibrate",
-            lambda run: ["calibrate", run / "model", store, "--epochs", 2],
+            lambda run: ["calibrate", run / "model", store],
             inputs=(model,),
         ),
         Killed("label", lambda run: ["label", run / "model", store], inputs=(model,)),

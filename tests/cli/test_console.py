@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from scattervae import display
 from scattervae.cli import console
 from scattervae.errors import DataError, RecipeError
 from scattervae.model.checkpoint import EpochRecord
@@ -70,15 +71,15 @@ def test_warnings_are_one_line_each_however_narrow_the_terminal(capsys, monkeypa
 
 
 def test_no_bar_where_no_one_looks(capsys):
-    with console.progress_bar("files", "file") as bar:
+    with display.progress_bar("files", "file") as bar:
         bar.update(bar.add_task("reading", total=2, file=""), advance=1, file="a.csv")
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    with console.progress_bar("stars") as bar:
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    with display.progress_bar("stars") as bar:
         task = bar.add_task("encoding", total=40_000)
         for now, done in ((30.0, 1000), (61.0, 12_000), (90.0, 13_000), (122.0, 39_999)):  # noqa: B007
             bar.update(task, completed=done)
@@ -91,8 +92,8 @@ def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
 def test_bar_in_a_terminal(monkeypatch):
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(console, "stderr", terminal)
-    with console.progress_bar("files", "file") as bar:
+    monkeypatch.setattr(display, "stderr", terminal)
+    with display.progress_bar("files", "file") as bar:
         bar.update(bar.add_task("reading", total=2, file=""), advance=1, file="[/red]stars[1].csv")
     assert "[/red]stars[1].csv" in screen.getvalue()
     assert "1/2" in screen.getvalue()
@@ -111,11 +112,11 @@ def test_where_a_file_may_be_written(tmp_path):
 
 def test_epochs_fit_a_terminal_of_80_columns(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(console, "stderr", Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(display, "stderr", Console(file=screen, force_terminal=True, width=80))
     record = EpochRecord(
         epoch=100, objective=0.0, chi2=55.0, penalty=-170.5, kl=12.34, negative_elbo=-103.2, learning_rate=0.1
     )
-    with console.epoch_bar(100) as progress:
+    with display.epoch_bar(100) as progress:
         progress(record)
     assert "100/100" in screen.getvalue()
     assert "-ELBO -103.2, KL 12.34 nats" in screen.getvalue()

@@ -9,7 +9,7 @@ from scattervae.files import sole_writer
 @pytest.mark.parametrize(
     "command",
     [
-        ("calibrate", "MODEL", "STORE", "--epochs", "1"),
+        ("calibrate", "MODEL", "STORE"),
         ("label", "MODEL", "STORE"),
         ("outliers", "MODEL", "STORE", "--fit"),
         ("generate", "MODEL", "--flow", "--stars", "STORE", "--out", "OTHER"),

@@ -48,7 +48,7 @@ for number, part in enumerate((np.arange(half), np.arange(half, len(spectra)))):
 # %%
 # Ingest
 # ------
-# Each file is read once. A run that is stopped goes on where it was; a file that comes later is added.
+# Each file is read once. A run that is stopped resumes where it was; a file that comes later is added.
 
 store = sv.ingest(files[:1], folder / "store", basis=(56, 57))
 print(len(store), "stars after the first file")

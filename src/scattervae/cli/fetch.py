@@ -45,7 +45,7 @@ Batch = Annotated[
 
 @app.callback()
 def fetch() -> None:
-    """Fetch bulk files or single stars from the Gaia archive; run again, it goes on where it was stopped.
+    """Fetch bulk files or single stars from the Gaia archive; run again, it resumes where it was stopped.
 
     Example:
 
@@ -56,7 +56,7 @@ def fetch() -> None:
 @app.command()
 def bulk(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder; run again, it goes on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder; run again, it resumes.")],
     product: Annotated[
         Products,
         typer.Option(help="Spectra, the source table (positions, G flux, quality), or both."),

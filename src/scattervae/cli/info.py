@@ -133,9 +133,7 @@ def _store(path: Path) -> Summary:
     from scattervae.spectra.store import SpectrumStore
 
     if path.name.endswith(".partial"):
-        raise StoreError(
-            f"{path}: an unfinished training run; `scattervae train` with --resume goes on with it"
-        )
+        raise StoreError(f"{path}: an unfinished training run; `scattervae train` with --resume continues it")
     if not SpectrumStore.is_store(path):
         raise StoreError(f"{path}: a folder that is neither a store nor a finished model")
     store = SpectrumStore(path)

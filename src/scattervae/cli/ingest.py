@@ -35,7 +35,7 @@ def ingest(
         list[Path], typer.Argument(metavar="FILES", help="Files of spectra, of any kind, gzipped or not.")
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; run again, it goes on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; run again, it resumes.")],
     labels: Annotated[
         Path | None,
         typer.Option(help="A table with [Fe/H], [alpha/M], Teff, log g and errors, joined by source_id."),

@@ -58,7 +58,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     workers: int = 1,
     progress: Callable[[IngestedFile], None] | None = None,
 ) -> SpectrumStore:
-    """Write the stars of many files to a store; run again, it goes on where it was stopped.
+    """Write the stars of many files to a store; run again, it resumes where it was stopped.
 
     The store's bytes depend on the files and their order, not on the number of processes, nor on how often
     the run was stopped. A file that was read before (by its digest) is passed over: it keeps the labels and
@@ -234,4 +234,4 @@ def _warn_of_space(
     needed, free = 2 * stored, shutil.disk_usage(folder).free
     if needed > free:
         found = f"{free / 1e9:.1f} GB are free, and about {needed / 1e9:.1f} GB may be needed"
-        logger.warning("%s: %s; the run stops where they end, and goes on when there is room", folder, found)
+        logger.warning("%s: %s; the run stops where they end, and resumes when there is room", folder, found)

@@ -261,13 +261,8 @@ class LabelFlow:
         except KeyError as error:
             raise CheckpointError(f"{path}: broken: lacks {error}; fit it again") from error
         labels, g_mag, latents, log_errors = arrays
-        shapes = (
-            known.shape == labels.shape,
-            labels.shape[1:],
-            latents.shape,
-            log_errors.shape,
-            len(scales.centre),
-        )
+        fits, n_labels = known.shape == labels.shape, len(scales.centre)
+        shapes = (fits, labels.shape[1:], latents.shape, log_errors.shape, n_labels)
         n = len(g_mag), model.normalization.n_coeffs
         if shapes != (True, (len(names),), (n[0], model.n_latent), n, len(names)) or not len(labels):
             raise CheckpointError(f"{path}: broken: its arrays do not fit each other; fit it again")
@@ -318,7 +313,12 @@ def between(
 
 
 def generate(
-    checkpoint: Checkpoint, z: Latents, g_flux: StarArray, *, noise_seed: int | None = None
+    checkpoint: Checkpoint,
+    z: Latents,
+    g_flux: StarArray,
+    *,
+    noise_seed: int | None = None,
+    to_g: bool = True,
 ) -> GeneratedSpectra:
     """Coefficients and scatter at these latent vectors, for stars of this G flux.
 
@@ -329,6 +329,7 @@ def generate(
         noise_seed: Add a draw of the intrinsic scatter to the coefficients; the mean spectrum where None. Of a
             calibrated model only the scatter that its calibration could measure, a third of the errors or more: drawn
             elsewhere, where it is a guess, it makes fluxes far below 0.
+        to_g: Scale each so that it integrates to its G flux; False for what is held beside a measured spectrum.
 
     Source:
         Laroche & Speagle (2023), sect. 2.2 and fig. 1 (teal).
@@ -338,7 +339,7 @@ def generate(
     n_all = normalization.basis.n_coeffs
     coeffs, widths = np.zeros((len(z), n_all)), np.zeros((len(z), n_all))
     coeffs[:, normalization.columns] = normalization.invert(mean, g_flux)
-    scale = scale_to(g_flux, coeffs, normalization.basis)
+    scale = scale_to(g_flux, coeffs, normalization.basis) if to_g else np.ones((len(z), 1))
     if noise_seed is not None:
         drawn = scatter * torch.randn(mean.shape, generator=stream(noise_seed, "scatter"))
         if is_calibrated(checkpoint):

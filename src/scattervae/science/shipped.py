@@ -105,7 +105,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{what}: no such folder, and the hub does not give it ({reason})") from error
+        raise CheckpointError(
+            f"{what}: no such folder, and the hub does not give it ({reason}); check the path"
+        ) from error
     found = [file for file in Path(folder).rglob("*") if file.is_file()]
     _check_sizes(what, {str(file.relative_to(folder)): file.stat().st_size for file in found})
     return Path(folder)

@@ -143,12 +143,14 @@ class TrainedModel(CalibratedModel):
         """Write the model with all that was fitted to it; the folder appears whole or not at all.
 
         Raises:
-            CheckpointError: It was calibrated in memory: `save_calibration` writes that into the folder of its model.
+            CheckpointError: It was calibrated, or changed, in memory: `save_calibration` writes that into the folder of
+                its model.
         """
-        if self.folder is None and not is_calibrated(self) and self.label_model is None:
+        changed = self.folder is None or load_model(self.folder).latent_digest != self.latent_digest
+        if changed and not is_calibrated(self) and self.label_model is None:
             super().save(folder)
             return
-        if self.folder is None:
+        if changed or self.folder is None:
             raise CheckpointError(
                 f"{folder}: what was fitted to a model is written into the model's own folder: save the model first"
             )

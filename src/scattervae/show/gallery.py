@@ -118,7 +118,7 @@ class _Curves(NamedTuple):
     def of(cls, model: Checkpoint, stars: Spectra) -> "_Curves":
         """Observed flux with errors and decoded flux with scatter, a curve for each star."""
         observed = sample_flux(stars)
-        decoded = generate(model, model.encode(stars).mean, stars.g_flux).flux()
+        decoded = generate(model, model.encode(stars).mean, stars.g_flux, to_g=False).flux()
         return cls(
             observed.grid_nm,
             [Curve(flux, error) for flux, error in zip(observed.flux, observed.errors, strict=True)],

@@ -221,7 +221,8 @@ def star_figure(data: FigureData) -> Figure:
     row = shown_star(data)
     star = data.spectra.take(slice(row, row + 1))
     made = {
-        name: generate(model, model.encode(star).mean, star.g_flux) for name, model in data.models.items()
+        name: generate(model, model.encode(star).mean, star.g_flux, to_g=False)
+        for name, model in data.models.items()
     }
     flux = _flux(star, made)  # before the style: GaiaXPy changes settings on import
     with house_style():

@@ -1,6 +1,6 @@
 """What became of every ingested file: of a finished store in its ``manifest.json``, of an unfinished one in a journal.
 
-A line a file is added to the journal, so that a stopped run goes on where it was.
+A line a file is added to the journal, so that a stopped run resumes where it was.
 """
 
 import json
@@ -140,7 +140,7 @@ _LINE = TypeAdapter(Line)
 class Journal:
     """Entries that the manifest does not have yet, on disk as soon as they are noted.
 
-    Its first line names the manifest it goes on from: once a newer one is written, the journal is void.
+    Its first line names the manifest it continues: once a newer one is written, the journal is void.
 
     Args:
         folder: The store.

@@ -30,7 +30,7 @@ _PLAN = "_plan.json"  # readers of parquet pass over files that begin with an un
 
 
 class StoreWriter:
-    """A store being written, file by file; stopped at any moment, it goes on with the next file.
+    """A store being written, file by file; stopped at any moment, it resumes with the next file.
 
     One process at a time may write to a store; `scattervae.gaia.ingest` sees to it with `sole_writer`.
 
@@ -120,7 +120,7 @@ class StoreWriter:
     def finish(self) -> None:
         """Make everything added part of the HATS catalogue; only partitions that gain stars are written.
 
-        Until then the folder cannot be opened as a store. The writer is done: another goes on.
+        Until then the folder cannot be opened as a store. The writer is done: another one takes over.
         """
         staged = [line.staged.path for line in self._journal.lines if line.staged is not None]
         if staged:

@@ -142,7 +142,7 @@ def fetch(
 ) -> Report:
     """Fetch what is missing, several files at a time; a file that does not come is named and costs no other.
 
-    Run again, it goes on where it was, to the byte.
+    Run again, it resumes where it was, to the byte.
 
     Raises:
         FetchError: The disk has no space or cannot be written.

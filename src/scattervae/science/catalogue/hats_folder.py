@@ -67,7 +67,7 @@ def encode_store(
 ) -> CatalogueSummary:
     """Write the catalogue of a store to a folder, as a HATS catalogue with the store's partitions.
 
-    A run that is stopped leaves ``OUT.parts/``; the same call again, by any engine, goes on where it was. One of
+    A run that is stopped leaves ``OUT.parts/``; the same call again, by any engine, resumes where it was. One of
     another model or store is started afresh. Every engine writes the same bytes.
 
     Args:

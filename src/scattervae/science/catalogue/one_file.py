@@ -1,4 +1,4 @@
-"""A catalogue as one file, in the stars' order; a run that is stopped goes on where it was."""
+"""A catalogue as one file, in the stars' order; a run that is stopped resumes where it was."""
 
 import errno
 import hashlib
@@ -52,7 +52,7 @@ def write_catalogue(
     """Write the catalogue of any number of stars to one file: parquet, FITS, VOTable, ECSV or csv by its suffix.
 
     The bytes of the file do not depend on how the stars arrived. A run that is stopped leaves ``OUT.parts/``;
-    the same call again, of stars that are identified, goes on where it was. Of several
+    the same call again, of stars that are identified, resumes where it was. Of several
     rows of a star all but the first are flagged ``DUPLICATE``.
 
     Args:
@@ -135,7 +135,7 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
                 shutil.rmtree(folder, ignore_errors=True)
                 write_json(note, identity)
             begins = (
-                "begins" if next(folder.glob(done), None) is None else f"goes on from what is in {folder}"
+                "begins" if next(folder.glob(done), None) is None else f"resumes from what is in {folder}"
             )
             model = f", model {identity['model']}" if identity else ""
             logger.info("%s: %s%s", out, begins, model)
@@ -147,7 +147,7 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise StoreError(
                     f"{folder}: the disk is full; what is written is kept: free some space, and the same command "
-                    "goes on"
+                    "resumes"
                 ) from error
             raise
 
