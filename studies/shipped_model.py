@@ -88,7 +88,7 @@ def fetched_field(work: Path) -> Path:
 
 def card_values(model: Path, store: Path, catalogue: Path, field: Path) -> dict[str, Any]:
     """The card, from what the commands say of this model."""
-    about, score = run("info", model), run("evaluate", model, store)["models"]["model"]
+    about, score = run("info", model), run("evaluate", model, store)["models"]["model, calibrated"]
     stars = sv.load(store)
     spectra, fold = stars.spectra, folds(stars.spectra.source_id)
     is_field = np.isin(spectra.source_id, sv.load(field).spectra.source_id)
