@@ -159,6 +159,10 @@ def test_verify_finds_nothing_wrong_in_what_was_just_written(cli, model, store, 
     assert cli("info", "--verify", store, "--json").json["damaged"] == []
 
 
+def test_verify_reads_a_model_of_the_package_by_its_name(cli):
+    assert cli("info", "--verify", "best", "--json").json["damaged"] == []
+
+
 def test_verify_names_each_bad_file(cli, store, tmp_path):
     folder = copied(store, tmp_path / "store")
     first, second, *_ = sorted(folder.rglob("Npix*.parquet"))

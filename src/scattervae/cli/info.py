@@ -47,7 +47,7 @@ def info(
     if not verify:
         _summary(anything).show(as_json=as_json)
         return
-    verified = _verified(existing(Path(anything)))
+    verified = _verified(shipped_models().get(anything) or existing(Path(anything)))
     verified.show(as_json=as_json)
     if verified.values["damaged"]:
         raise typer.Exit(1)
