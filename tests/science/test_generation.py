@@ -126,9 +126,10 @@ def test_spectra_integrate_to_the_g_that_they_are_made_for():
 
 def test_drawn_scatter_makes_no_flux_far_below_zero():
     model = load_model("best")
-    z = generation.from_prior(model, 2000)
-    flux = generation.generate(model, z, np.full(2000, g_flux_of(15.0)), noise_seed=0).flux().flux
-    assert (flux.min(axis=1) < -0.05 * flux.max(axis=1)).mean() <= 0.005
+    z = generation.from_prior(model, 5000)
+    flux = generation.generate(model, z, np.full(5000, g_flux_of(15.0)), noise_seed=0).flux().flux
+    # 0.5 % of 40,000, known to 0.1 % from 5,000; with all of the scatter, measured or not, 1.4 %
+    assert (flux.min(axis=1) < -0.05 * flux.max(axis=1)).mean() <= 0.007
 
 
 def test_flux_and_its_scatter_are_linear_in_the_coefficients():

@@ -10,24 +10,36 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHORT = {
-    "readers": ("--mutations", "1", "--every", "8"),
+    "readers": ("--mutations", "1", "--every", "16"),
     "server": ("--every", "5"),
     "corruption": ("--flips", "1", "--only", "trained folder"),
     "kills": ("--kills", "4", "--only", "to a file"),
 }
 
 
-@pytest.mark.parametrize("part", SHORT)
-def test_a_part_in_short(part, tmp_path):
+@pytest.fixture(scope="module")
+def runs():
+    """All parts, started together: this file is among the last that the suite comes to, and would be its tail."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-m", "torture", part, *SHORT[part]],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.startswith("| part | what | tried | as it should |")
+    started = {
+        part: subprocess.Popen(
+            [sys.executable, "-m", "torture", part, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part, arguments in SHORT.items()
+    }
+    yield started
+    for run in started.values():
+        run.kill()
+        run.wait()
+
+
+@pytest.mark.parametrize("part", SHORT)
+def test_a_part_in_short(runs, part):
+    stdout, stderr = runs[part].communicate(timeout=600)
+    assert runs[part].returncode == 0, stdout + stderr[-2000:]
+    assert stdout.startswith("| part | what | tried | as it should |")
