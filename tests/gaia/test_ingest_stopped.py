@@ -58,6 +58,7 @@ def test_a_full_disk_stops_the_run_clearly_and_it_goes_on(
     assert contents(store) == sky.expected
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_another_process(sky, tmp_path):
     """A real one, as far as a test can make it: a limit on the size of files."""
     pytest.importorskip("resource")

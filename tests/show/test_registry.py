@@ -54,6 +54,7 @@ def test_stars_that_cannot_be_encoded_stop_no_figure_and_drawing_changes_none_of
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_saved_figures_have_the_same_bytes_twice_whatever_the_users_settings(tmp_path):
     data = complete(data_of(n_stars=100))
     paper = ["architecture", "normalised_errors", "latent_volume"]

@@ -39,6 +39,7 @@ def peak_mb(path: Path, n: int, *, correlations: bool, rows: int) -> float:
     return peak / 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     small, large = 1_000, 10_000
     peaks = [
