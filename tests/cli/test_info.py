@@ -163,6 +163,13 @@ def test_verify_reads_a_model_of_the_package_by_its_name(cli):
     assert cli("info", "--verify", "best", "--json").json["damaged"] == []
 
 
+def test_verify_reads_the_folder_here_before_a_model_of_the_package(cli, model, tmp_path, monkeypatch):
+    shutil.copytree(model, tmp_path / "best")
+    (tmp_path / "best" / "weights.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert "weights.safetensors" in str(cli("info", "--verify", "best", "--json").json["damaged"])
+
+
 def test_verify_names_each_bad_file(cli, store, tmp_path):
     folder = copied(store, tmp_path / "store")
     first, second, *_ = sorted(folder.rglob("Npix*.parquet"))

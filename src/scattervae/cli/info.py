@@ -47,7 +47,7 @@ def info(
     if not verify:
         _summary(anything).show(as_json=as_json)
         return
-    verified = _verified(shipped_models().get(anything) or existing(Path(anything)))
+    verified = _verified(_found(anything))
     verified.show(as_json=as_json)
     if verified.values["damaged"]:
         raise typer.Exit(1)
@@ -96,11 +96,19 @@ def _disagreeing(folder: Path) -> list[str]:
     return []
 
 
+def _found(anything: str) -> Path:
+    """What is there by this path; where nothing is, the model of this name."""
+    path = Path(anything)
+    if path.exists():
+        return path
+    named = anything in shipped_models() or (HUB_NAME.fullmatch(anything) and not path.parent.exists())
+    return model_folder(anything) if named else existing(path)
+
+
 def _summary(anything: str) -> Summary:
     path = Path(anything)
-    if path.suffix != ".toml" and not path.exists() and anything not in RECIPE_NAMES:
-        named = anything in shipped_models() or (HUB_NAME.fullmatch(anything) and not path.parent.exists())
-        path = model_folder(anything) if named else existing(path)  # before torch is imported
+    if path.suffix != ".toml" and anything not in RECIPE_NAMES:
+        path = _found(anything)  # before torch is imported
     from scattervae.model.checkpoint import Checkpoint
 
     if path.suffix == ".toml" or (anything in RECIPE_NAMES and not path.exists()):
