@@ -220,17 +220,16 @@ class Checkpoint(Shown):
 
         Matrix products round differently for other numbers of rows, so fewer stars are padded to `batch`.
         """
+        posterior = self._posterior(inputs, batch)
+        return Prediction(posterior, self._decoded(posterior.mean, batch))
+
+    def _posterior(self, inputs: Inputs, batch: int) -> Posterior:
+        """The posterior of at most `batch` stars, padded as in `predict`."""
         x, errors = inputs.x.to(self.device), inputs.errors.to(self.device)
         n = len(x)
         if n < batch:
             x, errors = (torch.nn.functional.pad(values, (0, 0, 0, batch - n)) for values in (x, errors))
-        posterior = self.network.encode(x, errors)
-        reconstruction = self._decoded(posterior.mean, batch)
-        if n == batch:
-            return Prediction(posterior, reconstruction)
-        return Prediction(
-            posterior.each(lambda values: values[:n]), Reconstruction(*(part[:n] for part in reconstruction))
-        )
+        return self.network.encode(x, errors).each(lambda values: values[:n])
 
     def _decoded(self, z: Latents, batch: int) -> Reconstruction:
         """Coefficients and scatter at at most `batch` latent vectors, padded as in `predict`."""

@@ -146,7 +146,9 @@ class TrainedModel(CalibratedModel):
             CheckpointError: It was calibrated, or changed, in memory: `save_calibration` writes that into the folder of
                 its model.
         """
-        changed = self.folder is None or load_model(self.folder).latent_digest != self.latent_digest
+        changed = (
+            self.folder is None or load_model(self.folder, labels=False).latent_digest != self.latent_digest
+        )
         if changed and not is_calibrated(self) and self.label_model is None:
             super().save(folder)
             return

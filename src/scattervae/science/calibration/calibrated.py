@@ -16,15 +16,7 @@ from torch import Tensor, nn
 from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import read_tensors, tensors_digest, write_tensors
-from scattervae.model.checkpoint import (
-    BATCH,
-    Checkpoint,
-    Prediction,
-    on_cpu,
-    read_checkpoint,
-    require_finite,
-    with_weights,
-)
+from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.science.calibration.score import ScoreMap, score_inputs
@@ -72,16 +64,13 @@ class CalibratedModel(Checkpoint):
     # of posteriors that are refined from the encoder's answer; None in calibrations of old, whose encoder answers alone
     refined: WidthLaw | None = None
 
-    @torch.no_grad()
-    def predict(self, inputs: Inputs, *, batch: int = BATCH) -> Prediction:
+    def _posterior(self, inputs: Inputs, batch: int) -> Posterior:
         """As the model's own, each posterior refined (`refine_cheaply`) and its widths corrected."""
-        predicted = super().predict(inputs, batch=batch)
+        encoded = super()._posterior(inputs, batch)
         if self.refined is None or len(inputs) == 0:
-            return predicted
-        posterior = refine_cheaply(self, inputs, predicted.posterior)
+            return encoded
         kinds = kinds_of(inputs.errors.to(self.device), self.normalization.bp.stop)
-        posterior = self.refined.apply(posterior, kinds)
-        return Prediction(posterior, self._decoded(posterior.mean, batch))
+        return self.refined.apply(refine_cheaply(self, inputs, encoded), kinds)
 
     @property
     def scatter_factor(self) -> Float[Tensor, " coeff"]:
@@ -102,11 +91,7 @@ class CalibratedModel(Checkpoint):
     def digest(self) -> str:
         """As the model's own, the calibration included."""
         arrays = {} if self.score is None else self.score.arrays()
-        arrays |= (
-            {}
-            if self.refined is None
-            else {_LAW + name: values for name, values in self.refined._asdict().items()}
-        )
+        arrays |= {} if self.refined is None else self.refined.arrays(_LAW)
         return tensors_digest(arrays, super().digest)[:32] if arrays else super().digest
 
 
