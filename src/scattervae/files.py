@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all, carry digests of what was written, and are checked against them when read.
+"""Outputs appear whole or not at all, say what made them, carry digests, and are checked against these when read.
 
 Each is written beside its place and renamed. JSON has one way to disk and back, `write_json` and `read_json`, as
 tensors have in `scattervae.files`; `written_folder` notes the digest of each file of a folder.
@@ -7,10 +7,13 @@ tensors have in `scattervae.files`; `written_folder` notes the digest of each fi
 import hashlib
 import json
 import os
+import platform
 import shutil
+import subprocess
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -21,8 +24,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
+import scattervae
 from scattervae.errors import BusyError, CheckpointError, StoreError
 
+CREDIT = "ESA/Gaia/DPAC"
+"""Source: the Gaia archive's guide, "How to acknowledge Gaia"."""
 DIGESTS = "digests.json"
 _SAMPLE = "#sample"  # behind a parquet file's name: its `sample_digest`
 _N_SAMPLES, _SAMPLE_BYTES, _END = 64, 1024, 2**14  # bytes of a file that its sample is of
@@ -358,3 +364,25 @@ def read_tensors(path: Path) -> StoredTensors:
         return StoredTensors(path, arrays, json.loads(noted))
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from error
+
+
+def software_versions() -> dict[str, str]:
+    """The versions that a model or catalogue was made with."""
+    libraries = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {"scattervae": scattervae.__version__, **libraries, "python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """The commit of the source tree that runs, or None where it is an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "log", "-1", "--format=%H", "--", str(here)],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from scattervae.errors import CheckpointError, DataError
-from scattervae.files import DIGESTS, read_tensors, write_tensors
+from scattervae.files import DIGESTS, read_tensors, software_versions, write_tensors
 from scattervae.model.checkpoint import (
     Checkpoint,
     Encoded,
@@ -28,7 +28,6 @@ from scattervae.model.checkpoint import (
 from scattervae.model.network import NetworkShape
 from scattervae.model.recipe import Recipe
 from scattervae.model.run import train
-from scattervae.provenance import software_versions
 from scattervae.spectra.normalization import Inputs, NormalizationSettings
 from scattervae.spectra.spectra import Basis, Flag, Spectra, rechunk
 from toy import DR3, SMALL, SPOILED, signed_again, spoiled, toy_recipe, toy_sky, untrained_model

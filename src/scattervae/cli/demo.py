@@ -165,7 +165,7 @@ def _report(
     scores: "dict[str, Evaluation]",
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    from scattervae.provenance import software_versions
+    from scattervae.files import software_versions
 
     return {
         "n_stars": n_stars,

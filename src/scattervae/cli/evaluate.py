@@ -183,7 +183,7 @@ def model_values(
     checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None" = None
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
-    from scattervae.provenance import Facts
+    from scattervae.model.checkpoint import Facts
 
     training = Facts.model_validate(checkpoint.provenance).training
     return {

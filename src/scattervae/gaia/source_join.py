@@ -14,8 +14,7 @@ from pyarrow import csv
 
 from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, StoreError, counted
-from scattervae.gaia.bulk.blocks import BrokenFileError, read_texts
-from scattervae.gaia.bulk.table import Header, lacking_columns, read_header
+from scattervae.gaia.bulk.lines import BrokenFileError, Header, lacking_columns, read_header, read_texts
 from scattervae.gaia.facts import DR3, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import assemble_sources
 from scattervae.gaia.files.cells import floats

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from torch import nn
 
 from scattervae.arrays import Latents, StarMask
@@ -37,7 +45,6 @@ from scattervae.files import (
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
-from scattervae.provenance import Facts
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra, rechunk
@@ -67,6 +74,41 @@ class EpochRecord:
 
 
 Progress = Callable[[EpochRecord], None]
+
+
+class _Open(BaseModel):
+    """Facts of which some are known by name; others may stand beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class TrainingFacts(_Open):
+    """How training went; None where the file does not say."""
+
+    seconds: NonNegativeFloat | None = None
+    stars_per_second: NonNegativeInt | NonNegativeFloat | None = None
+    active_latents: NonNegativeInt | None = None
+    kl_per_latent: tuple[float, ...] = ()
+
+
+class DataFacts(_Open):
+    """What it was trained on; None where the file does not say."""
+
+    digest: str | None = None
+    n_trained_on: NonNegativeInt | None = None
+    n_inferred_coefficients: NonNegativeInt | None = None
+    n_g_flux_from_table: NonNegativeInt | None = None
+    n_g_flux_from_coefficients: NonNegativeInt | None = None
+
+
+class Facts(_Open):
+    """``provenance.json`` of a trained folder: what a model was made from and with."""
+
+    versions: dict[str, str] = {}
+    commit: str | None = None
+    data: DataFacts = DataFacts()
+    training: TrainingFacts = TrainingFacts()
+    credit: str | None = None
 
 
 def write_records(path: Path, records: Iterable[EpochRecord]) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, counted
-from scattervae.files import sole_writer
+from scattervae.files import CREDIT, commit, software_versions, sole_writer
 from scattervae.model.batches import TrainingStars
 from scattervae.model.checkpoint import Checkpoint, EpochRecord, Progress, read_checkpoint
 from scattervae.model.network import ScatterVAE
@@ -32,7 +32,6 @@ from scattervae.model.training_stars import (
     prepare_store,
     training_stars,
 )
-from scattervae.provenance import CREDIT, commit, software_versions
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.store import SpectrumStore
 

@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scattervae.errors import DataError, RecipeError, StoreError, counted
-from scattervae.files import sole_writer, write_digests, written_file
-from scattervae.provenance import CREDIT
+from scattervae.files import CREDIT, sole_writer, write_digests, written_file
 from scattervae.science.catalogue.dask import dask_client
 from scattervae.science.lists import ROW, SEPARATION, SkyList, read_list
 from scattervae.spectra.columns import described

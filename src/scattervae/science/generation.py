@@ -20,7 +20,7 @@ from torch import Tensor
 from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray, Wavelengths
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.files import read_tensors, write_tensors
+from scattervae.files import read_tensors, software_versions, write_tensors
 from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.g_flux import scale_to
@@ -28,7 +28,6 @@ from scattervae.gaia.transport import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
 from scattervae.model.posterior import Posterior
-from scattervae.provenance import software_versions
 from scattervae.science.calibration.calibrated import is_calibrated
 from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.science.labels.targets import LabelScales, TargetLabels

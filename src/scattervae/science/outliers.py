@@ -18,9 +18,8 @@ from scipy.spatial import KDTree
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.files import read_tensors, write_tensors
+from scattervae.files import read_tensors, software_versions, write_tensors
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.provenance import software_versions
 from scattervae.science.star_parts import StarParts, counting
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import described

@@ -21,10 +21,10 @@ from scipy.stats import t as student_t
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import DataError, counted
+from scattervae.files import CREDIT, software_versions
 from scattervae.gaia.files.reading import read_ids_file
 from scattervae.gaia.reading import load, load_chunks
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.star_parts import Features
 from scattervae.spectra.columns import described
 from scattervae.spectra.spectra import Spectra

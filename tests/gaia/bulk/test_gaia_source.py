@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bulk.toys import write
 from scattervae.errors import DataError
-from scattervae.gaia.bulk.blocks import BrokenFileError
+from scattervae.gaia.bulk.lines import BrokenFileError
 from scattervae.gaia.bulk.reading import is_bulk
 from scattervae.gaia.files.reading import read_sources_file
 from scattervae.gaia.source_join import is_bulk_sources, read_sources

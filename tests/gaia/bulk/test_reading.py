@@ -388,7 +388,7 @@ def failure(read) -> str | None:
 def test_any_table_is_read_as_read_file_reads_it(tmp_path, text, rows, block):
     path = write(tmp_path, text, "spectra.csv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", block)
+        patch.setattr("scattervae.gaia.bulk.lines._TEXT_BYTES", block)
         message = failure(lambda: read_file(path, correlations=True))
         assert failure(lambda: list(read_bulk(path, correlations=True, rows=rows))) == message
         if message is None:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from bulk.toys import BulkToy, read_whole, write
 from scattervae.gaia.bulk import reading
-from scattervae.gaia.bulk.reading import RegularRows
-from scattervae.gaia.bulk.table import open_table
+from scattervae.gaia.bulk.reading import RegularRows, open_table
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +54,31 @@ def test_what_python_does_not_read_is_not_read(regular, text):
         np.testing.assert_array_equal(np.frombuffer(read), np.array(expected, dtype=np.float64))
 
 
-def test_regular_lines_never_go_row_by_row(tmp_path, monkeypatch):
+@pytest.fixture
+def row_by_row(monkeypatch):
+    """Numbers of the lines that went row by row; those that a basis is looked for in have none."""
+    careful, seen = reading.read_rows, list[int]()
+
+    def noted(header, lines, numbers, **options):
+        seen.extend(filter(None, numbers))
+        return careful(header, lines, numbers, **options)
+
+    monkeypatch.setattr(reading, "read_rows", noted)
+    return seen
+
+
+def test_regular_lines_never_go_row_by_row(tmp_path, row_by_row):
     toy = BulkToy(n=200)
     path = write(tmp_path, toy.text(newline="\r\n"))
-    seen: list[int] = []
-    monkeypatch.setattr(reading, "read_rows", lambda *args, **_: seen.append(args))
     assert len(read_whole(path, correlations=True)[0]) == 200
-    assert seen == []
+    assert row_by_row == []
 
 
-def test_only_the_irregular_lines_of_a_block_go_row_by_row(tmp_path, monkeypatch):
+def test_only_the_irregular_lines_of_a_block_go_row_by_row(tmp_path, row_by_row):
     toy = BulkToy(n=200)
     toy.without_band(17, "bp")
     toy.cells[90]["rp_coefficients"] = '"[1,nan,2,3]"'
     toy.cells[150]["source_id"] = "x"
     path = write(tmp_path, toy.text())
-    careful = reading.read_rows
-    seen: list[int] = []
-
-    def noted(header, lines, numbers, **options):
-        seen.extend(numbers)
-        return careful(header, lines, numbers, **options)
-
-    monkeypatch.setattr(reading, "read_rows", noted)
     assert len(read_whole(path)[0]) == 199
-    assert seen == [17 + 7, 90 + 7, 150 + 7]  # after five comments and the header, counted from 1
+    assert row_by_row == [17 + 7, 90 + 7, 150 + 7]  # after five comments and the header, counted from 1

@@ -1,34 +1,41 @@
 """A bulk file in, its stars chunk by chunk out; lines laid out as the file's others are read without a csv parser."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simdjson
 
 from scattervae.errors import DataError, located
-from scattervae.gaia.bulk.blocks import BrokenFileError, Lines, getter
-from scattervae.gaia.bulk.table import (
+from scattervae.gaia.bulk.lines import (
     ARRAYS,
     CORRELATIONS,
     N_RELEVANT,
     STATED,
+    BrokenFileError,
     BulkTable,
+    Header,
+    Layout,
+    Lines,
     bulk_columns,
-    open_table,
+    getter,
     read_header,
-    read_rows,
 )
-from scattervae.gaia.facts import BANDS, SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import ReadRows, bases_of, no_stars
+from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
+from scattervae.gaia.files.assemble import ReadRows, assemble_rows, bases_of, no_stars
 from scattervae.gaia.files.bands import fit_disagrees
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, SkippedRow, pick, wanted_columns
-from scattervae.gaia.files.rows import SeenStars, flag_duplicates
+from scattervae.gaia.files.rows import flag_duplicates
+from scattervae.gaia.files.text import read_text
 from scattervae.spectra.bases import BasisIds, check_taken, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
+from scattervae.spectra.staging import SeenIds
 
 CHUNK_ROWS = 8192
 
@@ -90,22 +97,22 @@ def read_bulk(
     table, blocks = open_table(path, correlations=correlations, basis=basis)
     if basis is not None:
         warn_if_unnamed(str(path), table.basis, is_named=table.is_named)
-    chunk, so_far = _GrowingChunk(table, rows), _SoFar()
+    reading = _Reading(table, rows)
     broken: BrokenFileError | None = None
     try:
         for lines in _cut_for_chunks(blocks, rows):
-            chunk.add(lines)
-            if chunk.is_full:
-                yield so_far.noted(chunk.finished())
-                chunk = _GrowingChunk(table, rows)
+            reading.add(lines)
+            if reading.room == 0:
+                yield reading.finished()
     except BrokenFileError as error:
         broken = error
-    last = so_far.noted(chunk.finished())
+    last = reading.finished()
     if len(last.spectra) or last.skipped:
         yield last
     if broken is not None:
-        raise broken.after(so_far.n_rows) from broken.__cause__
-    so_far.require_stars(path, table.basis, basis)
+        raise broken.after(reading.n_rows) from broken.__cause__
+    with located(path):
+        reading.require_stars(basis)
 
 
 def _cut_for_chunks(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
@@ -120,22 +127,25 @@ def _cut_for_chunks(blocks: Iterable[Lines], rows: int) -> Iterator[Lines]:
             room = room - len(first.spans) or rows
 
 
-class _GrowingChunk:
-    """A chunk while its lines come in."""
+class _Reading:
+    """A file on its way: the chunk that its lines fill, and what earlier ones held."""
 
     def __init__(self, table: BulkTable, rows: int) -> None:
-        self._table = table
-        self._room = rows
-        self._regular = RegularRows(table, capacity=rows)
-        self._others: list[ReadRows] = []
+        self.n_rows = self._n_stars = 0
+        self._table, self._rows = table, rows
+        self._first_skipped: SkippedRow | None = None
+        self._of_others: Counter[Basis] = Counter()
+        self._seen = SeenIds()
+        self._begin()
 
-    @property
-    def is_full(self) -> bool:
-        return self._room == 0
+    def _begin(self) -> None:
+        self.room = self._rows
+        self._regular = RegularRows(self._table, capacity=self._rows)
+        self._irregular: list[ReadRows] = []
 
     def add(self, lines: Lines) -> None:
         """Take all stars of these lines, for which there must be room."""
-        self._room -= len(lines.spans)
+        self.room -= len(lines.spans)
         others = self._regular.add(lines)
         if others:
             read = read_rows(
@@ -145,51 +155,38 @@ class _GrowingChunk:
                 wanted=self._table.wanted,
                 basis=self._table.basis,
             )
-            self._others.append(read)
+            self._irregular.append(read)
 
     def finished(self) -> BulkChunk:
-        """All stars in the order of the file; of several rows of one star all but the best are flagged."""
-        read = [self._regular.read(), *self._others]
+        """The chunk in the order of the file, and another begun; of several rows of a star all but one are flagged."""
+        read = [self._regular.read(), *self._irregular]
         spectra = Spectra.concatenate([rows.spectra for rows in read])
-        if self._others:
+        if self._irregular:
             spectra = spectra.take(np.argsort(np.concatenate([rows.row_numbers for rows in read])))
-        flags = flag_duplicates(spectra.source_id, spectra.flags, np.zeros(len(spectra)))
         skipped = sorted((row for rows in read for row in rows.skipped), key=lambda row: row.row)
+        flags = flag_duplicates(spectra.source_id, spectra.flags, np.zeros(len(spectra)))
+        flags[self._seen.holds(spectra.source_id)] |= np.uint16(Flag.DUPLICATE)
+        self._seen.add(spectra.source_id)
+        self.n_rows += len(spectra) + len(skipped)
+        self._n_stars += len(spectra)
+        self._first_skipped = self._first_skipped or next(iter(skipped), None)
+        self._of_others += bases_of(skipped)
+        self._begin()
         return BulkChunk(replace(spectra, flags=flags), tuple(skipped))
 
-
-class _SoFar:
-    """What has been read of a file: how many rows, and which stars."""
-
-    def __init__(self) -> None:
-        self.n_rows = 0
-        self._n_stars = 0
-        self._first_skipped: SkippedRow | None = None
-        self._others: Counter[Basis] = Counter()
-        self._seen = SeenStars()
-
-    def noted(self, chunk: BulkChunk) -> BulkChunk:
-        """The same chunk, the stars that an earlier one had flagged as duplicates."""
-        self.n_rows += len(chunk.spectra) + len(chunk.skipped)
-        self._n_stars += len(chunk.spectra)
-        if self._first_skipped is None and chunk.skipped:
-            self._first_skipped = chunk.skipped[0]
-        self._others += bases_of(chunk.skipped)
-        repeated = self._seen.repeated(chunk.spectra.source_id)
-        bits = np.where(repeated, Flag.DUPLICATE, 0).astype(np.uint16)
-        return replace(chunk, spectra=chunk.spectra.with_flags(bits))
-
-    def require_stars(self, path: Path, taken: Basis, wanted: Basis | BasisIds | None) -> None:
+    def require_stars(self, wanted: Basis | BasisIds | None) -> None:
         """Refuse a file that has been read to its end without a star, or with more stars of another basis."""
-        with located(path):
-            check_taken(taken, self._n_stars, self._others, wanted)
-            if not self._n_stars:
-                raise no_stars(self.n_rows, self._first_skipped)
+        check_taken(self._table.basis, self._n_stars, self._of_others, wanted)
+        if not self._n_stars:
+            raise no_stars(self.n_rows, self._first_skipped)
 
 
 _ITEM_BYTES = np.dtype(np.float64).itemsize
-_ZEROS = (np.array(0.0).tobytes(), np.array(-0.0).tobytes())
+
+_ZEROS = (np.array(0.0).tobytes(), np.array(-0.0).tobytes())  # the end of what is padded to a fixed width
+
 _LONGEST_ID = 19  # digits of the largest int64
+
 _SMALL_INTEGERS = {str(number).encode(): number for number in range(1000)}
 
 
@@ -197,7 +194,6 @@ class RegularRows:
     """Collects the stars of lines that have everything in its place."""
 
     def __init__(self, table: BulkTable, *, capacity: int) -> None:
-        """Take up to `capacity` stars of this table."""
         self._table = table
         self._cut = table.layout.cutter()
         self._source_id = table.index(table.source_id_name)
@@ -253,7 +249,9 @@ class RegularRows:
         if not all(_agrees([plain[index] for index in fit]) for fit in self._fits):
             return False
         numbers = [self._read(quoted[index], size) for index, size in self._arrays]
-        if None in numbers or any(map(_may_be_padded, numbers[: len(ARRAYS)])):
+        if None in numbers or any(
+            bytes(memoryview(n)[-_ITEM_BYTES:]) in _ZEROS for n in numbers[: len(ARRAYS)]
+        ):
             return False
         for matrix in reversed(self._pairs.values()):
             matrix[len(self._source_ids)] = np.frombuffer(numbers.pop())
@@ -298,11 +296,6 @@ class RegularRows:
         return Correlations(bp=read[0], rp=read[1])
 
 
-def _may_be_padded(numbers: Any) -> bool:
-    """True where an array ends in zero, as one does that fills a column of fixed width."""
-    return bytes(memoryview(numbers)[-_ITEM_BYTES:]) in _ZEROS
-
-
 def _agrees(cells: list[bytes]) -> bool:
     """True where these are numbers of one fit."""
     try:
@@ -320,3 +313,88 @@ def _stated(table: BulkTable) -> dict[str, bytes]:
         for name, value in zip(STATED, values, strict=True)
         if name in table.columns
     }
+
+
+_VOTERS = 32
+
+
+def open_table(
+    path: Path, *, correlations: bool, basis: Basis | BasisIds | None = None
+) -> tuple[BulkTable, Iterator[Lines]]:
+    """What a file is, and the lines after its header, yet to be read.
+
+    The basis is the one asked for, else that of most of the first 32 lines, or of those of the first lines after
+    them that have the band at all.
+
+    Raises:
+        DataError: The file cannot be opened or has no columns of spectra.
+        BrokenFileError: It is broken before the header ends.
+    """
+    header, lines = read_header(path)
+    columns = pick(header.names, bulk_columns(correlations=correlations))
+    header.require(columns, CONTINUOUS_COLUMNS, f"{path}: is no bulk file")
+    vote = _vote(lines, header, columns, basis)
+    arrays = pick(header.names, frozenset((*ARRAYS, *CORRELATIONS)))
+    indices = {name: header.names.index(own) for name, own in arrays.items()}
+    wanted = [index for name, index in indices.items() if name in columns]
+    layout = Layout.of_lines(len(header.names), indices.values(), wanted, vote.lines)
+    return BulkTable(header, columns, vote.basis, layout, vote.is_named), read_header(path)[1]
+
+
+class _Vote(NamedTuple):
+    """The basis of a file, the lines that it was found from, and whether they name it."""
+
+    basis: Basis
+    lines: list[bytes]
+    is_named: bool
+
+
+def _vote(
+    lines: Iterable[Lines], header: Header, columns: Mapping[str, str], wanted: Basis | BasisIds | None
+) -> _Vote:
+    """The vote of the first lines that have both bands and name their ids, or else of the best before."""
+    rows = _rows(lines)
+    names = frozenset(columns) - frozenset(CORRELATIONS)
+    ids_given = any(f"{band}_basis_function_id" in columns for band in BANDS)
+    found = wanted if isinstance(wanted, Basis) else Basis(DR3_BASIS.n_bp, DR3_BASIS.n_rp)
+    voters: list[bytes] = []
+    best = (-1, False)
+    while group := list(islice(rows, _VOTERS)):
+        read = read_rows(header.line, group, [0] * len(group), wanted=names, basis=wanted)
+        if (read.n_known_bands, read.is_named) > best:
+            best = (read.n_known_bands, read.is_named)
+            found, voters = read.spectra.basis, group
+        if isinstance(wanted, Basis) or best == (len(BANDS), ids_given):
+            break
+    return _Vote(found, voters, best[1])
+
+
+def _rows(lines: Iterable[Lines]) -> Iterator[bytes]:
+    with suppress(BrokenFileError):  # whoever reads the lines to their end will meet it
+        for block in lines:
+            for start, end in block.spans:
+                yield block.text[start:end]
+
+
+_COMMENTS = b"# %ECSV 1.0\n# delimiter: ','\n"
+
+_LINES_AHEAD = _COMMENTS.count(b"\n") + 1
+
+
+def read_rows(
+    header: bytes,
+    lines: list[bytes],
+    numbers: list[int],
+    *,
+    wanted: frozenset[str],
+    basis: Basis | BasisIds | None,
+) -> ReadRows:
+    """The stars of some lines of a file in this basis, else in that of most, and why the others cannot be used."""
+    text = BytesIO(_COMMENTS + b"\n".join((header, *lines)))
+    read = assemble_rows(read_text(text, wanted), basis)
+    line_of = np.concatenate([np.zeros(_LINES_AHEAD + 1, dtype=np.int64), np.array(numbers, dtype=np.int64)])
+    return replace(
+        read,
+        row_numbers=line_of[read.row_numbers],
+        skipped=tuple(replace(skipped, row=int(line_of[skipped.row])) for skipped in read.skipped),
+    )

@@ -19,9 +19,11 @@ from scipy.spatial import ConvexHull
 from scattervae.arrays import LabelArray, StarMask
 from scattervae.errors import CheckpointError, DataError
 from scattervae.files import (
+    CREDIT,
     DIGESTS,
     read_json,
     read_tensors,
+    software_versions,
     verified_folder,
     write_json,
     write_tensors,
@@ -30,7 +32,6 @@ from scattervae.files import (
 from scattervae.model.checkpoint import BasisIds
 from scattervae.model.network import Reconstruction
 from scattervae.model.training_stars import data_digest
-from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.cannon.fit import (
     PerCoeff,
     ScaledLabels,

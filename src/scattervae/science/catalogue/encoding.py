@@ -18,11 +18,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
+from scattervae.files import CREDIT, software_versions
 from scattervae.model.checkpoint import BATCH, Checkpoint, Prediction
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
-from scattervae.provenance import CREDIT, software_versions
 from scattervae.science.calibration.calibrated import is_calibrated, refined_law, score_of
 from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel

@@ -21,6 +21,7 @@ from scattervae.files import (
     StoredTensors,
     read_json,
     read_tensors,
+    software_versions,
     verified_folder,
     write_json,
     write_tensors,
@@ -31,7 +32,6 @@ from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_fin
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.model.training_stars import training_stars
-from scattervae.provenance import software_versions
 from scattervae.science.labels.conformal import CellAxes, Cells, Conformal, scores_of
 from scattervae.science.labels.prediction import BY_CHI2, BY_DISTANCE, LabelPrediction
 from scattervae.science.labels.support import RELIABLE_ABOVE, LabelledVolume, LabelSupport, SurveyStars

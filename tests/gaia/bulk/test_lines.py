@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bulk.toys import BulkToy, assert_same, read_whole, write
 from scattervae.errors import DataError
-from scattervae.gaia.bulk.blocks import BrokenFileError, Layout, read_lines
+from scattervae.gaia.bulk.lines import BrokenFileError, Layout, read_lines
 from scattervae.gaia.bulk.reading import read_bulk
 
 
@@ -42,8 +42,8 @@ def test_lines_survive_any_division_into_blocks_and_members(tmp_path, lines, new
     members = [gzip.compress(content[a:b]) for a, b in pairwise(edges)]
     path = tmp_path / "spectra"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scattervae.gaia.bulk.blocks._PACKED_BYTES", sizes[0])
-        patch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", sizes[1])
+        patch.setattr("scattervae.gaia.bulk.lines._PACKED_BYTES", sizes[0])
+        patch.setattr("scattervae.gaia.bulk.lines._TEXT_BYTES", sizes[1])
         for packed in (b"".join(members) or gzip.compress(b""), b"\0\0\0".join([*members, b""])):
             path.write_bytes(packed or gzip.compress(b"") + bytes(100))
             assert lines_of(path) == lines
@@ -121,7 +121,7 @@ def test_wrong_checksum_and_what_follows_the_end(tmp_path):
 
 def test_disk_that_fails(tmp_path, monkeypatch):
     path = write(tmp_path, BulkToy(n=5).text(), "spectra.csv")
-    monkeypatch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", 4000)
+    monkeypatch.setattr("scattervae.gaia.bulk.lines._TEXT_BYTES", 4000)
     real_open = Path.open
 
     class Failing:
@@ -158,8 +158,8 @@ def test_error_reaches_another_process(tmp_path):
 
 
 def test_line_that_does_not_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("scattervae.gaia.bulk.blocks.LONGEST_LINE", 1000)
-    monkeypatch.setattr("scattervae.gaia.bulk.blocks._TEXT_BYTES", 300)
+    monkeypatch.setattr("scattervae.gaia.bulk.lines.LONGEST_LINE", 1000)
+    monkeypatch.setattr("scattervae.gaia.bulk.lines._TEXT_BYTES", 300)
     path = write(tmp_path, b"x" * 5000)
     with pytest.raises(DataError, match="a line of more than 1000 bytes"):
         lines_of(path)

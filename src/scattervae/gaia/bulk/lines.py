@@ -1,8 +1,10 @@
-"""The text of a file of any size: unpacked as it is read, in blocks of whole lines, cut into cells."""
+"""The text of a bulk file of any size: unpacked as it is read, in whole lines, below a header, cut into cells."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,16 @@ from typing import Any, NamedTuple
 from isal import igzip_lib
 
 from scattervae.errors import DataError, located
+from scattervae.gaia.facts import BANDS, SOURCE_ID_NAMES
+from scattervae.gaia.files.columns import FIT_COLUMNS
+from scattervae.gaia.files.text import Kind, read_text, recognise
 from scattervae.opening import BROKEN_LINE_BYTES, LINE_BYTES, LONGEST_LINE, Budget, require_file
+from scattervae.spectra.spectra import Basis
+
+ARRAYS = tuple(f"{band}_{name}" for name in ("coefficients", "coefficient_errors") for band in BANDS)
+CORRELATIONS = tuple(f"{band}_coefficient_correlations" for band in BANDS)
+STATED = tuple(f"{band}_{name}" for name in ("n_parameters", "basis_function_id") for band in BANDS)
+N_RELEVANT = tuple(f"{band}_n_relevant_bases" for band in BANDS)
 
 _UNPACKING_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]  # isal's stub has it wrong
 _GZIP = b"\x1f\x8b"
@@ -255,3 +266,98 @@ class Layout:
 def getter(indices: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
     """A function that takes these items of a sequence; a tuple of them where there are several."""
     return itemgetter(*indices) if indices else lambda _: ()
+
+
+class Header(NamedTuple):
+    """The line that names the columns, and what stands before it."""
+
+    line: bytes
+    form: str  # the kind of text file, as `scattervae.gaia.files` calls it
+    names: tuple[str, ...]  # the columns as the file calls them; none where they are not divided by commas
+    n_before: int  # number of lines before it
+
+    def require(self, there: Mapping[str, object], names: Sequence[str], refusal: str) -> None:
+        """Refuse a file without an identifier or some other column."""
+        if lacking := lacking_columns(there, names):
+            found = ", ".join(self.names[:8])[:200] or "not divided by commas"
+            raise DataError(f"{refusal}: columns {found}; lacks {', '.join(lacking)}")
+
+
+def lacking_columns(there: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    """Which of these columns, and of one with Gaia's identifier, are not there."""
+    lacking = [name for name in names if name not in there]
+    return lacking if any(name in there for name in SOURCE_ID_NAMES) else [SOURCE_ID_NAMES[0], *lacking]
+
+
+@dataclass(frozen=True)
+class BulkTable:
+    """Columns, basis and layout of a file."""
+
+    header: Header
+    columns: Mapping[str, str]  # columns to read: name in lower case to the file's own name
+    basis: Basis  # sizes and ids of the coefficients
+    layout: Layout  # how its regular lines are cut
+    is_named: bool  # false where the first lines do not name the ids of the basis
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        return frozenset(self.columns)
+
+    @property
+    def source_id_name(self) -> str:
+        """The column with Gaia's identifier, in lower case."""
+        return next(name for name in SOURCE_ID_NAMES if name in self.columns)
+
+    @property
+    def arrays(self) -> dict[str, int]:
+        """The columns of arrays to read, with the length of each: coefficients, errors, then correlations."""
+        sizes = (self.basis.n_bp, self.basis.n_rp)
+        pairs = (n * (n - 1) // 2 for n in sizes)
+        lengths = zip((*ARRAYS, *CORRELATIONS), (*sizes, *sizes, *pairs), strict=True)
+        return {name: length for name, length in lengths if name in self.columns}
+
+    def index(self, name: str) -> int:
+        """The place among the cells of a line of a column by its name in lower case."""
+        return self.header.names.index(self.columns[name])
+
+
+def bulk_columns(*, correlations: bool) -> frozenset[str]:
+    """Names, in lower case, of the columns of a bulk file that are read."""
+    names = SOURCE_ID_NAMES + ARRAYS + STATED + N_RELEVANT + FIT_COLUMNS[0] + FIT_COLUMNS[1]
+    return frozenset(names + CORRELATIONS if correlations else names)
+
+
+def read_header(path: Path) -> tuple[Header, Iterator[Lines]]:
+    """The header of a text file, and the lines after it.
+
+    Raises:
+        DataError: The file cannot be opened or has no header.
+        BrokenFileError: It is broken before the header ends.
+    """
+    _require_text(path)
+    before: list[bytes] = []
+    blocks = read_lines(path)
+    for lines in blocks:
+        for row, (start, end) in enumerate(lines.spans):
+            line = lines.text[start:end]
+            before.append(line)
+            text = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if text and not text.startswith(b"#"):
+                return _header(path, before), chain([lines[row + 1 :]], blocks)
+    raise DataError(f"{path}: holds no header line; download it again")
+
+
+def _require_text(path: Path) -> None:
+    """Refuse what is no text, of which a line may never end."""
+    head = next(read_texts(path), b"")
+    with located(path):
+        kind = recognise(BytesIO(head))
+        if kind is not Kind.TEXT:
+            raise DataError(f"is {kind.value}; expected {Kind.TEXT.value}")
+
+
+def _header(path: Path, lines: list[bytes]) -> Header:
+    with located(path):
+        columns = read_text(BytesIO(b"\n".join(lines)), frozenset())
+    divided = len(columns.names) == lines[-1].count(b",") + 1
+    return Header(lines[-1], columns.form, columns.names if divided else (), len(lines) - 1)
