@@ -11,7 +11,10 @@ from astropy.table import Table
 import scattervae as sv
 from cli.toys import write_csv
 from scattervae.science.binaries import find_binaries
-from scattervae.science.outliers import REFERENCE, find_outliers
+from scattervae.science.catalogue.encoding import catalogue_schema
+from scattervae.science.catalogue.one_file import identity_of
+from scattervae.science.outliers import REFERENCE, OutlierReference, find_outliers
+from scattervae.science.star_parts import StarParts
 from toy import DR3, toy_sky
 
 
@@ -51,6 +54,44 @@ def test_a_reference_is_kept_in_the_models_folder(cli, folder, tmp_path):
     )  # fmt: skip
     assert other.json["oddest"] == run.json["oddest"]
     assert sv.load_model(tmp_path / "model").digest == sv.load_model(folder / "model").digest
+
+
+def test_a_catalogue_has_the_same_scores_to_the_bit_where_the_model_has_a_reference(cli, folder, tmp_path):
+    own, stars = shutil.copytree(folder / "model", tmp_path / "model"), folder / "stars.parquet"
+    for run in (
+        cli("encode", own, stars, "--out", tmp_path / "plain.parquet"),
+        cli("outliers", own, folder / "store", "--fit"),
+        cli("outliers", own, stars, "--out", tmp_path / "odd.parquet"),
+        cli("encode", own, stars, "--out", tmp_path / "catalogue.parquet"),
+        cli("encode", own, folder / "store", "--out", tmp_path / "hats"),
+    ):
+        assert run.code == 0, run.err
+    table, plain = (pq.read_table(tmp_path / name) for name in ("catalogue.parquet", "plain.parquet"))
+    columns = ["outlier_score", "outlier_reasons"]
+    assert table.drop_columns(columns).equals(plain)
+    odd = pq.read_table(tmp_path / "odd.parquet").to_pandas().set_index("source_id")[columns]
+    for found in (table, pq.read_table(tmp_path / "hats" / "dataset", schema=None)):
+        rows = found.to_pandas().drop_duplicates("source_id").set_index("source_id")
+        assert (rows["outlier_score"].isna() == rows["latent_1_mean"].isna()).all()
+        pd.testing.assert_frame_equal(rows.loc[odd.index, columns], odd, check_exact=True)
+    assert (odd["outlier_reasons"] != "").any()
+    assert table.schema.field("outlier_score").metadata[b"unit"] == b"dex"
+    model, spectra = sv.load_model(own), sv.load(stars).spectra
+    np.testing.assert_array_equal(
+        model.encode(spectra).column("outlier_score"), table["outlier_score"].to_numpy()
+    )
+
+
+def test_a_catalogue_is_not_resumed_with_another_reference(cli, folder, tmp_path):
+    own = shutil.copytree(folder / "model", tmp_path / "model")
+    model, identities = sv.load_model(own), []
+    for number in (200, 250):
+        parts = StarParts.of(model, [sv.load(folder / "store").spectra.take(slice(0, number))])
+        OutlierReference.fit(model, parts).save(own)
+        fitted = sv.load_model(own)
+        identities.append(identity_of(fitted, catalogue_schema(fitted), "stars"))
+    assert identities[0]["columns"] != identities[1]["columns"]
+    assert identities[0]["model"] == identities[1]["model"]
 
 
 @pytest.mark.parametrize(

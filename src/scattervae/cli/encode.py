@@ -76,7 +76,8 @@ def encode(
     allow_skipped: AllowSkipped = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Write a catalogue, one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags.
+    """Write a catalogue, one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags;
+    labels, and how odd it is, where the model has what that takes.
 
     To a file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A

@@ -248,10 +248,18 @@ class Checkpoint(Shown):
             return self.network.encode(none, none).each(lambda values: values.detach().cpu())
         return Posterior.concatenate(parts)
 
-    def encode_batches(self, chunks: Iterable[Spectra], *, batch: int = BATCH) -> Iterator[Encoded]:
-        """The stars with what the model predicts, in batches of a fixed size that do not depend on the chunks."""
+    def encode_batches(
+        self, chunks: Iterable[Spectra], *, batch: int = BATCH, quick: bool = False
+    ) -> Iterator[Encoded]:
+        """The stars with what the model predicts, in batches of a fixed size that do not depend on the chunks.
+
+        Args:
+            chunks: The stars.
+            batch: Stars a batch.
+            quick: As `Normalization.apply` has it: to the bit what the catalogue's rows are made from.
+        """
         for spectra in rechunk(chunks, batch):
-            inputs = self.normalization.apply(spectra, gaps=self.sees_errors)
+            inputs = self.normalization.apply(spectra, quick=quick, gaps=self.sees_errors)
             posterior, reconstruction = self.predict(inputs, batch=batch)
             on_cpu = Reconstruction(*(part.cpu() for part in reconstruction))
             yield Encoded(spectra, inputs, posterior.each(lambda values: values.cpu()), on_cpu)

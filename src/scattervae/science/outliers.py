@@ -9,16 +9,18 @@ to the share of reference stars of that G that are odder; beyond them the tail i
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from scipy.spatial import KDTree
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.files import read_tensors, software_versions, write_tensors
+from scattervae.files import read_tensors, software_versions, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.star_parts import StarParts, counting
 from scattervae.seeds import numpy_stream
@@ -28,6 +30,7 @@ from scattervae.spectra.tables import result_schema
 
 NOTE = "scattervae.outliers"
 REFERENCE = "outliers.safetensors"
+SCORE, REASONS = "outlier_score", "outlier_reasons"
 FEWEST_REFERENCE = 100
 MOST_REFERENCE = 200_000
 PARTS = {
@@ -84,16 +87,36 @@ class OutlierReference:
             stars = stars.take(
                 np.sort(numpy_stream(seed, "outliers").permutation(len(stars))[:MOST_REFERENCE])
             )
-        parts = np.column_stack([stars.fits, _distances(stars, stars)])
-        excess = _excesses(parts, stars.g_mag, parts, stars.g_mag)
-        return OutlierReference(stars, parts, _combined(excess), model.latent_digest)
+        parts = np.column_stack([stars.fits, _distances(stars, stars, KDTree(stars.latents))])
+        combined = _combined(_Usual.of(parts, stars.g_mag).excess(parts, stars.g_mag))
+        return OutlierReference(stars, parts, combined, model.latent_digest)
 
     def score(self, stars: StarParts) -> "OutlierScores":
         """How odd these stars are; one that is in the reference is not its own neighbour."""
-        parts = np.column_stack([stars.fits, _distances(stars, self.stars)])
-        excess = _excesses(parts, stars.g_mag, self.parts, self.stars.g_mag)
-        rank = _minus_log10_share(_combined(excess), stars.g_mag, self.combined, self.stars.g_mag)
-        return OutlierScores(stars, rank, excess)
+        parts = np.column_stack([stars.fits, _distances(stars, self.stars, self._tree)])
+        excess = self._usual.excess(parts, stars.g_mag)
+        return OutlierScores(stars, self._ranked.minus_log10_share(_combined(excess), stars.g_mag), excess)
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies these stars in catalogues."""
+        return tensors_digest(self._arrays, self.model_digest)[:32]
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {**vars(self.stars), "parts": self.parts, "combined": self.combined}
+
+    @cached_property
+    def _tree(self) -> KDTree:
+        return KDTree(self.stars.latents)
+
+    @cached_property
+    def _usual(self) -> "_Usual":
+        return _Usual.of(self.parts, self.stars.g_mag)
+
+    @cached_property
+    def _ranked(self) -> "_Ranked":
+        return _Ranked.of(self.combined, self.stars.g_mag)
 
     def save(self, folder: Path) -> None:
         """Write it beside the model's own files.
@@ -101,8 +124,7 @@ class OutlierReference:
         Raises:
             OSError: The disk is full, or the folder cannot be written to.
         """
-        arrays = {**vars(self.stars), "parts": self.parts, "combined": self.combined}
-        write_tensors(folder / REFERENCE, arrays, {"model": self.model_digest, "format": "1"})
+        write_tensors(folder / REFERENCE, self._arrays, {"model": self.model_digest, "format": "1"})
 
     @staticmethod
     def load(folder: Path, model: Checkpoint) -> "OutlierReference | None":
@@ -177,21 +199,23 @@ class OutlierScores:
         return pa.table(arrays, schema=schema)
 
 
+def score_fields() -> list[pa.Field]:
+    """Name, unit and description of the two columns that say how odd a star is, and in what."""
+    share = "minus log10 of the share of reference stars of its G that are odder; 2 is one in a hundred"
+    parts = f"of {', '.join(PARTS)}, those that exceed the usual by 3 upper spreads, the largest first"
+    return [
+        described(SCORE, pa.float32(), "dex", share),
+        described(REASONS, pa.string(), "", parts),
+    ]
+
+
 def outlier_schema(model: Checkpoint) -> pa.Schema:
     """Names, units and descriptions of the columns, and what model they are of."""
     text = "over reference stars of its G, in units of their upper spread (median to 84th percentile)"
     fields = [
         described("source_id", pa.int64(), "", "Gaia source identifier"),
         described("g_mag", pa.float32(), "mag", "G magnitude"),
-        described(
-            "outlier_score",
-            pa.float32(),
-            "dex",
-            "minus log10 of the share of reference stars of its G that are odder; 2 is one in a hundred",
-        ),
-        described(
-            "outlier_reasons", pa.string(), "", "columns below in which it exceeds 3, the largest first"
-        ),
+        *score_fields(),
         *(described(name, pa.float32(), "", f"{reason}: excess {text}") for name, reason in PARTS.items()),
         described("worst_coefficient", pa.string(), "", "coefficient with the largest residual"),
         described("worst_residual", pa.float32(), "", "that residual, over error and scatter in quadrature"),
@@ -235,11 +259,10 @@ def find_outliers(
     return reference.score(parts).table(model)
 
 
-def _distances(stars: StarParts, reference: StarParts) -> Float64[np.ndarray, "star 2"]:
+def _distances(stars: StarParts, reference: StarParts, tree: KDTree) -> Float64[np.ndarray, "star 2"]:
     """log10 of mean distances to the nearest reference stars, in units of both stars' widths, and in latents."""
     n = min(_CANDIDATES + 1, len(reference))
     distances = np.empty((len(stars), 2))
-    tree = KDTree(reference.latents)
     for start in range(0, len(stars), 10_000):
         rows = slice(start, start + 10_000)
         plain, near = tree.query(stars.latents[rows], k=n)
@@ -253,66 +276,94 @@ def _distances(stars: StarParts, reference: StarParts) -> Float64[np.ndarray, "s
     return np.log10(np.maximum(distances, 1e-6))
 
 
-def _windows(g_mag: StarArray, among: ReferenceArray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each star the reference stars nearest in G: the reference in order of G, and where each window begins."""
-    order = np.argsort(among, kind="stable")
-    size = min(size, len(among))
-    start = np.clip(np.searchsorted(among[order], g_mag) - size // 2, 0, len(among) - size)
-    step = 1 + len(among) // _MOST_WINDOWS  # neighbouring windows are nearly the same
-    return order, start // step * step
+class _Windows(NamedTuple):
+    """The reference stars nearest in G, around at most 2,000 of them: neighbouring windows are nearly the same."""
+
+    g_mag: ReferenceArray  # of all, rising
+    rows: Int64[np.ndarray, "window inside"]  # of the reference
+
+    @staticmethod
+    def of(g_mag: ReferenceArray, size: int) -> "_Windows":
+        size, order = min(size, len(g_mag)), np.argsort(g_mag, kind="stable")
+        first = np.arange(0, len(g_mag) - size + 1, 1 + len(g_mag) // _MOST_WINDOWS)
+        return _Windows(g_mag[order], order[first[:, None] + np.arange(size)])
+
+    def around(self, g_mag: StarArray) -> Int64[np.ndarray, " star"]:
+        """The window of each star of this G."""
+        n, size = len(self.g_mag), self.rows.shape[1]
+        start = np.clip(np.searchsorted(self.g_mag, g_mag) - size // 2, 0, n - size)
+        window: np.ndarray = start // (1 + n // _MOST_WINDOWS)
+        return window
 
 
-def _excesses(
-    parts: Float64[np.ndarray, "star part"],
-    g_mag: StarArray,
-    among: Float64[np.ndarray, "reference part"],
-    among_g: ReferenceArray,
-) -> Float64[np.ndarray, "star part"]:
-    """Parts over those of reference stars of the same G, in units of their upper spread.
+class _Usual(NamedTuple):
+    """What parts are usual at each G: a line through the medians of the fainter and the brighter half of a window.
 
-    What is usual at a G is a line through the medians of the fainter and the brighter half of the reference stars
-    around it (Brown & Mood 1951, Proc. 2nd Berkeley Symp., 159), which a few odd ones do not move.
+    A few odd reference stars do not move it.
+
+    Source:
+        Brown & Mood (1951), Proc. 2nd Berkeley Symp., 159.
     """
-    order, start = _windows(g_mag, among_g, _IN_G)
-    size = min(_IN_G, len(among))
-    first, group = np.unique(start, return_inverse=True)
-    inside = first[:, None] + np.arange(size)
-    g, values = among_g[order][inside], among[order][inside]
-    half = size // 2
-    low_g, high_g = np.median(g[:, :half], axis=1), np.median(g[:, -half:], axis=1)
-    low, high = np.median(values[:, :half], axis=1), np.median(values[:, -half:], axis=1)
-    slope = (high - low) / np.maximum(high_g - low_g, _SMALLEST_STEP)[:, None]
-    off = values - slope[:, None] * (g - low_g[:, None])[:, :, None]
-    middle, upper = (np.percentile(off, q, axis=1) for q in (50, 84))
-    at = np.clip(g_mag, g[group, 0], g[group, -1]) - low_g[group]
-    usual = middle[group] + slope[group] * at[:, None]
-    excess: np.ndarray = (parts - usual) / np.maximum(upper - middle, _SMALLEST_SPREAD)[group]
-    return excess
+
+    windows: _Windows
+    g_ends: Float64[np.ndarray, "window 3"]  # lowest, median of the brighter half, highest
+    slope: Float64[np.ndarray, "window part"]
+    middle: Float64[np.ndarray, "window part"]  # at the median of the brighter half
+    spread: Float64[np.ndarray, "window part"]  # from there to the 84th percentile
+
+    @staticmethod
+    def of(parts: Float64[np.ndarray, "reference part"], g_mag: ReferenceArray) -> "_Usual":
+        windows = _Windows.of(g_mag, _IN_G)
+        g, values = g_mag[windows.rows], parts[windows.rows]
+        half = windows.rows.shape[1] // 2
+        low_g, high_g = np.median(g[:, :half], axis=1), np.median(g[:, -half:], axis=1)
+        low, high = np.median(values[:, :half], axis=1), np.median(values[:, -half:], axis=1)
+        slope = (high - low) / np.maximum(high_g - low_g, _SMALLEST_STEP)[:, None]
+        off = values - slope[:, None] * (g - low_g[:, None])[:, :, None]
+        middle, upper = (np.percentile(off, q, axis=1) for q in (50, 84))
+        ends = np.column_stack([g[:, 0], low_g, g[:, -1]])
+        return _Usual(windows, ends, slope, middle, np.maximum(upper - middle, _SMALLEST_SPREAD))
+
+    def excess(
+        self, parts: Float64[np.ndarray, "star part"], g_mag: StarArray
+    ) -> Float64[np.ndarray, "star part"]:
+        """Parts of stars of this G over the usual ones, in units of their spread."""
+        at = self.windows.around(g_mag)
+        first, low, last = self.g_ends[at].T
+        usual = self.middle[at] + self.slope[at] * (np.clip(g_mag, first, last) - low)[:, None]
+        excess: np.ndarray = (parts - usual) / self.spread[at]
+        return excess
+
+
+class _Ranked(NamedTuple):
+    """What the parts of reference stars add up to, window by window in G, rising."""
+
+    windows: _Windows
+    values: Float64[np.ndarray, "window inside"]
+
+    @staticmethod
+    def of(combined: ReferenceArray, g_mag: ReferenceArray) -> "_Ranked":
+        windows = _Windows.of(g_mag, _RANKED)
+        return _Ranked(windows, np.sort(combined[windows.rows], axis=1))
+
+    def minus_log10_share(self, value: StarArray, g_mag: StarArray) -> StarArray:
+        """Minus log10 of the share of reference stars of the same G with a larger value, exponential in the tail.
+
+        The tail's scale is the median excess over ln 2, which a few odd stars in the reference do not move.
+        """
+        at, size = self.windows.around(g_mag), self.values.shape[1]
+        n_tail = max(int(_TAIL * size), 5)
+        result = np.empty(len(value))
+        for window in np.unique(at):
+            rows, ranked = np.flatnonzero(at == window), self.values[window]
+            threshold = ranked[size - n_tail]
+            scale = max(float(np.median(ranked[-n_tail:] - threshold)) / np.log(2), 1e-6)
+            share = (size - np.searchsorted(ranked, value[rows]) + 0.5) / (size + 1)
+            tail = np.log10((n_tail + 0.5) / (size + 1)) - (value[rows] - threshold) / scale / np.log(10)
+            result[rows] = np.where(value[rows] > threshold, -tail, -np.log10(np.minimum(share, 1.0)))
+        return result
 
 
 def _combined(excess: Float64[np.ndarray, "star part"]) -> StarArray:
     combined: StarArray = np.sqrt(np.square(np.clip(excess, 0.0, None)).sum(axis=1))
     return combined
-
-
-def _minus_log10_share(
-    value: StarArray, g_mag: StarArray, among: ReferenceArray, among_g: ReferenceArray
-) -> StarArray:
-    """Minus log10 of the share of reference stars of the same G with a larger value, exponential in the tail.
-
-    The tail's scale is the median excess over ln 2, which a few odd stars in the reference do not move.
-    """
-    order, start = _windows(g_mag, among_g, _RANKED)
-    size = min(_RANKED, len(among))
-    windows = np.lib.stride_tricks.sliding_window_view(among[order], size)
-    result = np.empty(len(value))
-    n_tail = max(int(_TAIL * size), 5)
-    for first in np.unique(start):
-        rows = np.flatnonzero(start == first)
-        window = np.sort(windows[first])
-        threshold = window[size - n_tail]
-        scale = max(float(np.median(window[-n_tail:] - threshold)) / np.log(2), 1e-6)
-        share = (size - np.searchsorted(window, value[rows]) + 0.5) / (size + 1)
-        tail = np.log10((n_tail + 0.5) / (size + 1)) - (value[rows] - threshold) / scale / np.log(10)
-        result[rows] = np.where(value[rows] > threshold, -tail, -np.log10(np.minimum(share, 1.0)))
-    return result

@@ -9,7 +9,9 @@ from jaxtyping import Float, Float64
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.gaia.basis import design, g_mag_of, is_known
-from scattervae.model.checkpoint import Checkpoint, Encoded
+from scattervae.model.checkpoint import Checkpoint, Prediction
+from scattervae.spectra.columns import StoredSpectra
+from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
 
 
@@ -49,7 +51,12 @@ class StarParts:
         Raises:
             DataError: The stars are of another basis than the model's.
         """
-        rows = [_parts_of_batch(model, encoded) for encoded in model.encode_batches(chunks)]
+        rows = [
+            StarParts.of_batch(
+                model, batch.spectra, batch.inputs, Prediction(batch.posterior, batch.reconstruction)
+            )
+            for batch in model.encode_batches(chunks, quick=True)
+        ]
         if not rows:
             none, no_star = np.empty((0, model.n_latent)), np.empty(0)
             return StarParts(
@@ -63,6 +70,50 @@ class StarParts:
             )
         return StarParts(
             **{name: np.concatenate([vars(row)[name] for row in rows]) for name in vars(rows[0])}
+        )
+
+    @staticmethod
+    def of_batch(
+        model: Checkpoint, stars: Spectra | StoredSpectra, inputs: Inputs, predicted: Prediction
+    ) -> "StarParts":
+        """The parts of stars that were encoded together."""
+        posterior = predicted.posterior.each(lambda values: values.cpu())
+        keep = torch.isfinite(posterior.mean[:, 0])
+        encoded = keep.numpy()
+        x, errors, mean, scatter = (
+            values.cpu()[keep].double() for values in (inputs.x, inputs.errors, *predicted.reconstruction)
+        )
+        known = torch.isfinite(errors)
+        n_known = known.sum(dim=1)
+        residual = torch.where(known, x - mean, 0.0)
+        error2 = torch.where(known, errors.square(), 1.0)
+        variance = error2 + scatter.square()
+        chi2 = residual.square() / variance
+
+        def averaged(values: torch.Tensor) -> torch.Tensor:
+            return torch.where(known, values, 0.0).sum(dim=1) / n_known
+
+        fits = torch.stack(
+            [
+                averaged(residual.square() / error2).log10(),
+                averaged(chi2).log10(),
+                chi2.amax(dim=1).log10(),
+                averaged(scatter.square() / error2).log10() / 2,
+                averaged(chi2 + (variance / error2).log()) / 2,
+            ],
+            dim=1,
+        )
+        worst = chi2.argmax(dim=1)
+        rows = torch.arange(len(worst))
+        return StarParts(
+            source_id=stars.source_id[encoded],
+            g_mag=np.asarray(g_mag_of(stars.g_flux[encoded])),
+            latents=posterior.mean[keep].double().numpy(),
+            sd=posterior.sd[keep].double().numpy(),
+            fits=fits.numpy(),
+            worst=model.normalization.columns[worst.numpy()],
+            worst_sigma=(residual[rows, worst] / variance[rows, worst].sqrt()).numpy(),
+            worst_nm=_worst_wavelength(model, residual.numpy(), variance.numpy()),
         )
 
     def take(self, rows: np.ndarray) -> "StarParts":
@@ -123,48 +174,6 @@ class Features:
         return Features(
             **{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
         )
-
-
-def _parts_of_batch(model: Checkpoint, encoded: Encoded) -> StarParts:
-    inputs, posterior = encoded.inputs, encoded.posterior
-    keep = torch.isfinite(posterior.mean[:, 0])
-    x, errors, mean, scatter = (
-        values[keep].double()
-        for values in (inputs.x, inputs.errors, encoded.reconstruction.mean, encoded.reconstruction.scatter)
-    )
-    known = torch.isfinite(errors)
-    n_known = known.sum(dim=1)
-    residual = torch.where(known, x - mean, 0.0)
-    error2 = torch.where(known, errors.square(), 1.0)
-    variance = error2 + scatter.square()
-    chi2 = residual.square() / variance
-
-    def averaged(values: torch.Tensor) -> torch.Tensor:
-        return torch.where(known, values, 0.0).sum(dim=1) / n_known
-
-    fits = torch.stack(
-        [
-            averaged(residual.square() / error2).log10(),
-            averaged(chi2).log10(),
-            chi2.amax(dim=1).log10(),
-            averaged(scatter.square() / error2).log10() / 2,
-            averaged(chi2 + (variance / error2).log()) / 2,
-        ],
-        dim=1,
-    )
-    worst = chi2.argmax(dim=1)
-    rows = torch.arange(len(worst))
-    spectra = encoded.spectra.take(keep.numpy())
-    return StarParts(
-        source_id=spectra.source_id,
-        g_mag=np.asarray(g_mag_of(spectra.g_flux)),
-        latents=posterior.mean[keep].double().numpy(),
-        sd=posterior.sd[keep].double().numpy(),
-        fits=fits.numpy(),
-        worst=model.normalization.columns[worst.numpy()],
-        worst_sigma=(residual[rows, worst] / variance[rows, worst].sqrt()).numpy(),
-        worst_nm=_worst_wavelength(model, residual.numpy(), variance.numpy()),
-    )
 
 
 def _worst_wavelength(

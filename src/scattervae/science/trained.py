@@ -31,6 +31,7 @@ from scattervae.science.calibration.calibrated import (
     with_saved_calibration,
 )
 from scattervae.science.labels.model import LabelModel, load_label_model
+from scattervae.science.outliers import REFERENCE, OutlierReference
 from scattervae.science.shipped import model_folder
 from scattervae.spectra.spectra import FLAGS, Spectra
 from scattervae.spectra.star_tables import G_FLUX_ERROR_COLUMN
@@ -171,6 +172,17 @@ class TrainedModel(CalibratedModel):
             return None
         return LatentFlow.load(self.folder, self)
 
+    @cached_property
+    def outlier_reference(self) -> OutlierReference | None:
+        """The stars that `scattervae outliers --fit` left as ordinary ones; read when first asked for.
+
+        Raises:
+            CheckpointError: They are broken, or of another model.
+        """
+        if self.folder is None or not (self.folder / REFERENCE).is_file():
+            return None
+        return OutlierReference.load(self.folder, self)
+
 
 def with_labels(model: Checkpoint, labels: LabelModel | None, folder: Path | None = None) -> TrainedModel:
     """The model with these labels."""
@@ -205,6 +217,11 @@ def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = Tr
 def labels_of(model: Checkpoint) -> LabelModel | None:
     """What predicts the labels of a model that has some."""
     return model.label_model if isinstance(model, TrainedModel) else None
+
+
+def outlier_reference_of(model: Checkpoint) -> OutlierReference | None:
+    """The stars that a model calls ordinary, where some were fitted."""
+    return model.outlier_reference if isinstance(model, TrainedModel) else None
 
 
 class TrainingInput(NamedTuple):

@@ -28,7 +28,9 @@ from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
-from scattervae.science.trained import labels_of
+from scattervae.science.outliers import REASONS, SCORE, score_fields
+from scattervae.science.star_parts import StarParts
+from scattervae.science.trained import labels_of, outlier_reference_of
 from scattervae.spectra.columns import StoredSpectra, described, flag_legend, stored_of
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
@@ -74,7 +76,7 @@ class Chunk(NamedTuple):
 
 def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
     """Names, units and descriptions of the catalogue's columns, and what model they are of."""
-    unit = "training standard deviations"
+    unit, reference = "training standard deviations", outlier_reference_of(checkpoint)
     latents = [
         field
         for k in range(1, checkpoint.n_latent + 1)
@@ -101,6 +103,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
         *([] if score_of(checkpoint) is None else [_score_field()]),
+        *([] if reference is None else score_fields()),
         *_label_fields(labels_of(checkpoint)),
         described(FLAGS, pa.int32(), "", flag_legend()),
     ]
@@ -111,6 +114,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         "versions": software_versions(),
         "credit": CREDIT,
     }
+    about |= {} if reference is None else {"outlier_reference": reference.digest}
     return result_schema(fields, {NOTE: json.dumps(about)})
 
 
@@ -254,6 +258,7 @@ def encode_chunk(checkpoint: Checkpoint, spectra: StoredSpectra, schema: pa.Sche
     names = [field.name for field in schema if field.type == pa.float32()]
     values = torch.empty(len(names), len(spectra))
     labels, doubts = labels_of(checkpoint), np.zeros(len(spectra), dtype=np.uint16)
+    reference, reasons = outlier_reference_of(checkpoint), np.full(len(spectra), "", dtype=object)
     with torch.inference_mode():
         for start in range(0, len(spectra), BATCH):
             stars = _rows(spectra, slice(start, start + BATCH))
@@ -266,11 +271,18 @@ def encode_chunk(checkpoint: Checkpoint, spectra: StoredSpectra, schema: pa.Sche
                 prediction = _labels(labels, stars, inputs, predicted.posterior, chi2=chi2)
                 found |= {name: torch.from_numpy(column) for name, column in prediction.columns().items()}
                 doubts[start : start + len(stars)] = prediction.flags
-            batch = torch.stack([found[name] for name in names])
-            batch.masked_fill_(inputs.x[:, 0].isnan(), torch.nan)  # a star that cannot be encoded
+            if reference is not None:
+                parts = StarParts.of_batch(checkpoint, stars, inputs, predicted)
+                rows = np.flatnonzero(predicted.posterior.mean[:, 0].isfinite().cpu().numpy())
+                scores = reference.score(parts)
+                reasons[start + rows] = scores.reasons()
+                found[SCORE] = torch.full((len(stars),), torch.nan)
+                found[SCORE][rows] = torch.from_numpy(scores.score).float()
+            batch = torch.stack([found[name].cpu() for name in names])
+            batch.masked_fill_(inputs.x[:, 0].isnan().cpu(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
-    columns |= {"source_id": spectra.source_id, FLAGS: spectra.flags, "label_flags": doubts}
+    columns |= {"source_id": spectra.source_id, FLAGS: spectra.flags, "label_flags": doubts, REASONS: reasons}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
