@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from scattervae.arrays import LabelArray, StarArray, StarMask
-from scattervae.science.labels.conformal import ERROR_TIMES
-from scattervae.science.labels.prediction import LabelPrediction
+from scattervae.science.labels.prediction import ERROR_TIMES, LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.seeds import numpy_stream
 

@@ -8,37 +8,22 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64
-from scipy.stats import chi2
 from torch import Tensor
 
 from scattervae.arrays import Latents
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import Posterior
-from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.calibration.fit import made_from
-from scattervae.science.calibration.widths import distances, encode, renoised, without_band
+from scattervae.science.calibration.widths import (
+    LatentCoverage,
+    encode,
+    latent_coverage,
+    without_band,
+)
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 
 N_RANKS = 99
-
-
-class LatentCoverage(NamedTuple):
-    r"""How often latents fall where a posterior expects them.
-
-    Attributes:
-        per_latent: Share inside the central 68.27 % of each latent.
-        jointly: Share of :math:`(z - \mu)^T \Sigma^{-1} (z - \mu)` below the 68.27 % point of its
-            :math:`\chi^2` distribution.
-        mean_square: Mean of that form; the number of latents where widths are right.
-        n: Stars, or draws, that were counted.
-    """
-
-    per_latent: list[float]
-    jointly: float
-    mean_square: float
-    n: int
 
 
 class SimulatedRanks(NamedTuple):
@@ -65,20 +50,6 @@ class Uniformity(NamedTuple):
 
     chi2: Float64[Tensor, " latent"]
     degrees: int
-
-
-def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
-    """Coverage of these latents, one a star, by the stars' posteriors."""
-    away = (z - posterior.mean).double()
-    squares = distances(posterior, z)
-    inside = (away.abs() <= posterior.sd.double()).double().mean(dim=0)
-    edge = chi2.ppf(INSIDE_1_SIGMA, z.shape[1])
-    return LatentCoverage(
-        per_latent=inside.tolist(),
-        jointly=(squares <= edge).double().mean().item(),
-        mean_square=squares.mean().item(),
-        n=len(z),
-    )
 
 
 @torch.no_grad()
@@ -125,35 +96,6 @@ def uniformity(ranks: Int64[Tensor, "star latent"], n_draws: int, *, n_bins: int
     counts = torch.stack([(place == k).sum(dim=0) for k in range(n_bins)]).double()
     expected = len(ranks) / n_bins
     return Uniformity(((counts - expected).square() / expected).sum(dim=0), n_bins - 1)
-
-
-@torch.no_grad()
-def renoised_coverage(
-    checkpoint: Checkpoint, bright: Inputs, factor: float, *, n_repeats: int = 1, seed: int = 0
-) -> LatentCoverage:
-    r"""How often draws from stars' posteriors lie inside those of the same stars made fainter.
-
-    .. math:: x' = x + \sigma \sqrt{f^2 - 1}\, \epsilon, \qquad \sigma' = f \sigma
-
-    The bright star's noise is part of x', and its posterior's width part of the draw. Latents, bright star and
-    faint star are a Markov chain: if both posteriors are Bayes' then a draw given the bright star is, over all
-    bright stars that could have become this faint one, a draw given the faint one. So the expectation is 68.27 %
-    with nothing to correct.
-
-    Args:
-        checkpoint: The model.
-        bright: Real stars.
-        factor: By how much all errors grow.
-        n_repeats: Faint stars made of each bright one.
-        seed: Of every random number.
-    """
-    generator = stream(seed, "renoise", str(factor))
-    posterior = encode(checkpoint, bright)
-    faint, draws = [], []
-    for _ in range(n_repeats):
-        draws.append(posterior.sample(generator))
-        faint.append(encode(checkpoint, renoised(bright, factor, generator)))
-    return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.run import train_once
 from scattervae.science.calibration.calibrated import CALIBRATION, save_calibration
 from scattervae.science.calibration.fit import calibrate, made_from
-from scattervae.science.calibration.widths import encode, without_band
+from scattervae.science.calibration.widths import LatentCoverage, encode, latent_coverage, without_band
 from scattervae.science.evaluation import evaluate
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.science.paper.sensitivity import variant_of
@@ -29,7 +29,7 @@ from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
-from studies.latent_intervals import LatentCoverage, latent_coverage, one_band_coverage
+from studies.latent_intervals import one_band_coverage
 
 
 def main() -> None:

@@ -37,6 +37,16 @@ def test_says_what_it_wrote(cli, model, store, tmp_path, sky):
     np.testing.assert_allclose(table["latent_2_mean"].to_numpy(), posterior.mean[:, 1], atol=1e-5)
 
 
+def test_stars_unlike_the_training_stars_are_counted_in_one_line(cli, model, tmp_path, sky):
+    bright = replace(sky.spectra, g_flux=sky.spectra.g_flux * 300, coeffs=sky.spectra.coeffs * 300)
+    stars = write_parquet(tmp_path / "bright.parquet", bright.take(slice(0, 40)))
+    run = cli("encode", model, stars, "--out", tmp_path / "c.parquet", "--json")
+    assert run.code == 0
+    (line,) = (line for line in run.err.splitlines() if "was trained on" in line)
+    assert "40 of 40 stars are unlike those that the model was trained on: OUTSIDE_G 40" in line
+    assert (run.json["n_unlike"], run.json["training"]["OUTSIDE_G"]) == (40, 40)
+
+
 @pytest.mark.parametrize("name", ["catalogue.parquet", "folder"])
 def test_verbose_says_what_is_done(cli, model, store, tmp_path, name):
     out = tmp_path / name
@@ -63,6 +73,8 @@ def test_json_of_several_inputs_of_any_kind(cli, model, store, tmp_path):
         "flags": {"MISSING_BP": 1, "MISSING_RP": 1, "BAD_COEFFS": 1, "BAD_ERRORS": 1},
         "n_resumed": 0,
         "n_rows_skipped": 0,
+        "training": {"TRAINED_ON": len(read_checkpoint(model).source_id)},
+        "n_unlike": 0,
     }
     table = pq.read_table(tmp_path / "c.parquet")
     expected = np.concatenate([SpectrumStore(store).read().source_id, other.spectra.source_id])

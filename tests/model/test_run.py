@@ -13,7 +13,13 @@ from scattervae.model.checkpoint import Checkpoint, EpochRecord, read_checkpoint
 from scattervae.model.distributed import World
 from scattervae.model.recipe import RECIPES
 from scattervae.model.run import RunFolder, collapse_warning, few_stars_warning, train, train_once
-from scattervae.model.training_stars import Machine, data_digest, training_stars
+from scattervae.model.training_stars import (
+    Machine,
+    data_digest,
+    named_ranges,
+    ranges_of,
+    training_stars,
+)
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag, GFluxSource
 from scattervae.spectra.store import SpectrumStore
@@ -384,7 +390,9 @@ def test_provenance_says_what_the_model_was_made_of():
         "n_inferred_coefficients": int((used.flags == Flag.INFERRED).sum()),
         "n_g_flux_from_table": int((used.g_flux_source == GFluxSource.TABLE).sum()),
         "n_g_flux_from_coefficients": int((used.g_flux_source == GFluxSource.COEFFICIENTS).sum()),
+        **named_ranges(ranges_of(used, used.basis.n_bp)[None]),
     }
+    assert model.source_id.tolist() == sorted(used.source_id)
     assert model.provenance["versions"]["torch"] == torch.__version__
     assert json.loads(json.dumps(model.provenance)) == model.provenance
     assert len(model.provenance["training"]["kl_per_latent"]) == 3

@@ -212,13 +212,19 @@ def test_a_survey_counts_what_is_there(store):
     survey = StoreStatistics.of(store, QUICK)
     spectra = store.read()
     trained = training_stars(spectra, QUICK)
+    g_mag = -2.5 * np.log10(trained.g_flux) + 25.6873668671
+    with np.errstate(invalid="ignore"):
+        colour = -2.5 * np.log10(trained.coeffs[:, 0] / trained.coeffs[:, trained.basis.n_bp])
     assert survey.totals(len(store)) == {
         "n_stars": len(spectra),
         "n_usable": int(spectra.usable.sum()),
         "n_trained_on": len(trained),
         "n_one_band": 0,
         "n_inferred_coefficients": int(((trained.flags & np.uint16(Flag.INFERRED)) > 0).sum()),
+        "g_mag_range": [g_mag.min(), g_mag.max()],
+        "colour_range": [np.nanmin(colour), np.nanmax(colour)],
     }
+    assert survey.source_id.tolist() == sorted(trained.source_id)
     assert len(survey.n_trained_on) == len(store.row_groups) > 4
     assert survey.normalization.n_g_flux_from_table == (trained.g_flux_source == GFluxSource.TABLE).sum()
 

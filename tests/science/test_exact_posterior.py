@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
-from studies.latent_intervals import latent_coverage
 
 from scattervae.model.loss import gaussian_terms, loss_terms
 from scattervae.model.network import NetworkShape, Reconstruction
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import DegradationSettings, Recipe, TrainingSettings
+from scattervae.science.calibration.widths import latent_coverage
 from scattervae.science.evaluation import evaluate
 from scattervae.science.exact_posterior import (
     _look,

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from scipy.stats import chi2, kstest
-from studies.latent_intervals import latent_coverage, renoised_coverage, simulated_ranks, uniformity
+from studies.latent_intervals import simulated_ranks, uniformity
 
+from scattervae.science.calibration.widths import latent_coverage, renoised_coverage
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 from science.calibration.linear import correlated, errors_of, linear_model, with_widths

@@ -1,11 +1,13 @@
 """``scattervae encode``: stars to a catalogue of latents."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from scattervae.science.catalogue.encoding import CatalogueSummary, Chunk
     from scattervae.science.catalogue.hats_folder import Engine
     from scattervae.spectra.spectra import Spectra
+
+
+logger = logging.getLogger(__name__)
 
 
 class EngineName(StrEnum):
@@ -83,8 +88,8 @@ def encode(
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
     star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
     is left out and counted, and exit code 3 says that more are than --allow-skipped says. A star in several inputs is
-    flagged DUPLICATE in all but the first. If the run is
-    stopped, run the same command again: it resumes.
+    flagged DUPLICATE in all but the first. Stars unlike those that the model was trained on are counted in a
+    warning, and say so in the column training_flags. If the run is stopped, run the same command again: it resumes.
 
     Examples:
 
@@ -117,6 +122,8 @@ def encode(
     else:
         with _chosen(engine, scheduler, workers) as chosen:
             summary = _to_folder(checkpoint, inputs, out, chosen)
+    if summary.n_unlike:
+        logger.warning("%s", _unlike(summary))
     n_new = summary.n_stars - summary.n_resumed
     speed = n_new / (time.perf_counter() - started)
     resumed = f" ({summary.n_resumed:,} of them by an earlier run)" if summary.n_resumed else ""
@@ -137,6 +144,16 @@ def encode(
         ),
     ).show(as_json=as_json)
     check_skipped(tally.n_skipped, tally.n_rows, allow_skipped)
+
+
+def _unlike(summary: "CatalogueSummary") -> str:
+    from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, UNLIKE, TrainingFlag
+
+    kinds = {name: n for name, n in summary.training.items() if TrainingFlag[name] & UNLIKE}
+    return (
+        f"{summary.path}: {summary.n_unlike:,} of {counted(summary.n_stars, 'star')} are unlike those that the model "
+        f"was trained on: {listed(kinds)} (column {TRAINING_FLAGS})"
+    )
 
 
 def _to_file(
@@ -180,10 +197,11 @@ def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally"
     from scattervae.gaia.reading import load_chunks
     from scattervae.gaia.transport import transport
     from scattervae.science.catalogue.encoding import chunks_of
+    from scattervae.science.catalogue.training_flags import TrainingFlag
 
     printed = set()
 
-    def moved(chunks: "Iterable[Spectra]") -> "Iterator[Spectra]":
+    def moved(chunks: "Iterable[Spectra]") -> "Iterator[tuple[TrainingFlag, Spectra]]":
         for chunk in chunks:
             result = transport(chunk, checkpoint.normalization.basis)
             if result.spectra is not chunk and chunk.basis not in printed:
@@ -191,10 +209,12 @@ def _transported(checkpoint: "Checkpoint", inputs: list[Path], tally: "RowTally"
                 stderr.print(
                     f"{chunk.basis} to {checkpoint.normalization.basis}: {result.loss}", soft_wrap=True
                 )
-            yield result.spectra
+            flag = TrainingFlag(0) if result.spectra is chunk else TrainingFlag.OTHER_RELEASE
+            yield flag, result.spectra
 
     chunks = (load_chunks(path, tally=tally, correlations=True) for path in inputs)
-    return chunks_of(checkpoint, moved(chain.from_iterable(chunks)))
+    for known, some in groupby(moved(chain.from_iterable(chunks)), key=itemgetter(0)):
+        yield from chunks_of(checkpoint, (spectra for _, spectra in some), known=known)
 
 
 def _to_folder(

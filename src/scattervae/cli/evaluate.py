@@ -1,5 +1,6 @@
 """``scattervae evaluate``: how well a model predicts stars it has not seen."""
 
+import math
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.science.calibration.coverage import CoverageRow, CoverageTable, Share
+    from scattervae.science.calibration.widths import LatentCoverage
     from scattervae.science.evaluation import Evaluation
 
 FORMATS = ("png", "pdf", "svg")
@@ -79,8 +81,9 @@ def evaluate(
     Coverage is how many coefficients lie inside the central 68 and 95 % of what a model predicts: hidden from
     it, at a draw of the latents, at a draw from the posterior as `encode` states it, at the posterior mean; of the
     coefficients whose median scatter exceeds their error, and at a draw and with no scatter of the others. The worst
-    bins of G, order and colour are printed below; --all prints every bin. A model that has been calibrated is scored
-    twice.
+    bins of G, order and colour are printed below, those of few stars with standard errors; --all prints every bin.
+    Last come latents of the same stars made fainter: how often they lie where their posteriors expect them. A model
+    that has been calibrated is scored twice.
 
     Examples:
 
@@ -97,6 +100,7 @@ def evaluate(
             )
         check_format(figure)
     from scattervae.science.calibration.coverage import coverage_table
+    from scattervae.science.calibration.widths import faint_coverage
     from scattervae.science.evaluation import evaluate as score
 
     checkpoints = loaded(models, choose_device(device, threads))
@@ -106,6 +110,7 @@ def evaluate(
     tables = {
         name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
     }
+    faint = {name: faint_coverage(model, stars) for name, model in checkpoints.items() if coverage}
     n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
     n_test = next(iter(scores.values())).n_stars
     values = {
@@ -114,7 +119,8 @@ def evaluate(
         "fold": str(fold),
         "n_test": n_test,
         "models": {
-            name: model_values(checkpoints[name], result, tables.get(name)) for name, result in scores.items()
+            name: model_values(checkpoints[name], result, tables.get(name), faint.get(name))
+            for name, result in scores.items()
         },
     }
     lines = [f"{counted(n_test, 'star')} of the {fold} fold, of {n_source:,}", *score_lines(scores)]
@@ -126,6 +132,7 @@ def evaluate(
     for name, table in tables.items():
         n_worst = None if all_bins else 0 if f"{name}, calibrated" in tables else N_WORST
         lines += ["", f"{name}: coverage [%]", *coverage_lines(table, n_worst=n_worst)]
+        lines += faint_lines(faint[name])
     if figure is not None:
         from scattervae.show.calibration import tables_figure
         from scattervae.show.registry import save_figure
@@ -180,10 +187,13 @@ def check_format(path: Path) -> None:
 
 
 def model_values(
-    checkpoint: "Checkpoint", result: "Evaluation", table: "CoverageTable | None" = None
+    checkpoint: "Checkpoint",
+    result: "Evaluation",
+    table: "CoverageTable | None" = None,
+    faint: "dict[float, LatentCoverage] | None" = None,
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
-    from scattervae.model.checkpoint import Facts
+    from scattervae.model.facts import Facts
 
     training = Facts.model_validate(checkpoint.provenance).training
     return {
@@ -193,6 +203,7 @@ def model_values(
         "train_seconds": training.seconds,
         "stars_per_second": training.stars_per_second,
         "coverage": None if table is None else asdict(table),
+        "faint": faint and {f"{factor:g}": found._asdict() for factor, found in faint.items()},
     }
 
 
@@ -230,11 +241,9 @@ N_WORST = 6
 
 
 def coverage_lines(table: "CoverageTable", *, n_worst: int | None) -> list[str]:
-    """The coverage of all coefficients, then of the worst bins or of every one; without bins of G with few stars."""
-    from scattervae.science.calibration.coverage import FEWEST_STARS
-
+    """The coverage of all coefficients, then of the worst bins or of every one; of few stars with standard errors."""
     (whole,) = (row for row in table.rows if row.by == "all")
-    bins = [row for row in table.rows if row.by != "all" and (row.by != "G" or row.n_stars >= FEWEST_STARS)]
+    bins = [row for row in table.rows if row.by != "all"]
     if n_worst is None:
         title, shown = "every bin", [(row, kind) for row in bins for kind in COVERAGE_KINDS]
     else:
@@ -248,15 +257,41 @@ def coverage_lines(table: "CoverageTable", *, n_worst: int | None) -> list[str]:
     return [*lines[:n_first], *([title] if shown else []), *lines[n_first:]]
 
 
+def faint_lines(faint: "dict[float, LatentCoverage]") -> tuple[str, ...]:
+    """How often latents of the same stars made fainter are where their posteriors expect them."""
+    header = ("latents of these stars with errors so many times as large", "jointly", "each by itself")
+    rows = []
+    for factor, found in faint.items():
+        error = math.sqrt(found.jointly * (1 - found.jointly) / found.n)
+        each = f"{100 * min(found.per_latent):.1f} to {100 * max(found.per_latent):.1f}"
+        rows.append((f"{factor:g}, inside 68.3 %", percent(found.jointly, error, few=True), each))
+    return table_lines(header, rows)
+
+
+def percent(share: float, error: float, *, few: bool) -> str:
+    """A share in per cent, of few stars with its standard error; a dash where it is not known."""
+    if math.isnan(share):
+        return "-"
+    return f"{100 * share:.1f}" + (f" +- {100 * error:.1f}" if few and not math.isnan(error) else "")
+
+
 def _bin_cells(row: "CoverageRow", kind: str) -> tuple[str, ...]:
+    from scattervae.science.calibration.coverage import FEWEST_STARS
+
     share: Share = getattr(row, kind)
-    shares = (f"{100 * part:.1f}" if share.n else "-" for part in (share.one, share.two))
+    shares = (
+        percent(*part, few=row.n_stars < FEWEST_STARS)
+        for part in ((share.one, share.one_error), (share.two, share.two_error))
+    )
     name = row.name if row.by == "all" else f"{row.by} {row.name}"
     return (name, f"{row.n_stars:,}", str(row.n_pooled), *shares, COVERAGE_KINDS[kind])
 
 
 def _miss(row: "CoverageRow", kind: str) -> float:
+    """How far a row's shares are from nominal, beyond two standard errors."""
     from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
 
     share: Share = getattr(row, kind)
-    return max(abs(share.one - INSIDE_1_SIGMA), abs(share.two - INSIDE_2_SIGMA)) if share.n else 0.0
+    ends = ((share.one, share.one_error, INSIDE_1_SIGMA), (share.two, share.two_error, INSIDE_2_SIGMA))
+    misses = [abs(found - nominal) - 2 * error for found, error, nominal in ends if not math.isnan(error)]
+    return max(misses, default=-math.inf)

@@ -231,7 +231,7 @@ def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, di
 
 
 def _model(path: Path) -> Summary:
-    from scattervae.model.checkpoint import Facts
+    from scattervae.model.facts import Facts
     from scattervae.science.calibration.calibrated import is_calibrated
     from scattervae.science.trained import load_model
 

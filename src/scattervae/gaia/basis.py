@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Wavelengths
+from scattervae.arrays import CoeffArray, CoeffArray32, CoeffVector, FluxArray, StarArray, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import DR3_BASIS, G_ZERO_POINT
 from scattervae.spectra.bases import BasisIds
@@ -355,6 +355,16 @@ def g_mag_of(g_flux: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "...
     """G of a mean flux in the G band [electron/s], with DR3's zero point; not finite where the flux is not above 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return G_ZERO_POINT - 2.5 * np.log10(g_flux)
+
+
+def xp_colour(coeffs: CoeffArray | CoeffArray32, n_bp: int) -> StarArray:
+    """Minus 2.5 times the decimal logarithm of the first BP over the first RP coefficient; NaN where not defined.
+
+    These two hold most of each band's flux. Coefficients are rounded to float32, as stores have them.
+    """
+    first_bp, first_rp = (coeffs[:, column].astype(np.float32).astype(np.float64) for column in (0, n_bp))
+    ratio = np.divide(first_bp, first_rp, out=np.full(len(coeffs), np.nan), where=first_rp != 0)
+    return np.asarray(-2.5 * np.log10(np.where(ratio > 0, ratio, np.nan)))
 
 
 def g_flux_of(

@@ -8,6 +8,7 @@ __all__ = [
     "checkpoint",
     "covariance",
     "distributed",
+    "facts",
     "flow",
     "loss",
     "network",

@@ -2,13 +2,13 @@
 
 ``config.json`` holds the recipe, ``weights.safetensors`` the network, ``normalization.safetensors`` mean and
 standard deviation of each coefficient, ``provenance.json`` what it was made from and with, ``training.jsonl`` a line
-for each epoch, and ``digests.json`` the digest of each of these.
+for each epoch, ``training_stars.safetensors`` the stars' identifiers, and ``digests.json`` the digest of each of these.
 """
 
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,9 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     TypeAdapter,
@@ -26,7 +23,7 @@ from pydantic import (
 )
 from torch import nn
 
-from scattervae.arrays import Latents, StarMask
+from scattervae.arrays import Latents, SourceIds, StarMask
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, counted
 from scattervae.files import (
@@ -42,6 +39,7 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
+from scattervae.model.facts import Facts
 from scattervae.model.network import Reconstruction, ScatterVAE
 from scattervae.model.posterior import Posterior
 from scattervae.model.recipe import Recipe
@@ -54,6 +52,7 @@ WEIGHTS = "weights.safetensors"
 NORMALIZATION = "normalization.safetensors"
 PROVENANCE = "provenance.json"
 TRAINING = "training.jsonl"
+STARS = "training_stars.safetensors"
 _FORMAT = 2  # 1 had no digests
 BATCH = 4096
 
@@ -74,41 +73,6 @@ class EpochRecord:
 
 
 Progress = Callable[[EpochRecord], None]
-
-
-class _Open(BaseModel):
-    """Facts of which some are known by name; others may stand beside them."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class TrainingFacts(_Open):
-    """How training went; None where the file does not say."""
-
-    seconds: NonNegativeFloat | None = None
-    stars_per_second: NonNegativeInt | NonNegativeFloat | None = None
-    active_latents: NonNegativeInt | None = None
-    kl_per_latent: tuple[float, ...] = ()
-
-
-class DataFacts(_Open):
-    """What it was trained on; None where the file does not say."""
-
-    digest: str | None = None
-    n_trained_on: NonNegativeInt | None = None
-    n_inferred_coefficients: NonNegativeInt | None = None
-    n_g_flux_from_table: NonNegativeInt | None = None
-    n_g_flux_from_coefficients: NonNegativeInt | None = None
-
-
-class Facts(_Open):
-    """``provenance.json`` of a trained folder: what a model was made from and with."""
-
-    versions: dict[str, str] = {}
-    commit: str | None = None
-    data: DataFacts = DataFacts()
-    training: TrainingFacts = TrainingFacts()
-    credit: str | None = None
 
 
 def write_records(path: Path, records: Iterable[EpochRecord]) -> None:
@@ -183,6 +147,8 @@ class Checkpoint(Shown):
     network: ScatterVAE  # in evaluation mode
     provenance: dict[str, Any]  # version, data digest, counts of stars; readable JSON values
     records: tuple[EpochRecord, ...] = ()  # one an epoch of its training
+    # of the stars that it was trained on, rising; none where they were not kept
+    source_id: SourceIds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __repr__(self) -> str:
         latents = counted(self.n_latent, "latent")
@@ -205,6 +171,8 @@ class Checkpoint(Shown):
             write_tensors(partial / NORMALIZATION, arrays, counts)
             write_json(partial / PROVENANCE, self.provenance)
             write_records(partial / TRAINING, self.records)
+            if len(self.source_id):
+                write_tensors(partial / STARS, {"source_id": self.source_id}, {})
 
     @staticmethod
     def is_model(folder: Path) -> bool:
@@ -344,9 +312,18 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     )
     facts = read_json(folder / PROVENANCE, Facts.model_validate)
     records = read_records(folder / TRAINING) if (folder / TRAINING).is_file() else ()
-    return Checkpoint(
-        config.recipe, normalization, network, facts.model_dump(mode="json", exclude_unset=True), records
-    )
+    provenance = facts.model_dump(mode="json", exclude_unset=True)
+    return Checkpoint(config.recipe, normalization, network, provenance, records, _source_ids(folder / STARS))
+
+
+def _source_ids(file: Path) -> SourceIds:
+    """The identifiers in a file; none where there is no file, as in models of earlier versions."""
+    if not file.is_file():
+        return np.empty(0, dtype=np.int64)
+    ids = read_tensors(file).arrays.get("source_id", np.empty(0))
+    if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
+        raise CheckpointError(f"{file}: holds no rising list of source_ids; train or fetch the model again")
+    return ids
 
 
 def with_weights(make: Callable[[], Network], weights: Mapping[str, np.ndarray], where: Path) -> Network:

@@ -132,7 +132,7 @@ def train(
         )
         seconds = time.perf_counter() - started
         network, records = state.network.eval(), tuple(state.records)
-        checkpoint = Checkpoint(recipe, prepared.normalization, network, {}, records)
+        checkpoint = Checkpoint(recipe, prepared.normalization, network, {}, records, prepared.source_id)
         if not world.is_first:
             return checkpoint
         training = {

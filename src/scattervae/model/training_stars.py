@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
-from scattervae.arrays import StarArray, StarMask
+from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import CheckpointError, TrainingError, counted
 from scattervae.files import read_tensors, write_tensors
+from scattervae.gaia.basis import g_mag_of, xp_colour
 from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
 from scattervae.model.covariance import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
@@ -58,6 +59,8 @@ class StoreStatistics:
     n_trained_on: Int64[np.ndarray, " row_group"]  # those that train
     n_one_band: Int64[np.ndarray, " row_group"]  # those of them with one band
     n_inferred: Int64[np.ndarray, " row_group"]  # those of them whose coefficients were not published
+    ranges: Float64[np.ndarray, "row_group limit"]  # of those that train, as `ranges_of` has them
+    source_id: SourceIds  # of those that train, rising; none where they are more than `MOST_IDS`
 
     @classmethod
     def of(cls, store: SpectrumStore, recipe: Recipe) -> "StoreStatistics":
@@ -67,11 +70,15 @@ class StoreStatistics:
             TrainingError: No star of it can be trained on.
         """
         counts = np.zeros((4, len(store.row_groups)), dtype=np.int64)
+        ranges = np.full((len(store.row_groups), 4), np.nan)
+        ids: dict[int, SourceIds] = {}
 
         def chosen(index: int, outliers: Int64[np.ndarray, " outlier"] | None = None) -> StoredSpectra:
             stars = store.read_row_group(store.row_groups[index])
             kept = stars.take(np.flatnonzero(trained_on(stars, recipe, outliers=outliers)))
             counts[:, index] = stars.usable.sum(), *counts_of(kept).values()
+            ranges[index] = ranges_of(kept, store.basis.n_bp)
+            ids[index] = kept.source_id if counts[1].sum() <= MOST_IDS else kept.source_id[:0]
             return kept
 
         def chunks() -> Iterator[StoredSpectra]:
@@ -83,16 +90,19 @@ class StoreStatistics:
         if len(normalization.outliers):  # rare, and only then is it known which row groups have them
             for index in range(len(store.row_groups)):
                 chosen(index, normalization.outliers)
-        return cls(normalization, *counts)
+        source_id = np.concatenate([ids[index] for index in sorted(ids)])
+        kept = kept_ids(source_id, int(counts[1].sum()))
+        return cls(normalization, counts[0], counts[1], counts[2], counts[3], ranges, kept)
 
-    def totals(self, n_stars: int) -> dict[str, int]:
-        """The counts of all row groups together."""
+    def totals(self, n_stars: int) -> dict[str, Any]:
+        """The counts and ranges of all row groups together."""
         return {
             "n_stars": n_stars,
             "n_usable": int(self.n_usable.sum()),
             "n_trained_on": int(self.n_trained_on.sum()),
             "n_one_band": int(self.n_one_band.sum()),
             "n_inferred_coefficients": int(self.n_inferred.sum()),
+            **named_ranges(self.ranges),
         }
 
     def save(self, path: Path, store: SpectrumStore, recipe: Recipe) -> None:
@@ -150,6 +160,33 @@ def counts_of(trained: Spectra | StoredSpectra) -> dict[str, int]:
     return {"n_trained_on": len(trained), "n_one_band": one_band, "n_inferred_coefficients": inferred}
 
 
+MOST_IDS = 2**22
+"""A model of no more stars keeps the identifiers of those that it was trained on, 8 bytes each."""
+
+
+def kept_ids(source_id: SourceIds, n_stars: int) -> SourceIds:
+    """The identifiers that a model keeps: rising, and none where not all are at hand or they are too many."""
+    return np.sort(source_id[: len(source_id) if len(source_id) == n_stars <= MOST_IDS else 0])
+
+
+def ranges_of(stars: Spectra | StoredSpectra, n_bp: int) -> Float64[np.ndarray, " limit"]:
+    """Smallest and largest G [mag], then those of the colour of the coefficients; NaN where no star has one."""
+    g_mag, colour = np.asarray(g_mag_of(stars.g_flux)), xp_colour(stars.coeffs, n_bp)
+    known = (values[np.isfinite(values)] for values in (g_mag, colour))
+    ends = [(some.min(), some.max()) if len(some) else (np.nan, np.nan) for some in known]
+    return np.asarray(ends).ravel()
+
+
+def named_ranges(ranges: Float64[np.ndarray, "row_group limit"]) -> dict[str, list[float]]:
+    """The ranges of all row groups together, as provenance has them; without one that no star has."""
+    lowest, highest = np.fmin.reduce(ranges), np.fmax.reduce(ranges)
+    named = {
+        "g_mag_range": [float(lowest[0]), float(highest[1])],
+        "colour_range": [float(lowest[2]), float(highest[3])],
+    }
+    return {name: ends for name, ends in named.items() if np.isfinite(ends).all()}
+
+
 logger = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
@@ -179,6 +216,7 @@ class Prepared:
     stars: TrainingStars
     normalization: Normalization
     data: dict[str, Any]
+    source_id: SourceIds  # of the stars, as `kept_ids` has them
 
     @property
     def streamed(self) -> bool:
@@ -220,14 +258,17 @@ def prepare_spectra(
     if len(normalization.outliers):
         inside = ~np.isin(stars.source_id, normalization.outliers)
         stars, g_flux_error = stars.take(inside), None if g_flux_error is None else g_flux_error[inside]
-    counts = {"n_stars": len(spectra), "n_usable": int(spectra.usable.sum()), **counts_of(stars)}
+    counts: dict[str, Any] = {"n_stars": len(spectra), "n_usable": int(spectra.usable.sum())}
+    counts |= counts_of(stars)
     correlated = None
     if recipe.likelihood == "full":
         correlated = CorrelatedNoise.of(stars, normalization, g_flux_error=g_flux_error).to(machine.device)
         counts |= _counts_of_noise(correlated)
     inputs = normalization.apply(stars, gaps=recipe.trains_on_one_band).to(machine.device)
     in_memory = StarsInMemory(inputs, normalization.bp.stop, correlated)
-    return Prepared(in_memory, normalization, _data(data_digest(stars), counts, normalization))
+    counts |= named_ranges(ranges_of(stars, stars.basis.n_bp)[None])
+    data = _data(data_digest(stars), counts, normalization)
+    return Prepared(in_memory, normalization, data, kept_ids(stars.source_id, len(stars)))
 
 
 def prepare_store(
@@ -248,6 +289,7 @@ def prepare_store(
         gaps=recipe.trains_on_one_band,
         threads=reading_threads(),
     )
+    release = {} if store.release is None else {"release": store.release.name}
     stars: TrainingStars
     if streamed:
         stars = StarsOnDisk(chosen, store.digest, machine.device)
@@ -256,7 +298,8 @@ def prepare_store(
     return Prepared(
         stars=stars,
         normalization=statistics.normalization,
-        data=_data(store.digest, statistics.totals(len(store)), statistics.normalization),
+        data=_data(store.digest, statistics.totals(len(store)) | release, statistics.normalization),
+        source_id=statistics.source_id,
     )
 
 
@@ -290,7 +333,7 @@ def _counts_of_noise(correlated: CorrelatedNoise) -> dict[str, int]:
     return counts
 
 
-def _data(digest: str, counts: dict[str, int], normalization: Normalization) -> dict[str, Any]:
+def _data(digest: str, counts: dict[str, Any], normalization: Normalization) -> dict[str, Any]:
     n_table = normalization.n_g_flux_from_table
     return {
         "digest": digest,

@@ -20,7 +20,15 @@ MODEL_FILES = (
     *("config.json", "provenance.json", "digests.json", CARD, "training.jsonl", "README.md"),
     *(
         f"{n}.safetensors"
-        for n in ("weights", "normalization", "calibration", "flow", "label_flow", "outliers")
+        for n in (
+            "weights",
+            "normalization",
+            "training_stars",
+            "calibration",
+            "flow",
+            "label_flow",
+            "outliers",
+        )
     ),
     *("labels/*.json", "labels/*.safetensors"),
 )

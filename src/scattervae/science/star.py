@@ -11,11 +11,11 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue.encoding import catalogue
+from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, UNLIKE, TrainingFlag
 from scattervae.science.labels.prediction import LabelFlag
 from scattervae.science.labels.targets import UNITS
-from scattervae.science.shipped import card_of
-from scattervae.science.trained import TrainedModel, labels_of
-from scattervae.spectra.spectra import Flag, GFluxSource, Spectra
+from scattervae.science.trained import labels_of
+from scattervae.spectra.spectra import Flag, Spectra
 
 _REASONS = {
     LabelFlag.NOT_REPRODUCED: "the model does not reproduce the spectrum",
@@ -146,7 +146,7 @@ def answer_star(model: Checkpoint, star: Spectra) -> StarAnswer:
         bands=_bands(model, star) if encoded else {},
         score=score if encoded else None,
         faint=bool(row.get("label_flags", 0) & LabelFlag.FAINT),
-        unlike=_unlike(model, star),
+        unlike=tuple(flag.meaning for flag in TrainingFlag if flag & UNLIKE & row[TRAINING_FLAGS]),
     )
 
 
@@ -183,31 +183,3 @@ def _bands(model: Checkpoint, star: Spectra) -> dict[str, BandFit]:
                 largest=float(normalised[normalised.abs().argmax()]),
             )
     return fits
-
-
-def _unlike(model: Checkpoint, star: Spectra) -> tuple[str, ...]:
-    """In what a star differs in kind from those that the model was trained on, as far as the model says."""
-    data = model.provenance.get("data", {})
-    n_trained, n_inferred = data.get("n_trained_on"), data.get("n_inferred_coefficients")
-    found = []
-    if star.basis.bp_id is None:
-        found.append("the file names no basis: it is taken for the model's")
-    if n_trained and n_inferred is not None:
-        inferred = bool(star.flags[0] & np.uint16(Flag.INFERRED))
-        share = n_inferred / n_trained if inferred else 1 - n_inferred / n_trained
-        if share < 0.05:
-            kind = "inferred from a sampled spectrum" if inferred else "published"
-            found.append(f"coefficients {kind}, as of {100 * share:.0f} % of training stars")
-    from_coeffs, from_table = data.get("n_g_flux_from_coefficients"), data.get("n_g_flux_from_table")
-    if from_coeffs is not None and from_table:
-        source = GFluxSource(int(star.g_flux_source[0]))
-        if source is GFluxSource.COEFFICIENTS and from_coeffs / (from_coeffs + from_table) < 0.05:
-            found.append("G flux from the coefficients, not from a table")
-    folder = model.folder if isinstance(model, TrainedModel) else None
-    card = None if folder is None else card_of(folder)
-    if card is not None:
-        low, high = card["training"]["g_mag_range"]
-        g_mag = float(g_mag_of(star.g_flux[0]))
-        if not low <= g_mag <= high:
-            found.append(f"G {g_mag:.1f} mag, outside {low:.1f} to {high:.1f} of the training stars")
-    return tuple(found)

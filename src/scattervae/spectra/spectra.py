@@ -75,9 +75,9 @@ class GFluxSource(IntEnum):
     COEFFICIENTS = 2
 
 
-def flag_counts(flags: StarFlags) -> dict[str, int]:
+def flag_counts(flags: np.ndarray, kind: type[IntFlag] = Flag) -> dict[str, int]:
     """How many stars carry each flag, by the flag's name; flags that no star carries are left out."""
-    counts = {str(flag.name): int(((flags & np.uint16(flag)) > 0).sum()) for flag in Flag}
+    counts = {str(flag.name): int(((flags & np.uint16(flag)) > 0).sum()) for flag in kind}
     return {name: n for name, n in counts.items() if n}
 
 

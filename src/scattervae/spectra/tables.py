@@ -53,7 +53,7 @@ _UCDS = {
     r"latent_\w+_corr": "stat.correlation",
     r"log_likelihood": "stat.likelihood",
     r"reduced_chi2\w*": "stat.fit.chi2",
-    r"quality_flags|label_flags|flags": "meta.code.qual",
+    r"quality_flags|label_flags|training_flags|flags": "meta.code.qual",
     r"phot_g_mean_flux": "phot.flux;em.opt",
     r"phot_g_mean_mag": "phot.mag;em.opt",
     r"separation_arcsec": "pos.angDistance",

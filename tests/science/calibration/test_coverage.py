@@ -8,14 +8,13 @@ import torch
 from scipy.stats import kstest, norm
 
 from scattervae.errors import DataError
-from scattervae.gaia.basis import g_flux_of, g_mag_of
+from scattervae.gaia.basis import g_flux_of, g_mag_of, xp_colour
 from scattervae.model.network import Reconstruction
 from scattervae.science.calibration.coverage import (
     N_BINS,
     N_GROUPS,
     Pits,
     Share,
-    colour,
     coverage_table,
     order_groups,
     pit,
@@ -40,9 +39,24 @@ def even(n, c, *, ratio=2.0, seed=0):
 def test_the_edges_are_those_of_one_and_two_sigma():
     inside = norm.cdf([-0.999, 0.999, -1.999, 1.999])
     outside = norm.cdf([-1.001, 1.001])
-    share = Share.of(np.array([*inside, *outside, np.nan]))
-    assert share == (pytest.approx(2 / 6), pytest.approx(1.0), 6)
-    assert Share.of(np.array([np.nan])).n == 0
+    share = Share.of(np.array([[*inside, *outside, np.nan]]))
+    assert share[:3] == (pytest.approx(2 / 6), pytest.approx(1.0), 6)
+    assert np.isnan(share.one_error)  # of one star
+    assert Share.of(np.array([[np.nan]])).n == 0
+
+
+def test_errors_of_shares_are_those_of_resampled_stars():
+    """Coefficients of a star go together: with half of them alike, the error is larger than a binomial's."""
+    generator = np.random.default_rng(0)
+    values = generator.uniform(size=(150, 40))
+    values[:, :20] = values[:, :1]
+    values[:30, 30:] = np.nan
+    share = Share.of(values)
+    drawn = [Share.of(values[generator.integers(0, 150, 150)]) for _ in range(400)]
+    for name in ("one", "two"):
+        spread = np.std([getattr(one, name) for one in drawn])
+        assert getattr(share, f"{name}_error") == pytest.approx(spread, rel=0.15)
+    assert share.one_error > 2 * np.sqrt(share.one * (1 - share.one) / share.n)
 
 
 def test_even_transforms_are_covered_in_every_row():
@@ -68,7 +82,7 @@ def test_pooled_are_the_coefficients_whose_median_scatter_exceeds_their_error():
     (row,) = tabulated(transforms, MODEL.normalization, np.full(200, 10.5), np.zeros(200)).by("all")
     assert row.n_pooled == 4
     assert row.drawn.n == 800
-    assert row.others == (1.0, 1.0, 1400)
+    assert row.others == (1.0, 1.0, 1400, 0.0, 0.0)
 
 
 def test_orders_are_counted_from_one_in_each_band():
@@ -85,7 +99,7 @@ def test_magnitude_and_colour():
     flux = np.array([g_flux_of(12.0), g_flux_of(15.5), 1.0])
     stars = Spectra.of(np.arange(1, 4), coeffs, coeffs**2, basis=Basis(2, 2), g_flux=flux)
     np.testing.assert_allclose(g_mag_of(stars.g_flux)[:2], [12.0, 15.5])
-    np.testing.assert_allclose(colour(stars), [-5.0, 0.0, np.nan])
+    np.testing.assert_allclose(xp_colour(stars.coeffs, 2), [-5.0, 0.0, np.nan])
 
 
 def test_table_of_a_model_leaves_unusable_stars_out_and_same_seed_same_table():
@@ -114,26 +128,24 @@ def test_transforms_are_scipys():
 
 
 def test_hidden_coefficients_of_simulated_stars_are_covered_within_one_per_cent(transforms):
-    share = Share.of(transforms.hidden.numpy().ravel())
+    share = Share.of(transforms.hidden.numpy())
     assert share.n == 3000 * N
     assert share.one == pytest.approx(0.6827, abs=0.01)
     assert share.two == pytest.approx(0.9545, abs=0.01)
 
 
 def test_at_a_draw_they_are_uniform_and_at_the_mean_they_are_not(transforms):
-    share = Share.of(transforms.drawn.numpy().ravel())
+    share = Share.of(transforms.drawn.numpy())
     assert share.one == pytest.approx(0.6827, abs=0.01)
     assert share.two == pytest.approx(0.9545, abs=0.01)
     assert kstest(transforms.drawn[:, 0].numpy(), "uniform").pvalue > 1e-3
-    assert (
-        Share.of(transforms.at_mean.numpy().ravel()).one > 0.70
-    )  # two latents of eleven coefficients were fitted
-    assert Share.of(transforms.without_scatter.numpy().ravel()).one < 0.65
+    assert Share.of(transforms.at_mean.numpy()).one > 0.70  # two latents of eleven coefficients were fitted
+    assert Share.of(transforms.without_scatter.numpy()).one < 0.65
 
 
 def test_a_scatter_half_as_wide_shows():
     stars = stars_of(linear_model(scatter=0.4), 1500)
-    found = Share.of(pits(linear_model(scatter=0.2), stars, n_rounds=N_GROUPS).hidden.numpy().ravel())
+    found = Share.of(pits(linear_model(scatter=0.2), stars, n_rounds=N_GROUPS).hidden.numpy())
     assert found.one < 0.62
 
 
@@ -141,7 +153,7 @@ def test_an_encoder_too_sure_of_itself_changes_nothing(transforms):
     """Decoder and scatter are tested, not the encoder: posteriors are found anew."""
     model = with_widths(linear_model(), 0.3)
     found = pits(model, stars_of(model, 3000), n_rounds=1)
-    assert Share.of(found.drawn.numpy().ravel()).one == pytest.approx(0.6827, abs=0.01)
+    assert Share.of(found.drawn.numpy()).one == pytest.approx(0.6827, abs=0.01)
 
 
 def test_one_round_hides_about_a_tenth_of_each_star():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
-from studies.latent_intervals import latent_coverage
 
 from scattervae.errors import CheckpointError
 from scattervae.files import write_tensors
@@ -30,7 +29,7 @@ from scattervae.science.calibration.fit import (
     made_from,
 )
 from scattervae.science.calibration.score import ScoreInputs, score_inputs
-from scattervae.science.calibration.widths import WidthLaw, encode
+from scattervae.science.calibration.widths import WidthLaw, encode, latent_coverage
 from scattervae.science.catalogue.encoding import catalogue, catalogue_schema
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.science.trained import load_model

@@ -5,10 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from studies.latent_intervals import one_band_coverage, renoised_coverage
+from studies.latent_intervals import one_band_coverage
 from torch.distributions import MultivariateNormal
 
-from scattervae.science.calibration.widths import WidthLaw, distances, fit_widths, kinds_of, renoised
+from scattervae.science.calibration.widths import (
+    WidthLaw,
+    distances,
+    fit_widths,
+    kinds_of,
+    renoised,
+    renoised_coverage,
+)
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 from science.calibration.linear import correlated, linear_model, stars_of

@@ -4,4 +4,4 @@
 `score` is how well a star is reproduced, on one scale for bright stars and faint ones.
 """
 
-__all__ = ["calibrated", "coverage", "fit"]
+__all__ = ["calibrated", "coverage", "fit", "widths"]

@@ -1,5 +1,6 @@
 """How many coefficients lie inside the central 68 and 95 %, by G, by order and by colour."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import g_mag_of
+from scattervae.gaia.basis import g_mag_of, xp_colour
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Reconstruction
 from scattervae.model.posterior import Posterior
@@ -116,7 +117,8 @@ def _mixture(checkpoint: Checkpoint, inputs: Inputs, draws: WeightedDraws) -> Pi
 
 INSIDE_1_SIGMA = 0.6827
 INSIDE_2_SIGMA = 0.9545
-FEWEST_STARS = 300
+FEWEST_STARS = 200
+"""Bins with fewer are printed with the errors of their shares."""
 N_BINS = 20
 _EDGES = ((1 - INSIDE_1_SIGMA) / 2, (1 - INSIDE_2_SIGMA) / 2)
 _G_EDGES = np.arange(-5.0, 26.0)
@@ -125,20 +127,40 @@ _N_COLOURS = 5
 
 
 class Share(NamedTuple):
-    """Coverage of some coefficients."""
+    """Coverage of some coefficients, with the standard error of either share; NaN for fewer than two stars."""
 
     one: float  # inside the central 68.27 %
     two: float  # inside the central 95.45 %
     n: int  # of so many; both shares are NaN where 0
+    one_error: float = math.nan
+    two_error: float = math.nan
 
     @staticmethod
-    def of(values: Float[np.ndarray, " value"]) -> "Share":
-        """Of these transforms; NaN ones do not count."""
-        known = values[np.isfinite(values)]
-        if len(known) == 0:
+    def of(values: Float[np.ndarray, "star coeff"]) -> "Share":
+        r"""Of these transforms; NaN ones do not count.
+
+        Coefficients of one star go together, so errors are those of a ratio of sums over stars, with :math:`k_i` of
+        :math:`n_i` coefficients inside:
+
+        .. math:: \sigma^2 = \frac{S}{S - 1} \frac{\sum_i (k_i - p n_i)^2}{(\sum_i n_i)^2}, \qquad
+            p = \frac{\sum_i k_i}{\sum_i n_i}
+
+        Source:
+            Cochran (1977), Sampling Techniques, 3rd ed., eq. 6.13, for stars drawn from many.
+        """
+        n = np.isfinite(values).sum(axis=1)
+        n, values = n[n > 0], values[n > 0]
+        if len(n) == 0:
             return Share(np.nan, np.nan, 0)
-        one, two = (float(((known > edge) & (known < 1 - edge)).mean()) for edge in _EDGES)
-        return Share(one, two, len(known))
+        inside = [((values > edge) & (values < 1 - edge)).sum(axis=1) for edge in _EDGES]
+        one, two = (float(k.sum() / n.sum()) for k in inside)
+        errors = [math.nan, math.nan]
+        if len(n) > 1:
+            squares = (
+                float(((k - share * n) ** 2).sum()) for k, share in zip(inside, (one, two), strict=True)
+            )
+            errors = [math.sqrt(len(n) / (len(n) - 1) * s) / float(n.sum()) for s in squares]
+        return Share(one, two, int(n.sum()), *errors)
 
 
 @dataclass(frozen=True)
@@ -192,7 +214,12 @@ def coverage_table(
         raise DataError(f"none of {counted(len(spectra), 'star')} is usable: nothing to measure coverage on")
     normalization = checkpoint.normalization
     transforms = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
-    return tabulated(transforms, normalization, np.asarray(g_mag_of(stars.g_flux)), colour(stars))
+    return tabulated(
+        transforms,
+        normalization,
+        np.asarray(g_mag_of(stars.g_flux)),
+        xp_colour(stars.coeffs, stars.basis.n_bp),
+    )
 
 
 def tabulated(
@@ -216,13 +243,6 @@ def tabulated(
     ]
     hidden, drawn = (tuple(int(n) for n in found) for found in counts)
     return CoverageTable(tuple(rows), hidden, drawn, len(g))
-
-
-def colour(stars: Spectra) -> StarArray:
-    """Minus 2.5 times the decimal logarithm of the first BP over the first RP coefficient; NaN where not defined."""
-    first_bp, first_rp = stars.coeffs[:, 0], stars.coeffs[:, stars.basis.n_bp]
-    ratio = np.divide(first_bp, first_rp, out=np.full(len(stars), np.nan), where=first_rp != 0)
-    return np.asarray(-2.5 * np.log10(np.where(ratio > 0, ratio, np.nan)))
 
 
 def order_groups(normalization: Normalization) -> Iterator[tuple[str, Int64[np.ndarray, " column"]]]:
@@ -272,10 +292,10 @@ def _row(
         name=name,
         n_stars=int(stars.sum()),
         n_pooled=int(pooled.sum()),
-        hidden=Share.of(np.asarray(arrays.hidden)[of_pooled].ravel()),
-        drawn=Share.of(np.asarray(arrays.drawn)[of_pooled].ravel()),
-        stated=Share.of(np.asarray(arrays.stated)[of_pooled].ravel()),
-        at_mean=Share.of(np.asarray(arrays.at_mean)[of_pooled].ravel()),
-        others=Share.of(np.asarray(arrays.drawn)[of_others].ravel()),
-        others_without_scatter=Share.of(np.asarray(arrays.without_scatter)[of_others].ravel()),
+        hidden=Share.of(np.asarray(arrays.hidden)[of_pooled]),
+        drawn=Share.of(np.asarray(arrays.drawn)[of_pooled]),
+        stated=Share.of(np.asarray(arrays.stated)[of_pooled]),
+        at_mean=Share.of(np.asarray(arrays.at_mean)[of_pooled]),
+        others=Share.of(np.asarray(arrays.drawn)[of_others]),
+        others_without_scatter=Share.of(np.asarray(arrays.without_scatter)[of_others]),
     )

@@ -15,8 +15,10 @@ from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
 
 FACTORS = (2.0, 3.0, 5.0, 10.0, 20.0)
+FAINTER = (3.0, 10.0)
 KINDS = 3
 """Stars with both bands, without BP, without RP."""
 _DRAWS = 4  # of each complete star
@@ -152,3 +154,69 @@ def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
         for start in range(0, len(inputs), BATCH)
     ]
     return Posterior.concatenate(parts)
+
+
+class LatentCoverage(NamedTuple):
+    r"""How often latents fall where a posterior expects them.
+
+    Attributes:
+        per_latent: Share inside the central 68.27 % of each latent.
+        jointly: Share of :math:`(z - \mu)^T \Sigma^{-1} (z - \mu)` below the 68.27 % point of its
+            :math:`\chi^2` distribution.
+        mean_square: Mean of that form; the number of latents where widths are right.
+        n: Stars, or draws, that were counted.
+    """
+
+    per_latent: list[float]
+    jointly: float
+    mean_square: float
+    n: int
+
+
+def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
+    """Coverage of these latents, one a star, by the stars' posteriors."""
+    away = (z - posterior.mean).double()
+    squares = distances(posterior, z)
+    inside = (away.abs() <= posterior.sd.double()).double().mean(dim=0)
+    edge = chi2.ppf(INSIDE_1_SIGMA, z.shape[1])
+    return LatentCoverage(
+        per_latent=inside.tolist(),
+        jointly=(squares <= edge).double().mean().item(),
+        mean_square=squares.mean().item(),
+        n=len(z),
+    )
+
+
+@torch.no_grad()
+def renoised_coverage(
+    checkpoint: Checkpoint, bright: Inputs, factor: float, *, n_repeats: int = 1, seed: int = 0
+) -> LatentCoverage:
+    r"""How often draws from stars' posteriors lie inside those of the same stars made fainter.
+
+    .. math:: x' = x + \sigma \sqrt{f^2 - 1}\, \epsilon, \qquad \sigma' = f \sigma
+
+    The bright star's noise is part of x', and its posterior's width part of the draw. Latents, bright star and
+    faint star are a Markov chain: if both posteriors are Bayes' then a draw given the bright star is, over all
+    bright stars that could have become this faint one, a draw given the faint one. So the expectation is 68.27 %
+    with nothing to correct.
+
+    Args:
+        checkpoint: The model.
+        bright: Real stars.
+        factor: By how much all errors grow.
+        n_repeats: Faint stars made of each bright one.
+        seed: Of every random number.
+    """
+    generator = stream(seed, "renoise", str(factor))
+    posterior = encode(checkpoint, bright)
+    faint, draws = [], []
+    for _ in range(n_repeats):
+        draws.append(posterior.sample(generator))
+        faint.append(encode(checkpoint, renoised(bright, factor, generator)))
+    return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
+
+
+def faint_coverage(checkpoint: Checkpoint, spectra: Spectra, *, seed: int = 0) -> dict[float, LatentCoverage]:
+    """`renoised_coverage` of the complete ones of these stars, for errors `FAINTER` times as large."""
+    bright = checkpoint.normalization.apply(spectra.take(spectra.usable))
+    return {factor: renoised_coverage(checkpoint, bright, factor, seed=seed) for factor in FAINTER}

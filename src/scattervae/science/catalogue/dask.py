@@ -17,6 +17,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import keep_memory
 from scattervae.science.catalogue.encoding import catalogue_schema, encode_chunk
 from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write_partition
+from scattervae.science.catalogue.training_flags import file_flags
 from scattervae.spectra.columns import (
     StoredSpectra,
     current_names,
@@ -27,7 +28,7 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.foreign import ForeignColumns
 from scattervae.spectra.hats import HatsFolder, Partition
-from scattervae.spectra.spectra import Flag, Spectra
+from scattervae.spectra.spectra import Basis, Flag, Spectra
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def encode_partition(
     Raises:
         DataError: The frame lacks columns, or its spectra are of another basis than the model's.
     """
-    rows = pa.Table.from_batches([_rows_of(partition, checkpoint)])
+    rows = pa.Table.from_batches([_rows_of(partition, checkpoint, None)])
     frame: pd.DataFrame = rows.to_pandas(types_mapper=pd.ArrowDtype).set_index(partition.index)
     for name in reversed([name for name in keep if name in partition.columns]):
         frame.insert(0, name, partition[name])
@@ -169,7 +170,7 @@ def dask_client(scheduler: str | None, *, workers: int) -> Iterator[Any]:
 
 def _write(frame: pd.DataFrame, pixel: Any, encoding: Encoding, sky: SkyColumns) -> pd.DataFrame:
     """What a worker does with a partition; says which it was."""
-    rows = pa.Table.from_batches([_rows_of(frame, encoding.checkpoint)])
+    rows = pa.Table.from_batches([_rows_of(frame, encoding.checkpoint, encoding.shared)])
     sky_table = pa.Table.from_pandas(frame.reset_index()[sky.names], preserve_index=False)
     partition = Partition(int(pixel.order), int(pixel.pixel), len(frame))
     write_partition(encoding, partition, rows, sky.of_rows(sky_table))
@@ -180,13 +181,16 @@ def _written(order: int, pixel: int) -> pd.DataFrame:
     return pd.DataFrame({"order": [order], "pixel": [pixel]})
 
 
-def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint) -> pa.RecordBatch:
+def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint, shared: int | None) -> pa.RecordBatch:
+    """The catalogue's rows; what is known of all stars of the store is asked of the frame's columns where None."""
     keep_memory()
-    return encode_chunk(checkpoint, _chunk_in(frame, checkpoint), catalogue_schema(checkpoint))
+    stars, basis = _chunk_in(frame, checkpoint)
+    shared = file_flags(checkpoint, basis) if shared is None else shared
+    return encode_chunk(checkpoint, stars, catalogue_schema(checkpoint), shared=shared)
 
 
-def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
-    """The stars of a frame with a store's columns, or with those of somebody else's catalogue."""
+def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> tuple[StoredSpectra, Basis]:
+    """The stars of a frame with a store's columns, or with those of somebody else's catalogue, and their basis."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.rename_columns(current_names(table.column_names))
     try:
@@ -196,15 +200,15 @@ def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> StoredSpectra:
     own = checkpoint.normalization.basis
     if len(table) == 0:  # whose columns made by hand have no type
         nothing = np.empty((0, own.n_coeffs))
-        return stored_of(Spectra.of(np.empty(0, np.int64), nothing, nothing, basis=own))
+        return stored_of(Spectra.of(np.empty(0, np.int64), nothing, nothing, basis=own)), own
     basis = columns.basis([table]) or own
     if set(stored_columns()) <= set(table.column_names):
         checkpoint.normalization.require_basis(basis)
-        return stored_from(table, own)
+        return stored_from(table, own), basis
     stars = columns.spectra(table, own)
     if (stars.flags & np.uint16(Flag.BAD_COEFFS)).all():  # not a few stars, but all have other sizes
         checkpoint.normalization.require_basis(basis)
-    return stored_of(stars)
+    return stored_of(stars), basis
 
 
 def _columns_of(hats: HatsFolder, sky: SkyColumns) -> list[str]:

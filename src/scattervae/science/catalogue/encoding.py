@@ -25,6 +25,16 @@ from scattervae.model.posterior import Posterior
 from scattervae.parallel import in_threads
 from scattervae.science.calibration.calibrated import is_calibrated, refined_law, score_of
 from scattervae.science.calibration.score import score_inputs_of
+from scattervae.science.catalogue.training_flags import (
+    FOLD,
+    TRAINING_FLAGS,
+    UNLIKE,
+    TrainingFlag,
+    file_flags,
+    fold_numbers,
+    training_flags,
+    training_legend,
+)
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
@@ -50,21 +60,27 @@ class CatalogueSummary:
     n_stars: int  # rows
     n_encoded: int  # rows with latents; the others say why in their flags
     flags: dict[str, int]  # stars with each flag, by the flag's name
+    training: dict[str, int]  # stars with each bit of `TrainingFlag`, by its name
+    n_unlike: int  # stars that are in some way unlike the training stars
     n_resumed: int  # rows that an earlier, stopped run had written
 
     @staticmethod
     def of(path: Path, tables: Iterable[pa.Table], *, n_resumed: int) -> "CatalogueSummary":
         """The summary of these rows, counted as they pass; their columns `COUNTED` are enough."""
-        n_stars = n_encoded = 0
+        n_stars = n_encoded = n_unlike = 0
         flags: Counter[str] = Counter()
+        training: Counter[str] = Counter()
         for table in tables:
             n_stars += len(table)
             n_encoded += int(np.isfinite(table["latent_1_mean"].to_numpy()).sum())
             flags.update(flag_counts(table[FLAGS].to_numpy().astype(np.uint16)))
-        return CatalogueSummary(path, n_stars, n_encoded, dict(flags), n_resumed)
+            bits = table[TRAINING_FLAGS].to_numpy()
+            training.update(flag_counts(bits, TrainingFlag))
+            n_unlike += int(((bits & UNLIKE) > 0).sum())
+        return CatalogueSummary(path, n_stars, n_encoded, dict(flags), dict(training), n_unlike, n_resumed)
 
 
-COUNTED = ["latent_1_mean", FLAGS]
+COUNTED = ["latent_1_mean", FLAGS, TRAINING_FLAGS]
 
 
 class Chunk(NamedTuple):
@@ -72,6 +88,7 @@ class Chunk(NamedTuple):
 
     n_rows: int
     read: Callable[[], StoredSpectra]
+    shared: int = 0  # what is known of all of them
 
 
 def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
@@ -105,6 +122,8 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         *([] if score_of(checkpoint) is None else [_score_field()]),
         *([] if reference is None else score_fields()),
         *_label_fields(labels_of(checkpoint)),
+        described(FOLD, pa.int16(), "", "0 test, 1 validation, 2 train, by a hash of the source_id"),
+        described(TRAINING_FLAGS, pa.int32(), "", training_legend()),
         described(FLAGS, pa.int32(), "", flag_legend()),
     ]
     about = {
@@ -207,20 +226,29 @@ class EncodedStars(TableFace, Posterior):
         return np.stack([self.column(name) for name in names], axis=1)
 
 
-def chunks_of(checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra]) -> Iterator[Chunk]:
+def chunks_of(
+    checkpoint: Checkpoint, stars: SpectrumStore | Iterable[Spectra], *, known: int = 0
+) -> Iterator[Chunk]:
     """The stars of a store, or of chunks, in their order and ready to be encoded.
+
+    Args:
+        checkpoint: The model.
+        stars: The stars.
+        known: What is known of all of them, beyond what their file or store says.
 
     Raises:
         DataError: They are of another basis than the model's.
     """
     if isinstance(stars, SpectrumStore):
         checkpoint.normalization.require_basis(stars.basis)
+        shared = known | file_flags(checkpoint, stars.basis, stars.release)
         for row_group in stars.row_groups:
-            yield Chunk(row_group.n_rows, partial(stars.read_row_group, row_group))
+            yield Chunk(row_group.n_rows, partial(stars.read_row_group, row_group), shared)
     else:
         for spectra in rechunk(stars, _ROWS_A_CHUNK):
             checkpoint.normalization.require_basis(spectra.basis)
-            yield Chunk(len(spectra), partial(stored_of, spectra))
+            shared = known | file_flags(checkpoint, spectra.basis)
+            yield Chunk(len(spectra), partial(stored_of, spectra), shared)
 
 
 def once_each(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -235,7 +263,7 @@ def once_each(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         source_id = spectra.source_id[rows]
         again = seen.holds(source_id) | repeats(source_id)
         seen.add(source_id[~again])
-        yield (Chunk(chunk.n_rows, partial(_flagged, chunk.read, rows[again])) if again.any() else chunk)
+        yield chunk._replace(read=partial(_flagged, chunk.read, rows[again])) if again.any() else chunk
 
 
 def _flagged(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:
@@ -250,10 +278,20 @@ def rows_of(
 ) -> Iterator[tuple[Chunk, pa.RecordBatch]]:
     """The catalogue's rows of each chunk, in order; reading and computing are shared out to threads."""
     schema = catalogue_schema(checkpoint)
-    return in_threads(lambda chunk: encode_chunk(checkpoint, chunk.read(), schema), chunks, threads=threads)
+    return in_threads(
+        lambda chunk: encode_chunk(checkpoint, chunk.read(), schema, shared=chunk.shared),
+        chunks,
+        threads=threads,
+    )
 
 
-def encode_chunk(checkpoint: Checkpoint, spectra: StoredSpectra, schema: pa.Schema) -> pa.RecordBatch:
+def encode_chunk(
+    checkpoint: Checkpoint,
+    spectra: StoredSpectra,
+    schema: pa.Schema,
+    *,
+    shared: int = 0,
+) -> pa.RecordBatch:
     """The catalogue's rows of these stars, as `catalogue_schema` has them."""
     names = [field.name for field in schema if field.type == pa.float32()]
     values = torch.empty(len(names), len(spectra))
@@ -283,6 +321,8 @@ def encode_chunk(checkpoint: Checkpoint, spectra: StoredSpectra, schema: pa.Sche
             values[:, start : start + len(stars)] = batch
     columns = dict(zip(names, values.numpy(), strict=True))
     columns |= {"source_id": spectra.source_id, FLAGS: spectra.flags, "label_flags": doubts, REASONS: reasons}
+    columns |= {FOLD: fold_numbers(spectra.source_id)}
+    columns |= {TRAINING_FLAGS: training_flags(checkpoint, spectra, shared)}
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 

@@ -26,6 +26,7 @@ from scattervae.science.catalogue.encoding import (
     encode_chunk,
 )
 from scattervae.science.catalogue.one_file import IDENTITY, identity_of, resumable, write_rows
+from scattervae.science.catalogue.training_flags import file_flags
 from scattervae.spectra.columns import RowGroup, store_schema
 from scattervae.spectra.hats import (
     SPATIAL_INDEX,
@@ -51,6 +52,7 @@ class Encoding(NamedTuple):
     store: Path  # the folder of the stars
     positions: Positions  # where their ra and dec come from
     folder: Path  # where partitions are written
+    shared: int = 0  # bits of `TrainingFlag` that all stars have
 
 
 Engine: TypeAlias = Callable[[Encoding, Sequence[Partition]], Iterator[Partition]]
@@ -89,7 +91,8 @@ def encode_store(
     with resumable(out, identity_of(checkpoint, catalogue_schema(checkpoint), store.digest), done) as folder:
         to_do = [p for p in partitions if not partition_path(folder, p.order, p.pixel).is_file()]
         n_done = n_resumed = sum(p.n_rows for p in partitions) - sum(p.n_rows for p in to_do)
-        encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve())
+        shared = file_flags(checkpoint, store.basis, store.release)
+        encoding = Encoding(checkpoint, store.path.resolve(), store.positions, folder.resolve(), shared)
         for partition in (engine or encode_here)(encoding, to_do):
             n_done += partition.n_rows
             if progress is not None:
@@ -126,7 +129,7 @@ def encode_here(encoding: Encoding, partitions: Sequence[Partition]) -> Iterator
     ]
 
     def encode(step: tuple[Partition, RowGroup]) -> pa.RecordBatch:
-        return encode_chunk(checkpoint, store.read_row_group(step[1]), schema)
+        return encode_chunk(checkpoint, store.read_row_group(step[1]), schema, shared=encoding.shared)
 
     encoded = in_threads(encode, steps, threads=reading_threads())
     for partition, done in groupby(encoded, key=lambda item: item[0][0]):

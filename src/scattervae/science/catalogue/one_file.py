@@ -176,7 +176,7 @@ def _after(chunks: Iterable[Chunk], n_rows: int) -> Iterator[Chunk]:
             yield chunk
         elif n_left:
             rows = np.arange(chunk.n_rows - n_left, chunk.n_rows)
-            yield Chunk(n_left, partial(_taken, chunk.read, rows))
+            yield chunk._replace(n_rows=n_left, read=partial(_taken, chunk.read, rows))
 
 
 def _taken(read: Callable[[], StoredSpectra], rows: Int64[np.ndarray, " row"]) -> StoredSpectra:

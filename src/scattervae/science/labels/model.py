@@ -27,13 +27,19 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
 from scattervae.model.training_stars import training_stars
-from scattervae.science.labels.conformal import CellAxes, Cells, Conformal, scores_of
-from scattervae.science.labels.prediction import BY_CHI2, BY_DISTANCE, LabelPrediction
+from scattervae.science.labels.prediction import (
+    BY_CHI2,
+    BY_DISTANCE,
+    Cells,
+    Conformal,
+    LabelPrediction,
+    cell_axes,
+    scores_of,
+)
 from scattervae.science.labels.support import RELIABLE_ABOVE, LabelledVolume, LabelSupport, SurveyStars
 from scattervae.science.labels.targets import LabelScales, TargetLabels
 from scattervae.science.labels.training import (
@@ -53,7 +59,6 @@ logger = logging.getLogger(__name__)
 
 FEWEST_STARS = 40
 FEWEST_UNSEEN = 1000  # for a rank below `REPRODUCED_ABOVE`
-_AXES = 2
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class LabelModel:
         chi2_rank = self.support.chi2_rank(chi2)
         supported = self.support.judge(inputs)
         sd_widened = sd * supported.widening
-        along_axes = _along_axes(mean, g_flux)
+        along_axes = cell_axes(mean, g_flux)
         half = self.conformal.half_widths(along_axes) * sd_widened[:, :, None]
         unusable = ~np.isfinite(mean)
         bounds = {}
@@ -244,7 +249,7 @@ def _trained(
         mean, sd = _averaged([network], rest.inputs)
         values, errors = (part.double().numpy() for part in rest.targets[:2])
         networks.append(network)
-        along_axes.append(_along_axes(mean, rest.g_flux))
+        along_axes.append(cell_axes(mean, rest.g_flux))
         off = np.where(rest.targets.known.numpy(), values - mean, np.nan)
         scores.append(scores_of(off, sd, errors))
         standardised.append(off / np.hypot(sd, errors))
@@ -265,11 +270,6 @@ def _averaged(networks: Sequence[LabelNetwork], inputs: Inputs) -> tuple[LabelAr
         np.mean([part.double().numpy() for part in parts], axis=0) for parts in zip(*predicted, strict=True)
     )
     return mean, np.sqrt(variance)
-
-
-def _along_axes(mean: LabelArray, g_flux: StarArray) -> CellAxes:
-    """Where intervals may differ: brightness, and the first predicted labels (Teff and log g)."""
-    return np.column_stack([g_mag_of(g_flux), mean[:, :_AXES]])
 
 
 CONFIG = "labels.json"

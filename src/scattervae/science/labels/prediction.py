@@ -1,15 +1,176 @@
-"""Predicted labels of stars: values, intervals, and whether to believe them."""
+"""Predicted labels of stars: values, whether to believe them, and intervals that hold the truth as often as they claim.
+
+Stars whose labels are known, but which a network did not learn from, show how many of its standard deviations an
+interval must be wide: separately by brightness and by kind of star, since a width that is right on average is wrong
+for either.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
-from scattervae.science.labels.conformal import pairs_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.science.labels.support import RELIABLE_ABOVE
+
+LEVELS = (0.68, 0.95)
+ERROR_TIMES = (1.0, 1.96)
+"""How many errors of a known label add to either side of the interval, in quadrature."""
+
+FEWEST_IN_CELL = 200
+_FEWEST_IN_PAIR, _BOUND = 20, 3.0
+
+CellAxes = Float64[np.ndarray, "star axis"]
+Scores = Float64[np.ndarray, "star label level"]
+Factors = Float64[np.ndarray, "cell label level"]
+
+
+def cell_axes(mean: LabelArray, g_flux: StarArray) -> CellAxes:
+    """Where intervals may differ: brightness, and the first two predicted labels (Teff and log g), scaled."""
+    return np.column_stack([g_mag_of(g_flux), mean[:, :2]])
+
+
+class Cells(NamedTuple):
+    """Boxes with about as many stars each: a space split in halves, axis after axis."""
+
+    axes: Int64[np.ndarray, " node"]  # which axis each node splits
+    # where; a star above goes to the node ``2 i + 2``, another to ``2 i + 1``
+    values: Float64[np.ndarray, " node"]
+    depth: int  # how often the space is split
+
+    @classmethod
+    def fit(cls, along_axes: CellAxes, *, fewest: int = FEWEST_IN_CELL) -> "Cells":
+        """Cells with at least so many of these stars each, one cell where there are fewer than twice as many.
+
+        Source:
+            Bentley (1975), Communications of the ACM 18, 509: a k-d tree, its axes taken in turn.
+        """
+        depth = max(0, int(np.log2(max(len(along_axes), 1) / fewest)))
+        axes, values = np.zeros(2**depth - 1, dtype=np.int64), np.zeros(2**depth - 1)
+        rows = {0: np.arange(len(along_axes))}
+        for node in range(2**depth - 1):
+            level = int(np.log2(node + 1))
+            here = rows.pop(node)
+            axes[node] = level % along_axes.shape[1]
+            along = along_axes[here, axes[node]]
+            values[node] = np.median(along) if len(along) else 0.0  # none where many share a place
+            above = along > values[node]
+            rows[2 * node + 1], rows[2 * node + 2] = here[~above], here[above]
+        return cls(axes, values, depth)
+
+    @property
+    def n_cells(self) -> int:
+        """How many there are."""
+        return int(2**self.depth)
+
+    def of(self, along_axes: CellAxes) -> Int64[np.ndarray, " star"]:
+        """The cell of each star; a place that is not a number counts as low."""
+        node = np.zeros(len(along_axes), dtype=np.int64)
+        for _ in range(self.depth):
+            above = along_axes[np.arange(len(along_axes)), self.axes[node]] > self.values[node]
+            node = 2 * node + 1 + above
+        cell: np.ndarray = node - (self.n_cells - 1)
+        return cell
+
+
+class Conformal(NamedTuple):
+    """How many stated standard deviations wide an interval must be, cell by cell."""
+
+    cells: Cells  # of G, Teff and log g, the labels as predicted
+    # half-widths of the intervals of `LEVELS` over the stated standard deviation; infinite where too few
+    # stars of a cell have the label to promise anything
+    factors: Factors
+    # of the errors of two predicted labels, pair after pair as `pairs_of` has them; none in models of older versions
+    correlations: Float64[np.ndarray, "cell pair"]
+
+    @classmethod
+    def fit(cls, along_axes: CellAxes, scores: Scores, off: LabelArray | None = None) -> "Conformal":
+        r"""Factors from stars that the network did not learn from.
+
+        .. math:: q = \text{the } \lceil (n + 1) p \rceil \text{-th smallest of } s
+
+        For stars drawn as these were, an interval then holds the truth with a probability of at least p, and of
+        at most p + 1 / (n + 1).
+
+        Args:
+            scores: s, as `scores_of` has them; NaN where a label is missing.
+            off: Known less predicted labels over the expected standard deviation of that, for correlations.
+
+        Source:
+            Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, sect. 4.5 (by category); Lei et al.
+            (2018), arXiv:1604.04173, sect. 5.2 (residuals over a standard deviation).
+        """
+        cells = Cells.fit(along_axes)
+        cell = cells.of(along_axes)
+        factors = np.full((cells.n_cells, scores.shape[1], len(LEVELS)), np.inf)
+        for index in range(cells.n_cells):
+            for label in range(scores.shape[1]):
+                for level, share in enumerate(LEVELS):
+                    factors[index, label, level] = _quantile(scores[cell == index, label, level], share)
+        if off is None:
+            return cls(cells, factors, np.empty((cells.n_cells, 0)))
+        correlations = [correlations_of(off[cell == index]) for index in range(cells.n_cells)]
+        return cls(cells, factors, np.stack(correlations))
+
+    def half_widths(self, along_axes: CellAxes) -> Float64[np.ndarray, "star label level"]:
+        """Half-widths of the intervals of these stars, in stated standard deviations."""
+        widths: np.ndarray = self.factors[self.cells.of(along_axes)]
+        return widths
+
+
+def pairs_of(n_labels: int) -> list[tuple[int, int]]:
+    """Each two labels, in the order of their columns.
+
+    >>> pairs_of(3)
+    [(0, 1), (0, 2), (1, 2)]
+    """
+    return list(combinations(range(n_labels), 2))
+
+
+def correlations_of(off: LabelArray) -> Float64[np.ndarray, " pair"]:
+    """Pearson's correlation of each two columns, over stars that have both; NaN for fewer than 20.
+
+    Values beyond three are taken for three, so that no outlier makes a correlation.
+    """
+    found = np.full(len(pairs_of(off.shape[1])), np.nan)
+    bounded = np.clip(off, -_BOUND, _BOUND)
+    for index, pair in enumerate(pairs_of(off.shape[1])):
+        both = bounded[np.isfinite(bounded[:, pair]).all(axis=1)][:, pair]
+        if len(both) >= _FEWEST_IN_PAIR and (both.std(axis=0) > 0).all():
+            found[index] = np.corrcoef(both.T)[0, 1]
+    return found
+
+
+def scores_of(off: LabelArray, sd: LabelArray, errors: LabelArray) -> Scores:
+    r"""How many stated standard deviations an interval must be wide to hold a known label.
+
+    .. math:: s = \max\left( \sqrt{\max(0, (y - \mu)^2 - k^2 \sigma_y^2) / v}, \;
+        |y - \mu| / \sqrt{v + \sigma_y^2} \right)
+
+    By the first, :math:`|y - \mu| \le \sqrt{s^2 v + k^2 \sigma_y^2}`, with k = 1 for 68 % and 1.96 for 95 %: what the
+    error of a known label explains is not laid to the network. Where that explains nearly all, the second keeps the
+    interval open: network and label are then taken to be wrong by the same factor.
+
+    Args:
+        off: :math:`y - \mu`; NaN where a label is missing.
+        sd: :math:`\sqrt v`.
+        errors: :math:`\sigma_y`.
+    """
+    alike = np.abs(off) / np.hypot(sd, errors)
+    unexplained = [np.sqrt(np.maximum(off**2 - (times * errors) ** 2, 0.0)) / sd for times in ERROR_TIMES]
+    return np.stack([np.maximum(alike, score) for score in unexplained], axis=-1)
+
+
+def _quantile(scores: StarArray, level: float) -> float:
+    known = np.sort(scores[np.isfinite(scores)])
+    rank = int(np.ceil((len(known) + 1) * level))
+    return float(known[rank - 1]) if rank <= len(known) else np.inf
+
 
 BY_DISTANCE, BY_CHI2 = 0.08, 0.12
 """Of the stars that `RELIABLE_ABOVE` allows to be flagged falsely: shares for the distance from labelled stars, and for

@@ -1,0 +1,154 @@
+"""How a star stands to those that a model was trained on: one of them, or unlike them, as bits of a column."""
+
+from collections.abc import Mapping
+from enum import IntFlag
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int16, Int32
+
+from scattervae.arrays import SourceIds
+from scattervae.gaia.basis import g_mag_of, xp_colour
+from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.facts import DataFacts
+from scattervae.model.training_stars import trained_on
+from scattervae.seeds import folds
+from scattervae.spectra.columns import StoredSpectra
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource
+from scattervae.spectra.star_tables import DataRelease
+
+FOLD, TRAINING_FLAGS = "fold", "training_flags"
+RARE_BELOW = 0.05
+"""A kind of stars that fewer of the training stars are of is unlike them."""
+
+MARGIN = 0.1
+"""So far beyond the training stars' G and colour is outside [mag]."""
+
+TrainingFlags = Int32[np.ndarray, " star"]
+
+
+class TrainingFlag(IntFlag):
+    """What is known of a star beside the training stars, as bits of its column `TRAINING_FLAGS`."""
+
+    TRAINED_ON = 1
+    MAY_HAVE_TRAINED = 2
+    OTHER_COEFFICIENTS = 4
+    OTHER_G_FLUX = 8
+    UNNAMED_BASIS = 16
+    OTHER_RELEASE = 32
+    OUTSIDE_G = 64
+    OUTSIDE_COLOUR = 128
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for tables, logs and documentation."""
+        return _MEANINGS[self]
+
+
+_RARE = f"as fewer than {100 * RARE_BELOW:.0f} % of the training stars"
+_MEANINGS = {
+    TrainingFlag.TRAINED_ON: "the model was trained on this star",
+    TrainingFlag.MAY_HAVE_TRAINED: "of a fold that the model, which keeps no list of its stars, was trained on",
+    TrainingFlag.OTHER_COEFFICIENTS: f"coefficients published or inferred, {_RARE}",
+    TrainingFlag.OTHER_G_FLUX: f"G flux from a table or from the coefficients, {_RARE}",
+    TrainingFlag.UNNAMED_BASIS: "the file names no basis; it is taken for the model's",
+    TrainingFlag.OTHER_RELEASE: "of another data release, or moved from another basis",
+    TrainingFlag.OUTSIDE_G: f"brighter or fainter than every training star by {MARGIN} mag",
+    TrainingFlag.OUTSIDE_COLOUR: f"bluer or redder than every training star by {MARGIN} mag",
+}
+UNLIKE = ~(TrainingFlag.TRAINED_ON | TrainingFlag.MAY_HAVE_TRAINED)
+
+
+class TrainingStars(NamedTuple):
+    """What a model keeps of the stars that it was trained on; what it does not say is None, and flags no star."""
+
+    facts: DataFacts
+    source_id: SourceIds  # rising; none where they were not kept
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> "TrainingStars":
+        """Those of a model."""
+        facts = DataFacts.model_validate(checkpoint.provenance.get("data", {}))
+        return TrainingStars(facts, checkpoint.source_id)
+
+    def holds(self, source_id: SourceIds) -> np.ndarray:
+        """Which of these stars are among them; none where they were not kept."""
+        if not len(self.source_id):
+            return np.zeros(len(source_id), dtype=bool)
+        rows = np.searchsorted(self.source_id, source_id).clip(max=len(self.source_id) - 1)
+        found: np.ndarray = self.source_id[rows] == source_id
+        return found
+
+    def rare(self) -> Mapping[TrainingFlag, tuple[bool, bool]]:
+        """Of kinds of coefficients and of G flux: whether published and inferred, and table's and made, are rare."""
+        facts = self.facts
+        n_made, n_table = facts.n_g_flux_from_coefficients, facts.n_g_flux_from_table
+        n_all = None if n_made is None or n_table is None else n_made + n_table
+        shares = {
+            TrainingFlag.OTHER_COEFFICIENTS: _share(facts.n_inferred_coefficients, facts.n_trained_on),
+            TrainingFlag.OTHER_G_FLUX: _share(n_made, n_all),
+        }
+        return {
+            flag: (1 - share < RARE_BELOW, share < RARE_BELOW)
+            for flag, share in shares.items()
+            if share is not None
+        }
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def file_flags(checkpoint: Checkpoint, basis: Basis, release: DataRelease | None = None) -> TrainingFlag:
+    """The bits that all stars of a file or store share."""
+    own = TrainingStars.of(checkpoint).facts.release
+    found = TrainingFlag(0)
+    if checkpoint.normalization.basis.is_named and not basis.is_named:
+        found |= TrainingFlag.UNNAMED_BASIS
+    if own is not None and release is not None and release.name != own:
+        found |= TrainingFlag.OTHER_RELEASE
+    return found
+
+
+def training_flags(checkpoint: Checkpoint, stars: StoredSpectra, shared: int = 0) -> TrainingFlags:
+    """The bits of each star, with those that the stars share.
+
+    The test fold never trains. A star that is not among the model's own is not known to it, whatever its fold.
+    """
+    of = TrainingStars.of(checkpoint)
+    having: dict[TrainingFlag, Any] = {TrainingFlag.TRAINED_ON: of.holds(stars.source_id)}
+    if not len(of.source_id):
+        having[TrainingFlag.MAY_HAVE_TRAINED] = trained_on(stars, checkpoint.recipe)
+    kinds = {
+        TrainingFlag.OTHER_COEFFICIENTS: (stars.flags & np.uint16(Flag.INFERRED)) > 0,
+        TrainingFlag.OTHER_G_FLUX: stars.g_flux_source == GFluxSource.COEFFICIENTS,
+    }
+    for flag, (usual_rare, other_rare) in of.rare().items():
+        having[flag] = np.where(kinds[flag], other_rare, usual_rare)
+    having[TrainingFlag.OUTSIDE_G] = _outside(np.asarray(g_mag_of(stars.g_flux)), of.facts.g_mag_range)
+    n_bp = checkpoint.normalization.basis.n_bp
+    having[TrainingFlag.OUTSIDE_COLOUR] = _outside(xp_colour(stars.coeffs, n_bp), of.facts.colour_range)
+    flags = np.full(len(stars), shared, dtype=np.int32)
+    for flag, rows in having.items():
+        flags |= np.where(rows, np.int32(flag), np.int32(0))
+    return flags
+
+
+def _outside(values: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
+    """Which values are beyond the limits by more than `MARGIN`; one that is no number is not."""
+    return (
+        np.zeros(len(values), dtype=bool)
+        if limits is None
+        else (values < limits[0] - MARGIN) | (values > limits[1] + MARGIN)
+    )
+
+
+def fold_numbers(source_id: SourceIds) -> Int16[np.ndarray, " star"]:
+    """The fold of each star: 0 test, 1 validation, 2 train."""
+    fold = folds(source_id)
+    return np.where(fold.test, 0, np.where(fold.validation, 1, 2)).astype(np.int16)
+
+
+def training_legend() -> str:
+    """All bits of the column `TRAINING_FLAGS` with their meanings, on one line."""
+    return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in TrainingFlag)
