@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from scattervae.arrays import Coeffs, LabelArray, PerStar, StarArray, StarMask
-from scattervae.science.cannon.fit import ScaledLabels, Theta, feature_gradients, features
+from scattervae.science.cannon.fit import ScaledLabels, Theta, features
 from scattervae.science.cannon.model import Cannon
 from scattervae.spectra.normalization import Inputs
+from studies.cannon_label_errors import feature_gradients
 
 _ROWS = 4096
 _MAX_ITERATIONS = 100

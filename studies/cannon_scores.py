@@ -13,6 +13,7 @@ from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.comparison import first_ten
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
+from studies.cannon_label_errors import predict
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,16 @@ class CannonScores:
         return (self.normalised_errors.abs() > 5.0).double().mean().item()
 
 
-def score(cannon: Cannon, spectra: Spectra, labels: StellarLabels) -> CannonScores:
+def score(
+    cannon: Cannon, spectra: Spectra, labels: StellarLabels, *, count_label_errors: bool = False
+) -> CannonScores:
     """The Cannon's likelihood of these stars at their given labels.
-
-    Label errors count where the Cannon was fitted with them.
 
     Args:
         cannon: The model.
         spectra: Stars, best of the test fold (`scattervae.seeds.folds`).
         labels: Labels of any stars, joined by source_id.
+        count_label_errors: What the labels' errors add to the variance counts, as in `with_label_errors`.
 
     Raises:
         DataError: No star has every label, or the spectra are of another basis.
@@ -83,7 +85,7 @@ def score(cannon: Cannon, spectra: Spectra, labels: StellarLabels) -> CannonScor
     x, errors = inputs.x.double(), inputs.errors.double()
     columns = [LABEL_NAMES.index(name) for name in settings.labels]
     values, label_errors = labels.values[scored][:, columns], labels.errors[scored][:, columns]
-    predicted = cannon.predict(values, label_errors if settings.propagate_label_errors else None)
+    predicted = predict(cannon, values, label_errors) if count_label_errors else cannon.predict(values)
     no_latents = Posterior(x[:, :0], x[:, :0])
     return CannonScores(
         scored=scored,

@@ -6,7 +6,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from scattervae.errors import DataError
-from scattervae.science.cannon.model import CannonSettings
 from scattervae.show.latents_figure import Limits
 from scattervae.show.normalised_errors import (
     COOL_COLOUR,
@@ -97,11 +96,6 @@ def test_scatter_is_compared_in_the_units_that_the_cannon_was_fitted_in():
     before = normalised_errors_figure(data).axes[12].get_ylim()
     after = normalised_errors_figure(replace(data, models={name: wider})).axes[12].get_ylim()
     assert after[1] > before[1]
-
-
-def test_label_errors_count_where_the_cannon_was_fitted_with_them():
-    data = complete(data_of(n_stars=500), settings=CannonSettings(propagate_label_errors=True))
-    draw(normalised_errors_figure(data))
 
 
 def test_no_star_to_compare_on_is_one_line():

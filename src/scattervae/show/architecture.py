@@ -12,14 +12,19 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from scattervae.errors import DataError, counted
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import FEATURES_A_COEFF, NetworkShape, Reconstruction
+from scattervae.model.network import FEATURES_A_COEFF, NetworkShape
 from scattervae.science.cannon.model import Cannon
 from scattervae.show.registry import FigureData
-from scattervae.show.star_figure import Curve, draw_coefficients, median_star, shown_star, star_title
+from scattervae.show.star_figure import (
+    Curve,
+    draw_coefficients,
+    median_star,
+    predicted_curve,
+    shown_star,
+    star_title,
+)
 from scattervae.show.style import FAINT, OBSERVED, PAGE_WIDTH, QUIET, house_style
-from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.star_tables import LABEL_NAMES
 
 ENCODER, DECODER, SCATTER = "#E69F00", "#7B2D8B", "#009E73"
 _BAR = 0.34
@@ -187,9 +192,10 @@ def architecture_figure(data: FigureData) -> Figure:
     row = _row(data, cannon)
     star = data.spectra.take(slice(row, row + 1))
     (encoded,) = model.encode_batches([star])
+    labels = data.labels.values[row : row + 1, cannon.settings.columns]
     predicted = {
-        name: _curve(encoded.reconstruction, model.normalization),
-        "The Cannon": _curve(_of_cannon(cannon, data, row), cannon.normalization),
+        name: predicted_curve(encoded.reconstruction, model.normalization),
+        "The Cannon": predicted_curve(cannon.predict(labels), cannon.normalization),
     }
     with house_style():
         figure = Figure(figsize=(PAGE_WIDTH, sum(_HEIGHTS)), layout="constrained")
@@ -203,7 +209,7 @@ def architecture_figure(data: FigureData) -> Figure:
 
 
 def _row(data: FigureData, cannon: Cannon) -> int:
-    known = np.isfinite(np.stack([data.labels[name] for name in cannon.settings.labels], axis=1)).all(axis=1)
+    known = np.isfinite(data.labels.values[:, cannon.settings.columns]).all(axis=1)
     names = ", ".join(cannon.settings.labels)
     if data.source_id is None:
         if not (known & data.spectra.usable).any():
@@ -213,20 +219,6 @@ def _row(data: FigureData, cannon: Cannon) -> int:
     if not known[row]:
         raise DataError(f"source_id {data.source_id}: lacks one of {names}, which the Cannon needs")
     return row
-
-
-def _of_cannon(cannon: Cannon, data: FigureData, row: int) -> Reconstruction:
-    columns = [LABEL_NAMES.index(name) for name in cannon.settings.labels]
-    values, errors = data.labels.values[row : row + 1, columns], data.labels.errors[row : row + 1, columns]
-    return cannon.predict(values, errors if cannon.settings.propagate_label_errors else None)
-
-
-def _curve(decoded: Reconstruction, normalization: Normalization) -> Curve:
-    """Coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
-    values, sigma = (np.full(normalization.basis.n_coeffs, np.nan) for _ in range(2))
-    values[normalization.columns] = normalization.invert(decoded.mean, np.ones(1))[0]
-    sigma[normalization.columns] = normalization.invert_errors(decoded.scatter, np.ones(1))[0]
-    return Curve(values, sigma)
 
 
 def _draw_network(figure: SubFigure, model: Checkpoint, star: Spectra, made: Curve) -> None:

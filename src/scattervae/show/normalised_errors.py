@@ -13,16 +13,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.science.cannon.model import Cannon, labelled
-from scattervae.science.paper.comparison import Scores, coefficient, score, score_network
+from scattervae.science.paper.comparison import (
+    COOL_BELOW_K,
+    LOW_GRAVITY_BELOW,
+    Scores,
+    coefficient,
+    score,
+    score_network,
+)
 from scattervae.show.latents_figure import LABEL_TITLES, Limits
 from scattervae.show.registry import SHOWN_LABELS, FigureData
 from scattervae.show.star_figure import RESIDUAL_LABEL
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, house_style, note, signed
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.star_tables import LABEL_NAMES
 
-COOL_BELOW_K = 4000.0
-LOW_GRAVITY_BELOW = 1.0
 COOL_COLOUR = "#0072B2"  # as far from the next as colours can be for those who see no green
 LOW_GRAVITY_COLOUR = "#E69F00"
 MODE_COLOUR = "#000000"
@@ -185,11 +189,8 @@ def _predictions(data: FigureData) -> _Stars:
             "nothing to compare models on; give labelled stars"
         )
     stars, labels = data.spectra.take(chosen), data.labels.take(chosen)
-    columns = [LABEL_NAMES.index(name) for name in cannon.settings.labels]
-    propagated = labels.errors[:, columns] if cannon.settings.propagate_label_errors else None
-    by_cannon = score(
-        cannon.normalization.apply(stars), cannon.predict(labels.values[:, columns], propagated)
-    )
+    predicted = cannon.predict(labels.values[:, cannon.settings.columns])
+    by_cannon = score(cannon.normalization.apply(stars), predicted)
     return _Stars(
         labels=np.stack([labels[name] for name in SHOWN_LABELS], axis=1),
         models={
@@ -241,7 +242,8 @@ def _draw_errors(panels: list[Axes], stars: _Stars, row: _Row, span: Limits) -> 
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 0)))
     for axes, z in zip(panels[:: len(SHOWN_LABELS)], row.z, strict=True):
-        note(axes, _summary(z), x=0.98, y=0.98)
+        beyond = int((np.abs(z) > _TRUNCATED).sum())
+        note(axes, f"{beyond:,} beyond 5$\\sigma$\nlargest {np.abs(z).max():.1f}$\\sigma$", x=0.98, y=0.98)
 
 
 def _draw_scatter(panels: list[Axes], stars: _Stars, row: _Row, span: Limits) -> None:
@@ -272,11 +274,6 @@ def _each(
 ) -> list[tuple[Axes, StarArray, StarArray]]:
     n = len(SHOWN_LABELS)
     return [(axes, by_band[index // n], labels[:, index % n]) for index, axes in enumerate(panels)]
-
-
-def _summary(z: StarArray) -> str:
-    beyond = int((np.abs(z) > _TRUNCATED).sum())
-    return f"{beyond:,} beyond 5$\\sigma$\nlargest {np.abs(z).max():.1f}$\\sigma$"
 
 
 def _x_range(x: StarArray) -> Limits:

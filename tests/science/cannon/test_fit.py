@@ -11,11 +11,9 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from scattervae.errors import DataError
 from scattervae.science.cannon.fit import (
-    feature_gradients,
     features,
     fit_polynomial,
     n_features,
-    propagated_variance,
 )
 from science.cannon_toys import MEAN, STD, cannon_sky, tensors, terms
 
@@ -27,24 +25,6 @@ def test_features_are_those_of_scikit_learn(k):
     expected = PolynomialFeatures(2).fit_transform(SCALED[:, :k].numpy())
     assert n_features(k) == expected.shape[1]
     np.testing.assert_allclose(features(SCALED[:, :k]).numpy(), expected, rtol=1e-14)
-
-
-@pytest.mark.parametrize("k", [1, 3, 4])
-def test_gradients_are_those_of_automatic_differentiation(k):
-    def one(star: torch.Tensor) -> torch.Tensor:
-        return features(star[None])[0]
-
-    expected = torch.stack([torch.autograd.functional.jacobian(one, star) for star in SCALED[:, :k]])
-    torch.testing.assert_close(feature_gradients(SCALED[:, :k]), expected)
-
-
-def test_propagated_variance_is_that_of_many_draws_of_the_labels():
-    rng = np.random.default_rng(1)
-    theta = torch.from_numpy(rng.normal(size=(10, 6)))
-    label, errors = SCALED[:1, :3], torch.tensor([[1e-3, 2e-3, 5e-4]], dtype=torch.float64)
-    drawn = features(label + errors * torch.from_numpy(rng.normal(size=(200_000, 3)))) @ theta
-    expected = propagated_variance(label, errors, theta)[0]
-    torch.testing.assert_close(drawn.var(dim=0), expected, rtol=0.02, atol=0.0)  # 6 sigma of 200,000 draws
 
 
 SKY = cannon_sky(500)
@@ -143,26 +123,6 @@ def test_truth_is_recovered_within_its_errors():
         assert off @ np.linalg.solve(covariance, off) < 31  # chi^2 of 10: one in 2,000
         error = np.sqrt(2.0 / (weights**2).sum()) / (2 * sky.scatter[j])  # Fisher's, of s
         assert abs(fit.scatter[j].item() - sky.scatter[j]) < 4 * error
-
-
-def test_label_errors_are_not_taken_for_scatter():
-    sky = cannon_sky(3000, label_noise=0.05)
-    x, errors, labels = tensors(sky)
-    plain = fit_polynomial(x, errors, labels)
-    noise = torch.full_like(labels, 0.05)
-    propagated = fit_polynomial(x, errors, labels, label_errors=noise)
-    truth = torch.from_numpy(sky.scatter)
-    assert propagated.converged
-    assert propagated.n_rounds > 1
-    assert ((propagated.scatter - truth).abs() < (plain.scatter - truth).abs())[:6].all()
-    torch.testing.assert_close(propagated.scatter[3:], truth[3:], rtol=0.15, atol=0.003)
-    assert (plain.scatter[:6] > 1.4 * truth[:6]).all()
-
-
-def test_no_label_errors_change_nothing():
-    propagated = fit_polynomial(X, ERRORS, LABELS, label_errors=torch.zeros_like(LABELS))
-    torch.testing.assert_close(propagated.theta, FIT.theta, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(propagated.scatter, FIT.scatter, rtol=1e-9, atol=1e-12)
 
 
 def test_clipping_leaves_far_values_out_and_finds_the_scatter_beneath():

@@ -105,17 +105,6 @@ def test_prediction_is_the_polynomial_that_made_the_stars():
     torch.testing.assert_close(predicted.scatter, CANNON.scatter.expand(300, -1))
 
 
-def test_label_errors_widen_the_prediction():
-    errors = np.full_like(ASKED, 0.02) * STD[:3]
-    wide, narrow = CANNON.predict(ASKED, errors), CANNON.predict(ASKED)
-    drawn = [
-        CANNON.predict(ASKED + errors * draw).mean
-        for draw in np.random.default_rng(6).normal(size=(4000, *ASKED.shape))
-    ]
-    predicted = (wide.scatter.square() - narrow.scatter.square()).sqrt()
-    torch.testing.assert_close(torch.stack(drawn).std(dim=0), predicted, rtol=0.06, atol=1e-3)
-
-
 def test_stars_without_all_labels_are_left_out_and_counted():
     values = SKY.labels.values.copy()
     values[20:30, 2] = np.nan
@@ -134,15 +123,6 @@ def test_stars_without_all_labels_are_left_out_and_counted():
         CannonSettings(labels=("teff", "logg", "fe_h", "alpha_m")),
     )
     assert four.counts.unlabelled == 30
-
-
-def test_a_missing_label_error_matters_only_where_errors_count():
-    errors = SKY.labels.errors.copy()
-    errors[:5, 0] = np.nan
-    labels = replace(SKY.labels, errors=errors)
-    assert Cannon.fit(SKY.spectra, labels, SKY.normalization).counts.unlabelled == 0
-    wide = CannonSettings(propagate_label_errors=True)
-    assert Cannon.fit(SKY.spectra, labels, SKY.normalization, wide).counts.unlabelled == 5
 
 
 def test_labels_are_joined_by_source_id():
@@ -212,9 +192,7 @@ def test_settings_refuse_what_they_do_not_know(wrong):
         CannonSettings.model_validate(wrong)
 
 
-@pytest.mark.parametrize(
-    "chosen", [{}, {"labels": ("logg",), "clip_sigma": 5.0}, {"propagate_label_errors": True}]
-)
+@pytest.mark.parametrize("chosen", [{}, {"labels": ("logg",), "clip_sigma": 5.0}])
 def test_a_saved_cannon_predicts_bit_for_bit_as_before(tmp_path, chosen):
     cannon = cannon_sky(200, label_noise=0.05).fit(**chosen)
     cannon.save(tmp_path / "deep" / "cannon")

@@ -46,30 +46,6 @@ def features(labels: ScaledLabels) -> Features:
     return torch.cat([torch.ones_like(labels[:, :1]), labels, labels[:, first] * labels[:, second]], dim=1)
 
 
-def feature_gradients(labels: ScaledLabels) -> Float[Tensor, "star feature label"]:
-    """The derivative of each feature by each label."""
-    n_stars, n_labels = labels.shape
-    first, second = torch.triu_indices(n_labels, n_labels)
-    unit = torch.eye(n_labels, dtype=labels.dtype)
-    pairs = unit[first] * labels[:, second, None] + unit[second] * labels[:, first, None]
-    flat = torch.cat([torch.zeros_like(unit[:1]), unit]).expand(n_stars, -1, -1)
-    return torch.cat([flat, pairs], dim=1)
-
-
-def propagated_variance(labels: ScaledLabels, label_errors: ScaledLabels, theta: Theta) -> Coeffs:
-    r"""The variance that errors of the labels give each coefficient of the spectrum, to first order.
-
-    .. math:: \sum_k (\partial f_j / \partial \ell_k)^2 \, \sigma_{\ell_k}^2
-
-    Errors of different labels are taken as independent.
-    """
-    variance = torch.zeros(len(labels), theta.shape[1], dtype=theta.dtype)
-    gradients = feature_gradients(labels)
-    for k in range(labels.shape[1]):
-        variance += ((gradients[:, :, k] @ theta) * label_errors[:, k, None]).square()
-    return variance
-
-
 class Fit(NamedTuple):
     """The polynomial and scatter of largest likelihood.
 
@@ -77,7 +53,7 @@ class Fit(NamedTuple):
         theta: The polynomial's coefficients.
         scatter: Of each coefficient of the spectrum; 0 where errors explain it all.
         n_clipped: Values (one coefficient of one star) that did not count in the last round.
-        n_rounds: Rounds of propagation and clipping; 1 where neither was asked for.
+        n_rounds: Rounds of clipping; 1 where it was not asked for.
         converged: The last round changed nothing more.
     """
 
@@ -89,36 +65,29 @@ class Fit(NamedTuple):
 
 
 def fit_polynomial(
-    x: Coeffs,
-    errors: Coeffs,
-    labels: ScaledLabels,
-    *,
-    label_errors: ScaledLabels | None = None,
-    clip_sigma: float | None = None,
+    x: Coeffs, errors: Coeffs, labels: ScaledLabels, *, clip_sigma: float | None = None
 ) -> Fit:
     r"""The polynomial and the scatter under which each coefficient of the training stars is most likely.
 
     .. math:: \max_{\theta, s} \; -\tfrac12 \sum_i \left[ (x_i - \theta \cdot f(\ell_i))^2 / v_i + \ln v_i
-        \right], \qquad v_i = \sigma_i^2 + s^2 + \tau_i^2
+        \right], \qquad v_i = \sigma_i^2 + s^2
 
     For a given s the best theta is weighted least squares, and what is left is a function of s alone. A grid
     that starts at s = 0 names its highest hill; Newton's method inside a bracket finds the top.
 
-    With `label_errors`, :math:`\tau_i^2` is `propagated_variance` at the theta of the round before. With
-    `clip_sigma`, values further than that from the round before are left out of the next, and may come back;
+    With `clip_sigma`, values further than that from the round before are left out of the next, and may come back;
     rounds go on until the same values are left out and no prediction moves.
 
     Args:
         x: Coefficients in training standard deviations, float64; `errors` are theirs.
         labels: Scaled labels, about zero mean and unit variance, none missing.
-        label_errors: Their errors in the same scale, where they are to be propagated.
         clip_sigma: The largest normalised error of a value that counts; all count where None.
 
     Raises:
         DataError: The labels do not determine a quadratic.
 
     Source:
-        Ness et al. (2015), arXiv:1501.07604, training step. Propagation and clipping are ours.
+        Ness et al. (2015), arXiv:1501.07604, training step. Clipping is ours.
     """
     f = features(labels)
     orthonormal = _orthonormal(f)
@@ -126,30 +95,21 @@ def fit_polynomial(
     problem = _Problem(f @ orthonormal, x, measured)
     u = problem.highest()
     theta, n_rounds = orthonormal @ problem.sums(u).theta(), 1
-    converged = label_errors is None and clip_sigma is None
-    while not converged and n_rounds < _ROUNDS:
-        theta_before, kept_before, variance = theta, problem.keep, measured
-        if label_errors is not None:
-            variance = measured + propagated_variance(labels, label_errors, theta)
-        keep = None
-        if clip_sigma is not None:
-            chi2 = (x - f @ theta).square() / (variance + u)
-            # Outliers widen the plain fit until they hide in it: the first cut is measured by the median
-            width = chi2.median(dim=0).values / _MEDIAN_CHI2 if n_rounds == 1 else 1.0
-            keep = chi2 <= clip_sigma**2 * width
-        problem = replace(problem, variance=variance, keep=keep)
+    converged = clip_sigma is None
+    while clip_sigma is not None and not converged and n_rounds < _ROUNDS:
+        theta_before, kept_before = theta, problem.keep
+        chi2 = (x - f @ theta).square() / (measured + u)
+        # Outliers widen the plain fit until they hide in it: the first cut is measured by the median
+        width = chi2.median(dim=0).values / _MEDIAN_CHI2 if n_rounds == 1 else 1.0
+        keep = chi2 <= clip_sigma**2 * width
+        problem = replace(problem, keep=keep)
         u = problem.climb(u)
         theta = orthonormal @ problem.sums(u).theta()
         n_rounds += 1
-        converged = _equal(keep, kept_before) and bool(
-            (f @ (theta - theta_before)).abs().max() < _CHANGE_LEFT
-        )
+        same = kept_before is not None and torch.equal(keep, kept_before)
+        converged = same and bool((f @ (theta - theta_before)).abs().max() < _CHANGE_LEFT)
     n_clipped = 0 if problem.keep is None else int((~problem.keep).sum())
     return Fit(theta, u.sqrt(), n_clipped, n_rounds, converged)
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _orthonormal(f: Features) -> Float[Tensor, "feature feature"]:

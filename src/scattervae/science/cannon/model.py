@@ -39,7 +39,6 @@ from scattervae.science.cannon.fit import (
     features,
     fit_polynomial,
     n_features,
-    propagated_variance,
 )
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Normalization
@@ -101,10 +100,6 @@ class LabelRange:
         """Labels in the training stars' standard deviations from their mean."""
         return torch.from_numpy((values - self.mean) / self.std)
 
-    def scaled_errors(self, errors: LabelArray) -> ScaledLabels:
-        """Label errors in the training stars' standard deviations."""
-        return torch.from_numpy(errors / self.std)
-
     def outside(self, values: LabelArray) -> StarMask:
         """True for labels outside the convex hull of the training labels: the polynomial extrapolates there.
 
@@ -125,14 +120,12 @@ class CannonSettings(Settings):
 
     Attributes:
         labels: Which labels, of `LABEL_NAMES`.
-        propagate_label_errors: Count the training labels' errors as errors of the coefficients.
         clip_sigma: The robust model: a value (one coefficient of one star) further than this from the model
             does not count in its fit. Values and not stars, since every coefficient is a fit of its own.
             Not below 3: there the cut starts to eat into a Gaussian's own scatter (1 % at 3).
     """
 
     labels: tuple[str, ...] = Field(default=("teff", "logg", "fe_h"), min_length=1)
-    propagate_label_errors: bool = False
     clip_sigma: float | None = Field(default=None, ge=3.0)
 
     @field_validator("labels")
@@ -155,10 +148,10 @@ class CannonCounts:
     Attributes:
         given: All of them.
         unusable: Dropped: a band, an error or the G flux is missing or bad, or a better twin is there.
-        unlabelled: Dropped: usable, but one of the labels (or its error, where it counts) is missing.
+        unlabelled: Dropped: usable, but one of the labels is missing.
         trained_on: All others.
         clipped_values: Values (one coefficient of one star) that the robust fit left out.
-        rounds: Rounds of propagation and clipping; 1 where neither was asked for.
+        rounds: Rounds of clipping; 1 where it was not asked for.
     """
 
     given: int
@@ -215,16 +208,11 @@ class Cannon:
         labels = labels.aligned_to(spectra.source_id)
         taken = labelled(spectra, labels, settings)
         stars = spectra.take(taken)
-        values, errors = (of_all[taken][:, settings.columns] for of_all in (labels.values, labels.errors))
+        values = labels.values[taken][:, settings.columns]
         label_range = LabelRange.of(values, settings.labels)
         inputs = normalization.apply(stars, dtype=torch.float64)
-        fit = fit_polynomial(
-            inputs.x,
-            inputs.errors,
-            label_range.scaled(values),
-            label_errors=label_range.scaled_errors(errors) if settings.propagate_label_errors else None,
-            clip_sigma=settings.clip_sigma,
-        )
+        scaled = label_range.scaled(values)
+        fit = fit_polynomial(inputs.x, inputs.errors, scaled, clip_sigma=settings.clip_sigma)
         if not fit.converged:
             logger.warning("the Cannon still changes after %d rounds", fit.n_rounds)
         n_usable = int(spectra.usable.sum())
@@ -245,21 +233,14 @@ class Cannon:
         }
         return cls(settings, normalization, label_range, fit.theta, fit.scatter, counts, provenance)
 
-    def predict(self, values: LabelArray, errors: LabelArray | None = None) -> Reconstruction:
+    def predict(self, values: LabelArray) -> Reconstruction:
         """Coefficients and scatter at these labels, float64, in training standard deviations.
 
         Args:
             values: Labels in their units, in the order of `settings.labels`.
-            errors: Their errors, to be added to the scatter.
         """
-        scaled = self.label_range.scaled(values)
-        mean = features(scaled) @ self.theta
-        variance = self.scatter.square().expand_as(mean)
-        if errors is not None:
-            variance = variance + propagated_variance(
-                scaled, self.label_range.scaled_errors(errors), self.theta
-            )
-        return Reconstruction(mean, variance.sqrt())
+        mean = features(self.label_range.scaled(values)) @ self.theta
+        return Reconstruction(mean, self.scatter.expand_as(mean))
 
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all.
@@ -353,11 +334,9 @@ class _Config(Settings):
 def labelled(spectra: Spectra, labels: StellarLabels, settings: CannonSettings) -> StarMask:
     """The stars that a Cannon of these settings can be fitted to or scored on: usable, with every label.
 
-    Labels are of the same stars in the same order. Where label errors count, those must be there too.
+    Labels are of the same stars in the same order.
     """
     complete: StarMask = spectra.usable & np.isfinite(labels.values[:, settings.columns]).all(axis=1)
-    if settings.propagate_label_errors:
-        complete &= np.isfinite(labels.errors[:, settings.columns]).all(axis=1)
     return complete
 
 
