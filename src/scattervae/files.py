@@ -6,6 +6,7 @@ tensors have in `scattervae.files`; `written_folder` notes the digest of each fi
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -225,6 +226,15 @@ def restored(folder: Path) -> Path:
 
 def _old(folder: Path) -> Path:
     return folder.parent / (folder.name + ".replaced")
+
+
+def json_values(value: Any) -> Any:
+    """The same value where NaN and infinity, which JSON lacks, are None."""
+    if isinstance(value, Mapping):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 TABLE_FILE = ".parquet, .fits, .vot, .ecsv or .csv"
 TABLE_OR_FOLDER = f"A {TABLE_FILE} file, or a name without suffix for the folder of a HATS catalogue."
+FORMATS = ("png", "pdf", "svg")
 _DEVICES = ("cpu", "cuda", "mps")
 
 Paths = TypeVar("Paths", Path, list[Path], Path | None)
@@ -44,6 +44,17 @@ def existing(paths: Paths) -> Paths:
     return paths
 
 
+def figure_file(path: Path | None) -> Path | None:
+    """The same path: a callback of figures that are drawn, as `existing`.
+
+    Raises:
+        DataError: Its suffix is no format of a figure.
+    """
+    if path is not None and path.suffix[1:].lower() not in FORMATS:
+        raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
+    return path
+
+
 def model_folders(paths: list[Path]) -> list[Path]:
     """The folders of models given by folder or name: a callback, as `existing`.
 
@@ -61,6 +72,10 @@ ModelFolder = Annotated[
 ]
 StarsPath = Annotated[
     Path, typer.Argument(callback=existing, metavar="STORE", help="A store, or any readable file of spectra.")
+]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option(callback=figure_file, metavar="FILE", help="Also draw it; png, pdf or svg by its suffix."),
 ]
 ReleaseName = Annotated[
     str,
@@ -110,18 +125,11 @@ class Summary:
     def show(self, *, as_json: bool) -> None:
         """Print it on stdout."""
         if as_json:
-            sys.stdout.write(json.dumps(_strict_json(self.values), indent=2, allow_nan=False) + "\n")
+            from scattervae.files import json_values
+
+            sys.stdout.write(json.dumps(json_values(self.values), indent=2, allow_nan=False) + "\n")
         else:
             sys.stdout.write("".join(line + "\n" for line in self.lines))
-
-
-def _strict_json(value: Any) -> Any:
-    """The same value where NaN and infinity, which JSON lacks, are null."""
-    if isinstance(value, Mapping):
-        return {key: _strict_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _OneLine(logging.Handler):

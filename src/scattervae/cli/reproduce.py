@@ -1,6 +1,7 @@
 """``scattervae reproduce``: the paper, claim by claim."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,15 +80,8 @@ def reproduce(
     sky = reading.load(stars, where=reading.labelled_stars(stars, others=True))
     others = None if unlabelled is None else reading.load(unlabelled, at_most=reading.MOST_STARS).spectra
     with epoch_bar(settings.training.epochs) as progress:
-        done = test_claims(
-            sky.spectra,
-            sky.labels,
-            out,
-            unlabelled=others,
-            recipe=settings,
-            stage=print_stage,
-            progress=progress,
-        )
+        test = partial(test_claims, unlabelled=others, recipe=settings, stage=print_stage, progress=progress)
+        done = test(sky.spectra, sky.labels, out)
     further = _further(sky, done, out, sensitivity=sensitivity, paper_size=paper_size)
     print_stage("drawing figures and the report")
     figures = _draw(sky, done, out, others)
@@ -139,27 +133,15 @@ def _further(
     from scattervae.science.paper.sensitivity import at_paper_size
     from scattervae.science.paper.sensitivity import sensitivity as test_variants
 
-    tables = []
-    if sensitivity:
-        with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
-            tables.append(
-                test_variants(
-                    sky.spectra, sky.labels, out / "sensitivity", stage=print_stage, progress=progress
-                )
-            )
-    if paper_size:
-        with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
-            tables.append(
-                at_paper_size(
-                    done.model,
-                    sky.spectra,
-                    sky.labels,
-                    out / "paper_size",
-                    stage=print_stage,
-                    progress=progress,
-                )
-            )
-    return tuple(tables)
+    spectra, labels = sky.spectra, sky.labels
+    if not (sensitivity or paper_size):
+        return ()
+    with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
+        test = partial(test_variants, stage=print_stage, progress=progress)
+        simulate = partial(at_paper_size, stage=print_stage, progress=progress)
+        variants = [test(spectra, labels, out / "sensitivity")] if sensitivity else []
+        simulated = [simulate(done.model, spectra, labels, out / "paper_size")] if paper_size else []
+    return (*variants, *simulated)
 
 
 def _facts(sky: "Stars", done: "Reproduction", seconds: float) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from torch.special import ndtr
 
 from scattervae.arrays import CoeffArray, CoeffVector, StarArray, StarMask
 from scattervae.errors import DataError
+from scattervae.files import json_values
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.network import Reconstruction
 from scattervae.model.training_stars import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
+from scattervae.science.latent_volume.richness import Estimate
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
@@ -68,10 +70,26 @@ class Claim:
     tested: str = ""
     as_printed: "Outcome | None" = None
 
+    @classmethod
+    def of(
+        cls, about: "About", found: "Interval | Estimate | None", verdict: str, note: str, *details: Table
+    ) -> "Claim":
+        """A claim with what was found, or without a number."""
+        measured, interval = (None, None) if found is None else (found.value, (found.low, found.high))
+        return cls(*about, measured, interval, verdict, note, details)
+
     @property
     def outcome(self) -> "Outcome":
         """The number with its interval and verdict alone."""
         return Outcome(self.measured, self.interval, self.verdict)
+
+
+class About(NamedTuple):
+    """What a claim is about: its name for programs, that for people, and what the paper says."""
+
+    id: str
+    title: str
+    paper: str
 
 
 @dataclass(frozen=True)
@@ -85,23 +103,14 @@ class Outcome:
 
 def as_json(claims: "list[Claim]") -> list[dict[str, Any]]:
     """The claims as JSON values; a number that is not finite becomes null."""
-    return [_finite(asdict(claim)) for claim in claims]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return [json_values(asdict(claim)) for claim in claims]
 
 
 NETWORK, DRAWN, CANNON, ROBUST = "VAE, posterior mean", "VAE, drawn latents", "Cannon", "robust Cannon"
 CANNON_LABELS = LABEL_NAMES[:3]
 ROBUST_SIGMA = 5.0
 FEWEST_STARS = 100
+COOL_BELOW_K, LOW_GRAVITY_BELOW = 4000.0, 1.0  # the stars that the paper points out
 N_RESAMPLES = 1000
 _Z68, _Z95 = 1.0, 1.959963984540054
 
@@ -313,6 +322,20 @@ def bootstrap_ratio(top: StarArray, bottom: StarArray) -> Interval:
 def bootstrap_mean(values: StarArray, *, seed: int = 0) -> Interval:
     """Mean over stars."""
     return bootstrap(lambda rows: float(values[rows].mean()), len(values), seed=seed)
+
+
+def mean_ratio(values: StarArray, inside: StarMask) -> float:
+    """The mean inside over that outside; NaN where either is empty."""
+    if inside.all() or not inside.any():
+        return math.nan
+    return float(values[inside].mean() / values[~inside].mean())
+
+
+def median_step(values: StarArray, inside: StarMask) -> float:
+    """The median inside less that outside; NaN where either is empty."""
+    if inside.all() or not inside.any():
+        return math.nan
+    return float(np.median(values[inside]) - np.median(values[~inside]))
 
 
 def first_ten(band: slice) -> slice:

@@ -11,12 +11,15 @@ import numpy as np
 from scattervae.arrays import StarArray, StarMask
 from scattervae.science.paper.comparison import (
     CANNON,
+    COOL_BELOW_K,
     DOES_NOT_HOLD,
     DRAWN,
     HOLDS,
+    LOW_GRAVITY_BELOW,
     NETWORK,
     NOT_TESTABLE,
     ROBUST,
+    About,
     Claim,
     Interval,
     ModelComparison,
@@ -26,11 +29,11 @@ from scattervae.science.paper.comparison import (
     bootstrap_ratio,
     coefficient,
     first_ten,
+    mean_ratio,
+    median_step,
 )
 
 PAPER_RATIO = {"bp": 1.02, "rp": 1.09}
-COOL_BELOW_K = 4000.0
-LOW_GRAVITY_BELOW = 1.0
 FEWER_RESAMPLES = 300
 _FEWEST_IN_REGION = 30
 _TWO_ORDERS = 0.015  # rounds to 0.01
@@ -66,23 +69,19 @@ def normalised_error_ratio(comparison: ModelComparison, band: str) -> Claim:
         for name, of in z.items()
     )
     percent, claimed = 100 * (main.value - 1), 100 * (paper - 1)
-    return Claim(
-        id=f"normalised_error_ratio_{band}10",
-        title=f"Mean normalised error, first 10 {band.upper()} coefficients, VAE over Cannon",
-        paper=f"only {claimed:.0f} % larger than the Cannon's",
-        measured=main.value,
-        interval=(main.low, main.high),
-        verdict=verdict,
-        note=(
-            f"The VAE's is {abs(percent):.0f} % {'larger' if percent >= 0 else 'smaller'}. A normalised error "
-            "shrinks when the scatter grows: the Cannon's can be small because its scatter must cover every "
-            "star, so read it beside the likelihoods."
-        ),
-        details=(
-            Table("Ratio of means, 95 % interval", ("models", "ratio", "low", "high"), rows),
-            Table("Normalised errors", ("model", "mean absolute", "signed mean", "RMS"), moments),
-        ),
+    about = About(
+        f"normalised_error_ratio_{band}10",
+        f"Mean normalised error, first 10 {band.upper()} coefficients, VAE over Cannon",
+        f"only {claimed:.0f} % larger than the Cannon's",
     )
+    note = (
+        f"The VAE's is {abs(percent):.0f} % {'larger' if percent >= 0 else 'smaller'}. A normalised error "
+        "shrinks when the scatter grows: the Cannon's can be small because its scatter must cover every "
+        "star, so read it beside the likelihoods."
+    )
+    ratio_table = Table("Ratio of means, 95 % interval", ("models", "ratio", "low", "high"), rows)
+    header = ("model", "mean absolute", "signed mean", "RMS")
+    return Claim.of(about, main, verdict, note, ratio_table, Table("Normalised errors", header, moments))
 
 
 def tails(comparison: ModelComparison) -> Claim:
@@ -118,21 +117,18 @@ def tails(comparison: ModelComparison) -> Claim:
         *(f"largest, {band}" for band in bands),
         *(f"99.9 %, {band}" for band in bands),
     )
-    has_ratio = math.isfinite(ratio.value)
-    return Claim(
-        id="tails",
-        title="Share of normalised errors beyond 5 sigma, VAE over Cannon",
-        paper="the VAE's truncate at about 5 sigma, the Cannon's extend beyond 10",
-        measured=ratio.value if has_ratio else None,
-        interval=(ratio.low, ratio.high) if has_ratio else None,
-        verdict=verdict,
-        note=(
-            f"Beyond 5 sigma: {100 * beyond[NETWORK].mean():.3f} % of the VAE's, "
-            f"{100 * beyond[CANNON].mean():.3f} % of the Cannon's. Largest in the 3rd coefficients: "
-            f"{network.max():.1f} and {cannon.max():.1f}."
-        ),
-        details=(Table("Tails", header, tuple(rows)),),
+    about = About(
+        "tails",
+        "Share of normalised errors beyond 5 sigma, VAE over Cannon",
+        "the VAE's truncate at about 5 sigma, the Cannon's extend beyond 10",
     )
+    note = (
+        f"Beyond 5 sigma: {100 * beyond[NETWORK].mean():.3f} % of the VAE's, "
+        f"{100 * beyond[CANNON].mean():.3f} % of the Cannon's. Largest in the 3rd coefficients: "
+        f"{network.max():.1f} and {cannon.max():.1f}."
+    )
+    found = ratio if math.isfinite(ratio.value) else None
+    return Claim.of(about, found, verdict, note, Table("Tails", header, tuple(rows)))
 
 
 def scatter_ratio(comparison: ModelComparison) -> Claim:
@@ -149,11 +145,14 @@ def scatter_ratio(comparison: ModelComparison) -> Claim:
         len(comparison),
         n_resamples=FEWER_RESAMPLES,
     )
-    title = "Median scatter, VAE over Cannon, first 10 BP and RP coefficients"
-    paper = "smaller by up to two orders of magnitude"
+    about = About(
+        "scatter_ratio",
+        "Median scatter, VAE over Cannon, first 10 BP and RP coefficients",
+        "smaller by up to two orders of magnitude",
+    )
     without = f"The Cannon needs no scatter in {int(none.sum())} of {len(columns)} coefficients."
     if not math.isfinite(median.value):
-        return Claim("scatter_ratio", title, paper, None, None, DOES_NOT_HOLD, without)
+        return Claim.of(about, None, DOES_NOT_HOLD, without)
     quantiles = np.quantile(over[:, ~none], [0.01, 0.5, 0.99], axis=0)
     smallest = float(quantiles[0].min())
     n_bp = comparison.normalization.bp.stop
@@ -166,21 +165,13 @@ def scatter_ratio(comparison: ModelComparison) -> Claim:
         verdict = HOLDS
     else:
         verdict = f"depends on the star: up to a factor of {1 / smallest:.0f}" if smaller else DOES_NOT_HOLD
-    header = ("coefficient", "1 % quantile", "median", "99 %")
-    return Claim(
-        id="scatter_ratio",
-        title=title,
-        paper=paper,
-        measured=median.value,
-        interval=(median.low, median.high),
-        verdict=verdict,
-        note=(
-            f"Half of all coefficients of all stars lie below {median.value:.3f} of the Cannon's; in the "
-            f"coefficient and stars where it is smallest (1 % quantile) it is {smallest:.4f}."
-            + (f" {without}" if none.any() else "")
-        ),
-        details=(Table("Scatter over the Cannon's", header, rows),),
+    note = (
+        f"Half of all coefficients of all stars lie below {median.value:.3f} of the Cannon's; in the "
+        f"coefficient and stars where it is smallest (1 % quantile) it is {smallest:.4f}."
+        + (f" {without}" if none.any() else "")
     )
+    header = ("coefficient", "1 % quantile", "median", "99 %")
+    return Claim.of(about, median, verdict, note, Table("Scatter over the Cannon's", header, rows))
 
 
 def region(comparison: ModelComparison, claim_id: str) -> Claim:
@@ -197,47 +188,47 @@ def region(comparison: ModelComparison, claim_id: str) -> Claim:
         "low_gravity": ("logg", LOW_GRAVITY_BELOW, "log g below 1"),
     }[claim_id]
     inside: StarMask = comparison.labels[label] < limit
-    title = f"Growth of the CRPS at {text}, VAE over Cannon"
-    paper = "the VAE is less susceptible to large errors there; the Cannon's blow up"
+    about = About(
+        claim_id,
+        f"Growth of the CRPS at {text}, VAE over Cannon",
+        "the VAE is less susceptible to large errors there; the Cannon's blow up",
+    )
     n_inside, n_outside = int(inside.sum()), int((~inside).sum())
     if min(n_inside, n_outside) < _FEWEST_IN_REGION:
         note = (
             f"{n_inside} test stars with {text}, {n_outside} without; {_FEWEST_IN_REGION} of each are needed."
         )
-        return Claim(claim_id, title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     network, cannon = comparison.scores[NETWORK], comparison.scores[CANNON]
     growth = bootstrap(
-        lambda rows: _growth(network.crps[rows], inside[rows]) / _growth(cannon.crps[rows], inside[rows]),
+        lambda rows: (
+            mean_ratio(network.crps[rows], inside[rows]) / mean_ratio(cannon.crps[rows], inside[rows])
+        ),
         len(comparison),
         n_resamples=FEWER_RESAMPLES,
     )
     nats = bootstrap(
-        lambda rows: _step(network.nll[rows], inside[rows]) - _step(cannon.nll[rows], inside[rows]),
+        lambda rows: (
+            median_step(network.nll[rows], inside[rows]) - median_step(cannon.nll[rows], inside[rows])
+        ),
         len(comparison),
         n_resamples=FEWER_RESAMPLES,
     )
-    of_network, of_cannon = (_growth(scores.crps, inside) for scores in (network, cannon))
+    of_network, of_cannon = (mean_ratio(scores.crps, inside) for scores in (network, cannon))
     sizes = [
         np.quantile(comparison.low_orders(s)[m], 0.95) for s in (network, cannon) for m in (inside, ~inside)
     ]
     better = "better" if network.crps[inside].mean() < cannon.crps[inside].mean() else "worse"
-    return Claim(
-        id=claim_id,
-        title=title,
-        paper=paper,
-        measured=growth.value,
-        interval=(growth.low, growth.high),
-        verdict=_verdict_by_scores(growth, nats, cannon_blows_up=of_cannon > 1.0),
-        note=(
-            f"{n_inside} test stars. The CRPS becomes {of_network:.2f} times that of the others for the VAE and "
-            f"{of_cannon:.2f} times for the Cannon; the median NLL rises by {_step(network.nll, inside):+.0f} and "
-            f"{_step(cannon.nll, inside):+.0f} nats. In absolute terms the VAE is {better} there: CRPS "
-            f"{network.crps[inside].mean():.3f} against {cannon.crps[inside].mean():.3f}. The 95th percentile of "
-            f"normalised errors becomes {sizes[0] / sizes[1]:.2f} and {sizes[2] / sizes[3]:.2f} times that of the "
-            "others, which scatter can buy and which decides nothing."
-        ),
-        details=(_there_and_elsewhere(comparison, inside, text),),
+    verdict = _verdict_by_scores(growth, nats, cannon_blows_up=of_cannon > 1.0)
+    note = (
+        f"{n_inside} test stars. The CRPS becomes {of_network:.2f} times that of the others for the VAE and "
+        f"{of_cannon:.2f} times for the Cannon; the median NLL rises by {median_step(network.nll, inside):+.0f} and "
+        f"{median_step(cannon.nll, inside):+.0f} nats. In absolute terms the VAE is {better} there: CRPS "
+        f"{network.crps[inside].mean():.3f} against {cannon.crps[inside].mean():.3f}. The 95th percentile of "
+        f"normalised errors becomes {sizes[0] / sizes[1]:.2f} and {sizes[2] / sizes[3]:.2f} times that of the "
+        "others, which scatter can buy and which decides nothing."
     )
+    return Claim.of(about, growth, verdict, note, _there_and_elsewhere(comparison, inside, text))
 
 
 def _verdict_by_scores(growth: Interval, nats: Interval, *, cannon_blows_up: bool) -> str:
@@ -266,30 +257,30 @@ def raw_accuracy(comparison: ModelComparison) -> Claim:
             here = (labels[label] >= low) & (labels[label] < high)
             if here.sum() < _FEWEST_IN_REGION:
                 continue
-            name = (
-                f"{label} {low:g} to {high:g}" if math.isfinite(high - low) else _open_ended(label, low, high)
-            )
+            name = f"{label} {low:g} to {high:g}"
+            if math.isinf(high - low):
+                name = f"{label} above {low:g}" if math.isinf(high) else f"{label} below {high:g}"
             ratios[name] = ratio = bootstrap_ratio(network[here], cannon[here])
             means = (f"{of[here].mean():.3f}" for of in (network, cannon))
             rows.append((name, f"{int(here.sum()):,}", *means, *(f"{part:.3f}" for part in ratio)))
     every = bootstrap_ratio(network, cannon)
     not_smaller = [name for name, ratio in ratios.items() if not ratio.high < 1.0]
     verdict = HOLDS if not not_smaller else f"depends on the region: not in {'; '.join(not_smaller)}"
-    header = ("region", "stars", "VAE", "Cannon", "ratio", "low", "high")
-    return Claim(
-        id="raw_accuracy",
-        title="Root mean square residual, VAE over Cannon, by region",
-        paper="accurate in regions of stellar parameter space where supervised learning failed",
-        measured=every.value,
-        interval=(every.low, every.high),
-        verdict=DOES_NOT_HOLD if every.low >= 1.0 else verdict,
-        note=(
-            "Residuals of all coefficients in training standard deviations, whatever scatter either model states. "
-            f"The VAE's are smaller in {len(ratios) - len(not_smaller)} of {len(ratios)} regions of "
-            f"{_FEWEST_IN_REGION} stars or more."
-        ),
-        details=(Table("Mean RMS residual of the stars of a region", header, tuple(rows)),),
+    if every.low >= 1.0:
+        verdict = DOES_NOT_HOLD
+    about = About(
+        "raw_accuracy",
+        "Root mean square residual, VAE over Cannon, by region",
+        "accurate in regions of stellar parameter space where supervised learning failed",
     )
+    note = (
+        "Residuals of all coefficients in training standard deviations, whatever scatter either model states. "
+        f"The VAE's are smaller in {len(ratios) - len(not_smaller)} of {len(ratios)} regions of "
+        f"{_FEWEST_IN_REGION} stars or more."
+    )
+    header = ("region", "stars", "VAE", "Cannon", "ratio", "low", "high")
+    table = Table("Mean RMS residual of the stars of a region", header, tuple(rows))
+    return Claim.of(about, every, verdict, note, table)
 
 
 def _there_and_elsewhere(comparison: ModelComparison, inside: StarMask, text: str) -> Table:
@@ -318,10 +309,6 @@ def _there_and_elsewhere(comparison: ModelComparison, inside: StarMask, text: st
     return Table("Errors there and elsewhere", header, tuple(rows))
 
 
-def _open_ended(label: str, low: float, high: float) -> str:
-    return f"{label} above {low:g}" if math.isinf(high) else f"{label} below {high:g}"
-
-
 def likelihood_gain(comparison: ModelComparison) -> Claim:
     """Nats that the network gains over the Cannon by its lower bound, which pays for the latents.
 
@@ -330,20 +317,14 @@ def likelihood_gain(comparison: ModelComparison) -> Claim:
     cannon = comparison.scores[CANNON].nll
     gain = bootstrap_mean(cannon - comparison.bound)
     at_mean = cannon - comparison.scores[NETWORK].nll
-    return Claim(
-        id="likelihood_gain",
-        title="Mean gain over the Cannon by the lower bound, nats per star",
-        paper="outperforms the Cannon (no number)",
-        measured=gain.value,
-        interval=(gain.low, gain.high),
-        verdict=HOLDS if gain.low > 0 else DOES_NOT_HOLD,
-        note=(
-            f"{np.median(cannon - comparison.bound):.0f} nats in the median star. At the posterior mean, which takes "
-            f"the latents for known, it would be {at_mean.mean():.0f} and {np.median(at_mean):.0f}. The Cannon sees "
-            "labels of another instrument, the network the spectrum itself: a part of the gain is that."
-        ),
-        details=(score_table(comparison),),
+    title = "Mean gain over the Cannon by the lower bound, nats per star"
+    about = About("likelihood_gain", title, "outperforms the Cannon (no number)")
+    note = (
+        f"{np.median(cannon - comparison.bound):.0f} nats in the median star. At the posterior mean, which takes "
+        f"the latents for known, it would be {at_mean.mean():.0f} and {np.median(at_mean):.0f}. The Cannon sees "
+        "labels of another instrument, the network the spectrum itself: a part of the gain is that."
     )
+    return Claim.of(about, gain, HOLDS if gain.low > 0 else DOES_NOT_HOLD, note, score_table(comparison))
 
 
 def score_table(comparison: ModelComparison) -> Table:
@@ -365,20 +346,6 @@ def score_table(comparison: ModelComparison) -> Table:
         )
     header = ("model", "mean NLL [nat]", "median NLL", "CRPS", "inside 68 % [%]", "inside 95 % [%]")
     return Table(f"Scores on the same {len(comparison):,} fully labelled test stars", header, tuple(rows))
-
-
-def _growth(values: StarArray, inside: StarMask) -> float:
-    """The mean inside over that outside."""
-    if inside.all() or not inside.any():
-        return math.nan
-    return float(values[inside].mean() / values[~inside].mean())
-
-
-def _step(values: StarArray, inside: StarMask) -> float:
-    """The median inside less that outside."""
-    if inside.all() or not inside.any():
-        return math.nan
-    return float(np.median(values[inside]) - np.median(values[~inside]))
 
 
 def _mode(z: StarArray) -> float:

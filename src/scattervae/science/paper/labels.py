@@ -3,8 +3,6 @@
 Laroche & Speagle (2023), sect. 2.1 (lossless flux) and sect. 3, second and third point.
 """
 
-import math
-
 import numpy as np
 from scipy.stats import rankdata
 
@@ -18,10 +16,13 @@ from scattervae.science.paper.comparison import (
     HOLDS,
     NETWORK,
     NOT_TESTABLE,
+    About,
     Claim,
     ModelComparison,
     Table,
     bootstrap,
+    mean_ratio,
+    median_step,
 )
 from scattervae.science.paper.errors import FEWER_RESAMPLES
 
@@ -36,18 +37,18 @@ _SMALLEST_SEEN = (1e-4, 2.0**-24, 2.0**-52)  # noise of a bright star; rounding 
 def incomplete_labels(comparison: ModelComparison) -> Claim:
     """The network's scores on test stars that the Cannon cannot score, for want of a label."""
     title = "CRPS of stars without complete labels over that of the others, VAE"
-    paper = "accurate where supervised learning cannot be implemented"
+    about = About("incomplete_labels", title, "accurate where supervised learning cannot be implemented")
     n = len(comparison.incomplete.nll)
     if n < _FEWEST_INCOMPLETE:
         note = f"{n} usable test stars lack a label; at least {_FEWEST_INCOMPLETE} are needed."
-        return Claim("incomplete_labels", title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     lacking, complete = comparison.incomplete, comparison.scores[NETWORK]
     groups = {"labels incomplete": lacking, "all labels": complete}
     crps = np.concatenate([scores.crps for scores in groups.values()])
     here = np.arange(len(crps)) < n
-    ratio = bootstrap(lambda rows: _ratio_of_means(crps[rows], here[rows]), len(crps))
+    ratio = bootstrap(lambda rows: mean_ratio(crps[rows], here[rows]), len(crps))
     nll = np.concatenate([scores.nll for scores in groups.values()])
-    nats = bootstrap(lambda rows: _median_step(nll[rows], here[rows]), len(nll), n_resamples=FEWER_RESAMPLES)
+    nats = bootstrap(lambda rows: median_step(nll[rows], here[rows]), len(nll), n_resamples=FEWER_RESAMPLES)
     alike = {"CRPS": ratio.high < _ALIKE, "likelihood": nats.low <= 0.0}
     verdict = HOLDS if all(alike.values()) else DOES_NOT_HOLD
     if 0 < sum(alike.values()) < len(alike):
@@ -74,21 +75,14 @@ def incomplete_labels(comparison: ModelComparison) -> Claim:
         *("stars", "number", "median NLL", "mean NLL", "mean CRPS", "RMS residual"),
         *("inside 68 % [%]", "inside 95 % [%]", "> 5 sigma [%]", "median scatter"),
     )
-    return Claim(
-        id="incomplete_labels",
-        title=title,
-        paper=paper,
-        measured=ratio.value,
-        interval=(ratio.low, ratio.high),
-        verdict=verdict,
-        note=(
-            f"{n:,} test stars lack a label and the Cannon says nothing of them. The VAE's CRPS there is "
-            f"{ratio.value:.2f} times that of the others, and its median NLL {nats.value:+.0f} nats "
-            f"({nats.low:+.0f} to {nats.high:+.0f}) above theirs. Normalised errors are "
-            f"{size[0] / size[1]:.2f} times as large; how far its scatter had to grow for it is in the table."
-        ),
-        details=(Table("The VAE with and without labels in the catalogue", header, rows),),
+    note = (
+        f"{n:,} test stars lack a label and the Cannon says nothing of them. The VAE's CRPS there is "
+        f"{ratio.value:.2f} times that of the others, and its median NLL {nats.value:+.0f} nats "
+        f"({nats.low:+.0f} to {nats.high:+.0f}) above theirs. Normalised errors are "
+        f"{size[0] / size[1]:.2f} times as large; how far its scatter had to grow for it is in the table."
     )
+    table = Table("The VAE with and without labels in the catalogue", header, rows)
+    return Claim.of(about, ratio, verdict, note, table)
 
 
 def bad_labels(comparison: ModelComparison) -> Claim:
@@ -96,8 +90,11 @@ def bad_labels(comparison: ModelComparison) -> Claim:
 
     Stars without any label error count among the worst, but not in the chance.
     """
-    title = "Chance that a star the Cannon fails on has more uncertain labels than one it does not"
-    paper = "the Cannon's errors blow up where bad label estimates are used"
+    about = About(
+        "bad_labels",
+        "Chance that a star the Cannon fails on has more uncertain labels than one it does not",
+        "the Cannon's errors blow up where bad label estimates are used",
+    )
     nll, network = (comparison.scores[name].nll for name in (CANNON, NETWORK))
     uncertainty = _label_uncertainty(comparison)
     worst: StarMask = nll >= np.quantile(nll, 1 - _WORST)
@@ -108,7 +105,7 @@ def bad_labels(comparison: ModelComparison) -> Claim:
             f"{len(known):,} of {len(comparison):,} test stars have label errors, {int(failed.sum())} of them among "
             f"the worst twentieth; at least {_FEWEST_WORST} there are needed, and errors that differ."
         )
-        return Claim("bad_labels", title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     chance = bootstrap(
         lambda rows: _rank_chance(known[rows], failed[rows]), len(known), n_resamples=FEWER_RESAMPLES
     )
@@ -132,42 +129,38 @@ def bad_labels(comparison: ModelComparison) -> Claim:
         *("Teff [K]", "log g", "[Fe/H]", "NLL Cannon", "NLL VAE"),
     )
     extrapolates = outside_worst > 2 * outside_others + 1
-    verdict = DOES_NOT_HOLD if chance.high < 0.5 else "depends on the sample"
-    return Claim(
-        id="bad_labels",
-        title=title,
-        paper=paper,
-        measured=chance.value,
-        interval=(chance.low, chance.high),
-        verdict=HOLDS if chance.low > 0.5 else verdict,
-        note=(
-            "0.5 would be no relation. Of the worst twentieth "
-            f"{outside_worst:.1f} % lie outside the convex hull of the training labels, of the others "
-            f"{outside_others:.1f} %: "
-            + ("extrapolation is part of it. " if extrapolates else "extrapolation is not what fails. ")
-            + "A quadratic that cannot follow the spectra fails on good labels too."
-        ),
-        details=(Table("Stars the Cannon fails on (by likelihood) and the others; medians", header, rows),),
+    verdict = HOLDS if chance.low > 0.5 else DOES_NOT_HOLD if chance.high < 0.5 else "depends on the sample"
+    note = (
+        "0.5 would be no relation. Of the worst twentieth "
+        f"{outside_worst:.1f} % lie outside the convex hull of the training labels, of the others "
+        f"{outside_others:.1f} %: "
+        + ("extrapolation is part of it. " if extrapolates else "extrapolation is not what fails. ")
+        + "A quadratic that cannot follow the spectra fails on good labels too."
     )
+    table = Table("Stars the Cannon fails on (by likelihood) and the others; medians", header, rows)
+    return Claim.of(about, chance, verdict, note, table)
 
 
 def gain_by_label_error(comparison: ModelComparison) -> Claim:
     """How many nats the network gains over the Cannon, by quarters of the labels' errors."""
-    title = "Gain over the Cannon where labels are worst less where they are best, median nats"
-    paper = "supervised learning fails with bad labels, unsupervised learning does not see them"
+    about = About(
+        "gain_by_label_error",
+        "Gain over the Cannon where labels are worst less where they are best, median nats",
+        "supervised learning fails with bad labels, unsupervised learning does not see them",
+    )
     uncertainty = _label_uncertainty(comparison)
     gain = comparison.scores[CANNON].nll - comparison.scores[NETWORK].nll
     known = np.isfinite(uncertainty)
     uncertainty, gain = uncertainty[known], gain[known]
     if len(gain) < _QUARTERS * _FEWEST_WORST or np.ptp(uncertainty) == 0:
         note = f"{len(gain):,} test stars have label errors; errors that differ are needed."
-        return Claim("gain_by_label_error", title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     quarter = np.searchsorted(np.quantile(uncertainty, [0.25, 0.5, 0.75]), uncertainty)
 
     ends = np.flatnonzero((quarter == 0) | (quarter == _QUARTERS - 1))
     of_ends, worst = gain[ends], quarter[ends] > 0
     step = bootstrap(
-        lambda rows: _median_step(of_ends[rows], worst[rows]), len(ends), n_resamples=FEWER_RESAMPLES
+        lambda rows: median_step(of_ends[rows], worst[rows]), len(ends), n_resamples=FEWER_RESAMPLES
     )
     rows = tuple(
         (
@@ -181,59 +174,38 @@ def gain_by_label_error(comparison: ModelComparison) -> Claim:
         if (quarter == k).any()
     )
     verdict = HOLDS if step.low > 0 else DOES_NOT_HOLD if step.high < 0 else "depends on the sample"
-    return Claim(
-        id="gain_by_label_error",
-        title=title,
-        paper=paper,
-        measured=step.value,
-        interval=(step.low, step.high),
-        verdict=verdict,
-        note=(
-            f"The median gain is {np.median(gain):.0f} nats, and differs by {step.value:+.0f} between the quarter "
-            "of the largest and that of the smallest label errors: what is left is not for bad labels."
-        ),
-        details=(
-            Table(
-                "Gain over the Cannon by label error",
-                ("label errors", "stars", "error / median", "median gain [nat]", "mean gain [nat]"),
-                rows,
-            ),
-        ),
+    note = (
+        f"The median gain is {np.median(gain):.0f} nats, and differs by {step.value:+.0f} between the quarter "
+        "of the largest and that of the smallest label errors: what is left is not for bad labels."
     )
+    header = ("label errors", "stars", "error / median", "median gain [nat]", "mean gain [nat]")
+    return Claim.of(about, step, verdict, note, Table("Gain over the Cannon by label error", header, rows))
 
 
 def lossless_flux() -> Claim:
     """How many of the 110 combinations of coefficients survive the way to sampled flux and back."""
     archive = archive_design()
     matrices: dict[str, Design] = {"GaiaXPy's (six digits)": design(), "full precision": archive}
-    counts = {name: _survivors(of_grid) for name, of_grid in matrices.items()}
+    counts = {}
+    for name, of_grid in matrices.items():
+        values = np.linalg.svd(of_grid.matrix, compute_uv=False)
+        counts[name] = [int((values > limit * values[0]).sum()) for limit in _SMALLEST_SEEN]
     at_bright_stars_noise, survivors, _ = counts["full precision"]
     n = archive.matrix.shape[1]
-    return Claim(
-        id="lossless_flux",
-        title="Combinations of the 110 coefficients that float32 flux holds",
-        paper="coefficients become flux and vice versa without loss of information",
-        measured=float(survivors),
-        interval=None,
-        verdict=HOLDS if survivors == n else DOES_NOT_HOLD,
-        note=(
-            f"{survivors} of {n} at float32, by singular values above its rounding; with noise of 1e-4 of the flux "
-            f"{at_bright_stars_noise}. The others must come from a prior."
-        ),
-        details=(
-            Table(
-                "Singular values above a share of the largest",
-                ("design matrix", "1e-4 (a bright star's noise)", "float32 rounding", "float64 rounding"),
-                tuple((name, *map(str, of_grid)) for name, of_grid in counts.items()),
-            ),
-        ),
+    about = About(
+        "lossless_flux",
+        "Combinations of the 110 coefficients that float32 flux holds",
+        "coefficients become flux and vice versa without loss of information",
     )
-
-
-def _survivors(grid: Design) -> list[int]:
-    """Singular values above a bright star's noise, and above float32 and float64 rounding of the largest."""
-    values = np.linalg.svd(grid.matrix, compute_uv=False)
-    return [int((values > limit * values[0]).sum()) for limit in _SMALLEST_SEEN]
+    note = (
+        f"{survivors} of {n} at float32, by singular values above its rounding; with noise of 1e-4 of the flux "
+        f"{at_bright_stars_noise}. The others must come from a prior."
+    )
+    header = ("design matrix", "1e-4 (a bright star's noise)", "float32 rounding", "float64 rounding")
+    rows = tuple((name, *map(str, of_grid)) for name, of_grid in counts.items())
+    table = Table("Singular values above a share of the largest", header, rows)
+    verdict = HOLDS if survivors == n else DOES_NOT_HOLD
+    return Claim(*about, float(survivors), None, verdict, note, (table,))
 
 
 def _label_uncertainty(comparison: ModelComparison) -> StarArray:
@@ -258,15 +230,3 @@ def _rank_chance(values: StarArray, group: StarMask) -> float:
     if n == 0 or m == 0:
         return float("nan")
     return float((rankdata(values)[group].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def _ratio_of_means(values: StarArray, group: StarMask) -> float:
-    return float(values[group].mean() / values[~group].mean()) if group.any() else float("nan")
-
-
-def _median_step(values: StarArray, group: StarMask) -> float:
-    return (
-        float(np.median(values[group]) - np.median(values[~group]))
-        if 0 < group.sum() < len(group)
-        else math.nan
-    )

@@ -15,7 +15,6 @@ from scattervae.science.latent_volume.comparison import (
     Overlap,
     Projection,
     VolumeComparison,
-    active_latents,
     compare_volumes,
     stated_selections,
 )
@@ -25,12 +24,19 @@ from scattervae.science.paper.comparison import (
     DOES_NOT_HOLD,
     HOLDS,
     NOT_TESTABLE,
+    About,
     Claim,
+    Interval,
     Table,
     bootstrap,
 )
-from scattervae.science.relative.differences import flux_difference, latent_difference, observed_shapes
-from scattervae.science.relative.matching import covariates_of, match
+from scattervae.science.relative.differences import (
+    LatentDifference,
+    flux_difference,
+    latent_difference,
+    observed_shapes,
+)
+from scattervae.science.relative.matching import Matched, covariates_of, match
 from scattervae.seeds import folds, stream
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StellarLabels
@@ -42,13 +48,10 @@ VALLEY, SLOPE, MARGIN = 0.14, -0.05, 0.02
 giants show, and the margin dropped on either side."""
 _KS_95 = 1.358  # over the square root of the number of stars: Kolmogorov (1933)
 _MATCHINGS = (("teff", "logg", "fe_h"), ("teff", "logg", "fe_h", "bp1_rp1"))
-_UNTESTED = {
-    "coverage_delta_v": (
-        "Latent volume of unlabelled stars less that of labelled ones, over it",
-        "about 30 %",
-    ),
-    "coverage_new": ("Latent volume of unlabelled stars beyond the labelled", "about 30 %"),
-    "coverage_extrapolation": ("Latent volume added by all 220 million spectra", "x 65"),
+_TITLES = {
+    "coverage_delta_v": "Latent volume of unlabelled stars less that of labelled ones, over it",
+    "coverage_new": "Latent volume of unlabelled stars beyond the labelled",
+    "coverage_extrapolation": "Latent volume added by all 220 million spectra",
 }
 
 
@@ -63,7 +66,7 @@ def volumes(
         DataError: Fewer than two latents are active, or a set has no encoded star.
     """
     posterior = model.encode(spectra.take(spectra.usable))
-    active = active_latents(posterior)
+    active = posterior.active_latents()
     means = posterior.mean.double().numpy()
     own_labels = labels.aligned_to(spectra.source_id[spectra.usable])
     if unlabelled is not None:
@@ -95,10 +98,9 @@ def volume_claims(
         difference = _covered(found[0], details, "coverage_delta_v", of=lambda overlap: overlap.difference)
         new = _covered(found[0], details, "coverage_new", of=lambda overlap: overlap.new)
         return [difference, new, _extrapolation(found[0])], found
-    untested = (
-        Claim(key, *words, None, None, NOT_TESTABLE, note, details) for key, words in _UNTESTED.items()
-    )
-    return [*untested], found
+    papers = ("about 30 %", "about 30 %", "x 65")
+    untested = (About(*words, paper) for words, paper in zip(_TITLES.items(), papers, strict=True))
+    return [Claim.of(about, None, NOT_TESTABLE, note, *details) for about in untested], found
 
 
 def _covered(
@@ -122,23 +124,16 @@ def _covered(
         verdict = DOES_NOT_HOLD
     else:
         verdict = "depends on the latents, the number of stars and the size of the cells"
-    title, _ = _UNTESTED[claim_id]
-    return Claim(
-        id=claim_id,
-        title=f"{title}, at equal numbers",
-        paper="about 30 %, for a million stars outside the cross-match",
-        measured=middle.value,
-        interval=(middle.low, middle.high),
-        verdict=verdict,
-        note=(
-            f"Median of {len(pairs)} pairs of active latents; with all stars {min(given):.0f} to {max(given):.0f} % "
-            f"by pair, and {min(over_cells):.0f} to {max(over_cells):.0f} % over cell sizes at equal numbers. "
-            f"{compared.n_labelled:,} labelled and {compared.n_unlabelled:,} unlabelled stars. "
-            + ("" if real else "Further labelled stars would open as much in at least one pair. ")
-            + "Faint stars spread by their noise, which counts as volume."
-        ),
-        details=details,
+    title = f"{_TITLES[claim_id]}, at equal numbers"
+    about = About(claim_id, title, "about 30 %, for a million stars outside the cross-match")
+    note = (
+        f"Median of {len(pairs)} pairs of active latents; with all stars {min(given):.0f} to {max(given):.0f} % "
+        f"by pair, and {min(over_cells):.0f} to {max(over_cells):.0f} % over cell sizes at equal numbers. "
+        f"{compared.n_labelled:,} labelled and {compared.n_unlabelled:,} unlabelled stars. "
+        + ("" if real else "Further labelled stars would open as much in at least one pair. ")
+        + "Faint stars spread by their noise, which counts as volume."
     )
+    return Claim.of(about, middle, verdict, note, *details)
 
 
 def _extrapolation(compared: VolumeComparison) -> Claim:
@@ -163,26 +158,20 @@ def _extrapolation(compared: VolumeComparison) -> Claim:
         cells = (f"{p.extrapolation.linear:.0f}", f"{p.extrapolation.corrected.value:.2f}")
         rows.append((_name(p), *cells, f"{low:.2f} to {high:.2f}"))
     times = compared.pairs[0].extrapolation.times_the_sample
-    return Claim(
-        id="coverage_extrapolation",
-        title="Latent volume added by all 220 million spectra, over the labelled, corrected for sample size",
-        paper="x 65, by multiplying the first million's 30 % with 220",
-        measured=middle.value,
-        interval=(middle.low, middle.high),
-        verdict=verdict,
-        note=(
-            f"The paper's linear rule gives {linear:.0f} here, an upper bound: every further star is taken to open "
-            f"as much volume as the first ones. Corrected for sample size it is {middle.value:.1f}, a lower bound"
-            + ("" if reliable else f", not to be trusted {times:.0f} times beyond the sample")
-            + "."
-        ),
-        details=(
-            Table(
-                "Extrapolated to 220 million stars",
-                ("latents", "linear (paper)", "corrected", "95 % interval"),
-                tuple(rows),
-            ),
-        ),
+    about = About(
+        "coverage_extrapolation",
+        "Latent volume added by all 220 million spectra, over the labelled, corrected for sample size",
+        "x 65, by multiplying the first million's 30 % with 220",
+    )
+    note = (
+        f"The paper's linear rule gives {linear:.0f} here, an upper bound: every further star is taken to open "
+        f"as much volume as the first ones. Corrected for sample size it is {middle.value:.1f}, a lower bound"
+        + ("" if reliable else f", not to be trusted {times:.0f} times beyond the sample")
+        + "."
+    )
+    header = ("latents", "linear (paper)", "corrected", "95 % interval")
+    return Claim.of(
+        about, middle, verdict, note, Table("Extrapolated to 220 million stars", header, tuple(rows))
     )
 
 
@@ -205,18 +194,9 @@ def _tables(compared: VolumeComparison) -> tuple[Table, Table]:
         (f"{at_n[0].n_labelled:,}", *(_percent(overlap.new) for overlap in at_n))
         for at_n in zip(*(p.over_n for p in compared.pairs), strict=True)
     )
-    return (
-        Table(
-            f"Latent volume: {name} ({compared.n_labelled:,} labelled, {compared.n_unlabelled:,} unlabelled)",
-            header,
-            rows,
-        ),
-        Table(
-            f"New volume over number of stars: {name}",
-            ("stars of each", *(_name(p) for p in compared.pairs)),
-            curve,
-        ),
-    )
+    title = f"Latent volume: {name} ({compared.n_labelled:,} labelled, {compared.n_unlabelled:,} unlabelled)"
+    of_curve = ("stars of each", *(_name(p) for p in compared.pairs))
+    return Table(title, header, rows), Table(f"New volume over number of stars: {name}", of_curve, curve)
 
 
 def _name(projection: Projection) -> str:
@@ -234,12 +214,15 @@ def aggregate_posterior(model: Checkpoint, spectra: Spectra) -> Claim:
         Tomczak & Welling (2018), arXiv:1705.07120: the aggregate posterior against the prior.
     """
     posterior = model.encode(spectra.take(folds(spectra.source_id).test & spectra.usable))
-    active = list(active_latents(posterior))
-    title = "Largest Kolmogorov-Smirnov distance of an active latent from the normal prior, drawn latents"
-    paper = "the divergence is a measure of the Gaussianity of the latent space"
+    active = sorted(posterior.active_latents())
+    about = About(
+        "aggregate_posterior",
+        "Largest Kolmogorov-Smirnov distance of an active latent from the normal prior, drawn latents",
+        "the divergence is a measure of the Gaussianity of the latent space",
+    )
     if not active or len(posterior.mean) < 2:
         note = f"{len(active)} active latents, {len(posterior.mean)} test stars."
-        return Claim("aggregate_posterior", title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     z = posterior.sample(stream(0, "aggregate posterior")).double().numpy()[:, active]
     n = len(z)
     largest = bootstrap(
@@ -258,26 +241,15 @@ def aggregate_posterior(model: Checkpoint, spectra: Spectra) -> Claim:
         )
         for index, column in zip(active, z.T, strict=True)
     )
-    return Claim(
-        id="aggregate_posterior",
-        title=title,
-        paper=paper,
-        measured=largest.value,
-        interval=(largest.low, largest.high),
-        verdict=HOLDS if largest.value < chance else DOES_NOT_HOLD,
-        note=(
-            f"{n:,} draws of a normal distribution would lie {chance:.3f} from it at most (95 %). The largest "
-            f"correlation of two active latents is {pairs.max():.2f}. The divergence is each star's: that it is small "
-            "says nothing of the shape that all stars make together."
-        ),
-        details=(
-            Table(
-                "Active latents of test stars, drawn; a normal distribution has 0, 1, 0, 0, 0",
-                ("latent", "mean", "standard deviation", "skewness", "excess kurtosis", "KS distance"),
-                rows,
-            ),
-        ),
+    note = (
+        f"{n:,} draws of a normal distribution would lie {chance:.3f} from it at most (95 %). The largest "
+        f"correlation of two active latents is {pairs.max():.2f}. The divergence is each star's: that it is small "
+        "says nothing of the shape that all stars make together."
     )
+    header = ("latent", "mean", "standard deviation", "skewness", "excess kurtosis", "KS distance")
+    title = "Active latents of test stars, drawn; a normal distribution has 0, 1, 0, 0, 0"
+    verdict = HOLDS if largest.value < chance else DOES_NOT_HOLD
+    return Claim.of(about, largest, verdict, note, Table(title, header, rows))
 
 
 def _ks_distance(values: np.ndarray) -> float:
@@ -286,8 +258,11 @@ def _ks_distance(values: np.ndarray) -> float:
 
 def relative_inference(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> Claim:
     """Whether latents separate alpha-rich from alpha-poor giants of the same Teff, log g and [Fe/H]."""
-    title = "Largest difference of a mean latent, alpha-rich less alpha-poor giants, labels matched"
-    paper = "inference in the latent space can identify relative differences between populations"
+    about = About(
+        "relative_inference",
+        "Largest difference of a mean latent, alpha-rich less alpha-poor giants, labels matched",
+        "inference in the latent space can identify relative differences between populations",
+    )
     stars = spectra.take(spectra.usable)
     own = labels.aligned_to(stars.source_id)
     fe_h = own["fe_h"]
@@ -295,35 +270,32 @@ def relative_inference(model: Checkpoint, spectra: Spectra, labels: StellarLabel
     above = own["alpha_m"] - (VALLEY + SLOPE * fe_h)
     rich, poor = giants & (above > MARGIN), giants & (above < -MARGIN)
     posterior, shapes = model.encode(stars), observed_shapes(stars)
-    rows, contrasts, p_values, n_found = [], [], {}, []
+    found: dict[str, tuple[Matched, LatentDifference, int]] = {}
     try:
         for names in _MATCHINGS:
             matched = match(covariates_of(stars, own, names), rich, poor)
-            latents = latent_difference(posterior, matched.groups)
-            means, energy = latents.means, latents.energy
             wavelengths = flux_difference(shapes, matched.groups).contrast.n_found
-            rows.append(
-                (
-                    ", ".join(names),
-                    f"{matched.n_pairs:,}",
-                    f"{np.abs(matched.balance.after).max():.3f}",
-                    " ".join(
-                        f"{d:+.2f}{'*' if f else ''}"
-                        for d, f in zip(means.difference, means.found, strict=True)
-                    ),
-                    f"{energy.distance:.2f} (p = {energy.p_value:.3f})",
-                    str(wavelengths),
-                )
-            )
-            contrasts.append(means)
-            p_values[", ".join(names)] = energy.p_value
-            n_found.append(wavelengths)
+            found[", ".join(names)] = matched, latent_difference(posterior, matched.groups), wavelengths
     except DataError as error:
-        return Claim("relative_inference", title, paper, None, None, NOT_TESTABLE, str(error))
-    first = contrasts[0]
+        return Claim.of(about, None, NOT_TESTABLE, str(error))
+    rows = tuple(
+        (
+            names,
+            f"{matched.n_pairs:,}",
+            f"{np.abs(matched.balance.after).max():.3f}",
+            " ".join(
+                f"{d:+.2f}{'*' if is_found else ''}"
+                for d, is_found in zip(latents.means.difference, latents.means.found, strict=True)
+            ),
+            f"{latents.energy.distance:.2f} (p = {latents.energy.p_value:.3f})",
+            str(wavelengths),
+        )
+        for names, (matched, latents, wavelengths) in found.items()
+    )
+    first, n_found = next(iter(found.values()))[1].means, [n for _, _, n in found.values()]
     largest = int(np.abs(first.difference).argmax())
-    holding = [names for names, p in p_values.items() if p < 0.05]
-    if len(holding) in (0, len(p_values)):
+    holding = [names for names, (_, latents, _) in found.items() if latents.energy.p_value < 0.05]
+    if len(holding) in (0, len(found)):
         verdict = HOLDS if holding else DOES_NOT_HOLD
     else:
         verdict = f"depends on what is matched: holds for {'; '.join(holding)}"
@@ -331,23 +303,11 @@ def relative_inference(model: Checkpoint, spectra: Spectra, labels: StellarLabel
         *("matched on", "pairs", "largest imbalance", "mean latent differences"),
         *("energy distance", "wavelengths found, of 343"),
     )
-    return Claim(
-        id="relative_inference",
-        title=title,
-        paper=paper,
-        measured=float(first.difference[largest]),
-        interval=(float(first.low[largest]), float(first.high[largest])),
-        verdict=verdict,
-        note=(
-            f"{first.n_a:,} pairs of {int(rich.sum()):,} rich and {int(poor.sum()):,} poor giants, latent "
-            f"{largest + 1}. {n_found[0]} wavelengths differ at a false-discovery rate of 5 %, {n_found[1]} when a "
-            "colour is matched too: what goes with colour can be extinction as well as chemistry."
-        ),
-        details=(
-            Table(
-                "Matched pairs; latents that differ at a false-discovery rate of 5 % have a star",
-                header,
-                tuple(rows),
-            ),
-        ),
+    note = (
+        f"{first.n_a:,} pairs of {int(rich.sum()):,} rich and {int(poor.sum()):,} poor giants, latent "
+        f"{largest + 1}. {n_found[0]} wavelengths differ at a false-discovery rate of 5 %, {n_found[1]} when a "
+        "colour is matched too: what goes with colour can be extinction as well as chemistry."
     )
+    largest_found = Interval(*(float(of[largest]) for of in (first.difference, first.low, first.high)))
+    title = "Matched pairs; latents that differ at a false-discovery rate of 5 % have a star"
+    return Claim.of(about, largest_found, verdict, note, Table(title, header, rows))

@@ -86,30 +86,36 @@ def reproduce(
     stage("comparing them on the test fold")
     comparison = compare_models(model, cannons, spectra, labels)
     stage("measuring latent volumes")
-    about_volumes, volumes = volume_claims(model, spectra, labels, unlabelled)
+    claims, volumes = _claims_of_network(model, comparison, spectra, labels, unlabelled=unlabelled)
     stage("training the network with another seed")
     seed = recipe.training.model_copy(update={"seed": recipe.training.seed + 1})
     other = train_once(
         spectra, recipe.model_copy(update={"training": seed}), out / "model_seed", progress=progress
     )
-    about_network = (*about_volumes, relative_inference(model, spectra, labels))
-    claims = [*claims_of(comparison), *about_network, aggregate_posterior(model, spectra)]
-    claims.append(seeds_agree(model, other, spectra))
-    claims = [replace(claim, tested=tested(recipe)) for claim in claims]
+    claims = [replace(c, tested=tested(recipe)) for c in (*claims, seeds_agree(model, other, spectra))]
     if recipe.objective == "printed":
         return Reproduction(model, cannons, comparison, volumes, [lossless_flux(), *claims], None)
     stage("training the network with the loss as printed")
     beside = train_once(spectra, PRINTED, out / "model_printed", progress=progress)
     its_comparison = compare_models(beside, fit_cannons(beside, spectra, labels), spectra, labels)
-    its_claims = [
-        *claims_of(its_comparison),
-        *volume_claims(beside, spectra, labels, unlabelled)[0],
-        relative_inference(beside, spectra, labels),
-        aggregate_posterior(beside, spectra),
-    ]
+    its_claims, _ = _claims_of_network(beside, its_comparison, spectra, labels, unlabelled=unlabelled)
     outcomes = {claim.id: claim.outcome for claim in its_claims}
     claims = [replace(claim, as_printed=outcomes.get(claim.id)) for claim in claims]
     return Reproduction(model, cannons, comparison, volumes, [lossless_flux(), *claims], beside)
+
+
+def _claims_of_network(
+    model: Checkpoint,
+    comparison: ModelComparison,
+    spectra: Spectra,
+    labels: StellarLabels,
+    *,
+    unlabelled: Spectra | None,
+) -> tuple[list[Claim], tuple[VolumeComparison, ...]]:
+    """Every claim that one network decides, and the volumes that some are from."""
+    of_volumes, volumes = volume_claims(model, spectra, labels, unlabelled)
+    further = (relative_inference(model, spectra, labels), aggregate_posterior(model, spectra))
+    return [*claims_of(comparison), *of_volumes, *further], volumes
 
 
 def claims_of(comparison: ModelComparison) -> list[Claim]:

@@ -1,6 +1,6 @@
 """Which claims survive another seed, loss, size, link or optimiser, and the paper's number of stars.
 
-One model a row, kept as it is finished. What 40,000 stars cannot settle is tried at the paper's size, 500,000, on
+One model a row, kept as it is finished. What 40,000 stars cannot decide is tried at the paper's size, 500,000, on
 stars simulated from a trained model: its latents, its scatter, and real stars' errors.
 """
 
@@ -25,10 +25,10 @@ from scattervae.model.run import train, train_once
 from scattervae.model.training_stars import data_digest
 from scattervae.science.evaluation import evaluate
 from scattervae.science.generation import generate
-from scattervae.science.latent_volume.comparison import active_latents
 from scattervae.science.paper.comparison import (
     HOLDS,
     NOT_TESTABLE,
+    About,
     Claim,
     Table,
     bootstrap,
@@ -187,12 +187,15 @@ def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim
     """How much of each active latent of one network is a linear function of the latents of another seed's."""
     stars = spectra.take(folds(spectra.source_id).test & spectra.usable)
     posteriors = [checkpoint.encode(stars) for checkpoint in (model, other)]
-    title = "Least share of an active latent explained by the latents of another seed (linear, R^2)"
-    paper = "latents stand for labels: another seed should find the same ones (not stated)"
-    active = [list(active_latents(posterior)) for posterior in posteriors]
+    about = About(
+        "seeds_agree",
+        "Least share of an active latent explained by the latents of another seed (linear, R^2)",
+        "latents stand for labels: another seed should find the same ones (not stated)",
+    )
+    active = [sorted(posterior.active_latents()) for posterior in posteriors]
     if not all(active) or len(stars) < _FEWEST_FOR_SEEDS:
         note = f"{len(active[0])} and {len(active[1])} active latents, {len(stars)} test stars."
-        return Claim("seeds_agree", title, paper, None, None, NOT_TESTABLE, note)
+        return Claim.of(about, None, NOT_TESTABLE, note)
     means = [p.mean.double().numpy()[:, which] for p, which in zip(posteriors, active, strict=True)]
 
     def least(rows: np.ndarray) -> float:
@@ -206,19 +209,13 @@ def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim
         for name, which, of in zip(("this seed", "the other"), active, shares, strict=True)
         for index, share in zip(which, of, strict=True)
     )
-    return Claim(
-        id="seeds_agree",
-        title=title,
-        paper=paper,
-        measured=found.value,
-        interval=(found.low, found.high),
-        verdict=HOLDS if found.low > _SAME_ABOVE else "depends on the latent: see the table",
-        note=(
-            f"{len(active[0])} and {len(active[1])} active latents on {len(stars):,} test stars. Latents are found but "
-            "for a rotation at best, so that each is compared with all of the other's together."
-        ),
-        details=(Table("Explained by the other seed's latents", ("seed", "latent", "R^2"), rows),),
+    note = (
+        f"{len(active[0])} and {len(active[1])} active latents on {len(stars):,} test stars. Latents are found but "
+        "for a rotation at best, so that each is compared with all of the other's together."
     )
+    verdict = HOLDS if found.low > _SAME_ABOVE else "depends on the latent: see the table"
+    table = Table("Explained by the other seed's latents", ("seed", "latent", "R^2"), rows)
+    return Claim.of(about, found, verdict, note, table)
 
 
 def _explained(by: np.ndarray, of: np.ndarray) -> np.ndarray:
