@@ -198,9 +198,8 @@ def show_model(trained: Checkpoint, truth: Checkpoint, sky: Simulation, held_out
     precision = inverse(inputs, noise, predicted)
     start = trained.encode(noiseless(some, trained, x)).mean
     fit = best_latents(trained.network.decode, torch.from_numpy(x).float(), precision, start, prior=False)
-    print(
-        f"  latents, active {posterior.n_active()}: {shown(latent_coverage(fit.z - own.mean, own.covariance))}"
-    )
+    covered = shown(latent_coverage(fit.z - own.mean, own.covariance))
+    print(f"  latents, active {len(posterior.active_latents())}: {covered}")
 
 
 def noiseless(stars: Spectra, model: Checkpoint, x: np.ndarray) -> Spectra:

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 
 from scattervae.arrays import StarArray
 from scattervae.show.normalised_errors import DENSITY_MAP
-from scattervae.show.style import QUIET, model_colour, model_marker
+from scattervae.show.style import MODEL_MARKERS, QUIET, model_colour
 
 NAMES = {
     "teff": "$T_\\mathrm{eff}$ [K]",
@@ -81,7 +81,12 @@ def plot_errors_by_number(axes: Axes, errors: Mapping[str, ErrorsByNumber], *, l
                 predicted.n_stars, row, linestyle="none", marker=".", markersize=3, color=colour, alpha=0.5
             )
         mean = predicted.errors.mean(axis=0)
-        style = {"marker": model_marker(index), "markersize": 3.5, "color": colour, "label": name}
+        style = {
+            "marker": MODEL_MARKERS[index % len(MODEL_MARKERS)],
+            "markersize": 3.5,
+            "color": colour,
+            "label": name,
+        }
         axes.plot(predicted.n_stars, mean, **style)  # type: ignore[arg-type]
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -13,7 +13,6 @@ import scattervae
 from scattervae.gaia.basis import g_mag_of
 from scattervae.science.latent_volume.comparison import (
     Overlap,
-    active_latents,
     compare_volumes,
     extrapolate,
     overlap_at,
@@ -32,7 +31,7 @@ checkpoint = scattervae.load_model(MODEL)
 stars, field = scattervae.load(LABELLED), scattervae.load(UNLABELLED).spectra
 has_all = np.isfinite(stars.labels.values[:, :3]).all(axis=1)
 posterior = checkpoint.encode(stars.spectra)
-ACTIVE = active_latents(posterior)
+ACTIVE = tuple(sorted(posterior.active_latents()))
 PAIRS = list(combinations(ACTIVE, 2))
 
 

@@ -181,7 +181,7 @@ def test_added_noise_is_as_correlated_as_the_stars_own():
     fainter = DegradationSettings(
         share=1.0, noise_factor=5.0, without_band=0.0, without_orders=0.0, without_coeffs=0.0
     )
-    batch = Batch(x, errors, torch.arange(n), n, 6, noise).degraded(fainter, stream(0, "damage"))
+    batch = Batch(x, errors, torch.arange(n), n, 6, noise).degraded(fainter, stream(0, "degradation"))
     added = (batch.x / (batch.errors.square() - errors.square()).sqrt()).double()
     expected = torch.block_diag(square(one.bp)[0], square(one.rp)[0]).double()
     found = torch.from_numpy(np.cov(added.numpy().T))

@@ -74,9 +74,9 @@ def test_a_star_that_is_outliers_trains_neither_in_memory_nor_from_a_store(tmp_p
     machine = Machine()
     in_memory = prepare_spectra(stars, RECIPE, machine)
     store = toy_store(tmp_path / "store", stars, rows_a_partition=400)
-    survey = StoreStatistics.of(store, RECIPE)
-    survey.save(tmp_path / "survey", store, RECIPE)
-    again = StoreStatistics.saved(tmp_path / "survey", store, RECIPE)
+    statistics = StoreStatistics.of(store, RECIPE)
+    statistics.save(tmp_path / "statistics", store, RECIPE)
+    again = StoreStatistics.saved(tmp_path / "statistics", store, RECIPE)
     assert again.normalization.outliers.tolist() == in_memory.normalization.outliers.tolist() == [spoilt]
     n_trained_on = int((~folds(stars.source_id).test).sum()) - 1
     assert len(in_memory.stars) == n_trained_on == in_memory.data["n_trained_on"]

@@ -35,7 +35,7 @@ def test_active_latents_are_those_above_a_tenth_of_a_nat_and_nan_rows_do_not_cou
     log_variance[2] = torch.nan
     posterior = Posterior(mean, log_variance)
     assert posterior.kl_per_latent() == pytest.approx([0.125, 0.0968, 1.0])  # half the mean square
-    assert posterior.n_active() == 2
+    assert posterior.active_latents() == [2, 0]
 
 
 def test_draws_have_the_mean_and_spread_of_the_posterior_and_come_from_their_stream():

@@ -336,7 +336,7 @@ def test_only_the_first_of_several_processes_writes(store, tmp_path, monkeypatch
     model = train(store, QUICK, out=RunFolder(tmp_path / "model"), machine=machine)
     assert model.provenance == {}
     assert len(model.records) == 3
-    assert {path.name for path in (tmp_path / "model.partial").iterdir()} == {"survey.safetensors"}
+    assert {path.name for path in (tmp_path / "model.partial").iterdir()} == {"statistics.safetensors"}
 
 
 def test_the_full_likelihood_of_stars_without_correlations_trains_as_the_diagonal_one():
@@ -414,7 +414,7 @@ def test_divergences_of_latents_are_those_of_the_training_stars():
     model = train(SKY.spectra, QUICK)
     posterior = model.encode(training_stars(SKY.spectra, QUICK))
     assert model.provenance["training"]["kl_per_latent"] == pytest.approx(posterior.kl_per_latent(), rel=1e-6)
-    assert model.provenance["training"]["active_latents"] == posterior.n_active()
+    assert model.provenance["training"]["active_latents"] == len(posterior.active_latents())
 
 
 def test_divergences_of_many_stars_are_those_of_some(monkeypatch):

@@ -102,7 +102,9 @@ def test_each_epoch_draws_from_streams_of_its_own(monkeypatch):
     for module in ("training", "batches"):
         monkeypatch.setattr(f"scattervae.model.{module}.stream", noting)
     fit_network(STARS, ADAMW)
-    assert len(asked) == len(set(asked)) == 1 + 3 * 5  # the weights; order, latents and damage of each epoch
+    assert (
+        len(asked) == len(set(asked)) == 1 + 3 * 5
+    )  # the weights; order, latents and degradation of each epoch
 
 
 def test_the_initial_network_leaves_global_chance_alone():

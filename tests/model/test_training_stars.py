@@ -208,14 +208,14 @@ def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_b
     assert fold.test.any()
 
 
-def test_a_survey_counts_what_is_there(store):
-    survey = StoreStatistics.of(store, QUICK)
+def test_statistics_counts_what_is_there(store):
+    statistics = StoreStatistics.of(store, QUICK)
     spectra = store.read()
     trained = training_stars(spectra, QUICK)
     g_mag = -2.5 * np.log10(trained.g_flux) + 25.6873668671
     with np.errstate(invalid="ignore"):
         colour = -2.5 * np.log10(trained.coeffs[:, 0] / trained.coeffs[:, trained.basis.n_bp])
-    assert survey.totals(len(store)) == {
+    assert statistics.totals(len(store)) == {
         "n_stars": len(spectra),
         "n_usable": int(spectra.usable.sum()),
         "n_trained_on": len(trained),
@@ -224,22 +224,22 @@ def test_a_survey_counts_what_is_there(store):
         "g_mag_range": [g_mag.min(), g_mag.max()],
         "colour_range": [np.nanmin(colour), np.nanmax(colour)],
     }
-    assert survey.source_id.tolist() == sorted(trained.source_id)
-    assert len(survey.n_trained_on) == len(store.row_groups) > 4
-    assert survey.normalization.n_g_flux_from_table == (trained.g_flux_source == GFluxSource.TABLE).sum()
+    assert statistics.source_id.tolist() == sorted(trained.source_id)
+    assert len(statistics.n_trained_on) == len(store.row_groups) > 4
+    assert statistics.normalization.n_g_flux_from_table == (trained.g_flux_source == GFluxSource.TABLE).sum()
 
 
-def test_a_survey_is_kept_for_its_store_and_settings_alone(store, tmp_path):
-    path = tmp_path / "survey"
+def test_statistics_is_kept_for_its_store_and_settings_alone(store, tmp_path):
+    path = tmp_path / "statistics"
     recipe = QUICK.model_copy(update={"normalization": NormalizationSettings(n_bp=4)})
-    survey = StoreStatistics.of(store, recipe)
+    statistics = StoreStatistics.of(store, recipe)
     assert StoreStatistics.saved(path, store, recipe) is None
-    survey.save(path, store, recipe)
+    statistics.save(path, store, recipe)
     again = StoreStatistics.saved(path, store, recipe)
-    assert again.totals(len(store)) == survey.totals(len(store))
-    assert again.n_trained_on.tolist() == survey.n_trained_on.tolist()
-    for field in fields(survey.normalization):
-        found, wanted = (getattr(s.normalization, field.name) for s in (again, survey))
+    assert again.totals(len(store)) == statistics.totals(len(store))
+    assert again.n_trained_on.tolist() == statistics.n_trained_on.tolist()
+    for field in fields(statistics.normalization):
+        found, wanted = (getattr(s.normalization, field.name) for s in (again, statistics))
         assert np.array_equal(found, wanted)
     other = toy_store(tmp_path / "other", SKY.spectra)
     assert StoreStatistics.saved(path, other, recipe) is None

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scattervae.errors import ScatterVaeError, TrainingError
 
-_PATIENCE = timedelta(hours=1)  # for the first process to survey a store, while the others wait
+_PATIENCE = timedelta(hours=1)  # for the first process to read a store once, while the others wait
 _WAY_OUT = "what was saved is kept: run the same command with --resume"
 
 T = TypeVar("T")

@@ -100,9 +100,9 @@ def trapezoid_schedule(
     optimizer: torch.optim.Optimizer, n_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Up to each group's learning rate, constant, and down to zero (Haegele et al. 2024, arXiv:2405.18392)."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid((step + 1) / (n_steps + 1)))
 
+    def share_of_peak(step: int) -> float:
+        done = (step + 1) / (n_steps + 1)
+        return max(0.0, min(done / _WARM_UP, 1.0, (1.0 - done) / (1.0 - _STAYS_UNTIL)))
 
-def _trapezoid(done: float) -> float:
-    """Share of the peak learning rate when so much of the run is done."""
-    return max(0.0, min(done / _WARM_UP, 1.0, (1.0 - done) / (1.0 - _STAYS_UNTIL)))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)

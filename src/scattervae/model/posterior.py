@@ -112,9 +112,10 @@ class Posterior(NamedTuple):
         kl: list[float] = self.kl().double().nanmean(dim=0).tolist()
         return kl
 
-    def n_active(self) -> int:
-        """How many latents carry information: a mean divergence above 0.1 nats."""
-        return sum(kl > ACTIVE_ABOVE_NATS for kl in self.kl_per_latent())
+    def active_latents(self) -> list[int]:
+        """The latents that carry information, counted from 0: a mean divergence above 0.1 nats, the largest first."""
+        kl = self.kl_per_latent()
+        return sorted((k for k in range(len(kl)) if kl[k] > ACTIVE_ABOVE_NATS), key=lambda k: -kl[k])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Posterior":
         """The same change made to mean, log variance and coupling: rows taken, a device, a type."""

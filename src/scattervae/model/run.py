@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _STATE = "state.safetensors"
 _LOG = "training.jsonl"
-_STATISTICS = "survey.safetensors"
+_STATISTICS = "statistics.safetensors"
 _HERE = Machine()
 _STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to three digits
 
@@ -263,7 +263,7 @@ def _provenance(checkpoint: Checkpoint, prepared: Prepared, training: dict[str, 
         "training": {
             "device": str(checkpoint.device),
             **training,
-            "active_latents": posterior.n_active(),
+            "active_latents": len(posterior.active_latents()),
             "kl_per_latent": posterior.kl_per_latent(),
         },
         "credit": CREDIT,

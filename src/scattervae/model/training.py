@@ -107,7 +107,7 @@ class TrainingState:
         tensors |= {
             "epoch/sums": self.sums,
             "epoch/draws": self.draws.get_state(),
-            "epoch/damage": self.degradation.get_state(),
+            "epoch/degradation": self.degradation.get_state(),
         }
         notes = {
             "recipe": self.recipe.model_dump_json(),
@@ -145,7 +145,7 @@ class TrainingState:
         self.n_batches_done = int(notes["n_batches_done"])
         self.sums = epoch["sums"]
         self.draws.set_state(epoch["draws"])
-        self.degradation.set_state(epoch["damage"])
+        self.degradation.set_state(epoch["degradation"])
 
 
 def read_state(path: Path) -> StoredTensors:

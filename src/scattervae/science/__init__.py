@@ -16,6 +16,7 @@ __all__ = [
     "generation",
     "labels",
     "latent_volume",
+    "lists",
     "machine",
     "outliers",
     "paper",

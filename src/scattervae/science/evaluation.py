@@ -107,7 +107,7 @@ def evaluate(
         nll_at_mean=torch.cat(nlls).mean().item(),
         kl=posterior.kl().double().sum(dim=1).mean().item(),
         kl_per_latent=posterior.kl_per_latent(),
-        active_latents=posterior.n_active(),
+        active_latents=len(posterior.active_latents()),
         mean_abs_normalised_error={"bp10": abs_bp / n, "rp10": abs_rp / n},
         share_beyond_5_sigma=n_beyond / (n * bands.n_coeffs),
         largest_normalised_error=largest,

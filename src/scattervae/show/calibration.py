@@ -1,7 +1,6 @@
 """Whether intervals of coefficients hold the truth: coverage by G, order and colour, and the PIT, of each model."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ from scattervae.science.calibration.coverage import (
 from scattervae.science.scatter.parts import ScatterParts
 from scattervae.seeds import numpy_stream
 from scattervae.show.registry import FigureData
-from scattervae.show.style import PAGE_WIDTH, QUIET, explain, house_style, model_colour, model_marker
+from scattervae.show.style import PAGE_WIDTH, QUIET, explain, house_style, model_colour, model_marks
 
 _TOLERATED = 0.02
 _KINDS = ("hidden", "drawn", "at_mean", "others", "others_without_scatter")
@@ -49,12 +48,7 @@ def plot_coverage(axes: Axes, rows: Sequence[CoverageRow], kinds: Sequence[str])
         index = _KINDS.index(kind)
         shares: list[Share] = [getattr(row, kind) for row in rows]
         where = np.arange(len(rows)) + 0.16 * (offset - (len(kinds) - 1) / 2)
-        style: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": model_marker(index),
-            "color": model_colour(index),
-            "markersize": 3.6,
-        }
+        style = model_marks(index, 3.6, filled=True)
         axes.plot(where, [100 * s.one for s in shares], label=KIND_LABELS[kind], **style)
         axes.plot(where, [100 * s.two for s in shares], markerfacecolor="white", **style)
     axes.set_xlim(-0.6, len(rows) - 0.4)
@@ -171,14 +165,9 @@ def _draw_band(axes: Axes, parts: ScatterParts, band: str) -> None:
             parts.median_g + _SHIFT * (index - (len(groups) - 1) / 2),
             k.value[g],
             yerr=np.stack([k.value[g] - low[g], high[g] - k.value[g]]),
-            color=model_colour(index),
-            marker=model_marker(index),
-            markersize=3.2,
-            markerfacecolor="none",
-            markeredgewidth=0.7,
-            linewidth=0.8,
             elinewidth=0.7,
             label=f"orders {parts.groups[g].first}-{parts.groups[g].last}",
+            **model_marks(index, 3.2) | {"linestyle": "-", "linewidth": 0.8},
         )
     axes.set_yscale("log")
     axes.set_yticks(_TICKS)

@@ -93,18 +93,13 @@ def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
             above.legend(loc="upper right")
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)
-        reasons = [
-            (name.replace("_", " "), PARTS[name], row[name]) for name in _names(row["outlier_reasons"])
-        ]
+        names = row["outlier_reasons"].split("; ") if row["outlier_reasons"] else []
+        reasons = [(name.replace("_", " "), PARTS[name], row[name]) for name in names]
         entries.append(
             {**row, "source_id": str(row["source_id"]), "reasons": reasons}
             | {"png": ReportFigure(file.getvalue(), "", "").base64}
         )
     return environment.get_template("gallery.html.jinja").render(entries=entries, n_stars=len(entries))
-
-
-def _names(reasons: str) -> list[str]:
-    return reasons.split("; ") if reasons else []
 
 
 class _Curves(NamedTuple):

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
@@ -25,7 +25,7 @@ from scattervae.science.latent_volume.comparison import (
     compare_volumes,
 )
 from scattervae.seeds import numpy_stream
-from scattervae.show.latents_figure import Limits, active_latents, axis_limits
+from scattervae.show.latents_figure import Limits, axis_limits
 from scattervae.show.registry import HOW_TO_GIVE, FigureData, Need
 from scattervae.show.style import OBSERVED, PAGE_WIDTH, QUIET, explain, house_style
 from scattervae.spectra.spectra import Spectra
@@ -196,7 +196,7 @@ def latent_volume_figure(data: FigureData) -> Figure:
     """
     name, model = data.first_model
     posterior = model.encode(data.spectra.take(_labelled_rows(data)))
-    active = active_latents(posterior.kl_per_latent())
+    active = posterior.active_latents()
     if len(active) < 2:
         raise DataError(
             f"{name}: {len(active)} active latents, and a pair is needed; was the model collapsed?"
@@ -213,7 +213,8 @@ def latent_volume_figure(data: FigureData) -> Figure:
         grid = figure.add_gridspec(n, columns)
         _draw_pairs(figure, grid, sets, shown, side=side, compared=data.volumes)
         if data.volumes is not None:
-            _draw_volumes(figure.add_subplot(_free(grid, n)), data.volumes)
+            free = grid[0, 1:] if n != 2 else grid[0, 1]  # what the corner of pairs leaves
+            _draw_volumes(figure.add_subplot(free), data.volumes)
         marks = legend_marks(len(sets.labelled), len(sets.unlabelled))
         figure.legend(
             handles=marks, loc="outside upper center", ncols=(2, 3, 5)[min(columns, 3) - 1], **_TIGHT
@@ -253,8 +254,7 @@ def measured_volumes(data: FigureData) -> VolumeComparison:
     _, model = data.first_model
     posterior = model.encode(data.spectra.take(data.labelled))
     unlabelled = model.encode(unlabelled_stars(data)).mean.double().numpy()
-    active = tuple(sorted(active_latents(posterior.kl_per_latent())))
-    return compare_volumes(posterior.mean.double().numpy(), unlabelled, active)
+    return compare_volumes(posterior.mean.double().numpy(), unlabelled, posterior.active_latents())
 
 
 def _labelled_rows(data: FigureData) -> np.ndarray:
@@ -291,38 +291,24 @@ def _draw_pairs(
         for column, first in enumerate(shown[: row + 1]):
             axes = figure.add_subplot(grid[row, column])
             x, y = limits[first], limits[second]
-            all_of, equal = (
-                [Projected(z[:, first], z[:, second]) for z in pair] for pair in (sets[:2], sets[2:])
-            )
-            plot_cells(axes, equal[0], equal[1], side=side, x=x, y=y)
-            for stars, colour, dashed in (
-                (all_of[0], LABELLED_COLOUR, False),
-                (all_of[1], UNLABELLED_COLOUR, True),
-            ):
-                plot_contours(axes, stars, colour=colour, dashed=dashed, x=x, y=y)
+            labelled, unlabelled, *equal = (Projected(z[:, first], z[:, second]) for z in sets)
+            plot_cells(axes, *equal, side=side, x=x, y=y)
+            plot_contours(axes, labelled, colour=LABELLED_COLOUR, dashed=False, x=x, y=y)
+            plot_contours(axes, unlabelled, colour=UNLABELLED_COLOUR, dashed=True, x=x, y=y)
             axes.set_xlim(x.low, x.high)
             axes.set_ylim(y.low, y.high)
-            _name_axes(axes, first, second, outer=(row == len(shown) - 2, column == 0))
+            bottom, left = row == len(shown) - 2, column == 0
+            axes.tick_params(labelbottom=bottom, labelleft=left)
+            axes.set_xlabel(f"latent {first + 1} [prior s.d.]" if bottom else "")
+            axes.set_ylabel(f"latent {second + 1} [prior s.d.]" if left else "")
             if (first, second) in by_pair:
                 explain(axes, _difference(by_pair[first, second]))
-
-
-def _name_axes(axes: Axes, first: int, second: int, *, outer: tuple[bool, bool]) -> None:
-    bottom, left = outer
-    axes.tick_params(labelbottom=bottom, labelleft=left)
-    axes.set_xlabel(f"latent {first + 1} [prior s.d.]" if bottom else "")
-    axes.set_ylabel(f"latent {second + 1} [prior s.d.]" if left else "")
 
 
 def _difference(pair: Projection) -> str:
     value, _, low, high = (100.0 * part for part in pair.equal_n.difference)
     percent = f"{value:+.0f} % ({low:+.0f} to {high:+.0f})".replace("-", "\N{MINUS SIGN}")
     return f"$\\Delta V/V_\\mathrm{{sup}}$ = {percent}"
-
-
-def _free(grid: GridSpec, n: int) -> SubplotSpec:
-    """The part of the grid that the corner of pairs leaves free."""
-    return grid[0, 1:] if n != 2 else grid[0, 1]
 
 
 def _name_extremes(axes: Axes, compared: VolumeComparison) -> None:

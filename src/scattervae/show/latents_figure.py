@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from scattervae.arrays import StarArray
 from scattervae.errors import counted
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import ACTIVE_ABOVE_NATS
 from scattervae.show.registry import FigureData
 from scattervae.show.style import FAINT, PAGE_WIDTH, house_style
 from scattervae.spectra.spectra import Spectra
@@ -34,13 +33,6 @@ _SHOWN = (0.2, 99.8)  # percentiles of a latent inside the axes
 _COLOURED = (5.0, 95.0)  # percentiles of a label inside the colours
 
 
-class LatentPair(NamedTuple):
-    """Two latents, counted from 0, the more informative first."""
-
-    first: int
-    second: int
-
-
 @dataclass(frozen=True)
 class Limits:
     """A range of values."""
@@ -49,23 +41,14 @@ class Limits:
     high: float
 
 
-def active_latents(kl_per_latent: Sequence[float]) -> list[int]:
-    """Latents with more than 0.1 nats of divergence from the prior, the most informative first."""
-    order = sorted(range(len(kl_per_latent)), key=lambda k: -kl_per_latent[k])
-    return [k for k in order if kl_per_latent[k] > ACTIVE_ABOVE_NATS]
-
-
-def informative_pairs(kl_per_latent: Sequence[float]) -> list[LatentPair]:
+def informative_pairs(active: Sequence[int]) -> list[tuple[int, int]]:
     """At most two pairs of active latents: first with second, then third with fourth (or with the first).
 
     So four active latents are each seen once. Fewer than two active latents make no pair.
     """
-    active = active_latents(kl_per_latent)
-    pairs = [LatentPair(*active[:2])] if len(active) >= 2 else []
-    if len(active) == 3:
-        pairs.append(LatentPair(active[0], active[2]))
-    elif len(active) > 3:
-        pairs.append(LatentPair(active[2], active[3]))
+    pairs = [(active[0], active[1])] if len(active) >= 2 else []
+    if len(active) > 2:
+        pairs.append((active[0], active[2]) if len(active) == 3 else (active[2], active[3]))
     return pairs
 
 
@@ -172,9 +155,9 @@ def _latent_rows(name: str, model: Checkpoint, spectra: Spectra) -> list[_Latent
     posterior = model.encode(spectra)
     kl = posterior.kl_per_latent()
     means = posterior.mean.double().numpy()
-    active = active_latents(kl)
+    active = posterior.active_latents()
     titles = [f"latent {k + 1} ({kl[k]:.1f} nats)" for k in range(model.n_latent)]
-    pairs = informative_pairs(kl)
+    pairs = informative_pairs(active)
     remark = f"{name}: {len(active)} of {model.n_latent} latents active"
     if pairs:
         return [

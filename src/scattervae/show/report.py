@@ -114,7 +114,7 @@ def _counts(claims: Sequence[Claim]) -> str:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return _DASH if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+    return _DASH if interval is None else " to ".join(map(number, interval))
 
 
 def _outcome(outcome: Outcome | None) -> str:

@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 from scattervae.arrays import StarMask, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import g_mag_of, is_known, sample_flux
-from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.network import Reconstruction
 from scattervae.science.generation import GeneratedSpectra, generate
 from scattervae.seeds import folds
 from scattervae.show.registry import FigureData
@@ -29,9 +29,10 @@ from scattervae.show.style import (
     explain,
     house_style,
     model_colour,
-    model_marker,
+    model_marks,
     signed,
 )
+from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Flag, Spectra
 
 AMPLITUDE_LABEL = "coefficient / $G$ flux\n[archive units]"
@@ -71,14 +72,10 @@ def plot_amplitudes(axes: Axes, observed: Curve, models: Mapping[str, Curve], *,
             orders + _shift(index, len(models)),
             model.values,
             yerr=np.hypot(np.nan_to_num(observed.sigma), model.sigma),
-            fmt=model_marker(index),
-            color=model_colour(index),
-            markersize=3.2,
-            markerfacecolor="none",
-            markeredgewidth=0.7,
             elinewidth=0.5,
             label=name,
             zorder=3 + index,
+            **model_marks(index, 3.2),
         )
     axes.set_yscale("symlog", linthresh=linear_below, linscale=0.8)
     axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below))
@@ -94,17 +91,8 @@ def plot_sigmas(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> Non
     orders = np.arange(1, len(observed.sigma) + 1)
     axes.plot(orders, observed.sigma, color=OBSERVED, drawstyle="steps-mid", linewidth=0.9, label="error")
     for index, (name, model) in enumerate(models.items()):
-        axes.plot(
-            orders,
-            np.where(model.sigma > 0, model.sigma, np.nan),
-            color=model_colour(index),
-            marker=model_marker(index),
-            markersize=2.6,
-            markerfacecolor="none",
-            markeredgewidth=0.6,
-            linewidth=0.8,
-            label=name,
-        )
+        style = model_marks(index, 2.6, edge=0.6) | {"linestyle": "-", "linewidth": 0.8}
+        axes.plot(orders, np.where(model.sigma > 0, model.sigma, np.nan), label=name, **style)
     axes.set_yscale("log")
     axes.set_xlim(0, len(orders) + 1)
 
@@ -124,17 +112,8 @@ def plot_residuals(axes: Axes, observed: Curve, models: Mapping[str, Curve]) -> 
     for index, (name, model) in enumerate(models.items()):
         residual = (observed.values - model.values) / np.hypot(observed.sigma, model.sigma)
         largest = max(largest, 1.15 * float(np.nan_to_num(np.abs(residual)).max()))
-        axes.plot(
-            orders + _shift(index, len(models)),
-            residual,
-            linestyle="none",
-            marker=model_marker(index),
-            color=model_colour(index),
-            markersize=3.0,
-            markerfacecolor="none",
-            markeredgewidth=0.8,
-            label=name,
-        )
+        style = model_marks(index, 3.0, edge=0.8)
+        axes.plot(orders + _shift(index, len(models)), residual, label=name, **style)
     axes.set_xlim(0, len(orders) + 1)
     axes.set_ylim(-largest, largest)
 
@@ -229,7 +208,10 @@ def star_figure(data: FigureData) -> Figure:
         figure = Figure(figsize=(PAGE_WIDTH, 8.2 if flux else 5.2), layout="constrained")
         heights = [2.3, 1.5, 1.3, 2.1, 1.2] if flux else [2.3, 1.5, 1.3]
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-        curves = {name: _curve(data.models[name], spectra) for name, spectra in made.items()}
+        curves = {
+            name: predicted_curve(model.reconstruct(made[name].z), model.normalization)
+            for name, model in data.models.items()
+        }
         draw_coefficients(figure, grid, star, curves)
         if flux is not None:
             _draw_flux(figure, grid, flux)
@@ -294,12 +276,11 @@ def star_title(data: FigureData, row: int) -> str:
     return ", ".join(parts)
 
 
-def _curve(model: Checkpoint, made: GeneratedSpectra) -> Curve:
-    """Coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
-    columns = model.normalization.columns
-    values, sigma = (np.full(made.basis.n_coeffs, np.nan) for _ in range(2))
-    values[columns] = made.coeffs[0, columns] / made.g_flux[0]
-    sigma[columns] = made.scatter[0, columns] / made.g_flux[0]
+def predicted_curve(decoded: Reconstruction, normalization: Normalization) -> Curve:
+    """One star's coefficients and scatter in units of the G flux, NaN for coefficients that the model does not use."""
+    values, sigma = (np.full(normalization.basis.n_coeffs, np.nan) for _ in range(2))
+    values[normalization.columns] = normalization.invert(decoded.mean, np.ones(1))[0]
+    sigma[normalization.columns] = normalization.invert_errors(decoded.scatter, np.ones(1))[0]
     return Curve(values, sigma)
 
 

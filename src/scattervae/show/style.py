@@ -61,9 +61,12 @@ def model_colour(index: int) -> str:
     return MODEL_COLOURS[index % len(MODEL_COLOURS)]
 
 
-def model_marker(index: int) -> str:
-    """The marker of the model at this place, for who sees no colours."""
-    return MODEL_MARKERS[index % len(MODEL_MARKERS)]
+def model_marks(index: int, size: float, *, filled: bool = False, edge: float = 0.7) -> dict[str, Any]:
+    """Marks of the model at this place, of a marker of its own for who sees no colours; no line between them."""
+    colour = model_colour(index)
+    face = {} if filled else {"markerfacecolor": "none", "markeredgewidth": edge}
+    marker = MODEL_MARKERS[index % len(MODEL_MARKERS)]
+    return {"linestyle": "none", "marker": marker, "color": colour, "markersize": size, **face}
 
 
 def signed(value: float, digits: int) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 
 from scattervae.model.checkpoint import EpochRecord
 from scattervae.show.registry import FigureData
-from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marker, note, signed
+from scattervae.show.style import PAGE_WIDTH, QUIET, house_style, model_colour, model_marks, note, signed
 
 Records = Mapping[str, Sequence[EpochRecord]]
 Quantity = Literal["negative_elbo", "chi2", "penalty", "kl", "learning_rate"]
@@ -62,17 +62,9 @@ def mark_held_out(axes: Axes, records: Records, held_out: Mapping[str, float]) -
     """
     for index, name in enumerate(records):
         if name in held_out:
-            axes.plot(
-                [index],
-                [held_out[name]],
-                linestyle="none",
-                marker=model_marker(index),
-                color=model_colour(index),
-                markerfacecolor="white",
-                markersize=6.0,
-                markeredgewidth=1.2,
-                label=f"{name}, held out: {signed(held_out[name], 1)}",
-            )
+            style = model_marks(index, 6.0, edge=1.2) | {"markerfacecolor": "white"}
+            label = f"{name}, held out: {signed(held_out[name], 1)}"
+            axes.plot([index], [held_out[name]], label=label, **style)
 
 
 def _held_out_axes(axes: Axes, n_models: int) -> None:

@@ -4,13 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from scattervae.errors import DataError
-from scattervae.model.posterior import Posterior
 from scattervae.science.latent_volume.comparison import (
     VolumeSettings,
-    active_latents,
     compare_volumes,
     extrapolate,
     overlap_at,
@@ -79,11 +76,6 @@ def test_cells_that_hold_a_star_each_are_not_resolved():
         rng.normal(size=(300, 6)), rng.normal(size=(300, 6)), tuple(range(6)), settings=settings
     )
     assert not result.full.resolved
-
-
-def test_active_latents_are_those_with_information():
-    mean = torch.tensor([[1.0, 0.0, -1.0], [-1.0, 0.0, 1.0], [float("nan")] * 3])
-    assert active_latents(Posterior(mean, torch.zeros(3, 3))) == (0, 2)
 
 
 def test_what_cannot_be_compared_is_an_error_of_one_line():

@@ -78,7 +78,7 @@ def test_rarefaction_and_extrapolation_are_those_of_inext(n, printed):
 
 def test_the_asymptote_its_error_and_interval_are_those_of_inext():
     assert richness_at(SPIDERS, math.inf) == pytest.approx((43.893, 14.306, 30.511, 96.971), abs=6e-4)
-    assert seen_share(SPIDERS).value == pytest.approx(0.9289, abs=6e-5)
+    assert seen_share(SPIDERS) == pytest.approx(0.9289, abs=6e-5)
 
 
 def test_rarefaction_is_the_mean_over_all_subsamples():
@@ -145,19 +145,14 @@ def test_seen_share_is_the_truth():
     p = rng.dirichlet(np.full(800, 0.7))
     drawn = [rng.multinomial(1500, p) for _ in range(100)]
     truth = [p[counts > 0].sum() for counts in drawn]
-    found = [seen_share(counts) for counts in drawn]
-    assert np.mean([t.value for t in found]) == pytest.approx(np.mean(truth), abs=0.003)
-    assert np.mean([e.low <= t <= e.high for e, t in zip(found, truth, strict=True)]) >= 0.9
+    assert np.mean([seen_share(counts) for counts in drawn]) == pytest.approx(np.mean(truth), abs=0.003)
 
 
 @pytest.mark.parametrize("counts", [[1], [1, 1, 1], [5, 9], [1, 7]])
 def test_small_samples_give_finite_answers(counts):
     counts = np.array(counts)
-    for estimate in (
-        richness_at(counts, math.inf),
-        seen_share(counts),
-        richness_at(counts, 3 * int(counts.sum())),
-    ):
+    assert math.isfinite(seen_share(counts))
+    for estimate in (richness_at(counts, math.inf), richness_at(counts, 3 * int(counts.sum()))):
         assert all(math.isfinite(part) for part in estimate)
 
 

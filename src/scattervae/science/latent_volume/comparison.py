@@ -21,7 +21,6 @@ from pydantic import PositiveFloat, PositiveInt
 
 from scattervae.arrays import StarMask
 from scattervae.errors import DataError
-from scattervae.model.posterior import ACTIVE_ABOVE_NATS, Posterior
 from scattervae.science.latent_volume.richness import (
     RELIABLE_UP_TO,
     CellCounts,
@@ -158,11 +157,6 @@ class StatedSelection:
     unlabelled: StarMask
 
 
-def active_latents(posterior: Posterior) -> tuple[int, ...]:
-    """The latents that carry information, counted from 0: a mean divergence above 0.1 nats."""
-    return tuple(k for k, kl in enumerate(posterior.kl_per_latent()) if kl > ACTIVE_ABOVE_NATS)
-
-
 def stated_selections(labels: StellarLabels) -> tuple[StatedSelection, ...]:
     """Selections that stand for an unlabelled set where none is at hand; for illustration only.
 
@@ -190,7 +184,7 @@ def compare_volumes(
     Args:
         labelled: Posterior means of stars with labels, all latents; rows with NaN are dropped.
         unlabelled: The same of stars without labels.
-        active: Latents to use, counted from 0 (`active_latents`).
+        active: Latents to use, counted from 0 (`Posterior.active_latents`).
         settings: Cells and sizes.
         selection: Says what `unlabelled` is where it is a selection of labelled stars: for illustration only.
 
@@ -198,6 +192,7 @@ def compare_volumes(
         DataError: A set has no encoded star, or fewer than two latents are active.
     """
     settings = settings or VolumeSettings()
+    active = tuple(sorted(active))
     if len(active) < 2:
         raise DataError(f"{len(active)} active latents: volumes need a pair; was the model collapsed?")
     sup, unsup = (z[np.isfinite(z).all(axis=1)] for z in (labelled, unlabelled))
@@ -212,7 +207,7 @@ def compare_volumes(
             _project(sup, unsup, pair, cell=settings.pair_cell, settings=settings)
             for pair in combinations(active, 2)
         ),
-        full=_project(sup, unsup, tuple(active), cell=settings.full_cell, settings=settings),
+        full=_project(sup, unsup, active, cell=settings.full_cell, settings=settings),
         selection=selection,
     )
 
@@ -229,13 +224,12 @@ def _project(
     n = min(len(sup), len(unsup))
     counts = count_cells(sup, unsup, cell)
     sizes = sorted({max(1, round(m)) for m in np.geomspace(max(n / 100, 1), n, settings.n_sizes)})
-    seen = [seen_share(of_set).value for of_set in (counts.labelled, counts.unlabelled)]
     return Projection(
         latents=latents,
         cell=cell,
         as_given=overlap_at(counts, len(sup), len(unsup)),
         equal_n=overlap_at(counts, n, n),
-        resolved=min(seen) >= 0.5,
+        resolved=min(seen_share(counts.labelled), seen_share(counts.unlabelled)) >= 0.5,
         extrapolation=extrapolate(counts, settings.n_target),
         over_n=tuple(overlap_at(counts, m, m) for m in sizes),
         over_cell=tuple((side, overlap_at(count_cells(sup, unsup, side), n, n)) for side in settings.cells),

@@ -154,7 +154,7 @@ class Frequencies:
         return _above(self.seen, found, sd) if math.isinf(n) else around(self.seen + found, sd)
 
 
-def seen_share(counts: CellCounts) -> Estimate:
+def seen_share(counts: CellCounts) -> float:
     r"""Share of the population that lives in cells the sample has seen.
 
     .. math:: 1 - \frac{f_1}{N} \frac{(N - 1) f_1}{(N - 1) f_1 + 2 f_2}
@@ -162,17 +162,14 @@ def seen_share(counts: CellCounts) -> Estimate:
     One minus it is the chance that the next star of the same population opens a new cell.
 
     Source:
-        Good (1953), Biometrika 40, 237, for the first factor; Chao & Jost (2012), Ecology 93, 2533, for the second;
-        Esty (1983), Ann. Statist. 11, 905, for the variance.
+        Good (1953), Biometrika 40, 237, for the first factor; Chao & Jost (2012), Ecology 93, 2533, for the second.
     """
     n = int(counts.sum())
     f1, f2 = int((counts == 1).sum()), int((counts == 2).sum())
     if n == 0:
-        return Estimate(0.0, 0.0, 0.0, 1.0)
+        return 0.0
     correction = (n - 1) * f1 / ((n - 1) * f1 + 2 * f2) if (n - 1) * f1 + 2 * f2 > 0 else 1.0
-    sd = math.sqrt(f1 * (1 - f1 / n) + 2 * f2) / n
-    value, _, low, high = around(1.0 - f1 / n * correction, sd)
-    return Estimate(value, sd, max(low, 0.0), min(high, 1.0))
+    return 1.0 - f1 / n * correction
 
 
 def _log_binomial(x: CellShares, k: int) -> CellShares:

@@ -129,7 +129,9 @@ def contrast(
             f"{counted(n_bad, 'star')} of the two groups with a value that is no number: leave them out"
         )
     difference = a.mean(axis=0) - b.mean(axis=0)
-    variance, freedom = _paired(a - b) if groups.paired else _welch(a, b)
+    variance, freedom = _welch(a, b)
+    if groups.paired:
+        variance, freedom = (a - b).var(axis=0, ddof=1) / len(a), np.full(a.shape[1], len(a) - 1.0)
     own = np.zeros_like(difference)
     if own_variances is not None:
         own = sum(own_variances[rows].mean(axis=0) / len(rows) for rows in (groups.rows_a, groups.rows_b))
@@ -150,11 +152,6 @@ def contrast(
         n_b=len(b),
         unit=unit,
     )
-
-
-def _paired(d: ValuesA) -> tuple[PerQuantity, PerQuantity]:
-    """Variance of the mean difference, and its degrees of freedom."""
-    return d.var(axis=0, ddof=1) / len(d), np.full(d.shape[1], len(d) - 1.0)
 
 
 def _welch(a: ValuesA, b: ValuesB) -> tuple[PerQuantity, PerQuantity]:

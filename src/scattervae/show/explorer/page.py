@@ -2,7 +2,6 @@
 
 import html
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -20,6 +19,7 @@ import scattervae
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.gaia.basis import g_mag_of
+from scattervae.gaia.reading import load
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.trained import TrainedModel, load_model, with_labels
 from scattervae.show.explorer.packed_model import (
@@ -39,14 +39,13 @@ from scattervae.show.explorer.shown_stars import (
     sample_of,
     tables_of,
 )
-from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, SOURCE_COLUMNS, rows_of
 from scattervae.spectra.store import SpectrumStore
 
 MOST_STARS = 200_000
 _SCRIPTS = ("reading.js", "network.js", "stars.js", "plots.js", "map.js", "panels.js", "app.js")
 _MEGABYTE = 1_000_000
-_SMALL, _LARGE = (40_000, 15.0), (200_000, 60.0)  # stars, and the megabytes that a page of them may have
+_STARS, _MEGABYTES = (40_000, 200_000), (15.0, 60.0)  # stars, and the megabytes that a page of them may have
 _MARGIN = 0.985
 _MEASURED = 2000
 _NOT_SHOWN = ("source_id", "_healpix_29", "bp_basis_function_id", "rp_basis_function_id")
@@ -225,8 +224,6 @@ def _columns_of_stars(stars: Path, source_id: SourceIds, taken: set[str]) -> lis
 
 
 def _labels_of_file(stars: Path, source_id: SourceIds) -> list[Column]:
-    from scattervae import load
-
     labels = load(stars).labels.aligned_to(source_id)
     columns = [_known(Column(name, labels[name])) for name in LABEL_NAMES]
     return [column for column in columns if np.isfinite(column.values).any()]
@@ -249,7 +246,8 @@ def _observed(model: TrainedModel, stars: Path, source_id: SourceIds) -> Observe
     n = model.normalization.n_coeffs
     x, errors = (np.full((len(source_id), n), np.nan, dtype=np.float32) for _ in range(2))
     g_flux = np.full(len(source_id), np.nan)
-    for spectra in _chunks(stars):
+    is_store = SpectrumStore.is_store(stars)
+    for spectra in SpectrumStore(stars).chunks(correlations=False) if is_store else [load(stars).spectra]:
         row, known = rows_of(spectra.source_id, among=source_id)
         if known.any():
             shown = spectra.take(known)
@@ -257,14 +255,6 @@ def _observed(model: TrainedModel, stars: Path, source_id: SourceIds) -> Observe
             x[row[known]], errors[row[known]] = inputs.x.numpy(), inputs.errors.numpy()
             g_flux[row[known]] = shown.g_flux
     return Observed(np.where(np.isfinite(errors), x, np.float32(np.nan)), errors, g_flux)
-
-
-def _chunks(stars: Path) -> Iterable[Spectra]:
-    if SpectrumStore.is_store(stars):
-        return SpectrumStore(stars).chunks(correlations=False)
-    from scattervae import load
-
-    return [load(stars).spectra]
 
 
 def _photometry(model: TrainedModel, observed: Observed, taken: set[str]) -> list[Column]:
@@ -297,7 +287,9 @@ class _Contents:
     def page(self, megabytes: float | None) -> ExplorerPage:
         """The page, with as many observed spectra as it has room for."""
         about, blocks = self._without_spectra()
-        limit = _MEGABYTE * (_allowed(len(self.source_id)) if megabytes is None else megabytes)
+        if megabytes is None:
+            megabytes = float(np.interp(len(self.source_id), _STARS, _MEGABYTES))
+        limit = _MEGABYTE * megabytes
         n, coeffs_loss = 0, 0.0
         if self.observed is not None and len(self.source_id):
             room = limit * _MARGIN - len(_rendered(about, blocks))
@@ -355,11 +347,6 @@ class _Contents:
             "error_loss": of_errors["loss"],
         }
         return about, {"coeffs": coeffs, "errors": packed, "g_flux": deflated(g_flux.astype(np.float32))}
-
-
-def _allowed(n_stars: int) -> float:
-    """Megabytes for a page of so many stars."""
-    return float(np.interp(n_stars, [_SMALL[0], _LARGE[0]], [_SMALL[1], _LARGE[1]]))
 
 
 def _rendered(about: dict[str, Any], blocks: dict[str, str]) -> str:

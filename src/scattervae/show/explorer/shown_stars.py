@@ -16,9 +16,11 @@ from jaxtyping import Float64, Int64, Shaped
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
+from scattervae.science.lists import ROW, read_list
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.hats import open_parquet, read_groups
 from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Flag
+from scattervae.spectra.tables import SUFFIXES
 
 Latents = Float64[np.ndarray, "star latent"]
 _CELL_AXES, _CELLS, _REACH = (
@@ -90,8 +92,12 @@ def tables_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.T
             for file in _parquet_files(path):
                 yield from _row_groups(file, columns)
         else:
-            table = _other_form(path)
-            yield table if columns is None else _only(table, columns, path)
+            if path.suffix not in SUFFIXES:
+                raise DataError(
+                    f"{path}: no catalogue is called so; expected {', '.join(SUFFIXES)} or a folder"
+                )
+            table = read_list(path).table
+            yield table.drop_columns([ROW]) if columns is None else _only(table, columns, path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a catalogue: {error}") from error
 
@@ -131,35 +137,6 @@ def _only(table: pa.Table, columns: Sequence[str], path: Path) -> pa.Table:
 
 def _lacks(path: Path, name: str) -> str:
     return f"{path}: no column {name}; give a catalogue that `scattervae encode` wrote with this model"
-
-
-def _other_form(path: Path) -> pa.Table:
-    """A csv, FITS, VOTable or ECSV file in memory, units and descriptions kept."""
-    if path.suffix == ".csv":
-        import pyarrow.csv
-
-        return pyarrow.csv.read_csv(path)
-    from astropy.table import Table
-
-    forms = {".fits": "fits", ".vot": "votable", ".ecsv": "ascii.ecsv"}
-    if path.suffix not in forms:
-        raise DataError(
-            f"{path}: no catalogue is called so; expected .parquet, .fits, .vot, .ecsv, .csv or a folder"
-        )
-    table = Table.read(path, format=forms[path.suffix])
-    fields, arrays = [], []
-    for column in table.itercols():
-        if column.ndim > 1:
-            continue
-        values = (
-            np.ma.filled(column.astype(float), np.nan) if column.dtype.kind == "f" else np.asarray(column)
-        )
-        values = values.astype(values.dtype.newbyteorder("="))
-        values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
-        about = {"unit": str(column.info.unit or ""), "description": column.info.description or ""}
-        arrays.append(pa.array(values.tolist() if values.dtype.kind in "OU" else values))
-        fields.append(pa.field(column.info.name, arrays[-1].type, metadata=about))
-    return pa.table(arrays, schema=pa.schema(fields))
 
 
 def model_of(path: Path) -> str | None:
@@ -265,7 +242,12 @@ def column_of(field: pa.Field, values: pa.ChunkedArray) -> Column:
     integers = pa.types.is_integer(field.type)
     few = integers and len(values.unique()) <= FEW
     if field.name in (FLAGS, FORMER_FLAGS) and integers:
-        found = _texts([None if v is None else _flag_names(v) for v in values.to_pylist()])
+        found = _texts(
+            [
+                None if bits is None else " + ".join(str(f.name) for f in Flag if bits & f) or "none"
+                for bits in values.to_pylist()
+            ]
+        )
     elif (integers and not few) or pa.types.is_floating(field.type):
         found = _floats(values)
     elif pa.types.is_boolean(field.type):
@@ -277,10 +259,6 @@ def column_of(field: pa.Field, values: pa.ChunkedArray) -> Column:
 
 def _texts(values: list[object]) -> np.ndarray:
     return np.array(["" if value is None else str(value) for value in values], dtype=np.str_)
-
-
-def _flag_names(bits: int) -> str:
-    return " + ".join(str(flag.name) for flag in Flag if bits & flag) or "none"
 
 
 def _floats(values: pa.ChunkedArray) -> Float64[np.ndarray, " star"]:
