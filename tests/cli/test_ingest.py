@@ -166,7 +166,7 @@ def test_rows_that_cannot_be_read_are_no_failure(cli, tmp_path, sky):
 
 
 @pytest.fixture
-def survey(tmp_path):
+def bulk_files(tmp_path):
     """Two bulk files of spectra and the gaia_source files of their pixels, in a folder each."""
     toys = [sky_stars(6, pixel=pixel, seed=pixel) for pixel in (11, 12)]
     for toy, pixel in zip(toys, (11, 12), strict=True):
@@ -177,8 +177,8 @@ def survey(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "pattern", "files"])
-def test_gaia_source_files(cli, tmp_path, survey, form):
-    files, folder = survey
+def test_gaia_source_files(cli, tmp_path, bulk_files, form):
+    files, folder = bulk_files
     named = {
         "folder": [folder],
         "pattern": [folder / "source" / "GaiaSource_*"],
@@ -190,8 +190,8 @@ def test_gaia_source_files(cli, tmp_path, survey, form):
     assert (run.json["n_stars"], run.json["positions"]) == (12, "measured")
 
 
-def test_gaia_source_files_that_are_not_there(cli, tmp_path, survey):
-    files, folder = survey
+def test_gaia_source_files_that_are_not_there(cli, tmp_path, bulk_files):
+    files, folder = bulk_files
     (tmp_path / "empty").mkdir()
     for name, words in (
         ("empty", "no GaiaSource_* file in this folder"),
@@ -206,8 +206,8 @@ def test_gaia_source_files_that_are_not_there(cli, tmp_path, survey):
     assert not (tmp_path / "store").exists()
 
 
-def test_several_processes(cli, tmp_path, survey):
-    files, _ = survey
+def test_several_processes(cli, tmp_path, bulk_files):
+    files, _ = bulk_files
     bad = tmp_path / "page.csv"
     bad.write_text("<html>503</html>")
     for workers in (1, 2):
@@ -218,10 +218,10 @@ def test_several_processes(cli, tmp_path, survey):
     assert contents(tmp_path / "store1") == contents(tmp_path / "store2")
 
 
-def test_small_files_take_no_further_process(tmp_path, survey, monkeypatch):
+def test_small_files_take_no_further_process(tmp_path, bulk_files, monkeypatch):
     from scattervae.cli import ingest
 
-    files, _ = survey
+    files, _ = bulk_files
     monkeypatch.setattr("scattervae.parallel.n_cpus", lambda: 16)
     assert ingest._workers_for(files) == 1
     monkeypatch.setattr(ingest, "_SMALL_BYTES", 1)
@@ -263,9 +263,9 @@ def interrupted_ingest(files, store, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_interrupted_it_says_one_line_and_goes_on(tmp_path, survey, workers):
+def test_interrupted_it_says_one_line_and_goes_on(tmp_path, bulk_files, workers):
     """An interrupt from the keyboard reaches the whole group of processes; one that comes too late is sent again."""
-    files, _ = survey
+    files, _ = bulk_files
     for attempt in range(5):
         code, out, err = interrupted_ingest(files, tmp_path / f"store{attempt}", workers)
         if code != 0:

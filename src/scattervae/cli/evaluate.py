@@ -12,6 +12,7 @@ import typer
 from scattervae.cli.console import (
     AsJson,
     DeviceName,
+    FigureFile,
     StarsPath,
     Summary,
     Threads,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from scattervae.science.calibration.coverage import CoverageRow, CoverageTable, Share
     from scattervae.science.calibration.widths import LatentCoverage
     from scattervae.science.evaluation import Evaluation
-
-FORMATS = ("png", "pdf", "svg")
 
 
 class Fold(StrEnum):
@@ -62,9 +61,7 @@ def evaluate(
     rounds: Annotated[
         int, typer.Option(min=1, max=10, metavar="N", help="Tenths of the coefficients to hide, in turn.")
     ] = 1,
-    figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the coverage; png, pdf or svg by its suffix.")
-    ] = None,
+    figure: FigureFile = None,
     all_bins: Annotated[
         bool, typer.Option("--all", help="Print the coverage of every bin, not of the worst alone.")
     ] = False,
@@ -93,12 +90,10 @@ def evaluate(
 
         scattervae evaluate model other_model store --json
     """
-    if figure is not None:
-        if not coverage:
-            raise DataError(
-                f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
-            )
-        check_format(figure)
+    if figure is not None and not coverage:
+        raise DataError(
+            f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
+        )
     from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.calibration.widths import faint_coverage
     from scattervae.science.evaluation import evaluate as score
@@ -174,16 +169,6 @@ def loaded(folders: list[Path], machine: "torch.device") -> "dict[str, Checkpoin
         if is_calibrated(calibrated):
             found[f"{name}, calibrated"] = calibrated.to(machine)
     return found
-
-
-def check_format(path: Path) -> None:
-    """Refuse a figure whose suffix is no format.
-
-    Raises:
-        DataError: It is none.
-    """
-    if path.suffix[1:].lower() not in FORMATS:
-        raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
 
 
 def model_values(

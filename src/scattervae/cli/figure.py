@@ -12,10 +12,10 @@ from scattervae.cli.console import (
     Threads,
     choose_device,
     existing,
+    figure_file,
     model_folders,
     model_names,
 )
-from scattervae.cli.evaluate import check_format
 from scattervae.errors import DataError, counted
 from scattervae.show.registry import FIGURES, Need
 
@@ -49,7 +49,14 @@ def figure(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The figure; png, pdf or svg by its suffix.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            callback=figure_file,
+            metavar="FILE",
+            help="The figure; png, pdf or svg by its suffix.",
+        ),
     ],
     unlabelled: Annotated[
         Path | None,
@@ -119,7 +126,6 @@ def _check(name: str, out: Path) -> None:
     """Refuse what cannot be drawn before anything is loaded."""
     if name not in FIGURES:
         raise DataError(f"{name!r}: no such figure; choose among {', '.join(FIGURES)}")
-    check_format(out)
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file, such as {out / name}.png")
 

@@ -12,7 +12,7 @@ from scattervae.errors import StoreError, counted
 from scattervae.science.shipped import HUB_NAME, model_folder, shipped_models
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from scattervae.arrays import StarFlags
     from scattervae.spectra.store import SpectrumStore
@@ -156,6 +156,7 @@ def _store(path: Path) -> Summary:
     unread = [entry for entry in store.entries if entry.error is not None]
     n_skipped = sum(len(entry.skipped) for entry in store.entries)
     orders = sorted({partition.order for partition in store.partitions})
+    span = " to ".join(map(str, dict.fromkeys((orders[0], orders[-1]))))
     lines = (
         f"store of {counted(len(store), 'star')}, {tally}; {store.basis}",
         f"flags: {listed(store.flags)}",
@@ -163,17 +164,13 @@ def _store(path: Path) -> Summary:
         f"G flux from: {listed(tally.g_flux_from)}",
         f"positions: {store.positions.value}",
         *([] if store.release is None else [f"release: {store.release}"]),
-        f"{counted(len(store.partitions), 'partition')} of HEALPix order {_span(orders)}, "
+        f"{counted(len(store.partitions), 'partition')} of HEALPix order {span}, "
         f"{values['n_bytes'] / 1e6:,.1f} MB",
         f"files: {len(store.entries):,}, {len(unread):,} of them not read; "
         f"{counted(n_skipped, 'row')} that could not be used",
         *(f"not read: {entry.error}" for entry in unread),
     )
     return Summary(values, lines)
-
-
-def _span(orders: "Sequence[int]") -> str:
-    return str(orders[0]) if len(orders) == 1 else f"{orders[0]} to {orders[-1]}"
 
 
 @dataclass(frozen=True)
@@ -254,10 +251,11 @@ def _model(path: Path) -> Summary:
     }
     kl = ", ".join(f"{k:.2f}" for k in facts.training.kl_per_latent)
     data = facts.data
+    trained_on = "? stars" if data.n_trained_on is None else counted(data.n_trained_on, "star")
     lines = (
         f"scatter VAE, recipe {model.recipe.name}: {n_parameters:,} parameters, {counted(model.n_latent, 'latent')}",
         f"reads stars of {model.normalization.basis}, and, with a warning, those of these sizes that name no basis",
-        f"trained on {_stars(data.n_trained_on)} ({_known(data.n_inferred_coefficients)} with inferred "
+        f"trained on {trained_on} ({_known(data.n_inferred_coefficients)} with inferred "
         f"coefficients; G flux of {_known(data.n_g_flux_from_table)} from a table, of "
         f"{_known(data.n_g_flux_from_coefficients)} from the coefficients)",
         f"{_known(facts.training.active_latents)} of them active; KL of each [nat]: {kl}",
@@ -267,10 +265,6 @@ def _model(path: Path) -> Summary:
         f"credit {facts.credit or '?'}",
     )
     return Summary(values, lines)
-
-
-def _stars(number: int | None) -> str:
-    return "? stars" if number is None else counted(number, "star")
 
 
 def _known(number: int | None) -> str:

@@ -22,7 +22,6 @@ from scattervae.errors import DataError, counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scattervae.gaia.ingest import IngestedFile
     from scattervae.spectra.store import SpectrumStore
 
 _TABLE_LIMIT = 20
@@ -101,7 +100,8 @@ def ingest(
 
         def show(file: IngestedFile) -> None:
             done.append(file)
-            rate = _rows_read(done) / (time.perf_counter() - started)
+            n_read = sum(file.entry.n_rows for file in done if file.times is not None)
+            rate = n_read / (time.perf_counter() - started)
             last = "" if len(done) < len(files) else "writing the store"
             bar.update(task, advance=1, rate=f"{rate:,.0f} rows/s", file=last or Path(file.entry.name).name)
 
@@ -128,10 +128,6 @@ def ingest(
         )
     first = next((f"{entry.name}: {entry.skipped[0]}" for entry in entries if entry.skipped), "")
     check_skipped(n_skipped, n_rows, allow_skipped, first=first)
-
-
-def _rows_read(done: "Sequence[IngestedFile]") -> int:
-    return sum(file.entry.n_rows for file in done if file.times is not None)
 
 
 def _workers_for(files: "Sequence[Path]") -> int:

@@ -1,20 +1,20 @@
 """``scattervae scatter``: what the published errors should be multiplied by, and what scatter is the stars' own."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scattervae.cli.console import (
     AsJson,
+    FigureFile,
     ModelFolder,
+    StarsPath,
     Summary,
     Threads,
     choose_device,
-    existing,
     table_lines,
 )
-from scattervae.cli.evaluate import Fold, check_format, load_fold
+from scattervae.cli.evaluate import Fold, load_fold
 from scattervae.errors import counted
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def scatter(
     model: ModelFolder,
-    stars: Annotated[
-        Path, typer.Argument(metavar="STARS", callback=existing, help="A store or file of spectra.")
-    ],
+    stars: StarsPath,
     *,
     fold: Annotated[
         Fold, typer.Option(help="Which of the stars: those that the model was not trained on.")
@@ -35,9 +33,7 @@ def scatter(
     types: Annotated[
         int, typer.Option(min=1, metavar="N", help="Regions of the latent space with a scatter of their own.")
     ] = 1,
-    figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the factors against G; png, pdf or svg.")
-    ] = None,
+    figure: FigureFile = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -52,18 +48,13 @@ def scatter(
 
         scattervae scatter model store --figure scatter.png
     """
-    if figure is not None:
-        check_format(figure)
     from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
     from scattervae.science.trained import load_model
 
     choose_device("cpu", threads)
     checkpoint, chosen = load_model(model), load_fold(stars, fold).spectra
     parts = separate_scatter(checkpoint, chosen, settings=ScatterSettings(n_types=types))
-    lines = [
-        f"{counted(parts.n_usable, 'star')}: k with 95 % intervals, by median G",
-        *_lines(parts),
-    ]
+    lines = [f"{counted(parts.n_usable, 'star')}: k with 95 % intervals, by median G", *_lines(parts)]
     values = _values(parts)
     if figure is not None:
         from scattervae.show.calibration import scatter_parts_figure

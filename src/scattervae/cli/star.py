@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattervae.cli.console import AsJson, Summary, choose_device, existing, table_lines
+from scattervae.cli.console import AsJson, FigureFile, Summary, choose_device, existing, table_lines
 from scattervae.science.shipped import model_folder
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def star(
         int | None,
         typer.Option("--id", metavar="SOURCE_ID", help="Which star of the file, where it has several."),
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw the star; png, pdf or svg by its suffix.")
-    ] = None,
+    figure: FigureFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a model predicts for one star: latents, labels and whether to believe them, fit, what is unusual.
@@ -46,10 +44,6 @@ def star(
     fetched = what.isdecimal() and not Path(what).exists()
     if not fetched:
         existing(Path(what))
-    from scattervae.cli.evaluate import check_format
-
-    if figure is not None:
-        check_format(figure)
     from scattervae.gaia.reading import read
     from scattervae.science.star import answer_star, choose_star
     from scattervae.science.trained import load_model
@@ -93,15 +87,11 @@ def _lines(answer: "StarAnswer", model: str) -> tuple[str, ...]:
             for band, f in answer.bands.items()
         ],
     )
-    score = () if answer.score is None else (_score_line(answer.score),)
-    unlike = tuple(f"unlike the training stars: {text}" for text in answer.unlike)
-    return (*head, "", *latents, "", *_label_lines(answer), *fit, *score, *unlike)
-
-
-def _score_line(score: float) -> str:
-    return (
-        f"spectrum_score {score:.3f}: {100 * score:.1f} % of stars like it, as the model has them, fit worse"
-    )
+    lines = [*head, "", *latents, "", *_label_lines(answer), *fit]
+    if answer.score is not None:
+        share = f"{100 * answer.score:.1f} % of stars like it, as the model has them, fit worse"
+        lines.append(f"spectrum_score {answer.score:.3f}: {share}")
+    return (*lines, *(f"unlike the training stars: {text}" for text in answer.unlike))
 
 
 def _label_lines(answer: "StarAnswer") -> tuple[str, ...]:

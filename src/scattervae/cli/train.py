@@ -1,28 +1,23 @@
 """``scattervae train``: a store to a model."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from scattervae.errors import RecipeError
-
-if TYPE_CHECKING:
-    import torch
-
-import logging
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scattervae.cli.console import AsJson, DeviceName, Epochs, Summary, Threads, choose_device
 from scattervae.display import epoch_bar
-from scattervae.errors import ScatterVaeError, counted
+from scattervae.errors import RecipeError, ScatterVaeError, counted
 
 if TYPE_CHECKING:
+    import torch
+
     from scattervae.model.checkpoint import Checkpoint
     from scattervae.model.distributed import World
     from scattervae.model.recipe import Recipe
