@@ -11,14 +11,26 @@ from basis_toys import other_basis, other_configuration  # noqa: F401 - fixtures
 from cli.toys import Run
 from scattervae.cli.application import main
 
-settings.register_profile("untimed", deadline=None)  # no law is timed: the machine may be busy
+settings.register_profile(
+    "untimed", deadline=None, max_examples=40
+)  # no law is timed: the machine may be busy
+settings.register_profile("thorough", deadline=None)
 settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption(
+        "--run-slow",
+        action="store_true",
+        help="also run the tests marked slow, and try laws on more examples",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--run-slow"):
+        settings.load_profile("thorough")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,11 +3,10 @@
 import json
 import math
 from dataclasses import astuple, fields, replace
+from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scattervae.science.paper.comparison import (
     CANNON,
@@ -67,9 +66,14 @@ def degenerate_comparisons():
 COMPARISONS = {"rich": rich_comparison(), "plain": comparison_of(), **degenerate_comparisons()}
 
 
+@cache
+def claims_about(name):
+    return claims_of(COMPARISONS[name])
+
+
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_every_claim_keeps_to_its_form(name):
-    claims = claims_of(COMPARISONS[name])
+    claims = claims_about(name)
     assert [claim.id for claim in claims] == IDS
     for claim in claims:
         text = [claim.title, claim.paper, claim.verdict, claim.note]
@@ -92,7 +96,7 @@ def test_every_claim_keeps_to_its_form(name):
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_claims_are_strict_json(name):
-    claims = claims_of(COMPARISONS[name])
+    claims = claims_about(name)
     as_read = json.loads(json.dumps(as_json(claims), allow_nan=False))
     for claim, values in zip(claims, as_read, strict=True):
         assert {"id", "paper", "measured", "interval", "verdict", "note"} <= set(values)
@@ -112,15 +116,12 @@ def test_a_number_that_is_not_finite_is_null_at_any_depth():
 
 
 def test_the_rich_comparison_has_a_number_for_every_claim():
-    assert all(claim.measured is not None for claim in claims_of(COMPARISONS["rich"]))
+    assert all(claim.measured is not None for claim in claims_about("rich"))
 
 
-@settings(max_examples=3, deadline=None)
-@given(st.integers(0, 2**32))
-def test_the_order_of_the_stars_changes_no_number(seed):
-    order = np.random.default_rng(seed).permutation(600)
-    before, after = COMPARISONS["rich"], permuted(COMPARISONS["rich"], order)
-    for old, new in zip(claims_of(before), claims_of(after), strict=True):
+def test_the_order_of_the_stars_changes_no_number():
+    after = permuted(COMPARISONS["rich"], np.random.default_rng(7).permutation(600))
+    for old, new in zip(claims_about("rich"), claims_of(after), strict=True):
         assert new.measured == pytest.approx(old.measured, rel=1e-9)
         assert [astuple(t)[:2] for t in new.details] == [astuple(t)[:2] for t in old.details]
 
@@ -134,7 +135,7 @@ def test_the_first_ten_of_each_band_are_what_counts():
     also = {"gain_by_label_error", "incomplete_labels"}  # by likelihood and CRPS of all coefficients
     changed = {
         old.id
-        for old, new in zip(claims_of(comparison), claims_of(spoilt), strict=True)
+        for old, new in zip(claims_about("rich"), claims_of(spoilt), strict=True)
         if old.measured != new.measured
     }
     assert changed == {"tails", "raw_accuracy", "cool_stars", "low_gravity"} | also

@@ -14,7 +14,7 @@ from scattervae.science.relative.contrast import Significance, contrast
 from scattervae.science.relative.matching import Groups
 
 FEW = Significance(n_permutations=199)  # the smallest number that can hold 5 % is taken where it is larger
-N_REPEATS = 400
+N_REPEATS = 200
 
 
 def halves(n, *, paired):
@@ -119,7 +119,7 @@ def test_false_discovery_rate_is_held_where_some_differences_are_real():
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_intervals_hold_an_injected_difference_as_often_as_they_say(paired):
-    """Coverage of 95 % intervals, 400 repeats of five independent quantities, noise of Student's t4."""
+    """Coverage of 95 % intervals, 200 repeats of five independent quantities, noise of Student's t4."""
     rng = np.random.default_rng(14)
     truth = np.linspace(-1.0, 1.0, 5)
     inside = 0

@@ -60,7 +60,7 @@ def test_random_halves_give_no_more_than_five_percent_false_findings(model, pair
     """Latents, energy distance and coefficients; share of repeats with any finding, which here is the FDR."""
     posterior, shapes = model.encode(SKY.spectra), observed_shapes(SKY.spectra)
     counts = np.zeros(3, dtype=int)
-    n_repeats = 100
+    n_repeats = 60
     for seed in range(n_repeats):
         groups = random_matched_halves(SKY, seed) if paired else random_halves(SKY.spectra, seed)
         settings = Significance(n_permutations=199, seed=seed)
@@ -72,7 +72,7 @@ def test_random_halves_give_no_more_than_five_percent_false_findings(model, pair
 
 def test_random_matched_halves_give_no_more_than_five_percent_false_findings_over_wavelengths():
     shapes = observed_shapes(WIDE.spectra)
-    n_repeats = 40
+    n_repeats = 20
     n_with_a_finding = 0
     for seed in range(n_repeats):
         groups = random_matched_halves(WIDE, seed)
@@ -82,10 +82,10 @@ def test_random_matched_halves_give_no_more_than_five_percent_false_findings_ove
 
 
 def test_an_injected_difference_of_some_coefficients_is_found_and_held():
-    """Coefficients 2 and 7 of group A moved; coverage of 95 % intervals over 100 repeats."""
+    """Coefficients 2 and 7 of group A moved; coverage of 95 % intervals over 50 repeats."""
     truth = np.zeros(11)
     truth[[2, 7]] = 0.06, -0.04
-    inside, found, false, n_repeats = 0, 0, 0, 100
+    inside, found, false, n_repeats = 0, 0, 0, 50
     for seed in range(n_repeats):
         groups = random_matched_halves(SKY, seed)
         coeffs = SKY.spectra.coeffs.copy()
@@ -121,12 +121,12 @@ def test_latent_difference_is_that_of_known_gaussians():
     """Both groups drawn from Gaussians with a known covariance; the posterior's own width is added."""
     rng = np.random.default_rng(2)
     root = np.array([[1.0, 0.0], [0.6, 0.8]])
-    z = rng.normal(size=(4000, 2)) @ root.T
-    z[:2000] += [0.3, 0.0]
-    groups = Groups(np.arange(2000), np.arange(2000, 4000), paired=False)
+    z = rng.normal(size=(2000, 2)) @ root.T
+    z[:1000] += [0.3, 0.0]
+    groups = Groups(np.arange(1000), np.arange(1000, 2000), paired=False)
     result = latent_difference(gaussian(z, 0.5), groups, significance=FEW)
     expected = root @ root.T + 0.25 * np.eye(2)
-    np.testing.assert_allclose(result.covariance, expected * 2 / 2000, rtol=0.15)
+    np.testing.assert_allclose(result.covariance, expected * 2 / 1000, rtol=0.15)
     np.testing.assert_allclose(np.sqrt(np.diag(result.covariance)), result.means.standard_error)
     assert (np.abs(result.means.difference - [0.3, 0.0]) < 4 * result.means.standard_error).all()
     assert result.means.found[0]
