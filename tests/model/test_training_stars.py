@@ -208,7 +208,7 @@ def test_the_test_fold_never_trains_and_validation_only_when_nothing_is_chosen_b
     assert fold.test.any()
 
 
-def test_statistics_counts_what_is_there(store):
+def test_statistics_count_what_is_there(store):
     statistics = StoreStatistics.of(store, QUICK)
     spectra = store.read()
     trained = training_stars(spectra, QUICK)
@@ -229,7 +229,7 @@ def test_statistics_counts_what_is_there(store):
     assert statistics.normalization.n_g_flux_from_table == (trained.g_flux_source == GFluxSource.TABLE).sum()
 
 
-def test_statistics_is_kept_for_its_store_and_settings_alone(store, tmp_path):
+def test_statistics_are_kept_for_its_store_and_settings_alone(store, tmp_path):
     path = tmp_path / "statistics"
     recipe = QUICK.model_copy(update={"normalization": NormalizationSettings(n_bp=4)})
     statistics = StoreStatistics.of(store, recipe)

@@ -20,10 +20,9 @@ def coarse(monkeypatch):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("n_models", [1, 2])
-def test_every_figure_is_drawn_with_units_on_its_axes(name, n_models):
+def test_every_figure_is_drawn_with_units_on_its_axes(name):
     basis = DR3 if name == "star" else SMALL
-    data = complete(data_of(basis, active=(3, 1)[:n_models]))
+    data = complete(data_of(basis, active=(3, 1)))
     figure = draw_figure(replace(data, volumes=measured_volumes(data)), name)
     assert isinstance(figure, Figure)
     draw(figure)
