@@ -49,6 +49,15 @@ autodoc_typehints_format = "short"
 suppress_warnings = ["ref.python"]  # a public name and its module are both targets of the same name
 
 
+RETURNED = (
+    "science.catalogue.encoding.EncodedStars",
+    "science.evaluation.Evaluation",
+    "science.generation.GeneratedSpectra",
+    "seeds.Folds",
+    "spectra.star_tables.StellarLabels",
+    "spectra.tables.StarTable",
+)
+"""Classes of what public functions return, with pages as well."""
 ROOMS = ("spectra", "gaia", "model", "science", "show", "cli")
 REFERENCE = Path(__file__).parent / "reference"
 logging.getLogger("scattervae").setLevel(logging.ERROR)  # tutorials print what they show
@@ -57,10 +66,15 @@ logging.getLogger("scattervae").setLevel(logging.ERROR)  # tutorials print what 
 def write_pages_of_code():
     """Write a page for each public name, and for each room a page with all of its modules."""
     pages = {}
+    members = "\n   :members:\n   :undoc-members:\n   :inherited-members: BaseModel, tuple\n"
     for name in sorted(set(scattervae.__all__) - {"__version__"}):
         kind = "class" if inspect.isclass(getattr(scattervae, name)) else "function"
-        members = "\n   :members:" if kind == "class" else ""
-        pages[f"names/{name}"] = f"{name}\n{'=' * len(name)}\n\n.. auto{kind}:: scattervae.{name}{members}\n"
+        listed = members if kind == "class" else ""
+        pages[f"names/{name}"] = f"{name}\n{'=' * len(name)}\n\n.. auto{kind}:: scattervae.{name}{listed}\n"
+    for path in RETURNED:
+        title = f"{path.rsplit('.', 1)[1]} (returned)"
+        text = f"{title}\n{'=' * len(title)}\n\n.. autoclass:: scattervae.{path}\n   :no-index:{members}"
+        pages[f"names/returned_{path.rsplit('.', 1)[1]}"] = text
     modules = {room: f"{room}\n{'=' * len(room)}\n" for room in ("top level", *ROOMS)}
     for module in pkgutil.walk_packages(scattervae.__path__, "scattervae."):
         room = module.name.split(".")[1]

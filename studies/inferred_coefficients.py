@@ -1,7 +1,7 @@
 """How well coefficients come back from sampled spectra, and where the rest is lost.
 
 Run it with the folder of real fixtures, ``python -m studies.inferred_coefficients FOLDER``. The numbers of
-docs/explanation/inferred_coefficients.md are its output.
+docs/measurements/inferred_coefficients.md are its output.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from scipy.optimize import nnls
 
 from scattervae.gaia import inference
 from scattervae.gaia.basis import design
+from scattervae.gaia.files.sampled import SampledSpectra
 from scattervae.gaia.inference import coeff_errors, infer_coeffs
 from scattervae.gaia.transport import archive_design
-from scattervae.spectra.spectra import SampledSpectra, repeats
+from scattervae.spectra.spectra import repeats
 
 
 def sampled_of(flux, errors, source_id=None):

@@ -30,7 +30,7 @@ from scattervae.science.generation import LabelFlow
 from scattervae.science.labels.model import label_stars
 from scattervae.seeds import numpy_stream, stream
 from scattervae.show.registry import save_figure
-from scattervae.show.style import house_style
+from scattervae.show.style import house_style, model_colour
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import LABEL_NAMES
@@ -224,8 +224,15 @@ def drawn(model: sv.TrainedModel, flow: LabelFlow, stars: sv.Stars, scores: dict
     z = flow.sample(request, 300)
     flux = generation.generate(model, z, np.full(300, g_flux_of(15.0))).flux()
     low, middle, high = np.percentile(flux.flux, (5, 50, 95), axis=0) * 1e17
-    left.fill_between(flux.grid_nm, low, high, alpha=0.35, label="left open by the labels (5 to 95 %)")
-    left.plot(flux.grid_nm, middle, label="median")
+    left.fill_between(
+        flux.grid_nm,
+        low,
+        high,
+        color=model_colour(0),
+        alpha=0.35,
+        label="spectra of these labels (5 to 95 %)",
+    )
+    left.plot(flux.grid_nm, middle, color=model_colour(0), label="median")
     values = stars.labels.aligned_to(stars.spectra.source_id).values
     fold = sv.folds(stars.spectra.source_id)
     near = np.flatnonzero(
@@ -248,9 +255,12 @@ def drawn(model: sv.TrainedModel, flow: LabelFlow, stars: sv.Stars, scores: dict
         )
     left.set_xlabel("wavelength [nm]")
     left.set_ylabel(r"flux at $G$ = 15 [$10^{-17}$ W m$^{-2}$ nm$^{-1}$]")
-    left.legend(loc="upper right")
-    for name, score in scores.items():
-        right.hist(score.rank.ravel(), bins=20, range=(0, 1), density=True, histtype="step", label=name)
+    left.legend(loc="upper left")
+    for index, (name, score) in enumerate(scores.items()):
+        look = {"color": model_colour(index), "linestyle": ("-", "--", ":")[index % 3]}
+        right.hist(
+            score.rank.ravel(), bins=20, range=(0, 1), density=True, histtype="step", label=name, **look
+        )
     right.axhline(1.0, color="0.6", linewidth=0.8)
     right.set_xlabel("rank of a held-out coefficient")
     right.set_ylabel("density")

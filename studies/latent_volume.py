@@ -1,4 +1,4 @@
-"""The numbers of docs/explanation/latent_volume.md.
+"""The numbers of docs/measurements/latent_volume.md.
 
     python -m studies.latent_volume MODEL LABELLED OTHERS
 

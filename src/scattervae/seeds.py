@@ -61,7 +61,15 @@ class Folds:
 
 
 def folds(source_id: SourceIds) -> Folds:
-    """The fold of each star: test where u < 0.15, validation where 0.15 <= u < 0.25, train elsewhere."""
+    """The fold of each star: test where u < 0.15, validation where 0.15 <= u < 0.25, train elsewhere.
+
+    Example:
+        >>> import scattervae as sv
+        >>> stars = sv.read("stars.csv.gz")
+        >>> chosen = sv.folds(stars.spectra.source_id)
+        >>> int(chosen.train.sum() + chosen.validation.sum() + chosen.test.sum())
+        220
+    """
     u = fold_fraction(source_id)
     test = u < TEST_BELOW
     validation = (u < VALIDATION_BELOW) & ~test

@@ -13,7 +13,8 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 
 from scattervae.errors import DataError
 from scattervae.gaia.files.reading import read_file, read_labels_file, read_table
-from scattervae.spectra.spectra import Basis, Flag, SampledSpectra
+from scattervae.gaia.files.sampled import SampledSpectra
+from scattervae.spectra.spectra import Basis, Flag
 
 DR3 = Basis(n_bp=55, n_rp=55, bp_id=56, rp_id=57)
 SAME_STARS = (

@@ -319,7 +319,8 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
 
 def _file(path: Path) -> Summary:
     from scattervae.gaia.files.reading import read_file
-    from scattervae.spectra.spectra import SampledSpectra, flag_counts
+    from scattervae.gaia.files.sampled import SampledSpectra
+    from scattervae.spectra.spectra import flag_counts
 
     contents = read_file(path)
     stars = contents.stars

@@ -376,6 +376,11 @@ def g_flux_of(
 
     Source:
         `G_ZERO_POINT`.
+
+    Example:
+        >>> import scattervae as sv
+        >>> round(sv.g_flux_of(15.0))
+        18834
     """
     with np.errstate(over="ignore"):
         return 10 ** (0.4 * (zero_point - g_mag))

@@ -15,15 +15,16 @@ from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, Sta
 from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.files.sampled import SampledSpectra
 from scattervae.gaia.transport import archive_design, design_at, falling_sigma
-from scattervae.spectra.spectra import UNUSABLE, Flag, SampledSpectra, Spectra
+from scattervae.spectra.spectra import UNUSABLE, Flag, Spectra
 
 CoeffMatrix = Float64[np.ndarray, "coeff coeff"]
 PixelVector = Float64[np.ndarray, " wavelength"]
 
 NOISE_MARGIN = 3.0
 """Assumed noise over measured noise: rounding follows each star's own flux, and blue or red stars differ from the mean
-spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/explanation/inferred_coefficients.md)."""
+spectrum that noise is shaped like. 3 recovers more than 1 or 10 (docs/measurements/inferred_coefficients.md)."""
 NOISE_FLOOR = 6e-8
 """Relative noise below which float64 arithmetic no longer separates combinations: one float32 rounding."""
 MEAN_COUNT, DIAGONAL_COUNT, FULL_COUNT = 1.0, 10.0, 100.0

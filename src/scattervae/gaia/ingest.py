@@ -84,6 +84,12 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         FetchError: There is no such release.
         DataError: A file cannot be read, and `strict` is set; or a file of `sources` cannot.
         BusyError: Another run ingests into the store.
+
+    Example:
+        >>> import scattervae as sv
+        >>> store = sv.ingest("stars.csv.gz", "new_store")
+        >>> len(store), store.flags
+        (220, {})
     """
     if workers > 1:
         leave_unguarded_main()

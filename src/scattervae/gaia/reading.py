@@ -24,13 +24,14 @@ from scattervae.gaia.facts import DR3, SNR_NAME
 from scattervae.gaia.files.assemble import FileContents
 from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table
+from scattervae.gaia.files.sampled import SampledSpectra
 from scattervae.gaia.files.tables import TableLike
 from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.opening import require_local
 from scattervae.spectra.bases import BasisIds, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
-from scattervae.spectra.spectra import Basis, Flag, SampledSpectra, Spectra, repeats
+from scattervae.spectra.spectra import Basis, Flag, Spectra, repeats
 from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels, rows_of
 from scattervae.spectra.store import Choice, SpectrumStore, draw_rows
 
@@ -54,6 +55,12 @@ class Stars(Shown):
         note: How the coefficients came about, where they are not the published ones.
         sources: What a file has of ``gaia_source`` for these stars; empty where it has no ra and dec.
         n_source: Stars of the source, those that were not asked for included.
+
+    Example:
+        >>> import scattervae as sv
+        >>> stars = sv.read("stars.csv.gz")
+        >>> len(stars), len(stars[:10]), len(stars[stars.spectra.usable])
+        (220, 10, 220)
     """
 
     spectra: Spectra
@@ -104,6 +111,13 @@ def read(anything: Anything, *, correlations: bool = False, basis: Basis | Basis
     Raises:
         DataError: It is nothing of these, or holds no spectra.
         FetchError: Source_ids were given, and the archive cannot be reached or has no such spectrum.
+
+    Example:
+        >>> import scattervae as sv
+        >>> stars = sv.read("stars.csv.gz")
+        >>> len(stars), len(sv.read(["stars.csv.gz"])), len(sv.read(stars.spectra))
+        (220, 220, 220)
+        >>> stars = sv.read(5853498713190525696)  # doctest: +SKIP
     """
     if isinstance(anything, Stars):
         return anything
@@ -201,6 +215,12 @@ def load(
         DataError: The source holds no spectra, or no G flux and a basis that gives none; or none of that basis, or
             as many stars of two bases where none is asked for.
         StoreError: The folder is no store.
+
+    Example:
+        >>> import scattervae as sv
+        >>> some = sv.load("store", at_most=10)
+        >>> len(some), some.n_source
+        (10, 220)
     """
     basis = known_basis(basis) if isinstance(basis, tuple) else basis
     if isinstance(source, str | Path):

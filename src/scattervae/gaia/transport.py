@@ -219,6 +219,14 @@ def transport(
 
     Raises:
         DataError: The functions of a basis are not known, or the two are on different grids.
+
+    Example:
+        >>> import numpy as np
+        >>> import scattervae as sv
+        >>> spectra = sv.read("stars.csv.gz").spectra
+        >>> moved = sv.transport(spectra, sv.Basis(55, 55, bp_id=56, rp_id=57))
+        >>> np.array_equal(moved.spectra.coeffs, spectra.coeffs)  # they were in this basis
+        True
     """
     to = known_basis(to) if isinstance(to, tuple) else to
     if not isinstance(to, Basis):

@@ -140,7 +140,14 @@ class Encoded:
 
 @dataclass(frozen=True, repr=False)
 class Checkpoint(Shown):
-    """A trained model: everything that is needed to encode stars and to generate them."""
+    """A trained model: everything that is needed to encode stars and to generate them.
+
+    Example:
+        >>> import scattervae as sv
+        >>> model = sv.load_model("best")
+        >>> isinstance(model, sv.Checkpoint), model.normalization.n_coeffs, model.device.type
+        (True, 110, 'cpu')
+    """
 
     recipe: Recipe  # every setting it was trained with
     normalization: Normalization  # from archive units to its inputs
@@ -204,6 +211,13 @@ class Checkpoint(Shown):
 
         Raises:
             DataError: The spectra are of another basis than the model's.
+
+        Example:
+            >>> import scattervae as sv
+            >>> model = sv.load_model("model")
+            >>> posterior = sv.Checkpoint.encode(model, sv.read("stars.csv.gz").spectra)
+            >>> posterior.mean.shape
+            torch.Size([220, 8])
         """
         if not isinstance(spectra, Spectra):
             found = type(spectra).__name__
@@ -225,6 +239,13 @@ class Checkpoint(Shown):
             chunks: The stars.
             batch: Stars a batch.
             quick: As `Normalization.apply` has it: to the bit what the catalogue's rows are made from.
+
+        Example:
+            >>> import scattervae as sv
+            >>> model, store = sv.load_model("model"), sv.SpectrumStore("store")
+            >>> batches = model.encode_batches(store.chunks(correlations=False), batch=100)
+            >>> [batch.posterior.mean.shape[0] for batch in batches]
+            [100, 100, 20]
         """
         for spectra in rechunk(chunks, batch):
             inputs = self.normalization.apply(spectra, quick=quick, gaps=self.sees_errors)
@@ -256,7 +277,15 @@ class Checkpoint(Shown):
 
     @torch.no_grad()
     def reconstruct(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:
-        """Coefficients and scatter at these latent vectors, in training standard deviations."""
+        """Coefficients and scatter at these latent vectors, in training standard deviations.
+
+        Example:
+            >>> import torch
+            >>> import scattervae as sv
+            >>> reconstruction = sv.load_model("best").reconstruct(torch.zeros(1, 8))
+            >>> reconstruction.mean.shape, bool((reconstruction.scatter > 0).all())
+            (torch.Size([1, 110]), True)
+        """
         reconstruction = self.network.decode(torch.as_tensor(z, dtype=torch.float32, device=self.device))
         return Reconstruction(reconstruction.mean.cpu(), reconstruction.scatter.cpu())
 

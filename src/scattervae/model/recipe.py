@@ -140,7 +140,16 @@ class TrainingSettings(Settings):
 
 
 class Recipe(Settings):
-    """All that decides what a model becomes, apart from its stars."""
+    """All that decides what a model becomes, apart from its stars.
+
+    Example:
+        >>> import scattervae as sv
+        >>> recipe = sv.load_recipe("best")
+        >>> recipe.network.n_latent, recipe.training.batch_size, recipe.objective
+        (8, 512, 'elbo')
+        >>> training = recipe.training.model_copy(update={"batch_size": 256})
+        >>> smaller = recipe.model_copy(update={"training": training})
+    """
 
     name: str  # what the recipe is called
     # what is minimised: the paper's loss as ``printed``, or the negative ``elbo``
@@ -209,6 +218,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Raises:
         RecipeError: Neither a name nor a file, or a setting that is unknown or out of range.
+
+    Example:
+        >>> import scattervae as sv
+        >>> sv.load_recipe("paper2023").objective
+        'printed'
     """
     if str(name_or_path) in RECIPES:
         return RECIPES[str(name_or_path)]

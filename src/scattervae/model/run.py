@@ -46,7 +46,16 @@ _STARS_FOR_DIVERGENCE = 524_288  # enough for the mean divergence of a latent to
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a model goes, and where its run keeps what it needs to be resumed."""
+    """Where a model goes, and where its run keeps what it needs to be resumed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import scattervae as sv
+        >>> folder = sv.RunFolder(Path("long_run"), resume=True)
+        >>> model = sv.train("store", "elbo", epochs=1, out=folder, progress=False)
+        >>> folder.unfinished.exists()
+        False
+    """
 
     model: Path  # the trained folder
     resume: bool = False  # go on with an unfinished run, where there is one

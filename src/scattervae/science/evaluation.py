@@ -63,6 +63,12 @@ def evaluate(
 
     Source:
         Laroche & Speagle (2023), eqs. 1-5 and sect. 3; Kingma & Welling (2013), eq. 7, for the draws.
+
+    Example:
+        >>> import scattervae as sv
+        >>> scores = sv.evaluate("best", "stars.csv.gz", fold="all")
+        >>> scores.n_stars, len(scores.kl_per_latent)
+        (220, 8)
     """
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model)
     if fold not in get_args(FoldName):

@@ -275,6 +275,13 @@ def similar(
     Raises:
         DataError: There is no example, or more than 1,000; one is not among the stars, or cannot be encoded; or the
             stars are of another basis than the model's.
+
+    Example:
+        >>> import scattervae as sv
+        >>> examples = sv.read("stars.csv.gz").spectra.source_id[:3].tolist()
+        >>> table = sv.similar(sv.load_model("model"), "store", examples, number=5)
+        >>> len(table), table.column_names[0]
+        (5, 'source_id')
     """
     ids = _ids_of(like)
     sample, found = _sampled(model, stars, ids)
@@ -307,11 +314,7 @@ def _chunks(model: Checkpoint, stars: Source) -> Iterable[Spectra]:
 
 
 def _sampled(model: Checkpoint, stars: Source, ids: SourceIds | None) -> tuple[Spectra, Spectra]:
-    """A sample of the stars, by a hash of their source_ids, and those of these identifiers.
-
-    Raises:
-        DataError: Too few can be encoded.
-    """
+    """A sample of the stars, by a hash of their source_ids, and those of these identifiers; refuses too few."""
     sample: Spectra | None = None
     found: list[Spectra] = []
     for chunk in _chunks(model, stars):
@@ -351,11 +354,7 @@ def _bounded(
 
 
 def _examples(model: Checkpoint, spectra: Spectra, ids: SourceIds | None) -> Features:
-    """The features of the examples, each star once.
-
-    Raises:
-        DataError: They are none or too many, or one is missing or cannot be encoded.
-    """
+    """The features of the examples, each star once; refuses none or too many, and one that cannot be encoded."""
     wanted = np.unique(spectra.source_id) if ids is None else ids
     if not 1 <= len(wanted) <= MOST_EXAMPLES:
         raise DataError(f"{counted(len(wanted), 'example')}; expected 1 to {MOST_EXAMPLES:,}")

@@ -47,7 +47,14 @@ LABELS = "labels"
 
 @dataclass(frozen=True, repr=False)
 class TrainedModel(CalibratedModel):
-    """A trained model, calibrated or not, that may also predict labels."""
+    """A trained model, calibrated or not, that may also predict labels.
+
+    Example:
+        >>> import scattervae as sv
+        >>> model = sv.load_model("best")
+        >>> model.n_latent, model.recipe.name, model.label_model.names
+        (8, 'best', ('teff', 'logg', 'fe_h', 'alpha_m'))
+    """
 
     label_model: LabelModel | None = None  # what predicts them; None where none were fitted
     folder: Path | None = None  # where it was read from; None for one that was not
@@ -79,6 +86,14 @@ class TrainedModel(CalibratedModel):
 
         Raises:
             DataError: These are no stars, or of another basis than the model's.
+
+        Example:
+            >>> import scattervae as sv
+            >>> encoded = sv.load_model("best").encode("stars.csv.gz")
+            >>> encoded.latents.shape, encoded.latent_sd.shape
+            ((220, 8), (220, 8))
+            >>> frame = encoded.to_pandas()  # every column of the catalogue
+            >>> encoded.write("catalogue.fits")
         """
         from scattervae.science.catalogue.encoding import EncodedStars
 
@@ -91,6 +106,12 @@ class TrainedModel(CalibratedModel):
         Raises:
             CheckpointError: The model predicts none.
             DataError: As `encode`.
+
+        Example:
+            >>> import scattervae as sv
+            >>> labels = sv.load_model("best").labels("stars.csv.gz")
+            >>> bool((labels["teff_low_68"] <= labels["teff_high_68"]).all())
+            True
         """
         from scattervae.science.catalogue.encoding import catalogue, label_columns
 
@@ -110,6 +131,13 @@ class TrainedModel(CalibratedModel):
 
         Raises:
             DataError: The vectors have another length than the model's latents, or hold no numbers.
+
+        Example:
+            >>> import numpy as np
+            >>> import scattervae as sv
+            >>> decoded = sv.load_model("best").decode(np.zeros(8), g_mag=12.0)
+            >>> decoded.coefficients.shape, decoded.flux().flux.shape
+            ((1, 110), (1, 343))
         """
         from scattervae.science.generation import generate
 
@@ -134,6 +162,11 @@ class TrainedModel(CalibratedModel):
             g_mag: G of the stars that they are scaled to [mag].
             seed: Of every random number.
             draw_scatter: Add a draw of the intrinsic scatter to each.
+
+        Example:
+            >>> import scattervae as sv
+            >>> sv.load_model("best").generate(100, g_mag=12.0, seed=1)
+            <100 generated spectra of 55 BP (basis 56) + 55 RP (basis 57) coefficients>
         """
         from scattervae.science.generation import from_prior, generate
 
@@ -146,6 +179,12 @@ class TrainedModel(CalibratedModel):
         Raises:
             CheckpointError: It was calibrated, or changed, in memory: `save_calibration` writes that into the folder of
                 its model.
+
+        Example:
+            >>> import scattervae as sv
+            >>> sv.load_model("best").save("copy")
+            >>> sv.load_model("copy").digest == sv.load_model("best").digest
+            True
         """
         changed = (
             self.folder is None or load_model(self.folder, labels=False).latent_digest != self.latent_digest
@@ -202,6 +241,13 @@ def load_model(folder: str | Path, *, calibrated: bool = True, labels: bool = Tr
     Raises:
         CheckpointError: There is no such folder or name; a file is missing, damaged, of a newer format or of another
             model; or labels or calibration were fitted before another calibration.
+
+    Example:
+        >>> import scattervae as sv
+        >>> model = sv.load_model("best")  # or the folder that training wrote
+        >>> plain = sv.load_model("best", calibrated=False)  # as it was trained, without calibration and labels
+        >>> plain.label_model is None
+        True
     """
     folder = restored(model_folder(folder))
     model = read_checkpoint(folder)
@@ -279,6 +325,12 @@ def train(
         TrainingError: No star is left to train on, the loss stops being a number, or memory does not suffice.
         CheckpointError: `out` holds something that nobody asked to replace or resume.
         BusyError: Another run trains there.
+
+    Example:
+        >>> import scattervae as sv
+        >>> model = sv.train("store", "elbo", epochs=2, out="new_model", progress=False)
+        >>> model.n_latent, len(model.records)
+        (6, 2)
     """
     chosen = chosen_recipe(recipe, epochs=epochs, seed=seed)
     given = training_input(stars, chosen)

@@ -29,6 +29,11 @@ def plot_star(model: "Checkpoint | str | Path", stars: "Anything", i: int | None
 
     Raises:
         ScatterVaeError: Model or stars cannot be read, or the star cannot be encoded.
+
+    Example:
+        >>> import scattervae as sv
+        >>> figure = sv.plot_star("best", "stars.csv.gz", 3)
+        >>> figure.savefig("star.png")
     """
     return _figure("star", model, stars, i)
 
@@ -42,6 +47,11 @@ def plot_latents(model: "Checkpoint | str | Path", stars: "Anything") -> "Figure
 
     Raises:
         ScatterVaeError: Model or stars cannot be read.
+
+    Example:
+        >>> import scattervae as sv
+        >>> figure = sv.plot_latents("best", "stars.csv.gz")
+        >>> figure.savefig("latents.png")
     """
     return _figure("latents", model, stars, None)
 

@@ -10,12 +10,10 @@ from jaxtyping import Float32, Int16
 
 from scattervae.arrays import (
     CoeffArray,
-    FluxArray,
     SourceIds,
     StarArray,
     StarFlags,
     StarMask,
-    Wavelengths,
 )
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted
@@ -89,6 +87,14 @@ class Basis:
 
     Source:
         ``bp_basis_function_id``, ``bp_n_parameters`` of the Gaia archive's ``xp_continuous_mean_spectrum``.
+
+    Example:
+        >>> import scattervae as sv
+        >>> basis = sv.SpectrumStore("store").basis
+        >>> print(basis)
+        55 BP (basis 56) + 55 RP (basis 57) coefficients
+        >>> basis.n_coeffs, basis.rp
+        (110, slice(55, 110, None))
     """
 
     n_bp: int
@@ -181,6 +187,14 @@ class Spectra(Shown):
 
     Source:
         Gaia archive, table ``gaiadr3.xp_continuous_mean_spectrum``.
+
+    Example:
+        >>> import scattervae as sv
+        >>> spectra = sv.read("stars.csv.gz").spectra
+        >>> spectra.coeffs.shape, spectra.errors.shape, len(spectra.g_flux)
+        ((220, 110), (220, 110), 220)
+        >>> spectra.take(spectra.usable)
+        <220 stars of 55 BP (basis 56) + 55 RP (basis 57) coefficients, 220 usable>
     """
 
     source_id: SourceIds
@@ -214,6 +228,14 @@ class Spectra(Shown):
 
         Raises:
             DataError: The arrays do not fit each other or the basis.
+
+        Example:
+            >>> import numpy as np
+            >>> import scattervae as sv
+            >>> coeffs, errors = np.ones((2, 5)), np.full((2, 5), 0.1)
+            >>> basis = sv.Basis(n_bp=3, n_rp=2)
+            >>> sv.Spectra.of(np.array([11, 12]), coeffs, errors, basis=basis, g_flux=np.array([1e4, 2e4]))
+            <2 stars of 3 BP + 2 RP coefficients, 2 usable>
         """
         n = len(source_id)
         if coeffs.shape != (n, basis.n_coeffs) or errors.shape != coeffs.shape:
@@ -343,38 +365,6 @@ def repeats(source_id: SourceIds) -> StarMask:
     again = np.ones(len(source_id), dtype=bool)
     again[np.unique(source_id, return_index=True)[1]] = False
     return again
-
-
-@dataclass(frozen=True)
-class SampledSpectra:
-    """Stars as flux on a common wavelength grid.
-
-    Attributes:
-        source_id: Gaia's identifier.
-        flux: Externally calibrated flux [W m^-2 nm^-1], NaN where missing.
-        errors: One standard deviation of each, same units.
-        grid_nm: Wavelengths [nm].
-        g_flux: Mean flux in the G band [electron/s], NaN where the table has none.
-        flags: Bits of `Flag`; a star without a complete spectrum has `Flag.BAD_COEFFS`.
-
-    Source:
-        Gaia archive, table ``gaiadr3.xp_sampled_mean_spectrum``.
-    """
-
-    source_id: SourceIds
-    flux: FluxArray
-    errors: FluxArray
-    grid_nm: Wavelengths
-    g_flux: StarArray
-    flags: StarFlags
-
-    def __len__(self) -> int:
-        return len(self.source_id)
-
-    def take(self, rows: np.ndarray | slice) -> "SampledSpectra":
-        """The stars of these rows: a mask, indices or a slice."""
-        per_star: dict[str, Any] = {n: v[rows] for n, v in vars(self).items() if n != "grid_nm"}
-        return replace(self, **per_star)
 
 
 def rechunk(chunks: Iterable[Spectra], rows: int) -> Iterator[Spectra]:

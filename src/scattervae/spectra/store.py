@@ -61,6 +61,12 @@ class SpectrumStore(Shown):
 
     Raises:
         StoreError: There is no such catalogue, or it is not complete, or it holds no star.
+
+    Example:
+        >>> import scattervae as sv
+        >>> store = sv.SpectrumStore("store")
+        >>> len(store), store.basis.n_coeffs
+        (220, 110)
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -172,7 +178,13 @@ class SpectrumStore(Shown):
         return stored_from(_table(row_group, stored_columns()), self.basis)
 
     def chunks(self, rows: int = DEFAULT_CHUNK, *, correlations: bool = True) -> Iterator[Spectra]:
-        """All stars in the store's order, `rows` at a time; with correlations only where the store has them."""
+        """All stars in the store's order, `rows` at a time; with correlations only where the store has them.
+
+        Example:
+            >>> import scattervae as sv
+            >>> [len(spectra) for spectra in sv.SpectrumStore("store").chunks(rows=100)]
+            [100, 100, 20]
+        """
         spectra = self._spectra_columns(correlations=correlations)
         return rechunk((self._spectra(row_group, spectra) for row_group in self.row_groups), rows)
 
@@ -185,6 +197,12 @@ class SpectrumStore(Shown):
             correlations: With correlations, where the store has them.
             where: Which stars; all where None.
             at_most: So many of them, drawn at random, the same in each run; all where None.
+
+        Example:
+            >>> import scattervae as sv
+            >>> store = sv.SpectrumStore("store")
+            >>> len(store.read(at_most=10)), len(store.read(where=lambda source_id, flags: flags == 0))
+            (10, 220)
         """
         columns = self._spectra_columns(correlations=correlations)
         chosen = self._chosen(where, at_most)
@@ -192,7 +210,14 @@ class SpectrumStore(Shown):
         return Spectra.concatenate([self._spectra(self.row_groups[i], columns).take(chosen[i]) for i in some])
 
     def labels(self, *, where: Choice | None = None, at_most: int | None = None) -> StellarLabels:
-        """The labels of the stars that `read` gives with these arguments, NaN where a star has none."""
+        """The labels of the stars that `read` gives with these arguments, NaN where a star has none.
+
+        Example:
+            >>> import scattervae as sv
+            >>> labels = sv.SpectrumStore("store").labels()
+            >>> labels["teff"].shape
+            (220,)
+        """
         foreign = self._foreign
         columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
         chosen = zip(self.row_groups, self._chosen(where, at_most), strict=True)

@@ -37,9 +37,9 @@ from scattervae.gaia.files.rows import (
     read_source_columns,
     read_source_ids,
 )
-from scattervae.gaia.files.sampled import one_row_per_star, read_sampled
+from scattervae.gaia.files.sampled import SampledSpectra, one_row_per_star, read_sampled
 from scattervae.spectra.bases import BasisIds, check_taken
-from scattervae.spectra.spectra import Basis, Correlations, Flag, SampledSpectra, Spectra
+from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
 from scattervae.spectra.star_tables import POSITION_COLUMNS, SourceColumns, StellarLabels
 
 

@@ -3,21 +3,54 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scattervae.arrays import FluxArray, SourceIds, StarArray, Wavelengths
+from scattervae.arrays import FluxArray, SourceIds, StarArray, StarFlags, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
 from scattervae.gaia.files.cells import arrays, floats
 from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
 from scattervae.gaia.files.rows import Skips, identifiers, read_g_flux
-from scattervae.spectra.spectra import Flag, SampledSpectra
+from scattervae.spectra.spectra import Flag
 
 _NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its file beside, and people name it
+
+
+@dataclass(frozen=True)
+class SampledSpectra:
+    """Stars as flux on a common wavelength grid.
+
+    Attributes:
+        source_id: Gaia's identifier.
+        flux: Externally calibrated flux [W m^-2 nm^-1], NaN where missing.
+        errors: One standard deviation of each, same units.
+        grid_nm: Wavelengths [nm].
+        g_flux: Mean flux in the G band [electron/s], NaN where the table has none.
+        flags: Bits of `Flag`; a star without a complete spectrum has `Flag.BAD_COEFFS`.
+
+    Source:
+        Gaia archive, table ``gaiadr3.xp_sampled_mean_spectrum``.
+    """
+
+    source_id: SourceIds
+    flux: FluxArray
+    errors: FluxArray
+    grid_nm: Wavelengths
+    g_flux: StarArray
+    flags: StarFlags
+
+    def __len__(self) -> int:
+        return len(self.source_id)
+
+    def take(self, rows: np.ndarray | slice) -> "SampledSpectra":
+        """The stars of these rows: a mask, indices or a slice."""
+        per_star: dict[str, Any] = {n: v[rows] for n, v in vars(self).items() if n != "grid_nm"}
+        return replace(self, **per_star)
 
 
 def stated_grid(metadata: Mapping[str, object]) -> Wavelengths | None:

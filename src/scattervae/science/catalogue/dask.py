@@ -55,6 +55,14 @@ def encode_partition(
 
     Raises:
         DataError: The frame lacks columns, or its spectra are of another basis than the model's.
+
+    Example:
+        >>> import pandas as pd
+        >>> import scattervae as sv
+        >>> partition = pd.read_parquet(sv.SpectrumStore("store").path / "dataset")
+        >>> rows = sv.encode_partition(partition, sv.load_model("model"))
+        >>> len(rows), "latent_1_mean" in rows
+        (220, True)
     """
     rows = pa.Table.from_batches([_rows_of(partition, checkpoint, None)])
     frame: pd.DataFrame = rows.to_pandas(types_mapper=pd.ArrowDtype).set_index(partition.index)

@@ -83,6 +83,12 @@ def encode_store(
         DataError: The spectra are of another basis than the model's.
         StoreError: The disk is full, the store cannot be read, or partitions could not be encoded.
         BusyError: Another run writes to `out`.
+
+    Example:
+        >>> import scattervae as sv
+        >>> store = sv.SpectrumStore("store")
+        >>> sv.encode_store(sv.load_model("model"), store, "latents").n_encoded
+        220
     """
     checkpoint.normalization.require_basis(store.basis)
     out = restored(Path(out))

@@ -67,6 +67,13 @@ def write_catalogue(
         DataError: The spectra are of another basis than the model's, or `out` has another suffix.
         StoreError: The disk is full, or the store cannot be read.
         BusyError: Another run writes to `out`.
+
+    Example:
+        >>> import scattervae as sv
+        >>> store = sv.SpectrumStore("store")
+        >>> summary = sv.write_catalogue(sv.load_model("model"), store, "catalogue.parquet")
+        >>> summary.n_stars, summary.n_encoded
+        (220, 220)
     """
     chunks = chunks_of(checkpoint, stars)
     if isinstance(stars, SpectrumStore):
