@@ -319,12 +319,11 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
 
 def _file(path: Path) -> Summary:
     from scattervae.gaia.files.reading import read_file
-    from scattervae.gaia.files.sampled import SampledSpectra
-    from scattervae.spectra.spectra import flag_counts
+    from scattervae.spectra.spectra import Spectra, flag_counts
 
     contents = read_file(path)
     stars = contents.stars
-    what = f"{len(stars.grid_nm)} wavelengths" if isinstance(stars, SampledSpectra) else str(stars.basis)
+    what = str(stars.basis) if isinstance(stars, Spectra) else f"{len(stars.grid_nm)} wavelengths"
     labelled = contents.labels.counts()
     flags = flag_counts(stars.flags)
     values = {

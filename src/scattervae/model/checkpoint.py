@@ -28,7 +28,6 @@ from scattervae.display import Shown
 from scattervae.errors import CheckpointError, counted
 from scattervae.files import (
     DIGESTS,
-    StoredTensors,
     problems,
     read_json,
     read_tensors,
@@ -114,13 +113,6 @@ class _Config(Settings):
     n_coeffs: PositiveInt
 
 
-class _Counts(Settings):
-    """What ``normalization.safetensors`` notes beside its arrays."""
-
-    n_stars: NonNegativeInt
-    n_g_flux_from_table: NonNegativeInt
-
-
 class Prediction(NamedTuple):
     """Where stars lie in the latent space, and coefficients and scatter at their posterior means."""
 
@@ -170,12 +162,10 @@ class Checkpoint(Shown):
         normalization = self.normalization
         config = {"format": _FORMAT, "recipe": self.recipe.model_dump(mode="json")}
         config |= {"basis": vars(normalization.basis), "n_coeffs": normalization.n_coeffs}
-        counts = {name: str(getattr(normalization, name)) for name in _Counts.model_fields}
         with written_folder(Path(folder)) as partial:
             write_json(partial / CONFIG, config)
             write_tensors(partial / WEIGHTS, on_cpu(self.network))
-            arrays = {name: getattr(normalization, name) for name in ("columns", "mean", "std")}
-            write_tensors(partial / NORMALIZATION, arrays, counts)
+            normalization.write(partial / NORMALIZATION)
             write_json(partial / PROVENANCE, self.provenance)
             write_records(partial / TRAINING, self.records)
             if len(self.source_id):
@@ -211,13 +201,6 @@ class Checkpoint(Shown):
 
         Raises:
             DataError: The spectra are of another basis than the model's.
-
-        Example:
-            >>> import scattervae as sv
-            >>> model = sv.load_model("model")
-            >>> posterior = sv.Checkpoint.encode(model, sv.read("stars.csv.gz").spectra)
-            >>> posterior.mean.shape
-            torch.Size([220, 8])
         """
         if not isinstance(spectra, Spectra):
             found = type(spectra).__name__
@@ -239,13 +222,6 @@ class Checkpoint(Shown):
             chunks: The stars.
             batch: Stars a batch.
             quick: As `Normalization.apply` has it: to the bit what the catalogue's rows are made from.
-
-        Example:
-            >>> import scattervae as sv
-            >>> model, store = sv.load_model("model"), sv.SpectrumStore("store")
-            >>> batches = model.encode_batches(store.chunks(correlations=False), batch=100)
-            >>> [batch.posterior.mean.shape[0] for batch in batches]
-            [100, 100, 20]
         """
         for spectra in rechunk(chunks, batch):
             inputs = self.normalization.apply(spectra, quick=quick, gaps=self.sees_errors)
@@ -277,15 +253,7 @@ class Checkpoint(Shown):
 
     @torch.no_grad()
     def reconstruct(self, z: Latents | Float[np.ndarray, "star latent"]) -> Reconstruction:
-        """Coefficients and scatter at these latent vectors, in training standard deviations.
-
-        Example:
-            >>> import torch
-            >>> import scattervae as sv
-            >>> reconstruction = sv.load_model("best").reconstruct(torch.zeros(1, 8))
-            >>> reconstruction.mean.shape, bool((reconstruction.scatter > 0).all())
-            (torch.Size([1, 110]), True)
-        """
+        """Coefficients and scatter at these latent vectors, in training standard deviations."""
         reconstruction = self.network.decode(torch.as_tensor(z, dtype=torch.float32, device=self.device))
         return Reconstruction(reconstruction.mean.cpu(), reconstruction.scatter.cpu())
 
@@ -330,7 +298,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
     if config.format > 1 and not (folder / DIGESTS).is_file():
         raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
-    normalization = _normalization(read_tensors(folder / NORMALIZATION), Basis(**dict(config.basis)))
+    normalization = Normalization.read(folder / NORMALIZATION, Basis(**dict(config.basis)))
     if normalization.n_coeffs != config.n_coeffs:
         raise CheckpointError(
             f"{folder}: {NORMALIZATION} has {normalization.n_coeffs} coefficients, {CONFIG} has {config.n_coeffs}"
@@ -402,13 +370,3 @@ def require_finite(arrays: Mapping[str, np.ndarray], where: Path) -> None:
 
 def _described(shape_and_kind: tuple[tuple[int, ...], str] | None) -> str:
     return "nothing" if shape_and_kind is None else f"{shape_and_kind[1]} of shape {shape_and_kind[0]}"
-
-
-def _normalization(stored: StoredTensors, basis: Basis) -> Normalization:
-    try:
-        counts = _Counts.model_validate(stored.notes)
-        return Normalization.of(basis, stored.arrays, **dict(counts))
-    except ValidationError as error:
-        raise CheckpointError(f"{stored.path}: {problems(error)}") from error
-    except (LookupError, ValueError) as error:
-        raise CheckpointError(f"{stored.path}: {error}") from error

@@ -8,16 +8,18 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Coeffs, CoeffVector, SourceIds, StarArray
-from scattervae.errors import DataError
+from scattervae.errors import CheckpointError, DataError
+from scattervae.files import problems, read_tensors, write_tensors
 from scattervae.settings import Settings
 from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.moments import FluxRatios, Moments, moments_and_outliers
@@ -58,6 +60,13 @@ class NormalizationSettings(Settings):
         if n_bp > basis.n_bp or n_rp > basis.n_rp:
             raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
         return np.concatenate([np.arange(n_bp), basis.n_bp + np.arange(n_rp)])
+
+
+class _Counts(Settings):
+    """What a file of the normalization notes beside its arrays."""
+
+    n_stars: NonNegativeInt
+    n_g_flux_from_table: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,26 @@ class Normalization:
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
             raise ValueError("means are finite, and standard deviations above 0")
         return cls(basis, columns, mean, std, n_stars, n_g_flux_from_table)
+
+    def write(self, path: Path) -> None:
+        """Write columns, means and standard deviations, with the counts beside them."""
+        counts = {name: str(getattr(self, name)) for name in _Counts.model_fields}
+        write_tensors(path, {name: getattr(self, name) for name in ("columns", "mean", "std")}, counts)
+
+    @classmethod
+    def read(cls, path: Path, basis: Basis) -> "Normalization":
+        """What `write` wrote, of this basis.
+
+        Raises:
+            CheckpointError: It cannot be read, or is no normalization of this basis.
+        """
+        stored = read_tensors(path)
+        try:
+            return cls.of(basis, stored.arrays, **dict(_Counts.model_validate(stored.notes)))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: {problems(error)}") from error
+        except (LookupError, ValueError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
     @classmethod
     def fit(
