@@ -45,8 +45,8 @@ NAMED = [5853498713190525696, 4345775217221821312]
 """Stars that pages speak of."""
 PLACEHOLDERS = {"SOURCE_ID": str(NAMED[1])}
 SOURCES = "GaiaSource_000000-786431.csv"
-SLOW = {"README", "calibration", "cluster", "commands", "crossmatch", "outliers"}
-"""Pages whose commands take over ten seconds on toy stars: calibrations, LSDB, fits of two stars."""
+SLOW = {"README", "calibration", "cluster", "commands", "covariance", "crossmatch", "generate", "outliers"}
+"""Pages whose commands take several seconds on toy stars: calibrations, LSDB, flows, fits of two stars."""
 OTHERS = {"pip", "make", "python"}
 """Begin lines that are no command of ours: installation, and studies that have tests of their own."""
 BLOCK = re.compile(
@@ -76,14 +76,11 @@ RUN = {
 def newcomer(tmp_path_factory):
     """A folder with the files, the store, the model and the tables that pages speak of."""
     folder = tmp_path_factory.mktemp("newcomer")
-    sky = toy_sky(1500, basis=DR3)
+    sky = toy_sky(6000, basis=DR3)
+    alike = np.abs(np.log10(sky.spectra.g_flux / 7.5e4)) < 0.19  # G from 13 to 14
     fold = sv.folds(sky.spectra.source_id)
-    chosen = [
-        np.flatnonzero(fold.validation)[:110],
-        np.flatnonzero(fold.test)[:50],
-        np.flatnonzero(fold.train),
-    ]
-    rows = np.concatenate(chosen)[:N_STARS]  # a calibration needs 100 stars of the validation fold
+    chosen = zip((fold.validation, fold.test, fold.train), (105, 55, N_STARS - 160), strict=True)
+    rows = np.concatenate([np.flatnonzero(alike & some)[:n] for some, n in chosen])  # 100 and 50 are needed
     ids = np.concatenate([sky.spectra.source_id[rows[:-2]], NAMED])
     stars = with_ids(with_own_g(sky.spectra.take(rows)), ids)
     labels = StellarLabels(ids, sky.labels.values[rows], sky.labels.errors[rows])
@@ -100,15 +97,19 @@ def newcomer(tmp_path_factory):
     for name in ("gaia/gaia_source", "gaia_source"):
         (folder / name).mkdir(parents=True)
         sources.write(folder / name / SOURCES)
-    for name, part in (("my_stars", table), ("field", table), ("rich", table[::2]), ("poor", table[1::2])):
-        part.write(folder / f"{name}.parquet")
+    for name in ("my_stars", "field", "rich"):
+        table.write(folder / f"{name}.parquet")
+    others = table.copy()
+    others["source_id"] += 1
+    others.write(folder / "poor.parquet")
     table[:5].write(folder / "nebulae.fits")
     table[:5].write(folder / "carbon_stars.fits")
     sources["gaiaedr3_source_id"] = ids
     sources[:20]["ra", "dec", "gaiaedr3_source_id"].write(folder / "allstar.csv")
     sources[:20]["ra", "dec"].write(folder / "targets.fits")
     (folder / "carbon_stars.txt").write_text("\n".join(map(str, NAMED)) + "\n")
-    shutil.copy(folder / "stars.csv", folder / "XP_CONTINUOUS_RAW.csv")
+    for name in ("XP_CONTINUOUS_RAW", "other"):
+        shutil.copy(folder / "stars.csv", folder / f"{name}.csv")
     for page in DOCS.rglob("*.md"):
         for block in re.findall(r"^```toml\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
             if name := re.search(r'^name = "(\w+)"', block, re.MULTILINE):
@@ -142,7 +143,7 @@ def run_line(words, cli):
     """One line as a shell has it: placeholders, wildcards, and what is made again."""
     words = [PLACEHOLDERS.get(word, word) for word in words[1:]]
     words = words[: words.index(">")] if ">" in words else words
-    if words[0] in ("train", "ingest") and "--resume" not in words:
+    if words[0] in ("train", "ingest"):
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
     words = [found for word in words for found in (sorted(glob(word)) if "*" in word else [word])]
     done = cli(*words)
