@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import (
-    NonNegativeInt,
     PositiveInt,
     TypeAdapter,
     ValidationError,
