@@ -12,6 +12,7 @@ from scattervae.model.training_stars import Machine
 from scattervae.science.catalogue.encoding import catalogue, chunks_of
 from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, TrainingFlag, file_flags
 from scattervae.science.shipped import MODEL_FILES
+from scattervae.science.trained import load_model
 from scattervae.seeds import fold_fraction
 from scattervae.spectra.spectra import Flag, GFluxSource
 from scattervae.spectra.star_tables import DataRelease
@@ -117,3 +118,11 @@ def test_a_basis_without_ids_and_another_release():
     assert file_flags(MODEL, SKY.spectra.basis, newer) == 0  # the model does not say what it is of
     moved = next(chunks_of(model, [named.spectra], known=TrainingFlag.OTHER_RELEASE))
     assert moved.shared == TrainingFlag.OTHER_RELEASE
+
+
+def test_the_package_s_model_knows_its_stars():
+    model = load_model("best", labels=False)
+    data = model.provenance["data"]
+    assert len(model.source_id) == data["n_trained_on"]
+    assert (fold_fraction(model.source_id) >= 0.25).all()  # it holds out the validation fold
+    assert data["release"] == "DR3"

@@ -45,12 +45,12 @@ class TrainingFlag(IntFlag):
         return _MEANINGS[self]
 
 
-_RARE = f"as fewer than {100 * RARE_BELOW:.0f} % of the training stars"
+_USUAL = f"over {100 - 100 * RARE_BELOW:.0f} % of the training stars"
 _MEANINGS = {
     TrainingFlag.TRAINED_ON: "the model was trained on this star",
     TrainingFlag.MAY_HAVE_TRAINED: "of a fold that the model, which keeps no list of its stars, was trained on",
-    TrainingFlag.OTHER_COEFFICIENTS: f"coefficients published or inferred, {_RARE}",
-    TrainingFlag.OTHER_G_FLUX: f"G flux from a table or from the coefficients, {_RARE}",
+    TrainingFlag.OTHER_COEFFICIENTS: f"published where {_USUAL} have inferred coefficients, or the other way round",
+    TrainingFlag.OTHER_G_FLUX: f"G flux from the coefficients where {_USUAL} have a table's, or the other way round",
     TrainingFlag.UNNAMED_BASIS: "the file names no basis; it is taken for the model's",
     TrainingFlag.OTHER_RELEASE: "of another data release, or moved from another basis",
     TrainingFlag.OUTSIDE_G: f"brighter or fainter than every training star by {MARGIN} mag",
