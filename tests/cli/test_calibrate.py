@@ -36,10 +36,9 @@ def test_calibrate_then_evaluate_and_encode(cli, stars, tmp_path, quick):
         {"training": {"seconds": 1.0, "stars_per_second": 1}},
     )
     model.save(folder)
-    run = cli("calibrate", folder, stars)
-    assert (run.code, run.out.splitlines()[-1]) == (0, f"wrote {folder / CALIBRATION}")
-    values = cli("calibrate", folder, stars, "--json").json
-    assert values["scatter_factors"] == load_model(folder).scatter_factor.tolist()
+    run = cli("calibrate", folder, stars, "--json")
+    assert (run.code, run.json["out"]) == (0, str(folder / CALIBRATION))
+    assert run.json["scatter_factors"] == load_model(folder).scatter_factor.tolist()
     scores = cli("evaluate", folder, stars, "--draws", 1, "--json").json["models"]
     assert list(scores) == ["model", "model, calibrated"]
     cli("encode", folder, stars, "--out", tmp_path / "catalogue.parquet")

@@ -55,7 +55,7 @@ def left_behind(out, run):
 
 @needs_the_stars
 def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
-    few = _first_rows(reading.demo_file(), tmp_path / "few.fits", 1200)
+    few = _first_rows(reading.demo_file(), tmp_path / "few.fits", 600)
     monkeypatch.setattr(reading, "demo_file", lambda: few)
     for name, full in list(recipe.RECIPES.items()):
         short = full.model_copy(update={"training": full.training.model_copy(update={"epochs": 3})})
@@ -64,12 +64,12 @@ def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
     out = tmp_path / "demo"
     run = cli("demo", "--out", out, "--json")
     report = left_behind(out, run)
-    assert 1000 < report["n_stars"] <= 1200
+    assert 500 < report["n_stars"] <= 600
     assert "scattervae: warning: posterior collapse" in run.err
     info = cli("info", out / "store", "--json").json
     assert info["flags"]["INFERRED"] == report["n_stars"]
     assert set(info["flags"]) <= {"INFERRED", "BLENDED"}
-    assert info["n_labelled"]["teff"] > 1000
+    assert info["n_labelled"]["teff"] > 500
     alone = cli("demo", "--stars", tmp_path / "stars", "--json")
     assert alone.json["n_stars"] == report["n_stars"]
     table = pq.read_table(tmp_path / "stars" / "stars.parquet")
@@ -78,6 +78,7 @@ def test_demo_on_few_stars(cli, tmp_path, monkeypatch):
     rows = np.searchsorted(table["source_id"], stored.source_id)
     np.testing.assert_array_equal(table["source_id"].to_numpy()[rows], stored.source_id)
     np.testing.assert_array_equal(table["teff"].to_numpy()[rows], stored["teff"])
+    monkeypatch.setattr("scattervae.show.registry.save_figures", lambda *_: [])  # they are there
     again = cli("demo", "--out", out, "--json")
     assert left_behind(out, again)["models"]["best"]["negative_elbo"] == pytest.approx(
         report["models"]["best"]["negative_elbo"]

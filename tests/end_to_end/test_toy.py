@@ -45,6 +45,7 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     train = ("train", tmp_path / "store", "--recipe", recipe, "--out", tmp_path / "model")
     assert cli(*train).code == 130
     monkeypatch.undo()
+    monkeypatch.setattr("scattervae.show.style.DPI", 40)
     assert cli(*train, "--resume").code == 0
 
     out = tmp_path / "catalogue.parquet"
@@ -70,7 +71,7 @@ def test_from_a_file_to_figures(cli, recipe, tmp_path, monkeypatch):
     fitted = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
     assert (1 - (fitted - truth).var(axis=0) / truth.var(axis=0) > 0.8).all()  # the known latents are found
 
-    data, names = FigureData({"toy": model}, spectra, store.labels()), ["star", "training", "latents"]
+    data, names = FigureData({"toy": model}, spectra, store.labels()), ["star", "latents"]
     figures = save_figures(data, tmp_path / "figures", names)
     assert [path.stem for path in figures] == names
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in figures)

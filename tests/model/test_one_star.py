@@ -40,6 +40,7 @@ def with_column(name: str, value: float) -> Spectra:
 
 @given(st.sampled_from(["coeffs", "errors", "g_flux", "bp"]), FINITE)
 @example("g_flux", 1.9e-30)
+@example("g_flux", 5e-324)
 @example("coeffs", 1e308)
 @example("bp", -1e200)
 def test_no_finite_value_of_one_star_moves_the_scale_by_a_nat(name, value):
@@ -62,7 +63,7 @@ def bound_of_others(name: str | None = None, value: float = 0.0) -> float:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("g_flux", 1.9e-30), ("g_flux", 3e4), ("bp", 1e9), ("errors", 1e200), ("errors", 1e-200)],
+    [("g_flux", 1.9e-30), ("bp", 1e9), ("errors", 1e-200)],
 )
 def test_no_finite_value_of_one_star_moves_the_bound_of_others_by_a_nat(name, value):
     assert bound_of_others(name, value) == pytest.approx(bound_of_others(), abs=1.0)

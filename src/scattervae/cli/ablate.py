@@ -1,5 +1,6 @@
 """``scattervae ablate``: what each ingredient of the recipe ``best`` is worth."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +52,6 @@ def ablate(
     spectra = reading.load(stars, at_most=reading.MOST_STARS).spectra
     with epoch_bar(epochs or RECIPES[BASE].training.epochs) as progress:
         table = compare(spectra, out, epochs=epochs, n_seeds=seeds, stage=print_stage, progress=progress)
-    values = {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
-    write_json(out / "ablation.json", values)
-    Summary(values, (table.title, *table_lines(table.header, table.rows), f"wrote {out}")).show(
-        as_json=as_json
-    )
+    write_json(out / "ablation.json", asdict(table))
+    lines = (table.title, *table_lines(table.header, table.rows), f"wrote {out}")
+    Summary(asdict(table), lines).show(as_json=as_json)

@@ -1,7 +1,7 @@
 """``scattervae fetch``: bulk files and single stars from the Gaia archive."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -287,8 +287,7 @@ def fetched_files(plan: "Plan", report: "Report") -> Summary:
         f"{len(failed):,} failed"
     ]
     if failed:
-        more = f" and {len(failed) - _NAMED_LIMIT} more" if len(failed) > _NAMED_LIMIT else ""
-        lines.append(f"failed: {', '.join(failed[:_NAMED_LIMIT])}{more}; the same command tries them again")
+        lines.append(f"failed: {_first_of(failed)}; the same command tries them again")
     return Summary(values, tuple(lines))
 
 
@@ -303,19 +302,15 @@ def fetched_stars(done: "FetchedIds") -> Summary:
     lines = [f"wrote {done.path}: {counted(len(done.fetched), 'star')}"]
     for reason, stars in missing.items():
         if len(stars):
-            more = f" and {len(stars) - _NAMED_LIMIT:,} more" if len(stars) > _NAMED_LIMIT else ""
-            lines.append(
-                f"{len(stars):,} {reason}: {', '.join(map(str, stars[:_NAMED_LIMIT].tolist()))}{more}"
-            )
-    values = {
-        "out": str(done.path),
-        "stars": len(done.fetched),
-        "unlocated": [str(star) for star in done.unlocated.tolist()],
-        "unlisted": [str(star) for star in done.unlisted.tolist()],
-        "unknown": [str(star) for star in done.unknown.tolist()],
-        "without_spectrum": [str(star) for star in done.without.tolist()],
-    }
-    return Summary(values, tuple(lines))
+            lines.append(f"{len(stars):,} {reason}: {_first_of(stars.tolist())}")
+    names = ("unlocated", "unlisted", "unknown", "without_spectrum")
+    ids = {name: [*map(str, stars.tolist())] for name, stars in zip(names, missing.values(), strict=True)}
+    return Summary({"out": str(done.path), "stars": len(done.fetched), **ids}, tuple(lines))
+
+
+def _first_of(names: "Sequence[object]") -> str:
+    more = f" and {len(names) - _NAMED_LIMIT:,} more" if len(names) > _NAMED_LIMIT else ""
+    return ", ".join(map(str, names[:_NAMED_LIMIT])) + more
 
 
 def _size(n: int | None) -> str:

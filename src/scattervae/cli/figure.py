@@ -20,9 +20,7 @@ from scattervae.errors import DataError, counted
 from scattervae.show.registry import FIGURES, Need
 
 if TYPE_CHECKING:
-    from scattervae.science.cannon.model import Cannon
     from scattervae.show.registry import FigureData
-    from scattervae.spectra.spectra import Spectra
     from scattervae.spectra.store import Choice
 
 NAMES = "\n\n".join(
@@ -132,11 +130,13 @@ def _check(name: str, out: Path) -> None:
 
 def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
     """The data with what the figure wants and the given can make: a Cannon, volumes, held-out scores."""
+    from scattervae.science.cannon.model import Cannon
     from scattervae.science.evaluation import evaluate
     from scattervae.show.latent_volume import measured_volumes
 
     if Need.CANNON in wanted:
-        data = replace(data, cannon=_fitted(data))
+        others = data.spectra.take(~data.test)
+        data = replace(data, cannon=Cannon.fit(others, data.labels, data.first_model[1].normalization))
     if Need.VOLUMES in wanted and data.unlabelled is not None and data.labelled.any():
         data = replace(data, volumes=measured_volumes(data))
     test = data.spectra.take(data.test & data.spectra.usable)
@@ -144,10 +144,3 @@ def _completed(data: "FigureData", wanted: frozenset[Need]) -> "FigureData":
         scores = {name: evaluate(model, test).negative_elbo for name, model in data.models.items()}
         data = replace(data, held_out=scores)
     return data
-
-
-def _fitted(data: "FigureData") -> "Cannon":
-    from scattervae.science.cannon.model import Cannon
-
-    others: Spectra = data.spectra.take(~data.test)
-    return Cannon.fit(others, data.labels, data.first_model[1].normalization)

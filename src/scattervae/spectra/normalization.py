@@ -320,7 +320,9 @@ class Normalization:
         flags = stars.flags[rows]
         encodable = (flags & np.uint16(Flag.NO_G_FLUX if gaps else NOT_ENCODABLE)) == 0
         g_flux = np.where(encodable, stars.g_flux[rows], np.nan)[:, None]
-        per_flux, mean, std = (1.0 / g_flux).astype(kind), self.mean.astype(kind), self.std.astype(kind)
+        with np.errstate(over="ignore"):  # of a flux that is almost none
+            per_flux = (1.0 / g_flux).astype(kind)
+        mean, std = self.mean.astype(kind), self.std.astype(kind)
         for start in range(0, len(rows), _ROWS_IN_CACHE):
             here = slice(start, start + _ROWS_IN_CACHE)
             for values, scaled in ((stars.coeffs, inputs.x), (stars.errors, inputs.errors)):
