@@ -10,7 +10,9 @@ from cli.toys import write_parquet
 from scattervae.gaia.basis import g_flux_of, g_mag_of
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.generation import LabelFlow
+from scattervae.science.labels.model import label_stars
 from scattervae.science.trained import load_model
+from scattervae.spectra.spectra import Spectra
 from toy import spoiled
 
 
@@ -132,6 +134,27 @@ def test_from_labels_learnt_once_and_kept_with_the_model(cli, model, store, tmp_
     z = flow.sample({"teff": teff, "logg": logg}, 9)
     np.testing.assert_array_equal(first["latent"], z.numpy())
     assert "farther out than any labelled star" in cli("generate", own, "--teff", 9e5, "--out", out).error
+
+
+def test_the_packages_model_answers_labels_without_stars(cli, tmp_path):
+    """Spectra of a giant, measured as at G = 13, and their labels predicted from them again."""
+    out, asked = tmp_path / "giants.parquet", {"teff": 4800.0, "logg": 2.4, "fe_h": -0.5}
+    run = cli(
+        *("generate", "best", "--teff", 4800, "--logg", 2.4, "--feh", -0.5, "--errors-like", "G=13"),
+        *("-n", 40, "--g-mag", 13, "--out", out, "--json"),
+    )
+    assert run.code == 0, run.err
+    assert run.json["given"] == asked
+    model, made = load_model("best"), columns(out)
+    coeffs, errors = (
+        np.hstack([made[f"{band}_{kind}"] for band in ("bp", "rp")])
+        for kind in ("coefficients", "coefficient_errors")
+    )
+    g_flux, basis = made["phot_g_mean_flux"], model.normalization.basis
+    spectra = Spectra.of(np.arange(1, 41), coeffs, errors, basis=basis, g_flux=g_flux)
+    found = label_stars(model, model.label_model, spectra)
+    for name, near in (("teff", 100.0), ("logg", 0.3), ("fe_h", 0.2)):
+        assert abs(np.median(found.values[:, found.names.index(name)]) - asked[name]) < near
 
 
 @pytest.mark.parametrize(

@@ -250,11 +250,11 @@ class _LatentSource:
     def _survey_flow(self, checkpoint: "Checkpoint") -> "LatentFlow":
         """The flow kept with the model, fitted to the stars first where some are named."""
         from scattervae.gaia import reading
-        from scattervae.model.flow import LatentFlow, fit_flow
+        from scattervae.model.flow import FlowSettings, LatentFlow, fit_flow
 
         if self.stars is None:
             return LatentFlow.load(self.model, checkpoint)
-        with self._fitting() as progress:
+        with self._fitting(FlowSettings().epochs) as progress:
             stars = reading.load(self.stars, at_most=reading.MOST_STARS)
             flow = fit_flow(checkpoint, stars.spectra, progress=progress)
             flow.save(self.model)
@@ -263,27 +263,27 @@ class _LatentSource:
     def _label_flow(self, checkpoint: "Checkpoint") -> "LabelFlow":
         """Where stars of given labels lie, kept with the model; fitted to the stars first where some are named."""
         from scattervae.gaia import reading
-        from scattervae.science.generation import LabelFlow
+        from scattervae.science.generation import EPOCHS, FITTED_STARS, LabelFlow
         from scattervae.science.labels.targets import TargetLabels
 
         if self.stars is None:
             return LabelFlow.load(self.model, checkpoint)
-        with self._fitting() as progress:
-            stars = reading.load(self.stars, where=reading.labelled_stars(self.stars))
+        with self._fitting(EPOCHS) as progress:
+            labelled = reading.labelled_stars(self.stars)
+            stars = reading.load(self.stars, where=labelled, at_most=FITTED_STARS)
             flow = LabelFlow.fit(checkpoint, stars.spectra, TargetLabels.of(stars.labels), progress=progress)
             flow.save(self.model)
         return flow
 
     @contextmanager
-    def _fitting(self) -> "Iterator[Report]":
+    def _fitting(self, epochs: int) -> "Iterator[Report]":
         """Alone in the model's folder, which must be one's own, with a bar of epochs."""
         from scattervae.files import sole_writer
-        from scattervae.model.flow import FlowSettings
         from scattervae.science.shipped import require_own
 
         require_own(self.model)
         with sole_writer(self.model), progress_bar("epochs", "density") as bar:
-            task = bar.add_task("fitting the flow", total=FlowSettings().epochs, density="")
+            task = bar.add_task("fitting the flow", total=epochs, density="")
 
             def show(record: "FlowEpoch") -> None:
                 bar.update(task, completed=record.epoch, density=f"{-record.validation:.2f} nats")

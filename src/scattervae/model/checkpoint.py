@@ -26,11 +26,13 @@ from scattervae.arrays import Latents, SourceIds, StarMask
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, counted
 from scattervae.files import (
+    CREDIT,
     DIGESTS,
     problems,
     read_json,
     read_tensors,
     restored,
+    software_versions,
     tensors_digest,
     verified_folder,
     write_json,
@@ -267,6 +269,16 @@ class Checkpoint(Shown):
         tensors = on_cpu(self.network)
         tensors |= {name: getattr(self.normalization, name) for name in ("columns", "mean", "std")}
         return tensors_digest(tensors, json.dumps([shape, basis], sort_keys=True))[:32]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What tables of results say of the model they are made with."""
+        return {
+            "model": self.digest,
+            "recipe": self.recipe.name,
+            "versions": software_versions(),
+            "credit": CREDIT,
+        }
 
     @property
     def latent_digest(self) -> str:

@@ -20,13 +20,12 @@ from scipy.spatial import KDTree
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, DataError, counted
-from scattervae.files import read_tensors, software_versions, tensors_digest, write_tensors
+from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.star_parts import StarParts, counting
 from scattervae.seeds import numpy_stream
-from scattervae.spectra.columns import described
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.tables import result_schema
+from scattervae.spectra.tables import result_table
 
 NOTE = "scattervae.outliers"
 REFERENCE = "outliers.safetensors"
@@ -43,6 +42,18 @@ PARTS = {
     "isolation": "its latents are far from those of ordinary stars",
 }
 """What a star may be odd in, each larger the odder, with the reason in words."""
+
+SCORE_FIELDS = {
+    SCORE: (
+        "dex",
+        "minus log10 of the share of reference stars of its G that are odder; 2 is one in a hundred",
+    ),
+    REASONS: (
+        "",
+        f"of {', '.join(PARTS)}, those that exceed the usual by 3 upper spreads, the largest first",
+    ),
+}
+"""Unit and description of the two columns that say how odd a star is, and in what."""
 
 ReferenceArray = Float64[np.ndarray, " reference"]
 _NEIGHBOURS, _NEAREST, _CANDIDATES = 10, 5, 64
@@ -184,52 +195,36 @@ class OutlierScores:
             f"BP {index + 1}" if index < basis.n_bp else f"RP {index + 1 - basis.n_bp}"
             for index in self.stars.worst
         ]
-        columns = [
-            self.stars.source_id,
-            self.stars.g_mag.astype(np.float32),
-            self.score.astype(np.float32),
-            np.array(self.reasons(), dtype=object),
-            *self.excess.astype(np.float32).T,
-            np.array(coefficients, dtype=object),
-            self.stars.worst_sigma.astype(np.float32),
-            self.stars.worst_nm.astype(np.float32),
-        ]
-        schema = outlier_schema(model)
-        arrays = [pa.array(values[order], kind) for values, kind in zip(columns, schema.types, strict=True)]
-        return pa.table(arrays, schema=schema)
-
-
-def score_fields() -> list[pa.Field]:
-    """Name, unit and description of the two columns that say how odd a star is, and in what."""
-    share = "minus log10 of the share of reference stars of its G that are odder; 2 is one in a hundred"
-    parts = f"of {', '.join(PARTS)}, those that exceed the usual by 3 upper spreads, the largest first"
-    return [
-        described(SCORE, pa.float32(), "dex", share),
-        described(REASONS, pa.string(), "", parts),
-    ]
-
-
-def outlier_schema(model: Checkpoint) -> pa.Schema:
-    """Names, units and descriptions of the columns, and what model they are of."""
-    text = "over reference stars of its G, in units of their upper spread (median to 84th percentile)"
-    fields = [
-        described("source_id", pa.int64(), "", "Gaia source identifier"),
-        described("g_mag", pa.float32(), "mag", "G magnitude"),
-        *score_fields(),
-        *(described(name, pa.float32(), "", f"{reason}: excess {text}") for name, reason in PARTS.items()),
-        described("worst_coefficient", pa.string(), "", "coefficient with the largest residual"),
-        described("worst_residual", pa.float32(), "", "that residual, over error and scatter in quadrature"),
-        described(
-            "worst_wavelength", pa.float32(), "nm", "where its flux differs most from the decoded flux"
-        ),
-    ]
-    about = {
-        "model": model.digest,
-        "recipe": model.recipe.name,
-        "versions": software_versions(),
-        "credit": "ESA/Gaia/DPAC",
-    }
-    return result_schema(fields, {NOTE: json.dumps(about)})
+        text = "over reference stars of its G, in units of their upper spread (median to 84th percentile)"
+        columns = {
+            "source_id": ("", "Gaia source identifier", self.stars.source_id),
+            "g_mag": ("mag", "G magnitude", self.stars.g_mag),
+            SCORE: (*SCORE_FIELDS[SCORE], self.score),
+            REASONS: (*SCORE_FIELDS[REASONS], np.array(self.reasons(), dtype=object)),
+            **{
+                name: ("", f"{reason}: excess {text}", excess)
+                for (name, reason), excess in zip(PARTS.items(), self.excess.T, strict=True)
+            },
+            "worst_coefficient": (
+                "",
+                "coefficient with the largest residual",
+                np.array(coefficients, dtype=object),
+            ),
+            "worst_residual": (
+                "",
+                "that residual, over error and scatter in quadrature",
+                self.stars.worst_sigma,
+            ),
+            "worst_wavelength": (
+                "nm",
+                "where its flux differs most from the decoded flux",
+                self.stars.worst_nm,
+            ),
+        }
+        return result_table(
+            {name: (unit, text, values[order]) for name, (unit, text, values) in columns.items()},
+            {NOTE: json.dumps(model.about)},
+        )
 
 
 def find_outliers(

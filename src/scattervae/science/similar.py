@@ -21,14 +21,12 @@ from scipy.stats import t as student_t
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import DataError, counted
-from scattervae.files import CREDIT, software_versions
 from scattervae.gaia.files.reading import read_ids_file
 from scattervae.gaia.reading import load, load_chunks
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.star_parts import Features
-from scattervae.spectra.columns import described
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.tables import result_schema
+from scattervae.spectra.tables import result_table
 
 NOTE = "scattervae.similar"
 MOST_EXAMPLES = 1000
@@ -388,12 +386,5 @@ def _table(model: Checkpoint, ranked: Ranked, examples: Features) -> pa.Table:
         "nearest_example": ("", "source_id of the nearest example", examples.source_id[near[rows]]),
         "distance": ("", "to it: root mean square over latents, in units of both widths", distances[rows]),
     }
-    about = {"model": model.digest, "recipe": model.recipe.name, "n_compared": ranked.n_compared}
-    about |= {"examples": [*map(str, examples.source_id)], "versions": software_versions(), "credit": CREDIT}
-    kinds = {
-        name: pa.int64() if "i" in values.dtype.kind else pa.float32()
-        for name, (*_, values) in columns.items()
-    }
-    fields = [described(name, kinds[name], unit, text) for name, (unit, text, _) in columns.items()]
-    arrays = [pa.array(values, kinds[name], from_pandas=True) for name, (*_, values) in columns.items()]
-    return pa.table(arrays, schema=result_schema(fields, {NOTE: json.dumps(about)}))
+    about = {"n_compared": ranked.n_compared, "examples": [*map(str, examples.source_id)]}
+    return result_table(columns, {NOTE: json.dumps(model.about | about)})

@@ -7,7 +7,7 @@ integers, which VOTables lack, are signed in all forms but parquet.
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.csv
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted
 from scattervae.files import sole_writer, written_file
+from scattervae.spectra.columns import described, list_array
 from scattervae.spectra.hats import open_parquet, parquet_writer, read_groups, read_table
 
 if TYPE_CHECKING:
@@ -110,6 +111,28 @@ def result_schema(fields: Sequence[pa.Field], notes: Mapping[str, str]) -> pa.Sc
     return pa.schema(
         fields, metadata={**notes, f"{_VOPARQUET}version": "1.0", f"{_VOPARQUET}content": votable}
     )
+
+
+def result_table(
+    columns: Mapping[str, tuple[str, str, np.ndarray]],
+    notes: Mapping[str, str],
+    *,
+    double: Collection[str] = (),
+) -> pa.Table:
+    """A table of results; real numbers as float32, NaN null.
+
+    Args:
+        columns: Unit, description and values of each, by name; rows of a matrix become lists.
+        notes: What it says of its making.
+        double: Columns that stay float64.
+    """
+    fields, arrays = [], []
+    for name, (unit, text, values) in columns.items():
+        single = values.dtype.kind == "f" and name not in double
+        kept = values.astype(np.float32) if single else values
+        arrays.append(list_array(kept) if kept.ndim > 1 else pa.array(kept, from_pandas=True))
+        fields.append(described(name, arrays[-1].type, unit, text))
+    return pa.table(arrays, schema=result_schema(fields, notes))
 
 
 def _votable_field(field: pa.Field) -> str:

@@ -18,7 +18,6 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from scattervae.arrays import StarArray
-from scattervae.files import CREDIT, software_versions
 from scattervae.model.checkpoint import BATCH, Checkpoint, Prediction
 from scattervae.model.loss import gaussian_terms
 from scattervae.model.posterior import Posterior
@@ -38,7 +37,7 @@ from scattervae.science.catalogue.training_flags import (
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import UNITS
-from scattervae.science.outliers import REASONS, SCORE, score_fields
+from scattervae.science.outliers import REASONS, SCORE, SCORE_FIELDS
 from scattervae.science.star_parts import StarParts
 from scattervae.science.trained import labels_of, outlier_reference_of
 from scattervae.spectra.columns import StoredSpectra, described, flag_legend, stored_of
@@ -120,19 +119,14 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
         *([] if score_of(checkpoint) is None else [_score_field()]),
-        *([] if reference is None else score_fields()),
+        *([] if reference is None else [_float(SCORE, *SCORE_FIELDS[SCORE])]),
+        *([] if reference is None else [described(REASONS, pa.string(), *SCORE_FIELDS[REASONS])]),
         *_label_fields(labels_of(checkpoint)),
         described(FOLD, pa.int16(), "", "0 test, 1 validation, 2 train, by a hash of the source_id"),
         described(TRAINING_FLAGS, pa.int32(), "", training_legend()),
         described(FLAGS, pa.int32(), "", flag_legend()),
     ]
-    about = {
-        "model": checkpoint.digest,
-        "recipe": checkpoint.recipe.name,
-        "calibrated": is_calibrated(checkpoint),
-        "versions": software_versions(),
-        "credit": CREDIT,
-    }
+    about = checkpoint.about | {"calibrated": is_calibrated(checkpoint)}
     about |= {} if reference is None else {"outlier_reference": reference.digest}
     return result_schema(fields, {NOTE: json.dumps(about)})
 
