@@ -202,7 +202,9 @@ def test_a_shell_completes_commands_once_it_is_installed(tmp_path):
     )
     assert done.stdout.split() == ["models"]
     install = [sys.executable, "-c", code, "--install-completion", "bash"]
-    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # there may be no shell to find above the tests
+    named = {
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"
+    }  # there may be no shell to find above the tests
     environment = {**os.environ, **named, "HOME": str(tmp_path)}
     installed = subprocess.run(install, capture_output=True, text=True, env=environment, check=False)
     assert installed.returncode == 0, installed.stderr
