@@ -1,10 +1,11 @@
 """What holds and on which stars: spectra and labels of held-out stars, by brightness and kind, in tables.
 
-    python -m studies.trust MODEL STARS [FIELD]
+    python -m studies.trust MODEL STARS [FIELD ...]
 
-MODEL is a trained folder with labels. STARS have labels; those of the test fold are asked for, of which neither the
-model of spectra nor that of labels was trained on. FIELD are other stars, without labels. Printed are, in bins of G,
-how well spectra are reproduced and whether scores are even; in bins of known labels and of G, errors of predicted
+MODEL is a trained folder. STARS have labels; those of the test fold are asked for, of which neither the
+model of spectra nor that of labels was trained on. FIELD are files of other stars, without labels. Printed are, in bins
+of G, how well spectra are reproduced and whether scores are even; by order, what of that scatter cannot explain; where
+MODEL predicts labels, in bins of known labels and of G, errors of predicted
 labels and how many known ones their intervals hold; the same for stars with and without each flag, and for test stars
 made 3 to 20 times noisier; and how many stars have which flag.
 """
@@ -19,7 +20,9 @@ from scipy.stats import kstest
 
 import scattervae as sv
 from scattervae.gaia.basis import g_mag_of
+from scattervae.science.calibration.coverage import order_groups
 from scattervae.science.catalogue.encoding import catalogue
+from scattervae.science.exact_posterior import refine
 from scattervae.science.labels.model import LabelModel, label_stars
 from scattervae.science.labels.prediction import LabelFlag, LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
@@ -36,6 +39,7 @@ EDGES = {
     "logg": (-1.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0),
     "fe_h": (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 1.0),
 }
+BRIGHT = 13.0
 NOISIER = (1.0, 3.0, 10.0, 20.0)
 
 
@@ -43,20 +47,24 @@ def main() -> None:
     given = arguments(__doc__, 2)
     model, stars = sv.load_model(given[0]), sv.load(given[1])
     labels = labels_of(model)
-    if labels is None:
-        raise SystemExit(f"{given[0]} predicts no labels; give a model that `scattervae label` has trained")
     spectra = stars.spectra.take(folds(stars.spectra.source_id).test & stars.spectra.usable)
     known = TargetLabels.of(stars.labels.aligned_to(spectra.source_id))
-    print_spectra(model, spectra, "test fold")
-    field = sv.load(Path(given[2])).spectra if given[2:] else None
-    if field is not None:
-        print_spectra(model, field.take(field.usable), "field stars")
+    others = {
+        Path(path).stem.replace("_", " "): sv.load(path, basis=spectra.basis).spectra for path in given[2:]
+    }
+    samples = {"test fold": spectra, **{title: some.take(some.usable) for title, some in others.items()}}
+    for title, some in samples.items():
+        print_spectra(model, some, title)
+    for title, some in samples.items():
+        print_orders(model, some.take(np.asarray(g_mag_of(some.g_flux)) < BRIGHT), title)
+    if labels is None:
+        return
     predicted = label_stars(model, labels, spectra)
     print_labels(predicted, known, spectra)
     print_flagged(predicted, known)
     print_noisier(model, labels, spectra, known)
-    for title, some in (("test fold", spectra), ("field stars", field)):
-        if some is not None:
+    for title, some in samples.items():
+        if len(some) >= FEWEST:
             print_flags(label_stars(model, labels, some), some, title)
 
 
@@ -75,18 +83,49 @@ def print_spectra(model: sv.Checkpoint, spectra: Spectra, title: str) -> None:
     table = catalogue(model, spectra)
     chi2 = table["reduced_chi2"].to_numpy()
     score = table["spectrum_score"].to_numpy() if "spectrum_score" in table.column_names else None
-    print_header(
-        f"Spectra, {title}", ("stars", "number", "median reduced chi^2", "above 2 [%]", "KS p of the score")
+    names = (
+        "stars",
+        "number",
+        "mean reduced chi^2",
+        "median",
+        "above 2 [%]",
+        "mean score",
+        "KS distance",
+        "p",
     )
+    print_header(f"Spectra, {title}", names)
     for name, here in bins_of_g(spectra):
-        even = "-" if score is None else f"{kstest(score[here], 'uniform').pvalue:.3f}"
+        even = ["-"] * 3
+        if score is not None:
+            found = kstest(score[here], "uniform")
+            even = [f"{score[here].mean():.2f}", f"{found.statistic:.2f}", f"{found.pvalue:.2g}"]
         print_row(
             name,
             f"{here.sum():,}",
+            f"{chi2[here].mean():.3f}",
             f"{np.median(chi2[here]):.3f}",
             f"{100 * (chi2[here] > 2).mean():.1f}",
-            even,
+            *even,
         )
+
+
+def print_orders(model: sv.Checkpoint, spectra: Spectra, title: str) -> None:
+    """Medians over bright stars by order, at refined posteriors: chi^2 with scatter, and with the errors alone."""
+    if len(spectra) == 0:
+        return
+    inputs = model.normalization.apply(spectra, gaps=model.sees_errors)
+    at = model.reconstruct(refine(model, inputs, model.encode(spectra)).posterior.mean)
+    squares, variance = (inputs.x - at.mean).square(), inputs.errors.square()
+    values = (squares / (variance + at.scatter.square()), squares / variance, at.scatter / inputs.errors)
+    print_header(
+        f"Orders, {title} of G below {BRIGHT:g}, {len(spectra):,} stars",
+        ("orders", "chi^2 / n", "with errors alone", "scatter / error"),
+    )
+    everything = ("all", np.arange(inputs.x.shape[1]))
+    for name, columns in (*order_groups(model.normalization), everything):
+        with_scatter, alone, ratio = (value[:, columns] for value in values)
+        chi2 = (f"{value.mean(dim=1).median():.2f}" for value in (with_scatter, alone))
+        print_row(name, *chi2, f"{ratio.median():.3f}")
 
 
 def print_labels(predicted: LabelPrediction, known: TargetLabels, spectra: Spectra) -> None:
