@@ -107,6 +107,7 @@ def newcomer(tmp_path_factory):
     sources["gaiaedr3_source_id"] = ids
     sources[:20]["ra", "dec", "gaiaedr3_source_id"].write(folder / "allstar.csv")
     sources[:20]["ra", "dec"].write(folder / "targets.fits")
+    table["source_id", "teff", "teff_err", "logg", "logg_err"].write(folder / "apogee_labels.csv")
     (folder / "carbon_stars.txt").write_text("\n".join(map(str, NAMED)) + "\n")
     for name in ("XP_CONTINUOUS_RAW", "other"):
         shutil.copy(folder / "stars.csv", folder / f"{name}.csv")
