@@ -33,7 +33,7 @@ from scattervae.science.generation import (
 from scattervae.science.labels.model import fit_labels
 from scattervae.science.lists import ROW, SEPARATION
 from scattervae.science.outliers import find_outliers
-from scattervae.spectra.star_tables import StellarLabels
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from scattervae.spectra.tables import StarTable
 from science.labels.label_toys import QUICK
 from toy import DR3, toy_sky, with_own_g
@@ -45,7 +45,17 @@ NAMED = [5853498713190525696, 4345775217221821312]
 """Stars that pages speak of."""
 PLACEHOLDERS = {"SOURCE_ID": str(NAMED[1])}
 SOURCES = "GaiaSource_000000-786431.csv"
-SLOW = {"README", "calibration", "cluster", "commands", "covariance", "crossmatch", "generate", "outliers"}
+SLOW = {
+    "README",
+    "calibration",
+    "cluster",
+    "commands",
+    "covariance",
+    "crossmatch",
+    "generate",
+    "labels",
+    "outliers",
+}
 """Pages whose commands take several seconds on toy stars: calibrations, LSDB, flows, fits of two stars."""
 OTHERS = {"pip", "make", "python"}
 """Begin lines that are no command of ours: installation, and studies that have tests of their own."""
@@ -107,7 +117,8 @@ def newcomer(tmp_path_factory):
     sources["gaiaedr3_source_id"] = ids
     sources[:20]["ra", "dec", "gaiaedr3_source_id"].write(folder / "allstar.csv")
     sources[:20]["ra", "dec"].write(folder / "targets.fits")
-    table["source_id", "teff", "teff_err", "logg", "logg_err"].write(folder / "apogee_labels.csv")
+    known = [column for name in LABEL_NAMES for column in (name, f"{name}_err")]
+    table[["source_id", *known]].write(folder / "apogee_labels.csv")
     (folder / "carbon_stars.txt").write_text("\n".join(map(str, NAMED)) + "\n")
     for name in ("XP_CONTINUOUS_RAW", "other"):
         shutil.copy(folder / "stars.csv", folder / f"{name}.csv")
