@@ -172,7 +172,9 @@ def normalised_errors_figure(data: FigureData) -> Figure:
         for index, (name, row) in enumerate(zip(names, rows, strict=True)):
             _draw_errors(axes[index], stars, row, Limits(-1.5 * reach, 4.0 * reach))  # room for a note
             axes[index][0].set_ylabel(f"{name}\n{RESIDUAL_LABEL}")
-        span = _span([*(s for row in stars.models.values() for s in row.scatter), *stars.cannon.scatter])
+        together = np.concatenate([scatter for row in rows for scatter in row.scatter])
+        together = together[together > 0]  # the Cannon's scatter is 0 where errors explain all there is
+        span = Limits(float(together.min()) / 1.6, float(together.max()) * 4.0)
         for index, (name, row) in enumerate(stars.models.items(), start=len(rows)):
             _draw_scatter(axes[index], stars, row, span)
             axes[index][0].set_ylabel(f"{name}\n{SCATTER_LABEL}")
@@ -279,12 +281,6 @@ def _each(
 def _x_range(x: StarArray) -> Limits:
     margin = 0.03 * (float(np.ptp(x)) or 1.0)
     return Limits(float(x.min()) - margin, float(x.max()) + margin)
-
-
-def _span(values: list[StarArray]) -> Limits:
-    together = np.concatenate(values)
-    together = together[together > 0]  # the Cannon's scatter is 0 where errors explain all there is
-    return Limits(float(together.min()) / 1.6, float(together.max()) * 4.0)
 
 
 def _finish(figure: Figure, axes: list[list[Axes]], n_stars: int) -> None:

@@ -47,7 +47,7 @@ def plot_curve(axes: Axes, records: Records, quantity: Quantity) -> None:
     values = [[getattr(record, quantity) for record in epochs] for epochs in records.values() if epochs]
     if quantity in ("kl", "learning_rate"):
         _scale_positive(axes, values, quantity)
-    elif values and _falls_far(values):
+    elif values and max(max(v) for v in values) > 2.0 * _reach(values):
         if quantity == "chi2":
             axes.set_yscale("log")
         else:
@@ -65,10 +65,7 @@ def mark_held_out(axes: Axes, records: Records, held_out: Mapping[str, float]) -
             style = model_marks(index, 6.0, edge=1.2) | {"markerfacecolor": "white"}
             label = f"{name}, held out: {signed(held_out[name], 1)}"
             axes.plot([index], [held_out[name]], label=label, **style)
-
-
-def _held_out_axes(axes: Axes, n_models: int) -> None:
-    axes.set_xlim(-0.7, n_models - 0.3)
+    axes.set_xlim(-0.7, len(records) - 0.3)
     axes.margins(y=0.3)
     axes.set_xticks([])
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
@@ -104,10 +101,6 @@ def _reach(values: list[list[float]]) -> float:
     """Twice the largest absolute value in the second half of training."""
     late = np.concatenate([np.asarray(v)[len(v) // 2 :] for v in values])
     return 2.0 * max(float(np.abs(late).max()), 1.0)
-
-
-def _falls_far(values: list[list[float]]) -> bool:
-    return max(max(v) for v in values) > 2.0 * _reach(values)
 
 
 def _scale_fall(axes: Axes, values: list[list[float]]) -> None:
@@ -147,7 +140,6 @@ def training_figure(data: FigureData) -> Figure:
         if data.held_out:
             beside = figure.add_subplot(grid[:, 1])
             mark_held_out(beside, records, data.held_out)
-            _held_out_axes(beside, len(records))
             marks, values = beside.get_legend_handles_labels()
             handles, names = [*handles, *marks], [*names, *values]
         figure.legend(handles, names, loc="outside upper center", ncols=4)

@@ -174,13 +174,11 @@ def claim_cells(model: Checkpoint, spectra: Spectra, labels: StellarLabels) -> l
         region(comparison, "low_gravity"),
     )
     active = f"{score.active_latents} of {model.n_latent}"
-    return [f"{score.negative_elbo:.1f}", active, *map(_cell, claims)]
-
-
-def _cell(claim: Claim) -> str:
-    if claim.measured is None:
-        return "-"
-    return f"{claim.measured:.3f}{' h' if claim.verdict == HOLDS else ''}"
+    cells = (
+        "-" if claim.measured is None else f"{claim.measured:.3f}{' h' if claim.verdict == HOLDS else ''}"
+        for claim in claims
+    )
+    return [f"{score.negative_elbo:.1f}", active, *cells]
 
 
 def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim:

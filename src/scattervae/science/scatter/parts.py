@@ -151,9 +151,9 @@ def _bins_of_g(g_mag: StarArray, settings: ScatterSettings) -> StarCells:
 
 
 def _types(model: Checkpoint, stars: Spectra, n_types: int, seed: int) -> StarCells:
-    z = model.encode(stars).mean.double().numpy()
     if n_types == 1:
-        return np.zeros(len(z), dtype=np.int64)
+        return np.zeros(len(stars), dtype=np.int64)
+    z = model.encode(stars).mean.double().numpy()
     label = kmeans2(z, n_types, minit="++", seed=numpy_stream(seed, "types"))[1]
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
