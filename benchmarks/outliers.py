@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 
 import scattervae as sv
-from scattervae.gaia.basis import design
+from scattervae.gaia.basis import design, g_mag_of
 from scattervae.science.outliers import OutlierReference
 from scattervae.science.star_parts import StarParts
 from scattervae.seeds import numpy_stream
@@ -32,6 +33,7 @@ _RIDGE = (
     3e-3  # of the largest singular value: injected flux is smooth on a scale that the instrument resolves
 )
 _N_BOOTSTRAP = 200
+_G_BINS = (0, 15, 16, 17, 99)
 
 
 def main() -> None:
@@ -47,7 +49,11 @@ def main() -> None:
     methods = fitted(model, ordinary)
     chosen = {name: best(versions, tuned) for name, versions in methods.items()}
     rows = [
-        {"kind": kind, "method": name, **scores(method(scored), method(odd))}
+        {
+            "kind": kind,
+            "method": name,
+            **scores(method(scored), method(odd), np.asarray(g_mag_of(scored.g_flux))),
+        }
         for kind, odd in kinds(scored)
         for name, method in chosen.items()
     ]
@@ -158,8 +164,8 @@ def auc(ordinary: np.ndarray, odd: np.ndarray) -> float:
     return float(roc_auc_score(truth, np.nan_to_num(np.r_[ordinary, odd], posinf=1e12)))
 
 
-def scores(ordinary: np.ndarray, odd: np.ndarray) -> dict[str, float]:
-    """AUC with its interval, average precision, and recall at 1 % false alarms."""
+def scores(ordinary: np.ndarray, odd: np.ndarray, g_mag: np.ndarray) -> dict[str, float]:
+    """AUC with its interval and by G, average precision, and recall at 1 % false alarms."""
     truth, value = (
         np.repeat([0, 1], [len(ordinary), len(odd)]),
         np.nan_to_num(np.r_[ordinary, odd], posinf=1e12),
@@ -175,6 +181,11 @@ def scores(ordinary: np.ndarray, odd: np.ndarray) -> dict[str, float]:
         "auc_low": float(low),
         "auc_high": float(high),
         "average_precision": float(average_precision_score(truth, value)),
+        **{
+            f"auc_g_{low:g}_{high:g}": auc(ordinary[rows], odd[rows])
+            for low, high in pairwise(_G_BINS)
+            if (rows := (g_mag >= low) & (g_mag < high)).sum() > 1
+        },
         "recall_at_1_percent": float((odd > np.quantile(ordinary, 0.99)).mean()),
     }
 

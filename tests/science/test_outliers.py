@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 
 from scattervae.errors import CheckpointError, DataError
 from scattervae.science.outliers import (
+    NOT_ADDED,
     PARTS,
     REFERENCE,
     OutlierReference,
@@ -94,6 +95,16 @@ def test_neighbours_are_those_of_a_search_over_all_pairs(model, parts):
     np.testing.assert_allclose(
         10 ** _distances(stars, reference.stars, KDTree(reference.stars.latents))[:, 1], plain
     )
+
+
+def test_scatter_of_a_stars_own_does_not_count_twice(model, parts):
+    """Excess of chi^2 over errors alone is shown, and no part of the score."""
+    reference = OutlierReference.fit(model, parts)
+    fits = parts.fits.copy()
+    fits[:, list(PARTS).index(NOT_ADDED)] += 1.0
+    found, plain = reference.score(replace(parts, fits=fits)), reference.score(parts)
+    np.testing.assert_array_equal(found.score, plain.score)
+    assert (found.excess[:, 0] > plain.excess[:, 0]).all()
 
 
 def test_chunks_do_not_matter_and_the_oddest_come_first(model):

@@ -2,8 +2,8 @@
 
 Seven numbers say in what a star may be odd (`PARTS`). Each is compared with the reference stars nearest in G: its
 excess over their median, in units of what separates the median from the 84th percentile, so that neither G nor a few
-odd stars among the reference decide. Excesses are added in quadrature, deficits do not count. The result is calibrated
-to the share of reference stars of that G that are odder; beyond them the tail is taken to be exponential.
+odd stars among the reference decide. Excesses of all but one are added in quadrature, deficits do not count. The result
+is calibrated to the share of reference stars of that G that are odder; beyond them the tail is taken to be exponential.
 """
 
 import json
@@ -42,6 +42,8 @@ PARTS = {
     "isolation": "its latents are far from those of ordinary stars",
 }
 """What a star may be odd in, each larger the odder, with the reason in words."""
+NOT_ADDED = "misfit"
+"""The part that is no part of the sum: with it fewer odd stars are found, among others of the reference's kind."""
 
 SCORE_FIELDS = {
     SCORE: (
@@ -73,13 +75,11 @@ class OutlierReference:
     Attributes:
         stars: Their numbers.
         parts: All of `PARTS` of each, the star itself left out of its neighbours.
-        combined: What their parts add up to.
         model_digest: The model's.
     """
 
     stars: StarParts
     parts: Float64[np.ndarray, "star part"]
-    combined: StarArray
     model_digest: str
 
     @staticmethod
@@ -99,8 +99,7 @@ class OutlierReference:
                 np.sort(numpy_stream(seed, "outliers").permutation(len(stars))[:MOST_REFERENCE])
             )
         parts = np.column_stack([stars.fits, _distances(stars, stars, KDTree(stars.latents))])
-        combined = _combined(_Usual.of(parts, stars.g_mag).excess(parts, stars.g_mag))
-        return OutlierReference(stars, parts, combined, model.latent_digest)
+        return OutlierReference(stars, parts, model.latent_digest)
 
     def score(self, stars: StarParts) -> "OutlierScores":
         """How odd these stars are; one that is in the reference is not its own neighbour."""
@@ -115,7 +114,7 @@ class OutlierReference:
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {**vars(self.stars), "parts": self.parts, "combined": self.combined}
+        return {**vars(self.stars), "parts": self.parts}
 
     @cached_property
     def _tree(self) -> KDTree:
@@ -127,7 +126,8 @@ class OutlierReference:
 
     @cached_property
     def _ranked(self) -> "_Ranked":
-        return _Ranked.of(self.combined, self.stars.g_mag)
+        excess = self._usual.excess(self.parts, self.stars.g_mag)
+        return _Ranked.of(_combined(excess), self.stars.g_mag)
 
     def save(self, folder: Path) -> None:
         """Write it beside the model's own files.
@@ -154,14 +154,14 @@ class OutlierReference:
             )
         try:
             stars = StarParts(**{name: stored.arrays[name] for name in StarParts.__dataclass_fields__})
-            parts, combined = stored.arrays["parts"], stored.arrays["combined"]
+            parts = stored.arrays["parts"]
         except KeyError as error:
             raise CheckpointError(
                 f"{path}: lacks {error}; fit it again with `scattervae outliers --fit`"
             ) from error
         if parts.shape != (len(stars), len(PARTS)) or len(stars) < FEWEST_REFERENCE:
             raise CheckpointError(f"{path}: its arrays do not fit each other; fit it again")
-        return OutlierReference(stars, parts, combined, model.latent_digest)
+        return OutlierReference(stars, parts, model.latent_digest)
 
 
 @dataclass(frozen=True)
@@ -360,5 +360,6 @@ class _Ranked(NamedTuple):
 
 
 def _combined(excess: Float64[np.ndarray, "star part"]) -> StarArray:
-    combined: StarArray = np.sqrt(np.square(np.clip(excess, 0.0, None)).sum(axis=1))
+    added = np.array([name != NOT_ADDED for name in PARTS])
+    combined: StarArray = np.sqrt(np.square(np.clip(excess[:, added], 0.0, None)).sum(axis=1))
     return combined

@@ -180,6 +180,7 @@ def plot_flux_residuals(
         axes.set_yscale("symlog", linthresh=linear_below)
         axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below))
         axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 _TITLE_LABELS = {
