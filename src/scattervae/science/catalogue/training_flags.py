@@ -11,7 +11,6 @@ from scattervae.arrays import SourceIds
 from scattervae.gaia.basis import g_mag_of, xp_colour
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.facts import DataFacts
-from scattervae.model.training_stars import trained_on
 from scattervae.seeds import folds
 from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource
@@ -118,7 +117,9 @@ def training_flags(checkpoint: Checkpoint, stars: StoredSpectra, shared: int = 0
     of = TrainingStars.of(checkpoint)
     having: dict[TrainingFlag, Any] = {TrainingFlag.TRAINED_ON: of.holds(stars.source_id)}
     if not len(of.source_id):
-        having[TrainingFlag.MAY_HAVE_TRAINED] = trained_on(stars, checkpoint.recipe)
+        fold = folds(stars.source_id)  # whatever flags a star has, of which some are known only later
+        held_out = checkpoint.recipe.training.hold_out_validation
+        having[TrainingFlag.MAY_HAVE_TRAINED] = fold.train if held_out else ~fold.test
     kinds = {
         TrainingFlag.OTHER_COEFFICIENTS: (stars.flags & np.uint16(Flag.INFERRED)) > 0,
         TrainingFlag.OTHER_G_FLUX: stars.g_flux_source == GFluxSource.COEFFICIENTS,
