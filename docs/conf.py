@@ -4,6 +4,7 @@ import inspect
 import logging
 import pkgutil
 import shutil
+import sys
 from pathlib import Path
 
 from docutils.nodes import SkipNode
@@ -11,6 +12,7 @@ from latex2mathml.converter import convert
 
 import scattervae
 
+sys.path.insert(0, str(Path(__file__).parent))  # where scrapers.py is
 project = "scattervae"
 copyright = "2026, the scattervae developers"
 version = release = scattervae.__version__
@@ -33,6 +35,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "tutorials/scripts",
     "gallery_dirs": "tutorials/pages",
     "abort_on_example_error": True,
+    "image_scrapers": ("matplotlib", "scrapers.named_figure"),
     "copyfile_regex": r"nothing",
     "download_all_examples": False,
     "reset_modules": (),  # nothing is seen of a page in the next but the settings of matplotlib
@@ -67,6 +70,7 @@ def write_pages_of_code():
     """Write a page for each public name, and for each room a page with all of its modules."""
     pages = {}
     members = "\n   :members:\n   :undoc-members:\n   :inherited-members: BaseModel, tuple\n"
+    members += "   :exclude-members: model_config\n"
     for name in sorted(set(scattervae.__all__) - {"__version__"}):
         kind = "class" if inspect.isclass(getattr(scattervae, name)) else "function"
         listed = members if kind == "class" else ""
@@ -97,7 +101,14 @@ def write_formula(writer, node):
     raise SkipNode
 
 
+def keep_first_lines(app, what, name, obj, options, lines):
+    """Leave the first line of a property whole, of which napoleon takes what comes before a colon for its type."""
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(": ", "; ")
+
+
 def setup(app):
     """Enter the renderer of formulas, and write the pages that are made of the code."""
+    app.connect("autodoc-process-docstring", keep_first_lines, priority=400)  # napoleon's is 500
     write_pages_of_code()
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import typer
 from astropy.table import Table
+from matplotlib.figure import Figure
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -169,6 +170,18 @@ def test_what_is_said_to_open_a_store_opens_one_and_finds_stars(tmp_path, monkey
 
 def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_figures_of_tutorials_are_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    from scrapers import named_figure
+
+    found = {"example_globals": {"figure": Figure()}, "image_path_iterator": iter([str(tmp_path / "1.png")])}
+    assert "1.png" in named_figure(None, found, {"src_dir": str(tmp_path)})
+    assert (tmp_path / "1.png").is_file()
+    assert named_figure(None, found, {"src_dir": str(tmp_path)}) == ""
+    scripts = (DOCS / "tutorials" / "scripts").glob("*.py")
+    assert [path.name for path in scripts if "figure" not in path.read_text("utf-8")] == []
 
 
 def test_every_command_prints_json():

@@ -22,6 +22,7 @@ from astropy.table import Table
 import scattervae as sv
 from cli.toys import archive_columns, with_ids, write_csv
 from scattervae.science.binaries import BinaryColumns, with_binaries
+from scattervae.science.calibration import fit
 from scattervae.science.catalogue.encoding import EncodedStars, catalogue_schema
 from scattervae.science.generation import (
     GeneratedSpectra,
@@ -116,7 +117,8 @@ def newcomer(tmp_path_factory):
     table[:5].write(folder / "carbon_stars.fits")
     sources["gaiaedr3_source_id"] = ids
     sources[:20]["ra", "dec", "gaiaedr3_source_id"].write(folder / "allstar.csv")
-    sources[:20]["ra", "dec"].write(folder / "targets.fits")
+    for name in ("targets", "my_list"):
+        sources[:20]["ra", "dec"].write(folder / f"{name}.fits")
     known = [column for name in LABEL_NAMES for column in (name, f"{name}_err")]
     table[["source_id", *known]].write(folder / "apogee_labels.csv")
     (folder / "carbon_stars.txt").write_text("\n".join(map(str, NAMED)) + "\n")
@@ -143,8 +145,15 @@ def here(newcomer, tmp_path, monkeypatch):
     monkeypatch.setattr("scattervae.model.recipe.load_recipe", lambda name: in_one_epoch(quick(name)))
     quick_labels = partial(fit_labels, settings=QUICK)
     monkeypatch.setattr("scattervae.science.labels.model.fit_labels", quick_labels)
+    monkeypatch.setattr(fit, "CalibrationSettings", QuickCalibration)
     yield tmp_path / "here"
     plt.close("all")
+
+
+class QuickCalibration(fit.CalibrationSettings):
+    """So few simulated stars that a calibration takes seconds; how good it is, other tests ask."""
+
+    n_score: int = 2000
 
 
 def in_one_epoch(recipe):

@@ -142,12 +142,12 @@ class Checkpoint(Shown):
         (True, 110, 'cpu')
     """
 
-    recipe: Recipe  # every setting it was trained with
-    normalization: Normalization  # from archive units to its inputs
-    network: ScatterVAE  # in evaluation mode
-    provenance: dict[str, Any]  # version, data digest, counts of stars; readable JSON values
-    records: tuple[EpochRecord, ...] = ()  # one an epoch of its training
-    # of the stars that it was trained on, rising; none where they were not kept
+    recipe: Recipe  #: every setting it was trained with
+    normalization: Normalization  #: from archive units to its inputs
+    network: ScatterVAE  #: in evaluation mode
+    provenance: dict[str, Any]  #: version, data digest, counts of stars; readable JSON values
+    records: tuple[EpochRecord, ...] = ()  #: one an epoch of its training
+    #: of the stars that it was trained on, rising; none where they were not kept
     source_id: SourceIds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __repr__(self) -> str:

@@ -151,16 +151,16 @@ class Recipe(Settings):
         >>> smaller = recipe.model_copy(update={"training": training})
     """
 
-    name: str  # what the recipe is called
-    # what is minimised: the paper's loss as ``printed``, or the negative ``elbo``
+    name: str  #: what the recipe is called
+    #: what is minimised: the paper's loss as ``printed``, or the negative ``elbo``
     objective: Objective = "elbo"
-    # ``diagonal``: independent coefficients (paper). ``full``: with the correlations of the stars that have
-    # them, and the error of their G flux; such stars are held in memory.
+    #: ``diagonal``: independent coefficients (paper). ``full``: with the correlations of the stars that have
+    #: them, and the error of their G flux; such stars are held in memory.
     likelihood: Likelihood = "diagonal"
-    network: NetworkShape = NetworkShape()  # its shape
-    training: TrainingSettings = TrainingSettings()  # how its weights are found
-    degradation: DegradationSettings = DegradationSettings()  # how training stars are degraded
-    normalization: NormalizationSettings = NormalizationSettings()  # how coefficients are chosen and scaled
+    network: NetworkShape = NetworkShape()  #: its shape
+    training: TrainingSettings = TrainingSettings()  #: how its weights are found
+    degradation: DegradationSettings = DegradationSettings()  #: how training stars are degraded
+    normalization: NormalizationSettings = NormalizationSettings()  #: how coefficients are chosen and scaled
 
     @property
     def trains_on_one_band(self) -> bool:

@@ -57,9 +57,9 @@ class RunFolder:
         False
     """
 
-    model: Path  # the trained folder
-    resume: bool = False  # go on with an unfinished run, where there is one
-    overwrite: bool = False  # replace a finished model, or start an unfinished run again
+    model: Path  #: the trained folder
+    resume: bool = False  #: go on with an unfinished run, where there is one
+    overwrite: bool = False  #: replace a finished model, or start an unfinished run again
 
     @property
     def unfinished(self) -> Path:

@@ -27,17 +27,17 @@ class Evaluation:
     with ln 2 pi; lower is better.
     """
 
-    n_stars: int  # stars scored
-    negative_elbo: float  # negative evidence lower bound, over draws from the posterior
-    negative_elbo_error: float  # one standard error of that mean over stars
-    nll_at_mean: float  # negative log-likelihood at the posterior mean, divergence not counted
-    kl: float  # divergence of the posterior from the prior
-    kl_per_latent: list[float]  # the same, latent by latent
-    active_latents: int  # latents with a divergence above 0.1 nats
-    # at the posterior mean, over the first ten coefficients: ``bp10``, ``rp10``
+    n_stars: int  #: stars scored
+    negative_elbo: float  #: negative evidence lower bound, over draws from the posterior
+    negative_elbo_error: float  #: one standard error of that mean over stars
+    nll_at_mean: float  #: negative log-likelihood at the posterior mean, divergence not counted
+    kl: float  #: divergence of the posterior from the prior
+    kl_per_latent: list[float]  #: the same, latent by latent
+    active_latents: int  #: latents with a divergence above 0.1 nats
+    #: at the posterior mean, over the first ten coefficients: ``bp10``, ``rp10``
     mean_abs_normalised_error: dict[str, float]
-    share_beyond_5_sigma: float  # of all coefficients of all stars
-    largest_normalised_error: float  # absolute, of all coefficients of all stars
+    share_beyond_5_sigma: float  #: of all coefficients of all stars
+    largest_normalised_error: float  #: absolute, of all coefficients of all stars
 
 
 @torch.no_grad()

@@ -51,12 +51,12 @@ _LIKE_MAG = 0.5
 class GeneratedSpectra(Shown):
     """Spectra that a model made, in archive units."""
 
-    z: Latents  # the latent vectors they were made from
-    coeffs: CoeffArray  # coefficients, BP then RP [electron/s in the basis]
-    scatter: CoeffArray  # intrinsic scatter of each, one standard deviation, same units
-    g_flux: StarArray  # the G flux they were scaled to [electron/s]
-    basis: Basis  # sizes and ids of the coefficients
-    errors: CoeffArray | None = None  # measurement errors of which a draw was added; None for none
+    z: Latents  #: the latent vectors they were made from
+    coeffs: CoeffArray  #: coefficients, BP then RP [electron/s in the basis]
+    scatter: CoeffArray  #: intrinsic scatter of each, one standard deviation, same units
+    g_flux: StarArray  #: the G flux they were scaled to [electron/s]
+    basis: Basis  #: sizes and ids of the coefficients
+    errors: CoeffArray | None = None  #: measurement errors of which a draw was added; None for none
 
     def __len__(self) -> int:
         return len(self.g_flux)

@@ -56,8 +56,8 @@ class TrainedModel(CalibratedModel):
         (8, 'best', ('teff', 'logg', 'fe_h', 'alpha_m'))
     """
 
-    label_model: LabelModel | None = None  # what predicts them; None where none were fitted
-    folder: Path | None = None  # where it was read from; None for one that was not
+    label_model: LabelModel | None = None  #: what predicts them; None where none were fitted
+    folder: Path | None = None  #: where it was read from; None for one that was not
 
     @property
     def digest(self) -> str:
