@@ -37,15 +37,15 @@ def main() -> None:
     fold, usable = folds(stars.spectra.source_id), stars.spectra.usable
     asked = stars.spectra.take(getattr(fold, (fold_name or ["validation"])[0]) & usable)
     seen = stars.spectra.take(fold.train & usable)
-    known, learnt = (TargetLabels.of(stars.labels.aligned_to(s.source_id)) for s in (asked, seen))
-    ours = label_stars(model, labels_of(model), asked).values
+    known, labelled = (TargetLabels.of(stars.labels.aligned_to(s.source_id)) for s in (asked, seen))
+    own = label_stars(model, labels_of(model), asked).values
     x, asked_x = (model.normalization.apply(s).x.numpy() for s in (seen, asked))
     predicted = []  # of each label: by the model, the trees, the neighbours
     for label in range(len(known.names)):
-        has = np.isfinite(learnt.values[:, label])
+        has = np.isfinite(labelled.values[:, label])
         methods = (HistGradientBoostingRegressor(random_state=0), KNeighborsRegressor(N_NEAREST))
-        others = [method.fit(x[has], learnt.values[has, label]).predict(asked_x) for method in methods]
-        predicted.append(np.stack([ours[:, label], *others]))
+        others = [method.fit(x[has], labelled.values[has, label]).predict(asked_x) for method in methods]
+        predicted.append(np.stack([own[:, label], *others]))
     bins = [*bins_of_labels(known), *bins_of_g(asked)]
     print(
         "| label | bin | stars | RMSE | trees | nearest | ratio to the better (95 %) |\n" + "|---" * 7 + "|"
