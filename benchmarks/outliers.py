@@ -23,7 +23,8 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 
 import scattervae as sv
-from scattervae.gaia.basis import design, g_mag_of
+from scattervae.gaia.basis import g_mag_of
+from scattervae.gaia.flux import design
 from scattervae.science.outliers import OutlierReference
 from scattervae.science.star_parts import StarParts
 from scattervae.seeds import numpy_stream

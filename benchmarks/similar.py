@@ -24,7 +24,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
 import scattervae as sv
-from scattervae.gaia.basis import design
+from scattervae.gaia.flux import design
 from scattervae.science.similar import Population, rank_features
 from scattervae.science.star_parts import Features
 from scattervae.seeds import numpy_stream

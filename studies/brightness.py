@@ -18,7 +18,7 @@ from scattervae.arrays import StarArray
 from scattervae.errors import DataError
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.model.recipe import Degradation
 from scattervae.science.calibration.widths import encode
 from scattervae.science.exact_posterior import refine

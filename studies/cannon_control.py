@@ -15,8 +15,7 @@ from astropy.io import fits
 import scattervae as sv
 from scattervae.arrays import LabelArray, SourceIds
 from scattervae.gaia.reading import demo_file
-from scattervae.model.loss import gaussian_terms
-from scattervae.model.network import Reconstruction
+from scattervae.model.network import Reconstruction, gaussian_terms
 from scattervae.model.training_stars import training_stars
 from scattervae.science.cannon.fit import features, fit_polynomial
 from scattervae.science.cannon.model import Cannon, CannonSettings, LabelRange

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from scattervae.arrays import Coeffs, PerStar, StarMask
 from scattervae.errors import DataError
 from scattervae.model.loss import loss_terms
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.cannon.model import Cannon, labelled
 from scattervae.science.paper.comparison import first_ten
 from scattervae.spectra.spectra import Spectra

@@ -16,8 +16,7 @@ from scattervae.errors import DataError
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.covariance import CorrelatedNoise, Matrices, square
 from scattervae.model.loss import loss_terms
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Coupling
+from scattervae.model.network import Coupling, Reconstruction
 from scattervae.seeds import stream
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 

@@ -12,8 +12,14 @@ from itertools import pairwise
 import numpy as np
 
 import scattervae as sv
-from scattervae.gaia.basis import bp_rp_from_coeffs, g_flux_from_coeffs, g_mag_of
-from scattervae.gaia.g_flux import BY_COLOUR, BY_G, catalogue_g_flux
+from scattervae.gaia.basis import (
+    BY_COLOUR,
+    BY_G,
+    bp_rp_from_coeffs,
+    catalogue_g_flux,
+    g_flux_from_coeffs,
+    g_mag_of,
+)
 from scattervae.science.calibration.calibrated import spectrum_score
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag, Spectra

@@ -7,7 +7,7 @@ from torch import Tensor
 from scattervae.arrays import Coeffs
 from scattervae.errors import CheckpointError
 from scattervae.model.checkpoint import BATCH, Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.exact_posterior import refine
 from scattervae.science.scatter.leave_one_out import Residuals
 from scattervae.seeds import stream

@@ -15,8 +15,8 @@ from astropy.table import Table
 from scipy.optimize import nnls
 
 from scattervae.gaia import inference
-from scattervae.gaia.basis import design
 from scattervae.gaia.files.sampled import SampledSpectra
+from scattervae.gaia.flux import design
 from scattervae.gaia.inference import coeff_errors, infer_coeffs
 from scattervae.gaia.transport import archive_design
 from scattervae.spectra.spectra import repeats

@@ -22,7 +22,8 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 import scattervae as sv
-from scattervae.gaia.basis import flux_from_coeffs, g_flux_of
+from scattervae.gaia.basis import g_flux_of
+from scattervae.gaia.flux import flux_from_coeffs
 from scattervae.model.network import Reconstruction
 from scattervae.science import generation
 from scattervae.science.cannon.model import Cannon, CannonSettings

@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 import scattervae
 from scattervae.arrays import Latents
-from scattervae.gaia.basis import design
+from scattervae.gaia.flux import design
 from scattervae.model.flow import fit_flow
 from scattervae.science.exact_posterior import log_evidence
 from scattervae.science.generation import from_aggregate, from_flow, from_prior

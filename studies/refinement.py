@@ -17,7 +17,7 @@ import scattervae
 from scattervae.arrays import Latents, PerStar
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.loss import loss_terms
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.exact_posterior import log_evidence, refine
 from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs

@@ -108,7 +108,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 _SCRIPT = """
 import sys
-from scattervae.gaia import ingest_file
+from scattervae.gaia import ingest as ingesting
 from scattervae.gaia.ingest import ingest
 
 if __name__ == "__main__":

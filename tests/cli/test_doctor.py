@@ -6,8 +6,8 @@ import pytest
 
 from gaia.archive.stars import add_bulk, server_of, toy_stars
 from scattervae.gaia.archive.listing import release_of
-from scattervae.gaia.basis import flux_from_coeffs
 from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.flux import flux_from_coeffs
 from scattervae.science import machine
 from scattervae.science.catalogue import encoding
 

@@ -15,9 +15,16 @@ from files_toys import HEADER, ToyStars, csv_of, set_cell, write
 from ingest_toys import bulk_rows, sky_stars, write_bulk
 from scattervae.errors import DataError, StoreError
 from scattervae.gaia import reading
-from scattervae.gaia.basis import flux_from_coeffs, g_flux_from_coeffs, g_flux_of
+from scattervae.gaia.basis import (
+    BLENDED_BY,
+    GFluxes,
+    catalogue_g_flux,
+    g_flux_from_coeffs,
+    g_flux_of,
+    has_excess,
+)
 from scattervae.gaia.files.reading import read_file
-from scattervae.gaia.g_flux import BLENDED_BY, GFluxes, catalogue_g_flux, has_excess
+from scattervae.gaia.flux import flux_from_coeffs
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load, load_chunks
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra

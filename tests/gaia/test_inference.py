@@ -8,9 +8,9 @@ from scipy.optimize import nnls
 
 from scattervae.errors import DataError
 from scattervae.gaia import inference
-from scattervae.gaia.basis import design, flux_from_coeffs
 from scattervae.gaia.files.reading import read_file
 from scattervae.gaia.files.sampled import SampledSpectra
+from scattervae.gaia.flux import design, flux_from_coeffs
 from scattervae.gaia.inference import Prior, _fitted_prior, _Whitened, coeff_errors, infer_coeffs
 from scattervae.gaia.reading import load
 from scattervae.gaia.transport import archive_design, design_at

@@ -22,8 +22,8 @@ from ingest_toys import (
     write_zipped,
 )
 from scattervae.errors import BusyError, DataError, StoreError
-from scattervae.gaia import ingest_file
-from scattervae.gaia.g_flux import catalogue_g_flux
+from scattervae.gaia import ingest as ingesting
+from scattervae.gaia.basis import catalogue_g_flux
 from scattervae.gaia.ingest import ingest
 from scattervae.gaia.reading import load
 from scattervae.spectra.hats import Positions, pixel_centres
@@ -185,14 +185,14 @@ def test_strict_says_why(tmp_path, kind):
 
 def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
     paths = [write(tmp_path, sky_stars(3, pixel=seed).csv(), f"{seed}.csv") for seed in (0, 1)]
-    real = ingest_file.file_digest
+    real = ingesting.file_digest
 
     def digest(path):
         if path == paths[0]:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(ingest_file, "file_digest", digest)
+    monkeypatch.setattr(ingesting, "file_digest", digest)
     store = ingest(paths, tmp_path / "store")
     assert store.entries[0].error == f"{paths[0]}: cannot be opened: Permission denied"
     assert len(store) == 3
@@ -238,8 +238,8 @@ def test_a_file_that_has_not_changed_is_not_read_to_know_it(tmp_path, monkeypatc
     files, _ = sky_files(tmp_path)
     ingest(files[:2], tmp_path / "store")
     hashed = []
-    real = ingest_file.file_digest
-    monkeypatch.setattr(ingest_file, "file_digest", lambda path: hashed.append(path) or real(path))
+    real = ingesting.file_digest
+    monkeypatch.setattr(ingesting, "file_digest", lambda path: hashed.append(path) or real(path))
     files[0].touch()
     moved = shutil.copy(files[1], tmp_path / "moved.csv.gz")
     ingest([files[1], files[0], files[2], moved], tmp_path / "store")

@@ -178,7 +178,8 @@ def test_51_and_55_coefficients_go_the_whole_way_without_a_table_of_g_fluxes(
     cli, tmp_path, other_basis, shared_data
 ):
     """Ingest, train, encode, flux: from real stars in a basis that the installed GaiaXPy knows by its ids."""
-    from scattervae.gaia.basis import design, g_flux_from_coeffs, sample_flux
+    from scattervae.gaia.basis import g_flux_from_coeffs
+    from scattervae.gaia.flux import design, sample_flux
 
     field = load(shared_data / "field_stars.parquet").spectra.take(slice(0, 200))
     own = Spectra.of(field.source_id, without_last_four(field.coeffs), field.errors, basis=DR3)

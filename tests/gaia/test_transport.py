@@ -9,8 +9,8 @@ import scattervae as sv
 from basis_toys import expressed, without_last_four
 from basis_toys import rotation as basis_rotation
 from scattervae.errors import DataError
-from scattervae.gaia.basis import sample_flux
 from scattervae.gaia.facts import DR3_BASIS
+from scattervae.gaia.flux import sample_flux
 from scattervae.gaia.transport import Functions, functions_of, transport
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 from toy import DR3, toy_sky

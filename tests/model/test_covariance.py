@@ -18,8 +18,7 @@ from scattervae.model.covariance import (
     square,
 )
 from scattervae.model.loss import loss_terms
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, Reconstruction
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.normalization import Normalization, NormalizationSettings
 from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.files import read_tensors, write_tensors
 from scattervae.model.flow import FLOW, FlowSettings, LatentFlow, fit_flow, fit_to_posteriors
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.seeds import folds, stream
 from toy import spoiled, toy_sky, untrained_model
 

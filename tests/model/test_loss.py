@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from scattervae.model.loss import LossTerms, gaussian_terms, loss_terms, objective
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.loss import LossTerms, loss_terms, objective
+from scattervae.model.network import Posterior, Reconstruction, gaussian_terms
 from scattervae.seeds import stream
 
 Batch = tuple[torch.Tensor, torch.Tensor, Posterior, Reconstruction]

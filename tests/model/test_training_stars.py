@@ -8,7 +8,7 @@ from model.noise_toys import correlated
 from scattervae.errors import TrainingError
 from scattervae.model.batches import StarsInMemory, StarsOnDisk
 from scattervae.model.distributed import World
-from scattervae.model.recipe import Recipe
+from scattervae.model.recipe import Recipe, trained_on
 from scattervae.model.training_stars import (
     Machine,
     Prepared,
@@ -16,7 +16,6 @@ from scattervae.model.training_stars import (
     data_digest,
     prepare_spectra,
     prepare_store,
-    trained_on,
     training_stars,
 )
 from scattervae.seeds import folds

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, Reconstruction
 
 
 @dataclass(frozen=True)

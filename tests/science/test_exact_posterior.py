@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from scattervae.model.loss import gaussian_terms, loss_terms
-from scattervae.model.network import NetworkShape, Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.loss import loss_terms
+from scattervae.model.network import NetworkShape, Posterior, Reconstruction, gaussian_terms
 from scattervae.model.recipe import DegradationSettings, Recipe, TrainingSettings
 from scattervae.science.calibration.widths import latent_coverage
 from scattervae.science.evaluation import evaluate

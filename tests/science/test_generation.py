@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from scattervae.errors import CheckpointError, DataError
 from scattervae.gaia.basis import g_flux_from_coeffs, g_flux_of, g_mag_of
 from scattervae.model.flow import FlowSettings, fit_to_posteriors
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.model.recipe import Recipe
 from scattervae.science import generation
 from scattervae.science.labels.targets import TargetLabels

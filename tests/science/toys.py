@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.paper.comparison import CANNON, DRAWN, NETWORK, ROBUST, ModelComparison, Scores
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Basis, Spectra

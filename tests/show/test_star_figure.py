@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scattervae.errors import DataError
-from scattervae.gaia.basis import sample_flux
+from scattervae.gaia.flux import sample_flux
 from scattervae.seeds import folds
 from scattervae.show.registry import FigureData
 from scattervae.show.star_figure import shown_star, star_figure

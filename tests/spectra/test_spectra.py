@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scattervae.errors import DataError
+from scattervae.gaia.files.sampled import SampledSpectra
 from scattervae.spectra.spectra import (
     UNUSABLE,
     Basis,
     Correlations,
     Flag,
     GFluxSource,
-    SampledSpectra,
     Spectra,
     flag_counts,
     rechunk,

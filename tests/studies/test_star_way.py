@@ -49,3 +49,4 @@ def test_the_architecture_page_lists_the_modules_of_the_trace(printed):
     )
     way = page.split("## A star's way")[1].split("\n## ")[0].split("\n1. ", 1)[1]
     assert set(re.findall(r"`([\w.]+)`", way)) == traced
+    assert len(traced) <= 36

@@ -8,7 +8,7 @@ import torch
 
 from scattervae.gaia.basis import g_flux_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.generation import generate
 from scattervae.science.trained import load_model
 from scattervae.seeds import stream

@@ -178,7 +178,7 @@ def model_values(
     faint: "dict[float, LatentCoverage] | None" = None,
 ) -> dict[str, object]:
     """The scores of one model with what its training took."""
-    from scattervae.model.facts import Facts
+    from scattervae.settings import Facts
 
     training = Facts.model_validate(checkpoint.provenance).training
     return {

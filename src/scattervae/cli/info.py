@@ -228,9 +228,9 @@ def _columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, di
 
 
 def _model(path: Path) -> Summary:
-    from scattervae.model.facts import Facts
     from scattervae.science.calibration.calibrated import is_calibrated
     from scattervae.science.trained import load_model
+    from scattervae.settings import Facts
 
     model = load_model(path)
     n_parameters = sum(p.numel() for p in model.network.parameters())

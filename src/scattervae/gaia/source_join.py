@@ -17,18 +17,18 @@ from scattervae.errors import DataError, StoreError, counted
 from scattervae.gaia.bulk.lines import BrokenFileError, Header, lacking_columns, read_header, read_texts
 from scattervae.gaia.facts import DR3, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import assemble_sources
-from scattervae.gaia.files.cells import floats
+from scattervae.gaia.files.cells import floats, identifiers
 from scattervae.gaia.files.columns import Columns, pick
 from scattervae.gaia.files.reading import read_sources_file
-from scattervae.gaia.files.rows import duplicates, identifiers, joined_sources
 from scattervae.spectra.hats import Positions
-from scattervae.spectra.spectra import GFluxSource, Spectra
+from scattervae.spectra.spectra import GFluxSource, Spectra, repeats
 from scattervae.spectra.star_tables import (
     G_FLUX_COLUMN,
     POSITION_COLUMNS,
     SOURCE_COLUMNS,
     DataRelease,
     SourceColumns,
+    joined_sources,
 )
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def _sorted(sources: SourceColumns) -> SourceColumns:
     """One row a star, the first, in the order of source_id."""
     if (np.diff(sources.source_id) > 0).all():
         return sources
-    first = sources.take(~duplicates(sources.source_id))
+    first = sources.take(~repeats(sources.source_id))
     return first.take(np.argsort(first.source_id))
 
 

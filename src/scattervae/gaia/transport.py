@@ -19,10 +19,11 @@ from jaxtyping import Float64
 
 from scattervae.arrays import CoeffArray, CoeffVector, StarArray, Wavelengths
 from scattervae.errors import DataError
-from scattervae.gaia.basis import Design, FluxMatrix, as_if_not_imported, design, known_basis
+from scattervae.gaia.basis import as_if_not_imported, known_basis
 from scattervae.gaia.facts import DR3_BASIS
-from scattervae.spectra.bases import BasisIds
+from scattervae.gaia.flux import Design, FluxMatrix, design
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
+from scattervae.spectra.star_tables import BasisIds
 
 _HC = 1e9 * 2.99792458e8 * 6.62607004e-34
 """A photon's energy times its wavelength [J nm], from the constants of ``gaiaxpy.core.nature``."""

@@ -39,11 +39,9 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.model.facts import Facts
-from scattervae.model.network import Reconstruction, ScatterVAE
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, Reconstruction, ScatterVAE
 from scattervae.model.recipe import Recipe
-from scattervae.settings import Settings
+from scattervae.settings import Facts, Settings
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra, rechunk
 

@@ -22,7 +22,7 @@ from scattervae.arrays import Latents, PerStar
 from scattervae.errors import CheckpointError, TrainingError
 from scattervae.files import StoredTensors, problems, read_tensors, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
 from scattervae.spectra.spectra import Spectra

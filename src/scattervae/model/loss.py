@@ -5,63 +5,12 @@ They differ only in how chi^2, penalty and divergence are weighted (Laroche & Sp
 
 from typing import Literal, NamedTuple
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from scattervae.arrays import Coeffs, PerStar
 from scattervae.model.covariance import CorrelatedNoise, full_terms
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, Reconstruction, gaussian_terms
 
 Objective = Literal["printed", "elbo"]
 Likelihood = Literal["diagonal", "full"]
-
-
-class GaussianTerms(NamedTuple):
-    r"""The parts of each star's likelihood under independent Gaussians; what is missing adds nothing to any of them.
-
-    Attributes:
-        chi2: :math:`\sum_i (x_i - m_i)^2 / v_i`.
-        log_det: :math:`\sum_i \ln v_i`.
-        n_known: How many coefficients are not missing.
-        log_variance: :math:`\ln v_i` of each coefficient; 0 where missing.
-    """
-
-    chi2: PerStar
-    log_det: PerStar
-    n_known: Int64[Tensor, " star"]
-    log_variance: Coeffs
-
-    @property
-    def nll(self) -> PerStar:
-        r"""Negative log-likelihood of each star; :math:`\tfrac12 N \ln 2\pi` is left out."""
-        return 0.5 * (self.chi2 + self.log_det)
-
-
-def gaussian_terms(
-    x: Coeffs, mean: Coeffs, variance: Coeffs, *, dtype: torch.dtype | None = None
-) -> GaussianTerms:
-    """Chi^2 and log determinant of each star.
-
-    Args:
-        x: Observed coefficients; any number where missing.
-        mean: Predicted coefficients, same units.
-        variance: Of error and scatter together, same units squared; above 0, infinite where a coefficient is missing.
-        dtype: What sums over coefficients are computed in; that of the arguments where None.
-
-    Source:
-        Laroche & Speagle (2023), eqs. 3 and 4, as sums over coefficients.
-    """
-    chi2 = (x - mean).square_().div_(variance).sum(dim=-1, dtype=dtype)
-    log_variance = variance.log()
-    log_det = log_variance.sum(dim=-1, dtype=dtype)
-    n_known = torch.full_like(log_det, x.shape[-1], dtype=torch.int64)
-    if log_det.isinf().any():
-        missing = variance.isinf()
-        log_variance = log_variance.masked_fill(missing, 0.0)
-        log_det, n_known = log_variance.sum(dim=-1, dtype=dtype), (~missing).sum(dim=-1)
-    return GaussianTerms(chi2, log_det, n_known, log_variance)
 
 
 class LossTerms(NamedTuple):

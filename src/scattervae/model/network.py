@@ -1,24 +1,144 @@
-"""The scatter VAE: an encoder, and two decoders that read the same latent vector, of plain layers or residual ones.
+"""The scatter VAE: an encoder, two decoders of plain or residual layers, and how likely stars are under both.
 
 Laroche & Speagle (2023), sect. 2.2 and fig. 1.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
-from scattervae.arrays import Coeffs, Latents
-from scattervae.model.posterior import Posterior
+from scattervae.arrays import Coeffs, Latents, PerStar
 from scattervae.settings import Settings
 
 LARGEST_ERROR = 1e3  # training standard deviations; nothing is known of a coefficient with such an error
 SMALLEST_ERROR = 1e-6
 FEATURES_A_COEFF = 3
+ACTIVE_ABOVE_NATS = 0.1
+Coupling = Float[Tensor, "star latent latent"]
+
+
+class Posterior(NamedTuple):
+    r"""A Gaussian over the latents of each star.
+
+    .. math:: z = \mu + (1 + C)\, \mathrm{diag}(s)\, \epsilon, \qquad \epsilon \sim N(0, 1)
+
+    With C strictly lower triangular every covariance can be written so, and its determinant is that of
+    diag(s^2). The paper's posterior is independent: it has no C.
+
+    Attributes:
+        mean: :math:`\mu`.
+        log_variance: :math:`\ln s^2`, the variance of a latent given those before it.
+        coupling: C; None where the latents are independent.
+
+    Source:
+        Laroche & Speagle (2023), sect. 2.2, for the independent one; Kingma & Welling (2019), sect. 2.5.1, for a
+        full covariance.
+    """
+
+    mean: Latents
+    log_variance: Latents
+    coupling: Coupling | None = None
+
+    @classmethod
+    def of_root(cls, mean: Latents, root: Coupling) -> "Posterior":
+        """The Gaussian of this mean whose covariance is L L^T, with L lower triangular."""
+        sd = root.diagonal(dim1=1, dim2=2)
+        coupling = (root / sd[:, None, :]).tril(-1)
+        return cls(mean, 2.0 * sd.log().to(mean), coupling.to(mean))
+
+    @property
+    def noise_sd(self) -> Latents:
+        """Standard deviation s of each latent's own noise."""
+        return (0.5 * self.log_variance).exp()
+
+    @property
+    def sd(self) -> Latents:
+        """Standard deviation of each latent, whatever the others are."""
+        return self.noise_sd if self.coupling is None else self.variance.sqrt()
+
+    @property
+    def variance(self) -> Latents:
+        """Variance of each latent, whatever the others are."""
+        own = self.log_variance.exp()
+        if self.coupling is None:
+            return own
+        return own + (self.coupling.square() * own[:, None, :]).sum(dim=-1)
+
+    @property
+    def root(self) -> Coupling:
+        """The lower triangular L = (1 + C) diag(s) of the covariance L L^T."""
+        diagonal = self.noise_sd.diag_embed()
+        return diagonal if self.coupling is None else diagonal + self.coupling * self.noise_sd[:, None, :]
+
+    @property
+    def covariance(self) -> Coupling:
+        """Covariance of the latents of each star."""
+        return self.root @ self.root.mT
+
+    def at(self, noise: Latents) -> Latents:
+        """The draw that standard normal noise gives (Kingma & Welling 2013, sect. 2.4)."""
+        if self.coupling is None:
+            return self.mean + self.noise_sd * noise
+        scaled = self.noise_sd * noise
+        return self.mean + scaled + torch.bmm(self.coupling, scaled[:, :, None])[:, :, 0]
+
+    def sample(self, generator: torch.Generator) -> Latents:
+        """One draw a star."""
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
+        return self.at(noise.to(self.mean.device))
+
+    def log_density(self, z: Latents) -> Float[Tensor, " star"]:
+        r"""Natural logarithm of the density at one latent vector a star, :math:`\ln 2\pi` included."""
+        scaled = z - self.mean
+        if self.coupling is not None:
+            scaled = torch.linalg.solve_triangular(self.root, scaled[:, :, None], upper=False)[:, :, 0]
+        else:
+            scaled = scaled / self.noise_sd
+        constant = self.mean.shape[1] * math.log(2.0 * math.pi)
+        return -0.5 * (scaled.square().sum(dim=-1) + self.log_variance.sum(dim=-1) + constant)
+
+    def kl(self) -> Latents:
+        r"""Kullback-Leibler divergence from the standard normal prior in nats, latent by latent.
+
+        .. math:: \tfrac12 \left[ \mu_k^2 + \Sigma_{kk} - 1 - \ln s_k^2 \right]
+
+        The sum over latents is the divergence of the whole Gaussian, correlated or not.
+
+        Source:
+            Laroche & Speagle (2023), eq. 5, before the mean over latents.
+        """
+        return 0.5 * (self.mean.square() + self.variance - 1.0 - self.log_variance)
+
+    def kl_per_latent(self) -> list[float]:
+        """Divergence of each latent in nats, averaged over the stars that could be encoded."""
+        kl: list[float] = self.kl().double().nanmean(dim=0).tolist()
+        return kl
+
+    def active_latents(self) -> list[int]:
+        """The latents that carry information, counted from 0: a mean divergence above 0.1 nats, the largest first."""
+        kl = self.kl_per_latent()
+        return sorted((k for k in range(len(kl)) if kl[k] > ACTIVE_ABOVE_NATS), key=lambda k: -kl[k])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Posterior":
+        """The same change made to mean, log variance and coupling: rows taken, a device, a type."""
+        coupling = None if self.coupling is None else change(self.coupling)
+        return Posterior(change(self.mean), change(self.log_variance), coupling)
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Posterior]") -> "Posterior":
+        """The stars of all parts in order; at least one part, all correlated or none."""
+        couplings = [part.coupling for part in parts if part.coupling is not None]
+        return Posterior(
+            torch.cat([part.mean for part in parts]),
+            torch.cat([part.log_variance for part in parts]),
+            torch.cat(couplings) if couplings else None,
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -209,3 +329,49 @@ def _through(layers: nn.Sequential, x: Tensor) -> Tensor:
     if as_usual or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return layers(x)  # type: ignore[no-any-return]
     return layers(x.to_mkldnn()).to_dense()  # type: ignore[no-any-return]
+
+
+class GaussianTerms(NamedTuple):
+    r"""The parts of each star's likelihood under independent Gaussians; what is missing adds nothing to any of them.
+
+    Attributes:
+        chi2: :math:`\sum_i (x_i - m_i)^2 / v_i`.
+        log_det: :math:`\sum_i \ln v_i`.
+        n_known: How many coefficients are not missing.
+        log_variance: :math:`\ln v_i` of each coefficient; 0 where missing.
+    """
+
+    chi2: PerStar
+    log_det: PerStar
+    n_known: Int64[Tensor, " star"]
+    log_variance: Coeffs
+
+    @property
+    def nll(self) -> PerStar:
+        r"""Negative log-likelihood of each star; :math:`\tfrac12 N \ln 2\pi` is left out."""
+        return 0.5 * (self.chi2 + self.log_det)
+
+
+def gaussian_terms(
+    x: Coeffs, mean: Coeffs, variance: Coeffs, *, dtype: torch.dtype | None = None
+) -> GaussianTerms:
+    """Chi^2 and log determinant of each star.
+
+    Args:
+        x: Observed coefficients; any number where missing.
+        mean: Predicted coefficients, same units.
+        variance: Of error and scatter together, same units squared; above 0, infinite where a coefficient is missing.
+        dtype: What sums over coefficients are computed in; that of the arguments where None.
+
+    Source:
+        Laroche & Speagle (2023), eqs. 3 and 4, as sums over coefficients.
+    """
+    chi2 = (x - mean).square_().div_(variance).sum(dim=-1, dtype=dtype)
+    log_variance = variance.log()
+    log_det = log_variance.sum(dim=-1, dtype=dtype)
+    n_known = torch.full_like(log_det, x.shape[-1], dtype=torch.int64)
+    if log_det.isinf().any():
+        missing = variance.isinf()
+        log_variance = log_variance.masked_fill(missing, 0.0)
+        log_det, n_known = log_variance.sum(dim=-1, dtype=dtype), (~missing).sum(dim=-1)
+    return GaussianTerms(chi2, log_det, n_known, log_variance)

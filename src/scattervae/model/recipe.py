@@ -9,8 +9,9 @@ import tomllib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -22,13 +23,16 @@ from pydantic import (
 )
 from torch import Tensor
 
-from scattervae.arrays import Coeffs
+from scattervae.arrays import Coeffs, StarMask
 from scattervae.errors import RecipeError
 from scattervae.files import problems
 from scattervae.model.loss import Likelihood, Objective
 from scattervae.model.network import NetworkShape
+from scattervae.seeds import folds
 from scattervae.settings import Settings
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.spectra import Spectra
 
 _FEWEST_ORDERS = 3
 _SINGLE_IS_MISSING = 0.05
@@ -178,9 +182,7 @@ class Recipe(Settings):
 
 
 DEFAULT = "best"
-
 _PAPER_TRAINING = TrainingSettings(optimizer="sgd", learning_rate=0.1, schedule="cosine")
-
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -256,3 +258,21 @@ def parse_recipe(settings: object, *, where: str) -> Recipe:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         raise RecipeError(f"{where}: {problems(error)}") from error
+
+
+def trained_on(
+    stars: Spectra | StoredSpectra, recipe: Recipe, *, outliers: Int64[np.ndarray, " outlier"] | None = None
+) -> StarMask:
+    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
+
+    Args:
+        stars: The stars; those with one band train where the recipe's encoder sees what is missing.
+        recipe: Says whether the validation fold is held out.
+        outliers: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.outliers`).
+    """
+    fold = folds(stars.source_id)
+    usable = stars.usable_with_one_band if recipe.trains_on_one_band else stars.usable
+    chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
+    if outliers is not None and len(outliers):
+        chosen &= ~np.isin(stars.source_id, outliers)
+    return chosen

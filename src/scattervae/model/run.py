@@ -19,8 +19,7 @@ from scattervae.errors import CheckpointError, counted
 from scattervae.files import CREDIT, commit, software_versions, sole_writer
 from scattervae.model.batches import TrainingStars
 from scattervae.model.checkpoint import Checkpoint, EpochRecord, Progress, read_checkpoint
-from scattervae.model.network import ScatterVAE
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, ScatterVAE
 from scattervae.model.recipe import Recipe
 from scattervae.model.training import fit_network, read_state, training_threads, was_streamed
 from scattervae.model.training_stars import (

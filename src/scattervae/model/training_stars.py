@@ -15,39 +15,20 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from scattervae.arrays import SourceIds, StarArray, StarMask
+from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import CheckpointError, TrainingError, counted
 from scattervae.files import read_tensors, write_tensors
-from scattervae.gaia.basis import g_mag_of, xp_colour
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.batches import StarsInMemory, StarsOnDisk, TrainingStars
 from scattervae.model.covariance import CorrelatedNoise
 from scattervae.model.distributed import ALONE, World
-from scattervae.model.recipe import Recipe
+from scattervae.model.recipe import Recipe, trained_on
 from scattervae.parallel import in_threads, reading_threads
-from scattervae.seeds import folds
-from scattervae.spectra.columns import StoredSpectra
+from scattervae.spectra.columns import StoredSpectra, xp_colour
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import ONE_BAND, Basis, Flag, Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.windows import ChosenStars
-
-
-def trained_on(
-    stars: Spectra | StoredSpectra, recipe: Recipe, *, outliers: Int64[np.ndarray, " outlier"] | None = None
-) -> StarMask:
-    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
-
-    Args:
-        stars: The stars; those with one band train where the recipe's encoder sees what is missing.
-        recipe: Says whether the validation fold is held out.
-        outliers: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.outliers`).
-    """
-    fold = folds(stars.source_id)
-    usable = stars.usable_with_one_band if recipe.trains_on_one_band else stars.usable
-    chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
-    if outliers is not None and len(outliers):
-        chosen &= ~np.isin(stars.source_id, outliers)
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -188,7 +169,6 @@ def named_ranges(ranges: Float64[np.ndarray, "row_group limit"]) -> dict[str, li
 
 
 logger = logging.getLogger(__name__)
-
 _CPU = torch.device("cpu")
 _BYTES_A_NUMBER = 4
 

@@ -10,7 +10,7 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.reading import Anything, read
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.loss import loss_terms
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.paper.comparison import first_ten
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents, PerStar
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.loss import gaussian_terms
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Coupling, Posterior
+from scattervae.model.network import Coupling, Posterior, Reconstruction, gaussian_terms
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra

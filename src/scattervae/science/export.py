@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from scattervae.errors import DataError, RecipeError
 from scattervae.files import written_folder
-from scattervae.gaia.basis import design, is_known
+from scattervae.gaia.basis import is_known
+from scattervae.gaia.flux import design
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import ResidualBlock
 from scattervae.science.calibration.calibrated import CalibratedNetwork

@@ -21,13 +21,13 @@ from scattervae.arrays import CoeffArray, LabelArray, Latents, StarArray, Wavele
 from scattervae.display import Shown
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, write_tensors
-from scattervae.gaia.basis import SampledFlux, flux_from_coeffs, g_mag_of
+from scattervae.gaia.basis import g_mag_of
 from scattervae.gaia.facts import DR3_BASIS
-from scattervae.gaia.g_flux import scale_to
+from scattervae.gaia.flux import SampledFlux, flux_from_coeffs, scale_to
 from scattervae.gaia.transport import design_at
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.flow import Context, FlowSettings, LatentFlow, Report, fit_to_posteriors
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.calibration.calibrated import is_calibrated
 from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.science.labels.targets import LabelScales, TargetLabels

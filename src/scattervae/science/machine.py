@@ -105,8 +105,9 @@ def simulated_stars() -> Spectra:
     with GaiaXPy's design matrix A and B scaled to a mean flux of 1e-16 W m^-2 nm^-1; the second term settles what
     leaves no flux. The noise is drawn from a generator of its own: the same stars on every machine.
     """
-    from scattervae.gaia.basis import design, g_flux_from_coeffs
+    from scattervae.gaia.basis import g_flux_from_coeffs
     from scattervae.gaia.facts import DR3_BASIS
+    from scattervae.gaia.flux import design
 
     generator, grid = np.random.default_rng(0), design(DR3_BASIS)
     metres, kelvin = grid.grid_nm * 1e-9, np.geomspace(3500.0, 12000.0, _N_STARS)[:, None]

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Float64
 
 from scattervae.arrays import SourceIds, StarArray
-from scattervae.gaia.basis import design, g_mag_of, is_known
+from scattervae.gaia.basis import g_mag_of, is_known
+from scattervae.gaia.flux import design
 from scattervae.model.checkpoint import Checkpoint, Prediction
 from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
 from scattervae.files import written_file
-from scattervae.gaia.basis import sample_flux
+from scattervae.gaia.flux import sample_flux
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import generate
 from scattervae.science.outliers import PARTS

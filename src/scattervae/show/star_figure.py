@@ -16,7 +16,8 @@ from matplotlib.ticker import NullLocator, SymmetricalLogLocator
 
 from scattervae.arrays import StarMask, Wavelengths
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import g_mag_of, is_known, sample_flux
+from scattervae.gaia.basis import g_mag_of, is_known
+from scattervae.gaia.flux import sample_flux
 from scattervae.model.network import Reconstruction
 from scattervae.science.generation import GeneratedSpectra, generate
 from scattervae.seeds import folds

@@ -6,7 +6,6 @@ Gaia's files or names the network.
 """
 
 __all__ = [
-    "bases",
     "columns",
     "foreign",
     "hats",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
-from scattervae.arrays import CoeffArray32, SourceIds, StarArray, StarFlags, StarMask
+from scattervae.arrays import CoeffArray, CoeffArray32, SourceIds, StarArray, StarFlags, StarMask
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
 from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Basis, Correlations, Flag, Spectra, usable_stars
 from scattervae.spectra.star_tables import (
@@ -349,3 +349,13 @@ def flattened(table: pa.Table) -> pa.Table:
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     return table
+
+
+def xp_colour(coeffs: CoeffArray | CoeffArray32, n_bp: int) -> StarArray:
+    """Minus 2.5 times the decimal logarithm of the first BP over the first RP coefficient; NaN where not defined.
+
+    These two hold most of each band's flux. Coefficients are rounded to float32, as stores have them.
+    """
+    first_bp, first_rp = (coeffs[:, column].astype(np.float32).astype(np.float64) for column in (0, n_bp))
+    ratio = np.divide(first_bp, first_rp, out=np.full(len(coeffs), np.nan), where=first_rp != 0)
+    return np.asarray(-2.5 * np.log10(np.where(ratio > 0, ratio, np.nan)))

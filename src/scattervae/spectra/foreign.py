@@ -17,7 +17,6 @@ from jaxtyping import Float64, Int64
 from scattervae.arrays import StarArray, StarMask
 from scattervae.errors import DataError, StoreError
 from scattervae.opening import Budget, require_file
-from scattervae.spectra.bases import StatedBand, sort_by_basis
 from scattervae.spectra.columns import (
     BANDS,
     QUALITY_COLUMNS,
@@ -33,7 +32,14 @@ from scattervae.spectra.columns import (
 )
 from scattervae.spectra.hats import UNREADABLE, read_table
 from scattervae.spectra.spectra import Basis, Flag, Spectra
-from scattervae.spectra.star_tables import LABEL_NAMES, POSITION_COLUMNS, SourceColumns, StellarLabels
+from scattervae.spectra.star_tables import (
+    LABEL_NAMES,
+    POSITION_COLUMNS,
+    SourceColumns,
+    StatedBand,
+    StellarLabels,
+    sort_by_basis,
+)
 
 _DR3_SIZES = Basis(55, 55)  # Gaia DR3 documentation, sect. 20.4.1: the only joined lists there are, so far
 _SOURCE_IDS = ("source_id", "object_id")

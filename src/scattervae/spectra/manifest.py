@@ -4,10 +4,13 @@ A line a file is added to the journal, so that a stopped run resumes where it wa
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -120,8 +123,6 @@ class Manifest:
 
 
 _SCHEMA = TypeAdapter(Manifest)
-
-
 STAGING = "staging"
 _JOURNAL = "journal.jsonl"
 
@@ -218,3 +219,77 @@ def _text(line: Line) -> str:
     """A line as JSON, with the staged file's name alone: the store may be moved before the next run."""
     staged = line.staged and replace(line.staged, path=Path(line.staged.path.name))
     return _LINE.dump_json(Line(line.entry, staged)).decode()
+
+
+LOG_NAME = "ingest.log.jsonl"
+
+
+@dataclass(frozen=True)
+class FileTimes:
+    """What reading one file took."""
+
+    name: str  # the file, as the user named it
+    path: str  # the file from the root of the file system
+    size: int
+    modified_ns: int  # when it was changed last [ns]
+    digest: str  # SHA-256 of its bytes, empty where it could not be read
+    started: str  # when reading began, in universal time
+    seconds: float  # how long it took until its stars were staged
+    rows_per_second: float  # rows read over seconds
+    peak_memory_mb: float | None  # the most that the process had used [10^6 bytes]; None where unknown
+    error: str | None = None  # why it was left out
+
+
+class IngestLog:
+    """The log in a store's folder, of this run and those before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOG_NAME
+        self._digests: dict[tuple[str, int, int], str] = {}
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
+        self._start = "" if text.endswith("\n") or not text else "\n"  # after a line left unfinished
+        for line in text.splitlines():
+            try:
+                known = json.loads(line)
+                self._digests[known["path"], known["size"], known["modified_ns"]] = known["digest"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that a killed run left unfinished counts for nothing
+
+    def digest_of(self, path: Path) -> str | None:
+        """The digest of a file that has not changed since it was read, by its size and time of change."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return self._digests.get((str(path.resolve()), status.st_size, status.st_mtime_ns)) or None
+
+    def add(self, times: FileTimes) -> None:
+        """Append one file."""
+        self._append(asdict(times))
+
+    def add_sealing(self, started: str, seconds: float) -> None:
+        """Append how long it took to make a catalogue of all staged stars."""
+        peak = peak_memory_mb()
+        self._append(
+            {"sealing": True, "started": started, "seconds": round(seconds, 3), "peak_memory_mb": peak}
+        )
+
+    def _append(self, content: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(self._start + json.dumps(content) + "\n")
+        self._start = ""
+
+
+def utc_now() -> str:
+    """The time of day in universal time."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has used so far [10^6 bytes]; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)

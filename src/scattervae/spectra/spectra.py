@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from scattervae.arrays import (
-    CoeffArray,
-    SourceIds,
-    StarArray,
-    StarFlags,
-    StarMask,
-)
+from scattervae.arrays import CoeffArray, SourceIds, StarArray, StarFlags, StarMask
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted
 
@@ -360,10 +354,11 @@ def _flags_of(source_id: SourceIds, coeffs: CoeffArray, errors: CoeffArray, basi
     return flags
 
 
-def repeats(source_id: SourceIds) -> StarMask:
-    """True for every row whose source_id has come before."""
-    again = np.ones(len(source_id), dtype=bool)
-    again[np.unique(source_id, return_index=True)[1]] = False
+def repeats(source_id: SourceIds, worth: StarArray | None = None) -> StarMask:
+    """True for rows of a star that has a better one: of higher worth, among equals the first."""
+    best_first = np.lexsort((np.zeros(len(source_id)) if worth is None else -worth, source_id))
+    again = np.zeros(len(source_id), dtype=bool)
+    again[best_first[1:]] = source_id[best_first[1:]] == source_id[best_first[:-1]]
     return again
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
 from scattervae.model.recipe import Recipe
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest, norm
 
 from scattervae.errors import DataError
-from scattervae.gaia.basis import g_flux_of, g_mag_of, xp_colour
+from scattervae.gaia.basis import g_flux_of, g_mag_of
 from scattervae.model.network import Reconstruction
 from scattervae.science.calibration.coverage import (
     N_BINS,
@@ -21,6 +21,7 @@ from scattervae.science.calibration.coverage import (
     pits,
     tabulated,
 )
+from scattervae.spectra.columns import xp_colour
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Basis, Spectra
 from science.calibration.linear import N, linear_model, stars_of, with_widths

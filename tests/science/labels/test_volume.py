@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.labels.support import LabelledVolume
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from scattervae.gaia.basis import design
+from scattervae.gaia.flux import design
 from scattervae.gaia.transport import archive_design
 from scattervae.science.paper.comparison import (
     CANNON,

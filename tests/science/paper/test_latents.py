@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.latent_volume.comparison import VolumeSettings, compare_volumes
 from scattervae.science.paper.comparison import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from scattervae.science.paper.latents import aggregate_posterior, volume_claims, volumes

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from scattervae.errors import DataError
-from scattervae.gaia.basis import design
-from scattervae.model.posterior import Posterior
+from scattervae.gaia.flux import design
+from scattervae.model.network import Posterior
 from scattervae.science.relative.contrast import Contrast, Significance
 from scattervae.science.relative.differences import (
     coefficient_difference,

@@ -8,7 +8,7 @@ import torch
 
 from cli.toys import archive_columns, write_csv
 from scattervae import load
-from scattervae.gaia.basis import flux_from_coeffs
+from scattervae.gaia.flux import flux_from_coeffs
 from scattervae.science.calibration.calibrated import spectrum_score
 from show.explorer.conftest import made_model
 from toy import DR3, without_bands

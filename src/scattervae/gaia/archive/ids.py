@@ -19,8 +19,8 @@ from scattervae.errors import FetchError, counted
 from scattervae.files import written_file
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
-from scattervae.gaia.files.rows import duplicates, joined_sources
-from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.spectra import repeats
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns, joined_sources
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def fetch_ids(
     if not 1 <= batch_size <= limit:
         raise FetchError(f"batches of {batch_size} stars: expected 1 to {limit}, the archive's limit")
     out = Path(out)
-    wanted = source_id[~duplicates(source_id)]
+    wanted = source_id[~repeats(source_id)]
     sources = _sources(wanted, services)
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)

@@ -21,16 +21,10 @@ from astropy.table import Table
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, FetchError, counted
 from scattervae.gaia.archive.listing import Release
-from scattervae.gaia.archive.transport import (
-    PASSING_STATUSES,
-    Connections,
-    PassingError,
-    Patience,
-    reason_of,
-)
-from scattervae.gaia.files.rows import duplicates, filled_sources, joined_sources
+from scattervae.gaia.archive.transport import PASSING_STATUSES, Connections, PassingError, Patience, reason_of
 from scattervae.opening import Budget
-from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns
+from scattervae.spectra.spectra import repeats
+from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns, filled_sources, joined_sources
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +113,7 @@ class Services:
             return np.asarray(table[name], dtype=np.int64)
 
         ids = self._ask(found, self._tap_connection, passing=PASSING_STATUSES - {500})
-        return np.asarray(ids[~duplicates(ids)])
+        return np.asarray(ids[~repeats(ids)])
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
         """The source_ids within a radius of a position [deg], ICRS at the release's reference epoch."""

@@ -28,14 +28,13 @@ from scattervae.gaia.bulk.lines import (
     read_header,
 )
 from scattervae.gaia.facts import BANDS, DR3_BASIS, SOURCE_ID_NAMES
-from scattervae.gaia.files.assemble import ReadRows, assemble_rows, bases_of, no_stars
+from scattervae.gaia.files.assemble import ReadRows, assemble_rows, bases_of, flag_duplicates, no_stars
 from scattervae.gaia.files.bands import fit_disagrees
 from scattervae.gaia.files.columns import CONTINUOUS_COLUMNS, FIT_COLUMNS, SkippedRow, pick, wanted_columns
-from scattervae.gaia.files.rows import flag_duplicates
 from scattervae.gaia.files.text import read_text
-from scattervae.spectra.bases import BasisIds, check_taken, warn_if_unnamed
 from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
 from scattervae.spectra.staging import SeenIds
+from scattervae.spectra.star_tables import BasisIds, check_taken, warn_if_unnamed
 
 CHUNK_ROWS = 8192
 

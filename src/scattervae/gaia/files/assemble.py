@@ -1,5 +1,6 @@
 """From columns of any file to stars: the one place where rows are checked, skipped or flagged."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64
 
-from scattervae.arrays import SourceIds, StarArray, StarMask
+from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import (
     ANY_SOURCE_ID,
@@ -16,31 +17,33 @@ from scattervae.gaia.facts import (
     INDEX_NAMES,
     JOINED_COLUMNS,
     LABEL_COLUMNS,
+    NO_LABEL,
     SNR_NAME,
+    SOURCE_ID_NAMES,
 )
 from scattervae.gaia.files.bands import Bands, read_bands
-from scattervae.gaia.files.cells import arrays, floats
+from scattervae.gaia.files.cells import arrays, floats, identifiers
 from scattervae.gaia.files.columns import (
     CONTINUOUS_COLUMNS,
     SAMPLED_COLUMNS,
     Columns,
     SkippedRow,
-    in_archive_units,
-)
-from scattervae.gaia.files.rows import (
     Skips,
-    allstar_of,
-    duplicates,
-    flag_duplicates,
+    in_archive_units,
     read_g_flux,
-    read_labels,
-    read_source_columns,
-    read_source_ids,
 )
 from scattervae.gaia.files.sampled import SampledSpectra, one_row_per_star, read_sampled
-from scattervae.spectra.bases import BasisIds, check_taken
-from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra
-from scattervae.spectra.star_tables import POSITION_COLUMNS, SourceColumns, StellarLabels
+from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra, repeats
+from scattervae.spectra.star_tables import (
+    POSITION_COLUMNS,
+    SOURCE_COLUMNS,
+    BasisIds,
+    SourceColumns,
+    StellarLabels,
+    check_taken,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def assemble(columns: Columns, basis: Basis | BasisIds | None = None) -> FileCon
         stars, is_named = read_sampled(columns, source_id, skips), True
     skipped = skips.named(columns)
     _check_rows(stars, skipped, basis)
-    flags = flag_duplicates(stars.source_id, stars.flags, _snr(columns)[skips.kept])
+    flags = flag_duplicates(stars.source_id, stars.flags, snr_of(columns)[skips.kept])
     stars = replace(stars, flags=flags)
     rows = np.flatnonzero(skips.kept)[(flags & np.uint16(Flag.DUPLICATE)) == 0]
     form = columns.form if isinstance(stars, Spectra) else columns.form.removeprefix("archive ")
@@ -113,42 +116,15 @@ def assemble_rows(columns: Columns, basis: Basis | BasisIds | None) -> ReadRows:
     )
 
 
-def assemble_labels(columns: Columns) -> StellarLabels:
-    """The labels of a table that need not hold spectra, one row a star, the best where it has several.
-
-    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`scattervae.gaia.files.rows`).
-    """
-    names = [name for name, _ in LABEL_COLUMNS]
-    there = any(name in columns for name in names)
-    _require(columns, "holds no labels", there=there, more=f" and some of {', '.join(names)}")
-    columns = in_archive_units(columns)
-    skips = Skips(len(columns))
-    source_id = read_source_ids(columns, skips)
-    kept, worth = skips.kept, _snr(columns)
-    allstar = allstar_of(columns.names)
-    if allstar is not None:
-        kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
-    rows = np.flatnonzero(kept)
-    return read_labels(columns, source_id, rows=rows[~duplicates(source_id[rows], worth[rows])])
-
-
-def assemble_ids(columns: Columns) -> SourceIds:
-    """The source_ids of a table, as often as they are in it."""
-    _require(columns, "holds no identifiers")
-    skips = Skips(len(columns))
-    source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
-    return source_id
-
-
 def assemble_sources(columns: Columns) -> SourceColumns:
     """What a table has of ``gaia_source``, one row a star; it need not hold spectra."""
     there = all(name in columns for name in POSITION_COLUMNS)
-    _require(columns, "is no gaia_source table", there=there, more=f", {', '.join(POSITION_COLUMNS)}")
+    require_columns(columns, "is no gaia_source table", there=there, more=f", {', '.join(POSITION_COLUMNS)}")
     columns = in_archive_units(columns)
     skips = Skips(len(columns))
     source_id = read_source_ids(columns, skips)
     rows = np.flatnonzero(skips.kept)
-    return read_source_columns(columns, source_id, rows=rows[~duplicates(source_id[rows])])
+    return read_source_columns(columns, source_id, rows=rows[~repeats(source_id[rows])])
 
 
 def _check_columns(columns: Columns) -> None:
@@ -163,7 +139,7 @@ def _check_columns(columns: Columns) -> None:
     )
 
 
-def _require(columns: Columns, lack: str, *, there: bool = True, more: str = "") -> None:
+def require_columns(columns: Columns, lack: str, *, there: bool = True, more: str = "") -> None:
     """Refuse a table without an identifier, or without what else is needed."""
     if not columns.source_id_name or not there:
         found = _shortened(columns.names)
@@ -266,8 +242,115 @@ def _correlations(bands: Bands, kept: StarMask) -> Correlations | None:
     )
 
 
-def _snr(columns: Columns) -> StarArray:
+def snr_of(columns: Columns) -> StarArray:
     """Signal to noise of each row's labels, -1 where missing, 0 for all where there is no such column."""
     if SNR_NAME not in columns:
         return np.zeros(len(columns))
     return np.asarray(np.nan_to_num(floats(columns.cells[SNR_NAME]), nan=-1.0))
+
+
+_ROUNDED_BITS = 40  # one of 1e12 tables would be refused by chance
+_BROKEN = np.uint16(Flag.MISSING_BP | Flag.MISSING_RP | Flag.BAD_COEFFS | Flag.BAD_ERRORS)
+
+
+def read_source_ids(columns: Columns, skips: Skips) -> SourceIds:
+    """The source_id of each row; rows without one are skipped."""
+    name = columns.source_id_name
+    assert name is not None, "checked before"
+    cells = columns.cells[name]
+    if cells.dtype.kind == "f" and len(cells):
+        raise DataError(
+            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers; read it as int64"
+        )
+    if cells.dtype.kind in "iu" and cells.dtype.itemsize < 8 and len(cells):
+        raise DataError(
+            f"column {name} is {cells.dtype.name}, which cannot hold Gaia's identifiers (they begin above 2**32): they "
+            "were cut to 32 bits; read it as int64"
+        )
+    read = identifiers(cells, release=columns.release.name)
+    _require_whole(name, read.values[read.known])
+    _check_join(columns, name, read.values)
+    skips.add_unreadable(name, read)
+    if read.why and not (columns.holds_coeffs or columns.holds_flux):  # of spectra every skipped row is named
+        row, why = next(iter(read.why.items()))
+        where = f"{columns.form}: {len(read.why)} of {counted(len(columns), 'row')} left out"
+        logger.warning("%s; row %d: %s %s", where, columns.row_numbers[row], name, why)
+    skips.add(~read.known, f"no {name}")
+    skips.add(read.values <= 0, f"{name} is {{}}, not an identifier", read.values)
+    return read.values
+
+
+def _require_whole(name: str, ids: SourceIds) -> None:
+    """Refuse identifiers that were cut to 32 bits, or went through a float64, before they became integers again.
+
+    Source:
+        Gaia DR3 documentation, sect. 20.1.1, source_id: bits 36 to 63 a HEALPix pixel, 33 to 35 a code from 1, 8 to 32
+        a number that counts, 1 to 7 zero but for a few. Above 2**60 a float64 holds every second multiple of 128,
+        above 2**61 every fourth, above 2**62 every eighth: so are not all of many identifiers by chance.
+    """
+    if len(ids) and (np.abs(ids) < 2**32).all() and np.abs(ids).max() >= 2**24:
+        raise DataError(
+            f"{name} is below 2**32 in all rows, where Gaia has no identifiers: they were cut to 32 bits; "
+            "read it as int64"
+        )
+    large = ids[ids >= 2**60]
+    halvings = np.floor(np.log2(large.astype(np.float64))) - 59
+    if halvings.sum() >= _ROUNDED_BITS and (large.astype(np.float64).astype(np.int64) == large).all():
+        raise DataError(
+            f"{name} was rounded: all {len(large)} identifiers above 2**60 are numbers that a float64 holds; read "
+            "it as int64 from the start"
+        )
+
+
+def _check_join(columns: Columns, name: str, ids: SourceIds) -> None:
+    """Refuse a join whose two tables name different stars: nothing says which of them a spectrum is of."""
+    stem, _, side = name.rpartition("_")
+    for other in (f"{stem}_{end}" for end in "12xy" if stem == SOURCE_ID_NAMES[0] and end != side):
+        if other in columns and (
+            n := int((identifiers(columns.cells[other], release=columns.release.name).values != ids).sum())
+        ):
+            raise DataError(
+                f"{name} and {other} differ in {counted(n, 'row')}; rename that of the spectra to {SOURCE_ID_NAMES[0]}"
+            )
+
+
+def flag_duplicates(source_id: SourceIds, flags: StarFlags, snr: StarArray) -> StarFlags:
+    """The flags with `Flag.DUPLICATE` for all rows of a star but its best.
+
+    That is, of rows that are not broken, the one with the highest signal to noise, among equals the first.
+    """
+    repeated = repeats(source_id, np.where((flags & _BROKEN) > 0, -np.inf, snr))
+    bit = np.uint16(Flag.DUPLICATE)
+    return np.where(repeated, flags | bit, flags & ~bit).astype(np.uint16)
+
+
+_POSITION_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
+
+
+def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]) -> StellarLabels:
+    """Labels of these rows, no row where the file has no column of labels."""
+    if not any(name in columns for name, _ in LABEL_COLUMNS):
+        rows = rows[:0]
+    values, errors = (
+        np.stack([_label(columns, name)[rows] for name in names], axis=1)
+        for names in zip(*LABEL_COLUMNS, strict=True)
+    )
+    missing = np.isnan(values)
+    return StellarLabels(source_id[rows], values, np.where(missing, np.nan, errors))
+
+
+def _label(columns: Columns, name: str) -> StarArray:
+    values = columns.numbers(name)
+    return np.where(np.isfinite(values) & (values > NO_LABEL), values, np.nan)
+
+
+def read_source_columns(
+    columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarray, " used"]
+) -> SourceColumns:
+    """What the file has of ``gaia_source`` for these rows, nothing where it lacks ra or dec."""
+    if not all(name in columns for name in POSITION_COLUMNS):
+        return SourceColumns.empty()
+    values = {name: columns.numbers(name)[rows] for name in SOURCE_COLUMNS if name in columns}
+    for name, (low, high) in _POSITION_LIMITS.items():
+        values[name] = np.where((values[name] >= low) & (values[name] <= high), values[name], np.nan)
+    return SourceColumns(source_id[rows], values)

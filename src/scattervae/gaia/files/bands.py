@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from scattervae.arrays import CoeffArray, StarMask
 from scattervae.gaia.facts import BANDS, DR3_BASIS
 from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
-from scattervae.gaia.files.columns import FIT_COLUMNS, Columns, object_array
-from scattervae.gaia.files.rows import Skips
-from scattervae.spectra.bases import BasisIds, OfBasis, StatedBand, sort_by_basis
+from scattervae.gaia.files.columns import FIT_COLUMNS, Columns, Skips, object_array
 from scattervae.spectra.spectra import Basis
+from scattervae.spectra.star_tables import BasisIds, OfBasis, StatedBand, sort_by_basis
 
 _FIT_ROUNDING = 1e-3
 Numbers = TypeVar("Numbers", float, Float64[np.ndarray, " star"])

@@ -10,8 +10,9 @@ import astropy.units as u
 import numpy as np
 from jaxtyping import Int64
 
-from scattervae.arrays import StarArray, Wavelengths
+from scattervae.arrays import StarArray, StarMask, Wavelengths
 from scattervae.errors import DataError
+from scattervae.gaia.basis import g_flux_of
 from scattervae.gaia.facts import (
     BANDS,
     DR3,
@@ -23,7 +24,7 @@ from scattervae.gaia.facts import (
     SNR_NAME,
     SOURCE_ID_NAMES,
 )
-from scattervae.gaia.files.cells import arrays, floats
+from scattervae.gaia.files.cells import Arrays, Integers, arrays, floats, shown
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import LABEL_UNITS, SOURCE_COLUMNS, DataRelease
 
@@ -300,3 +301,54 @@ def _fits(unit: Any, target: Any) -> bool:
         return unit == u.dimensionless_unscaled or (np.ones(1) * unit).to(target) is not None
     except (u.UnitConversionError, u.UnitTypeError, TypeError):
         return False
+
+
+class Skips:
+    """Collects why rows cannot be used; what is found first is what is said."""
+
+    def __init__(self, n: int) -> None:
+        self._reasons: dict[int, str] = {}
+        self._bases: dict[int, Basis | None] = {}
+        self._kept = np.ones(n, dtype=bool)
+
+    def add(
+        self, rows: StarMask, reason: str, values: np.ndarray | None = None, *, basis: Basis | None = None
+    ) -> None:
+        """Skip these rows; a ``{}`` in the reason stands for the row's own value, `basis` is that of them all."""
+        for row in np.flatnonzero(rows & self._kept):
+            self._reasons[int(row)] = reason if values is None else reason.format(shown(values[row]))
+            self._bases[int(row)] = basis
+            self._kept[row] = False
+
+    def add_unreadable(self, name: str, read: Arrays | Integers, *, among: StarMask | None = None) -> None:
+        """Skip the rows in which a column holds something else, each with what is wrong with it."""
+        for row, why in read.why.items():
+            if self._kept[row] and (among is None or among[row]):
+                self._reasons[row] = f"{name} {why}"
+                self._kept[row] = False
+
+    @property
+    def kept(self) -> StarMask:
+        """True for the rows that nothing speaks against so far."""
+        return self._kept.copy()
+
+    def named(self, columns: Columns) -> tuple[SkippedRow, ...]:
+        """All skipped rows of the file in order, those that its reader skipped included."""
+        here = (
+            SkippedRow(int(columns.row_numbers[row]), why, self._bases.get(row))
+            for row, why in self._reasons.items()
+        )
+        return tuple(sorted((*columns.skipped, *here), key=lambda skipped: skipped.row))
+
+
+def read_g_flux(columns: Columns) -> StarArray:
+    """Mean G flux [electron/s]: the column of it, else from a magnitude, else NaN; never from coefficients.
+
+    Magnitudes are not used where the release's zero point is not known.
+    """
+    flux, zero_point = columns.numbers(G_FLUX_NAME), columns.release.g_zero_point
+    for name in G_MAG_NAMES:
+        if name in columns and zero_point is not None:
+            from_mag = g_flux_of(columns.numbers(name), zero_point=zero_point)
+            flux = np.where(np.isfinite(flux) & (flux > 0), flux, from_mag)
+    return flux

@@ -6,9 +6,9 @@ import logging
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from xml.parsers.expat import ExpatError
@@ -19,21 +19,23 @@ from astropy.io.fits import VerifyError
 from astropy.utils.exceptions import AstropyWarning
 from fastavro.schema import SchemaParseException
 
-from scattervae.arrays import SourceIds
+from scattervae.arrays import SourceIds, StarArray, StarMask
 from scattervae.errors import DataError, counted, located
-from scattervae.gaia.facts import DR3, LABEL_COLUMNS, SNR_NAME, SOURCE_ID_NAMES
+from scattervae.gaia.facts import DR3, LABEL_COLUMNS, NO_LABEL, SNR_NAME, SOURCE_ID_NAMES
 from scattervae.gaia.files.assemble import (
     FileContents,
     assemble,
-    assemble_ids,
-    assemble_labels,
     assemble_sources,
+    read_labels,
+    read_source_ids,
+    require_columns,
+    snr_of,
 )
 from scattervae.gaia.files.avro import read_avro
-from scattervae.gaia.files.columns import Columns, wanted_columns
+from scattervae.gaia.files.cells import identifiers, integers, looks_like_identifier
+from scattervae.gaia.files.columns import Columns, Skips, in_archive_units, wanted_columns
 from scattervae.gaia.files.fits_and_votable import read_fits, read_mapped_fits, read_votable
 from scattervae.gaia.files.hdf5 import read_hdf5
-from scattervae.gaia.files.rows import identifiers, label_flags, looks_like_identifier
 from scattervae.gaia.files.sampled import grid_beside, with_id_of_name
 from scattervae.gaia.files.tables import (
     TableLike,
@@ -45,12 +47,17 @@ from scattervae.gaia.files.tables import (
 )
 from scattervae.gaia.files.text import Kind, read_text, recognise, text_lines
 from scattervae.opening import open_file, unpacked
-from scattervae.spectra.bases import BasisIds, warn_if_unnamed
-from scattervae.spectra.spectra import Basis, Spectra
-from scattervae.spectra.star_tables import SOURCE_COLUMNS, DataRelease, SourceColumns, StellarLabels
+from scattervae.spectra.spectra import Basis, Spectra, repeats
+from scattervae.spectra.star_tables import (
+    SOURCE_COLUMNS,
+    BasisIds,
+    DataRelease,
+    SourceColumns,
+    StellarLabels,
+    warn_if_unnamed,
+)
 
 logger = logging.getLogger(__name__)
-
 _Reader = Callable[[BufferedIOBase, frozenset[str]], Columns]
 _READERS: dict[Kind, _Reader] = {
     Kind.VOTABLE: read_votable,
@@ -129,8 +136,8 @@ def read_table(
 def read_labels_file(path: str | Path) -> StellarLabels:
     """The labels in a file of any kind, with or without spectra; one row a star.
 
-    APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do
-    (`scattervae.gaia.files.rows`); a FITS table may be larger than memory.
+    APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do (`ALLSTARS`);
+    a FITS table may be larger than memory.
 
     Raises:
         DataError: The file cannot be opened, is damaged, or holds no labels.
@@ -225,3 +232,126 @@ def opened(path: Path) -> Iterator[tuple[Kind, BufferedIOBase]]:
     except _LIBRARY_ERRORS as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"cannot be read ({why}); it may be cut off, so download it again") from error
+
+
+_ANY_BIT = -1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A reason not to trust a row's labels: bits that are set, or an error that is too large or missing."""
+
+    name: str  # what the log calls it
+    column: str  # the column it looks at, in lower case
+    bits: int = 0  # bits of which none may be set
+    limit: float | None = None  # what the value may not exceed; without one where `bits` are given
+
+    def drops(self, columns: Columns) -> StarMask:
+        """True for the rows that it drops; none where the table lacks the column."""
+        if self.column not in columns:
+            return np.zeros(len(columns), dtype=bool)
+        if self.limit is not None:
+            return ~(columns.numbers(self.column) <= self.limit)
+        return np.asarray((integers(columns.cells[self.column]).values & self.bits) != 0)
+
+
+@dataclass(frozen=True)
+class AllStar:
+    """A kind of table with a row for each star that APOGEE observed, some stars more than once."""
+
+    name: str
+    own_columns: frozenset[str]  # in lower case, which no other table of labels has together
+    cuts: tuple[Cut, ...]  # what its makers leave out
+    best: str  # of a star's rows that with the highest value of this column is used; the lowest after a minus
+
+    def trusted(self, columns: Columns) -> StarMask:
+        """True for rows that pass all cuts and have a label; how many others there are goes to the log."""
+        trusted = np.ones(len(columns), dtype=bool)
+        counts = []
+        for cut in self.cuts:
+            dropped = cut.drops(columns) & trusted
+            counts.append(f"{cut.name} {int(dropped.sum()):,}")
+            trusted &= ~dropped
+        labelled = np.any([columns.numbers(name) > NO_LABEL for name, _ in LABEL_COLUMNS], axis=0)
+        counts.append(f"no label {int((trusted & ~labelled).sum()):,}")
+        logger.info("%s: %s rows; left out: %s", self.name, f"{len(columns):,}", ", ".join(counts))
+        return np.asarray(trusted & labelled)
+
+    def worth(self, columns: Columns) -> StarArray:
+        """How good each row is beside others of the same star."""
+        name = self.best.removeprefix("-")
+        values = columns.numbers(name)
+        return np.asarray(np.nan_to_num(-values if self.best.startswith("-") else values, nan=-np.inf))
+
+
+ALLSTARS = (
+    AllStar(
+        name="APOGEE allStar",
+        own_columns=frozenset({"aspcapflag", "starflag", "teff"}),
+        cuts=(
+            Cut("STAR_BAD", "aspcapflag", bits=2**23),
+            Cut("M_H_BAD", "aspcapflag", bits=2**19),
+            Cut("STARFLAG", "starflag", bits=_ANY_BIT),
+        ),
+        best="snr",
+    ),
+    AllStar(
+        name="astroNN's APOGEE catalogue",
+        own_columns=frozenset({"apogee_id", "nn_parallax", "teff"}),
+        cuts=(
+            Cut("TEFF_ERR above 100 K", "teff_err", limit=100.0),
+            Cut("LOGG_ERR above 0.2 dex", "logg_err", limit=0.2),
+            Cut("FE_H_ERR above 0.2 dex", "fe_h_err", limit=0.2),
+        ),
+        best="-logg_err",
+    ),
+)
+"""SDSS DR17's ``allStar`` (also ``allStarLite``) and astroNN's value-added catalogue ``apogee_astroNN-DR17.fits``.
+
+The rows that allStar marks as repeats of a star (bit 4 of ``EXTRATARG``) are not left out by that mark: it spares
+the row with the highest SNR, which may be the one that a cut drops.
+
+Source:
+    allStar: the cuts are those of Leung & Bovy (2024), arXiv:2308.10944, github.com/henrysky/astroNN_stars_foundation,
+    Dataset_Reduction.ipynb; the bits those of sdss4.org/dr17/irspec/apogee-bitmasks; the mark that of
+    github.com/sdss/apogee, ``add_extratarg``. astroNN: the cuts of its makers' own diagnostic figures,
+    github.com/henrysky/astroNN_APOGEE_VAC, 6_diagnostic_plots.py; columns by 5_compile_vac.py there.
+"""
+
+
+def allstar_of(names: Sequence[str]) -> AllStar | None:
+    """Which of APOGEE's tables has these columns, if any."""
+    lower = {name.strip().lower() for name in names}
+    return next((table for table in ALLSTARS if table.own_columns <= lower), None)
+
+
+def label_flags() -> frozenset[str]:
+    """The columns, in lower case, that any cut looks at."""
+    return frozenset(cut.column for table in ALLSTARS for cut in table.cuts)
+
+
+def assemble_labels(columns: Columns) -> StellarLabels:
+    """The labels of a table that need not hold spectra, one row a star, the best where it has several.
+
+    Of APOGEE's own tables only rows that pass their makers' cuts are taken (`ALLSTARS`).
+    """
+    names = [name for name, _ in LABEL_COLUMNS]
+    there = any(name in columns for name in names)
+    require_columns(columns, "holds no labels", there=there, more=f" and some of {', '.join(names)}")
+    columns = in_archive_units(columns)
+    skips = Skips(len(columns))
+    source_id = read_source_ids(columns, skips)
+    kept, worth = skips.kept, snr_of(columns)
+    allstar = allstar_of(columns.names)
+    if allstar is not None:
+        kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
+    rows = np.flatnonzero(kept)
+    return read_labels(columns, source_id, rows=rows[~repeats(source_id[rows], worth[rows])])
+
+
+def assemble_ids(columns: Columns) -> SourceIds:
+    """The source_ids of a table, as often as they are in it."""
+    require_columns(columns, "holds no identifiers")
+    skips = Skips(len(columns))
+    source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
+    return source_id

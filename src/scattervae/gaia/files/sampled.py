@@ -13,9 +13,8 @@ import pandas as pd
 from scattervae.arrays import FluxArray, SourceIds, StarArray, StarFlags, Wavelengths
 from scattervae.errors import DataError, counted
 from scattervae.gaia.facts import MEDIAN_FLUX_NAME, SAMPLED_GRID_NM
-from scattervae.gaia.files.cells import arrays, floats
-from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, object_array
-from scattervae.gaia.files.rows import Skips, identifiers, read_g_flux
+from scattervae.gaia.files.cells import arrays, floats, identifiers
+from scattervae.gaia.files.columns import SAMPLED_COLUMNS, Columns, Skips, object_array, read_g_flux
 from scattervae.spectra.spectra import Flag
 
 _NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its file beside, and people name it

@@ -17,8 +17,7 @@ from scattervae.arrays import Coeffs, Latents, StarArray
 from scattervae.errors import CheckpointError
 from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
-from scattervae.model.network import NetworkShape, Reconstruction, ScatterVAE
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
 from scattervae.science.calibration.score import ScoreMap, score_inputs
 from scattervae.science.calibration.widths import NO_LAW, WidthLaw, kinds_of
 from scattervae.science.exact_posterior import refine_cheaply

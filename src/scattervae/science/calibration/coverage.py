@@ -12,12 +12,12 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import g_mag_of, xp_colour
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, Reconstruction
 from scattervae.science.exact_posterior import N_DRAWS, WeightedDraws, posterior_draws
 from scattervae.seeds import stream
+from scattervae.spectra.columns import xp_colour
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
 

@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, PerStar
-from scattervae.model.loss import GaussianTerms, gaussian_terms
-from scattervae.model.network import Reconstruction
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import GaussianTerms, Posterior, Reconstruction, gaussian_terms
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs, Normalization
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scattervae.arrays import Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream

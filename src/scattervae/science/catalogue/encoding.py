@@ -19,8 +19,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarArray
 from scattervae.model.checkpoint import BATCH, Checkpoint, Prediction
-from scattervae.model.loss import gaussian_terms
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, gaussian_terms
 from scattervae.parallel import in_threads
 from scattervae.science.calibration.calibrated import is_calibrated, refined_law, score_of
 from scattervae.science.calibration.score import score_inputs_of

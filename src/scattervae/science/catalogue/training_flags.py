@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int16, Int32
 
 from scattervae.arrays import SourceIds
-from scattervae.gaia.basis import g_mag_of, xp_colour
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.facts import DataFacts
 from scattervae.seeds import folds
-from scattervae.spectra.columns import StoredSpectra
+from scattervae.settings import DataFacts
+from scattervae.spectra.columns import StoredSpectra, xp_colour
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource
 from scattervae.spectra.star_tables import DataRelease
 

@@ -28,8 +28,7 @@ from scattervae.files import (
     written_folder,
 )
 from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
-from scattervae.model.loss import gaussian_terms
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, gaussian_terms
 from scattervae.model.training_stars import training_stars
 from scattervae.science.labels.prediction import (
     BY_CHI2,

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scattervae.arrays import LabelArray, PerStar, StarArray, StarMask
-from scattervae.model.network import ScatterVAE
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior, ScatterVAE
 from scattervae.model.recipe import draw_degradation
 from scattervae.science.labels.targets import LabelTensor
 from scattervae.science.labels.training import (

@@ -18,8 +18,7 @@ from scattervae.arrays import CoeffArray, CoeffVector, StarArray, StarMask
 from scattervae.errors import DataError
 from scattervae.files import json_values
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.loss import gaussian_terms
-from scattervae.model.network import Reconstruction
+from scattervae.model.network import Reconstruction, gaussian_terms
 from scattervae.model.training_stars import training_stars
 from scattervae.science.cannon.model import Cannon, CannonSettings, labelled
 from scattervae.science.latent_volume.richness import Estimate

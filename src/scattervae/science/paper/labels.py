@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from scattervae.arrays import StarArray, StarMask
-from scattervae.gaia.basis import Design, design
+from scattervae.gaia.flux import Design, design
 from scattervae.gaia.transport import archive_design
 from scattervae.science.paper.comparison import (
     CANNON,

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from scattervae.arrays import CoeffArray, Wavelengths
 from scattervae.errors import DataError
-from scattervae.gaia.basis import design
+from scattervae.gaia.flux import design
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.science.relative.contrast import DEFAULT, Contrast, Significance, contrast
 from scattervae.science.relative.matching import CALIPER, Groups, Matched, covariates_of, groups_of, match
 from scattervae.seeds import numpy_stream

@@ -12,9 +12,9 @@ from jaxtyping import Float32, Float64
 from torch import nn
 
 from scattervae.errors import DataError
-from scattervae.gaia.basis import band_weights, design, is_known
+from scattervae.gaia.basis import BY_COLOUR, BY_G, band_weights, is_corrected, is_known
 from scattervae.gaia.facts import G_ZERO_POINT
-from scattervae.gaia.g_flux import BY_COLOUR, BY_G, is_corrected
+from scattervae.gaia.flux import design
 from scattervae.science.trained import TrainedModel
 from scattervae.show.explorer.shown_stars import Column
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from scattervae.model.posterior import Posterior
+from scattervae.model.network import Posterior
 from scattervae.seeds import stream
 
 

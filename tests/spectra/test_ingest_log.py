@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from scattervae.gaia.ingest_file import LOG_NAME, FileTimes, IngestLog, peak_memory_mb
+from scattervae.spectra.manifest import LOG_NAME, FileTimes, IngestLog, peak_memory_mb
 
 
 def times_of(path, digest="d" * 64):
