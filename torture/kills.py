@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torture import Row, is_chosen, row_of
 from torture.forks import Ended, Kill, command, learn_modules
@@ -28,7 +29,6 @@ class Killed:
         arguments: Of the command, where `run` is a folder of this run alone.
         again: What the second run is given as well.
         inputs: Copied into the folder of the run, since the command writes into them.
-        share: Of the kills asked for that are made.
         code: With which it ends.
         ready: A part of a message of the second run that is as good as success: nothing was left to do.
     """
@@ -37,7 +37,6 @@ class Killed:
     arguments: Callable[[Path], list[object]]
     again: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
-    share: float = 1.0
     ready: str = ""
     code: int = 0
 
@@ -88,11 +87,10 @@ def kills(killed: Killed, work: Path, *, n: int, seed: int = 0) -> Row:
 
 
 def _moments(whole: Ended, chance: random.Random) -> Iterator[Kill]:
-    """When to kill: by the clock and by the work done in turn, all processes and the first alone in turn."""
-    for number in itertools.count():
-        busy = number % 4 > 1
+    """When to kill: by the clock, by the work done and by the files changed; all processes and the first alone."""
+    for number, by in enumerate(itertools.cycle(get_args(Kill.__annotations__["by"]))):
         share = chance.uniform(_EARLIEST, 1.0)
-        yield Kill(share * (whole.busy if busy else whole.seconds), busy=busy, group=number % 2 == 0)
+        yield Kill(share * getattr(whole, by), by, group=number % 2 == 0)
 
 
 def _ending(
@@ -123,5 +121,4 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
 
     for number, killed in enumerate(commands(work)):
         if is_chosen(killed.name, given.only):
-            n = max(1, round(given.kills * killed.share))
-            yield kills(killed, work / f"kill{number}", n=n, seed=given.seed)
+            yield kills(killed, work / f"kill{number}", n=given.kills, seed=given.seed)

@@ -80,7 +80,6 @@ def commands(work: Path) -> list[Killed]:
                 f"ingest, {n} worker{'s' * (n > 1)}",
                 lambda run, n=n: ["ingest", *sky[0], "--sources", sky[1], "-o", run / "store", "-j", n],
                 code=1,  # one of the files is no table
-                share=1.0 if n == 1 else 0.5,
             )
             for n in (1, 2)
         ),
@@ -104,7 +103,6 @@ def commands(work: Path) -> list[Killed]:
                 *("encode", model, store, "-o", run / "catalogue"),
                 *("--engine", "dask", "--workers", 1),
             ],
-            share=0.1,
         ),
     ]
 
@@ -126,14 +124,22 @@ def _bulk_files(folder: Path) -> tuple[list[Path], Path]:
 
 
 def _less_to_do() -> None:
-    """Parts of a catalogue's file that even so few stars fill, and few steps of a fit of labels, in every command.
+    """Parts of a catalogue's file that even so few stars fill, and few steps of a fit, in every command.
 
     Processes that are forked later have them too.
     """
+    from scattervae.science.calibration import score, widths
+    from scattervae.science.calibration.fit import CalibrationSettings
     from scattervae.science.catalogue import one_file
     from scattervae.science.labels.training import LabelSettings
 
     one_file.ROWS_A_GROUP = _ROWS_A_PART
-    for name, value in {"steps": 15, "networks": 2}.items():
-        LabelSettings.model_fields[name].default = value
-    LabelSettings.model_rebuild(force=True)
+    widths._STEPS = 10
+    score.fit_score.__kwdefaults__["epochs"] = 1
+    for settings, values in (
+        (LabelSettings, {"steps": 15, "networks": 2}),
+        (CalibrationSettings, {"scatter_rounds": 1, "n_like": 200, "n_score": 1000}),
+    ):
+        for name, value in values.items():
+            settings.model_fields[name].default = value
+        settings.model_rebuild(force=True)

@@ -1,6 +1,7 @@
 """The harness itself: what it counts, and that it finds what it is made to find."""
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -84,9 +85,42 @@ def test_a_fork_ends_as_it_is_made_to(tmp_path):
         while True:
             pass
 
-    for kill in (Kill(0.05), Kill(0.05, busy=True), Kill(0.05, group=False)):
+    for kill in (Kill(0.05), Kill(0.05, "busy"), Kill(0.05, group=False)):
         assert forked(loop, tmp_path / "log", kill).code == -9
     assert "ZeroDivisionError" in forked(lambda: 1 / 0, tmp_path / "log").text
+
+
+def test_a_kill_comes_before_a_change_of_files(tmp_path):
+    def write() -> None:
+        for number in range(5):
+            (tmp_path / f"written{number}").write_text("")
+            (tmp_path / f"written{number}").rename(tmp_path / f"moved{number}")
+
+    ended = forked(write, tmp_path / "log")
+    assert (ended.code, ended.files) == (0, 10)
+    for path in tmp_path.glob("moved*"):
+        path.unlink()
+    ended = forked(write, tmp_path / "log", Kill(5.5, "files"))
+    assert (ended.code, ended.files) == (-9, 5)
+    assert sorted(path.name for path in tmp_path.glob("*[dn]?")) == ["moved0", "moved1", "written2"]
+
+
+def test_processes_that_are_started_have_what_was_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "a module of this test", sys)
+
+    def start() -> None:
+        import multiprocessing
+
+        for way in ("spawn", "forkserver"):
+            with multiprocessing.get_context(way).Pool(1) as pool:
+                sys.stdout.write(f"{pool.apply(_own_module)} {pool.apply(os.getpgrp) == os.getpgrp()}\n")
+
+    ended = forked(start, tmp_path / "log")
+    assert (ended.code, ended.text) == (0, "here True\n" * 2)
+
+
+def _own_module() -> str:
+    return "here" if "a module of this test" in sys.modules else "not here"
 
 
 def test_contents_leave_out_what_holds_the_time(tmp_path):
