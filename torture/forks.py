@@ -79,7 +79,7 @@ def forked(act: Callable[[], object], log: Path, kill: Kill | None = None) -> En
             (kill or Kill(LOST)).send(child)
             ended = os.waitpid(child, 0)
             break
-        time.sleep(0.002)
+        time.sleep(0.004)
     seconds, code = time.perf_counter() - started, os.waitstatus_to_exitcode(ended[1])
     return Ended(code, seconds, busy, int.from_bytes(changes[:8], "little"), log.read_text(errors="replace"))
 

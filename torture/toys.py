@@ -6,7 +6,8 @@ from pathlib import Path
 from torture.forks import made
 from torture.kills import Killed
 
-N_STARS, N_LABELLED = 1200, 60  # calibration needs 100 in the validation fold
+N_STARS, N_LABELLED = 400, 70
+_FEWEST = 20  # stars in the validation fold, for a calibration; 100 by itself
 _RECIPE = """
 base = "elbo"
 name = "torture"
@@ -19,7 +20,7 @@ epochs = {epochs}
 batch_size = 64
 learning_rate = 5e-3
 """
-_ROWS_A_PART = 128
+_ROWS_A_PART = 64
 
 
 class Toys:
@@ -45,7 +46,7 @@ class Toys:
         labels = sky.labels
         labels.values[N_LABELLED:] = float("nan")
         write_parquet(self.stars, sky.spectra, labels)
-        self.recipe.write_text(_RECIPE.format(epochs=20))
+        self.recipe.write_text(_RECIPE.format(epochs=10))
         (folder / "short.toml").write_text(_RECIPE.format(epochs=3))
         for arguments in (
             ["ingest", self.stars, "--out", self.store],
@@ -128,17 +129,16 @@ def _less_to_do() -> None:
 
     Processes that are forked later have them too.
     """
-    from scattervae.science.calibration import score, widths
-    from scattervae.science.calibration.fit import CalibrationSettings
+    from scattervae.science.calibration import fit, score, widths
     from scattervae.science.catalogue import one_file
     from scattervae.science.labels.training import LabelSettings
 
     one_file.ROWS_A_GROUP = _ROWS_A_PART
-    widths._STEPS = 10
+    fit.FEWEST_STARS, widths._STEPS = _FEWEST, 10
     score.fit_score.__kwdefaults__["epochs"] = 1
     for settings, values in (
         (LabelSettings, {"steps": 15, "networks": 2}),
-        (CalibrationSettings, {"scatter_rounds": 1, "n_like": 200, "n_score": 1000}),
+        (fit.CalibrationSettings, {"scatter_rounds": 1, "n_like": 100, "n_score": 500}),
     ):
         for name, value in values.items():
             settings.model_fields[name].default = value
