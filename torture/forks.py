@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-LOST = 240.0  # seconds after which a process is taken for one that hangs
+LOST = 900.0  # seconds after which a process is taken for one that hangs, on a machine however busy
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 
 
