@@ -1,10 +1,14 @@
 """What breaks on purpose, counted in one table: `make torture` prints it. Each part yields rows for it."""
 
+import itertools
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Try = TypeVar("Try")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -36,6 +40,12 @@ def row_of(part: str, what: str, endings: Iterable[str | None]) -> Row:
     listed = list(endings)
     misses = tuple(ending for ending in listed if ending is not None)
     return Row(part, what, len(listed), len(listed) - len(misses), misses)
+
+
+def in_time(tries: Iterable[Try], minutes: float) -> Iterator[Try]:
+    """The same, as long as there is time to begin another."""
+    end = time.monotonic() + 60.0 * minutes
+    return itertools.takewhile(lambda _: time.monotonic() < end, tries)
 
 
 def is_chosen(name: str, only: str) -> bool:

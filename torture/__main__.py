@@ -22,6 +22,12 @@ def main() -> None:
         "--mutations", type=int, default=20, help="of each readable file, bytes and structure each"
     )
     parser.add_argument("--aborts", type=int, default=300, help="runs of info under load")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=1e9,
+        help="of a row of kills, and of the readers; what was tried by then counts",
+    )
     parser.add_argument("--every", type=int, default=1, help="of lies and files, so manieth only")
     parser.add_argument(
         "--only", default="", help="rows whose name has this word, or one of several: train|label"

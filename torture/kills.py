@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from torture import Row, is_chosen, row_of
+from torture import Row, in_time, is_chosen, row_of
 from torture.forks import Ended, Kill, command, learn_modules
 
 TIMES = ("seconds", "stars_per_second")
@@ -75,14 +75,14 @@ def undisturbed(killed: Killed, work: Path) -> tuple[dict[str, str], Ended]:
     return contents(work / "run"), ended
 
 
-def kills(killed: Killed, work: Path, *, n: int, seed: int = 0) -> Row:
-    """Kill it so many times, half of them with all processes that it has started, half without."""
+def kills(killed: Killed, work: Path, *, n: int, minutes: float, seed: int = 0) -> Row:
+    """Kill it so many times, or as there is time for, half of them with all processes that it has started."""
     work.mkdir(parents=True, exist_ok=True)
     expected, whole = undisturbed(killed, work)
     if whole.code != killed.code or not expected:
         return row_of("kills", killed.name, [f"undisturbed: code {whole.code}, {whole.line}"])
     moments = _moments(whole, random.Random(f"{seed} {killed.name}"))
-    endings = [_ending(killed, work, (expected, whole), moments) for _ in range(n)]
+    endings = [_ending(killed, work, (expected, whole), moments) for _ in in_time(range(n), minutes)]
     return row_of("kills", f"{killed.name} ({whole.seconds:.1f} s)", endings)
 
 
@@ -121,4 +121,4 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
 
     for number, killed in enumerate(commands(work)):
         if is_chosen(killed.name, given.only):
-            yield kills(killed, work / f"kill{number}", n=given.kills, seed=given.seed)
+            yield kills(killed, work / f"kill{number}", n=given.kills, minutes=given.minutes, seed=given.seed)

@@ -1,5 +1,6 @@
 """Files read in processes of their own: hostile ones at full size, faulty ones, and both and real ones changed."""
 
+import itertools
 import json
 import random
 import re
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torture import SHARED, Row, row_of
+from torture import SHARED, Row, in_time, row_of
 from torture.forks import Ended, forked
 
 SECONDS, MEGABYTES = 20.0, 2000.0
@@ -212,15 +213,14 @@ def readings(work: Path, given: Namespace) -> Iterator[Reading]:
         "bytes": bytes_changed,
         "structure": structure_changed,
     }
-    for path in [*inputs(), *_made(work)][:: given.every]:
-        content, checked = path.read_bytes(), has_checksums(path)
+    paths = [*inputs(), *_made(work)][:: given.every]
+    for path in paths:
         yield reading(f"as it is: {path.name}", path, work)
-        for way, change in ways.items():
-            for number in range(given.mutations):
-                changed = work / f"changed{''.join(path.suffixes[-2:])}"
-                changed.write_bytes(change(content, chance))
-                truth = path if checked else None
-                yield reading(f"{way} changed: {path.name} ({number})", changed, work, truth)
+    for number, path, (way, change) in itertools.product(range(given.mutations), paths, ways.items()):
+        changed = work / f"changed{''.join(path.suffixes[-2:])}"
+        changed.write_bytes(change(path.read_bytes(), chance))
+        truth = path if has_checksums(path) else None
+        yield reading(f"{way} changed: {path.name} ({number})", changed, work, truth)
 
 
 def rows(found: list[Reading]) -> list[Row]:
@@ -250,7 +250,7 @@ def outcomes(work: Path, given: Namespace) -> Iterator[Row]:
     work.mkdir(parents=True, exist_ok=True)
     _warm_up(work)
     found = []
-    for one in readings(work / "readers", given):
+    for one in in_time(readings(work / "readers", given), given.minutes):
         found.append(one)
         if one.ending not in ENDINGS:
             sys.stderr.write(f"  {_line(one)}\n")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -40,7 +40,7 @@ Content = TypeVar("Content")
 
 @contextmanager
 def written_file(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` when the block ends well; otherwise `path` stays as it was."""
+    """A path to write to, renamed to `path` when the block ends well; otherwise it goes, and `path` stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -49,7 +49,11 @@ def written_file(path: Path) -> Iterator[Path]:
         if error.filename is None:
             error.filename = str(path)
         raise
-    os.replace(partial, path)
+    else:
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def sole_writer(output: Path) -> Iterator[None]:
     Raises:
         BusyError: Another run writes to it.
     """
-    target = output.resolve()
+    target = Path(os.path.realpath(output))  # of a loop of links as well
     lock = target.with_name(f".{target.name}.lock")
     file = _locked(lock, output)
     try:

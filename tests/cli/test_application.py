@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 import scattervae
 from scattervae.cli import application
@@ -139,6 +140,42 @@ def test_a_full_disk_is_one_line(cli, monkeypatch):
 
     monkeypatch.setattr(reading, "load", fail)
     assert cli("train", "store", "--out", "model").error == "model/weights: No space left on device"
+
+
+def test_too_little_memory_is_one_line(cli, folder, tmp_path, monkeypatch):
+    """Torch says so by a RuntimeError, of which others stay what they are."""
+    run = cli("generate", folder / "model", "-n", 10**14, "--out", tmp_path / "a.parquet")
+    assert run.code == 1
+    assert re.match(r"not enough memory \(.*can't allocate memory.*\); ask for less at a time$", run.error)
+    for error, expected in (
+        (MemoryError(), "not enough memory (for what was asked); ask for less at a time"),
+        (RuntimeError("CUDA out of memory. Tried"), "not enough memory (CUDA out of memory. Tried)"),
+        (RuntimeError("other"), None),
+    ):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(reading, "load", fail)
+        if expected is None:
+            with pytest.raises(RuntimeError, match="other"):
+                cli("train", "store", "--out", "model")
+        else:
+            assert cli("train", "store", "--out", "model").error.startswith(expected)
+
+
+def test_every_number_on_the_command_line_has_bounds():
+    """Which nan and infinity are without; a radius has its own, with the reason beside them."""
+    group = typer.main.get_command(application.app)
+    commands = {**group.commands, **group.commands["fetch"].commands}
+    numbers = {
+        f"{name} {parameter.name}": (parameter.min, parameter.max)
+        for name, command in commands.items()
+        for parameter in command.params
+        if parameter.type_descriptor.annotation is float
+    }
+    assert len(numbers) > 9
+    assert [name for name, bounds in numbers.items() if None in bounds] == ["crossmatch radius"]
 
 
 def test_messages_of_several_lines_come_out_as_one(cli, monkeypatch):

@@ -80,6 +80,15 @@ def test_strict_stops_at_a_broken_file(cli, tmp_path, sky):
     assert (run.code, run.error) == (1, "nothing.csv: does not exist; check the path")
 
 
+def test_a_link_to_itself_leads_to_no_file(cli, tmp_path):
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to(loop)
+    run = cli("ingest", loop, "--out", tmp_path / "store")
+    assert run.code == 1
+    assert f"{loop}: does not exist; check the path" in run.err
+    assert cli("ingest", loop, "--out", loop).code == 1
+
+
 def test_no_star_at_all(cli, tmp_path):
     (tmp_path / "empty.csv").touch()
     run = cli("ingest", tmp_path / "empty.csv", "--out", tmp_path / "store", "--json")

@@ -39,6 +39,14 @@ def test_the_command_gives_the_librarys_table_however_examples_are_given(cli, fo
             "none.txt",
             "--like none.txt: no such file, and no source_ids with commas between them; check the path",
         ),
+        ("", "--like : no such file, and no source_ids with commas between them; check the path"),
+        *(
+            (
+                f"12,{wrong}",
+                f"example {wrong} is no source_id; expected a whole number from 1 to 2^63 - 1",
+            )
+            for wrong in ("0", "-5", "9" * 30)
+        ),
         ("12", "example 12 is not among the stars; leave it out, or give its spectrum in a file"),
     ],
 )

@@ -287,6 +287,13 @@ def test_an_ecsv_header_of_another_form(tmp_path, change):
             read(path)
 
 
+def test_python_objects_in_numpy_files_are_never_read(tmp_path):
+    for name, save in (("a.npy", np.save), ("a.npz", lambda path, array: np.savez(path, source_id=array))):
+        save(tmp_path / name, np.array([{}], dtype=object))
+        with pytest.raises(DataError, match=rf"^[^\n]*{name}: holds Python objects, which are never read: "):
+            read_file(tmp_path / name)
+
+
 def test_an_npz_archive_that_contradicts_itself(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, source_id=np.array([1]), bp_coefficients=np.zeros((1, 55)))

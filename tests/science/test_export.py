@@ -95,3 +95,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(DataError, match="exists and is no export"):
         check_folder(tmp_path)
     check_folder(tmp_path / "new")
+
+
+def test_two_exports_are_not_written_to_one_folder(cli, tmp_path):
+    run = cli("export", "best", "--plain", tmp_path / "a", "--onnx", tmp_path / "b" / ".." / "a")
+    assert (run.code, run.error.split(": ")[1]) == (
+        1,
+        "--onnx and --plain name one folder; give each its own",
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -186,6 +186,9 @@ def test_labels_beyond_all_stars_are_refused_with_the_nearest(labelled):
         labelled.sample({"teff": 90_000.0}, 3)
     with pytest.raises(DataError, match=r"^age: expected one of teff, logg, fe_h, alpha_m"):
         labelled.sample({"age": 1.0}, 3)
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match=rf"^teff {value}: expected a finite number; leave out a label"):
+            labelled.sample({"teff": value}, 3)
 
 
 def test_a_label_flow_is_kept_and_belongs_to_its_model(model, labelled, tmp_path):

@@ -134,6 +134,26 @@ def test_lists_of_several_lengths_are_refused_where_they_cannot_be(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("suffix", "columns", "reason"),
+    [
+        (".fits", {"a": [1], "": [2]}, "column 2 has no name, which only parquet and csv can hold"),
+        (".vot", {"": [2]}, "column 1 has no name, which only parquet and csv can hold"),
+        (".fits", {f"c{n}": [n] for n in range(1000)}, "1,000 columns, more than the 999 that FITS can hold"),
+        (".ecsv", {"a": [{"b": 1}]}, "{out}: .ecsv cannot hold this table: Unsupported cast from struct"),
+        (".csv", {"a": [{"b": 1}]}, "{out}: .csv cannot hold this table: Unsupported Type:struct"),
+        (".vot", {"a": [b"\xff"]}, "{out}: .vot cannot hold this table: Invalid UTF8 payload; .parquet can"),
+        (".fits", {"a": pa.array([2**64 - 1], pa.uint64())}, "{out}: .fits cannot hold this table: Integer "),
+    ],
+)
+def test_a_table_that_a_form_cannot_hold_is_refused_with_the_reason(tmp_path, suffix, columns, reason):
+    out = tmp_path / f"t{suffix}"
+    with pytest.raises(DataError) as raised:
+        write(out, pa.table(columns))
+    assert str(raised.value).startswith(reason.format(out=out))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["t.txt", "t.FITS", "t.csv.gz", "t"])
 def test_a_name_that_says_no_form_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=r"end it in \.parquet, \.fits, \.vot, \.ecsv or \.csv$"):

@@ -13,7 +13,7 @@ from torture.forks import Kill, forked
 from torture.kills import contents
 from torture.readers import CHECKED, Reading, bytes_changed, has_checksums, rows, structure_changed
 
-from torture import Row, failed, row_of, table
+from torture import Row, failed, in_time, row_of, table
 
 
 def test_the_table_names_each_miss_and_fails_with_one():
@@ -30,6 +30,11 @@ def test_the_table_names_each_miss_and_fails_with_one():
     assert failed([good, bad])
     assert failed([])
     assert failed([Row("kills", "nothing was tried", 0, 0)])
+
+
+def test_a_part_ends_in_time_with_what_was_tried():
+    assert list(in_time(range(5), 1.0)) == [0, 1, 2, 3, 4]
+    assert list(in_time(range(5), 0.0)) == []
 
 
 def test_readers_count_each_thing_that_is_to_happen_to_no_file():

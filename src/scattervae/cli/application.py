@@ -1,6 +1,7 @@
 """The command ``scattervae``: its commands by name, and every error as one line."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,6 +39,7 @@ from scattervae.errors import ScatterVaeError, SkippedRowsError
 
 ROWS_SKIPPED = 3
 INTERRUPTED = 130
+_NO_MEMORY = re.compile("can't allocate memory|out of memory")  # torch's own words, on a CPU and on a GPU
 
 app = typer.Typer(
     name="scattervae",
@@ -120,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # a rename that fails names its target second
         where = error.filename2 or error.filename or "the machine"
         _fail(f"{where}: {error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+            raise
+        _fail(f"not enough memory ({str(error) or 'for what was asked'}); ask for less at a time", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # which is also what typer makes of most interrupts

@@ -40,7 +40,7 @@ def compare(
         ),
     ] = "",
     caliper: Annotated[
-        float, typer.Option(min=0.0, metavar="SD", help="The largest distance within a pair.")
+        float, typer.Option(min=0.0, max=1e3, metavar="SD", help="The largest distance within a pair.")
     ] = 0.25,
     level: Annotated[
         float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The false-discovery rate of findings.")

@@ -107,7 +107,10 @@ AllowSkipped = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 takes what the machine has.")
+    int,
+    typer.Option(
+        "--threads", min=0, max=4096, metavar="N", help="CPU threads; 0 takes what the machine has."
+    ),
 ]
 DeviceName = Annotated[
     str,

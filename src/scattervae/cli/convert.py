@@ -1,5 +1,6 @@
 """``scattervae convert``: a table of results in another form."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def convert(
     from scattervae.spectra.tables import CONVERSIONS, write_table
 
     check_out(out, "table")
-    if out.resolve() == table.resolve():
+    if os.path.realpath(out) == os.path.realpath(table):
         raise DataError(f"{out}: is the table itself; give another --out")
     with sole_writer(out):
         if table.suffix in CONVERSIONS and table.is_file():

@@ -76,6 +76,7 @@ def crossmatch(
         missing = "position" if by_id is None else "source_id"
         lines.append(f"{counted(result.n_without, 'row')} of the list without a {missing}")
     if result.dropped_columns:
-        lines.append(f"left out, not one value a row: {', '.join(result.dropped_columns)}")
+        names = ", ".join(result.dropped_columns)
+        lines.append(f"left out (not one value a row, or named as a column of ours): {names}")
     values = {**vars(result), "path": str(result.path), "dropped_columns": list(result.dropped_columns)}
     Summary(values, (*lines, f"wrote {out}")).show(as_json=as_json)

@@ -139,7 +139,7 @@ def encode(
         (
             f"encoded {summary.n_encoded:,} of {counted(summary.n_stars, 'star')}{resumed}; "
             f"flags: {listed(summary.flags)}",
-            f"wrote {out}{f' at {speed:,.0f} stars/s' if n_new else ''} with the {engine.value} engine"
+            f"wrote {out}{f' at {speed:,.0f} stars/s' if speed >= 1 else ''} with the {engine.value} engine"
             f"{skipped_rows(tally.n_skipped, tally.n_rows)}",
         ),
     ).show(as_json=as_json)

@@ -52,14 +52,18 @@ def generate(
         typer.Option(metavar="SOURCE_ID SOURCE_ID", help="In steps from one of --stars to another."),
     ] = None,
     teff: Annotated[
-        float | None, typer.Option(min=1.0, metavar="K", help="From stars with this effective temperature.")
+        float | None,
+        typer.Option(min=1.0, max=1e6, metavar="K", help="From stars with this effective temperature."),
     ] = None,
     logg: Annotated[
-        float | None, typer.Option(metavar="DEX", help="From stars with this surface gravity.")
+        float | None,
+        typer.Option(min=-20.0, max=20.0, metavar="DEX", help="From stars with this surface gravity."),
     ] = None,
-    feh: Annotated[float | None, typer.Option(metavar="DEX", help="From stars with this [Fe/H].")] = None,
+    feh: Annotated[
+        float | None, typer.Option(min=-20.0, max=20.0, metavar="DEX", help="From stars with this [Fe/H].")
+    ] = None,
     alpha: Annotated[
-        float | None, typer.Option(metavar="DEX", help="From stars with this [alpha/M].")
+        float | None, typer.Option(min=-20.0, max=20.0, metavar="DEX", help="From stars with this [alpha/M].")
     ] = None,
     stars: Annotated[
         Path | None,

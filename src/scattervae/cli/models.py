@@ -1,5 +1,6 @@
 """``scattervae models``, ``export``, ``push``: models of the package, for other programs, on the hub."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,8 @@ def export(
     folders = [folder for folder in (onnx, plain) if folder is not None]
     for folder in folders:
         check_folder(folder)
+    if len({os.path.realpath(folder) for folder in folders}) < len(folders):
+        raise RecipeError(f"{onnx}: --onnx and --plain name one folder; give each its own")
     trained = load_model(model, labels=False)
     for given, write in ((onnx, export_onnx), (plain, export_plain)):
         if given is not None:

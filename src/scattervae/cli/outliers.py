@@ -264,7 +264,7 @@ def similar(
 
 
 def _examples(like: str) -> Path | list[int]:
-    if Path(like).exists():
+    if like and Path(like).exists():
         return Path(like)
     try:
         return [int(part) for part in like.split(",")]

@@ -278,7 +278,7 @@ def _times(path: Path, entry: FileEntry, started: str, seconds: float) -> FileTi
         size, modified_ns = 0, 0
     return FileTimes(
         name=entry.name,
-        path=str(path.resolve()),
+        path=os.path.realpath(path),
         size=size,
         modified_ns=modified_ns,
         digest=entry.digest,

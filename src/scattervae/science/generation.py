@@ -206,7 +206,7 @@ class LabelFlow:
         """`n` latent vectors of stars with these labels; as spread as labels that are not given leave them.
 
         Raises:
-            DataError: There is no such label, or they lie farther out than those of any labelled star.
+            DataError: A label is unknown or not finite, or they lie farther out than those of any labelled star.
         """
         if self.reliability(labels) <= 1.5 / (1 + len(self.labels)):
             near = ", ".join(f"{name} {value:.4g}" for name, value in self.nearest(labels).items())
@@ -274,12 +274,12 @@ class LabelFlow:
         return LabelFlow(flow, names, scales, *arrays)
 
     def _scaled(self, labels: Mapping[str, float]) -> Float64[np.ndarray, " label"]:
-        unknown = sorted(set(labels) - set(self.names))
-        if unknown or not labels:
+        if (unknown := sorted(set(labels) - set(self.names))) or not labels:
             raise DataError(f"{', '.join(unknown) or 'no label'}: expected one of {', '.join(self.names)}")
+        if wrong := [f"{name} {value}" for name, value in labels.items() if not np.isfinite(value)]:
+            raise DataError(f"{wrong[0]}: expected a finite number; leave out a label that is open")
         row = np.array([[labels.get(name, np.nan) for name in self.names]])
-        scaled: np.ndarray = _linear_labels(self.scales, row)[0]
-        return scaled
+        return np.asarray(_linear_labels(self.scales, row)[0])
 
 
 def _linear_labels(scales: LabelScales, values: LabelArray) -> LabelArray:

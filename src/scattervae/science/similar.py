@@ -271,8 +271,8 @@ def similar(
         progress: Called after each chunk with its number of stars, in the second reading.
 
     Raises:
-        DataError: There is no example, or more than 1,000; one is not among the stars, or cannot be encoded; or the
-            stars are of another basis than the model's.
+        DataError: There are no examples, or over 1,000; one is no source_id, not among the stars, or not encodable;
+            or the stars are of another basis.
 
     Example:
         >>> import scattervae as sv
@@ -294,12 +294,12 @@ def similar(
 
 def _ids_of(like: Source | Sequence[int]) -> SourceIds | None:
     """The identifiers that are given, or that a file without spectra lists; None where there are spectra."""
-    if isinstance(like, Spectra):
+    if isinstance(like, Spectra) or (isinstance(like, str | Path) and Path(like).is_dir()):
         return None
     if not isinstance(like, str | Path):
+        if wrong := [i for i in like if not 0 < i < 2**63]:
+            raise DataError(f"example {wrong[0]} is no source_id; expected a whole number from 1 to 2^63 - 1")
         return np.unique(np.asarray(like, dtype=np.int64))
-    if Path(like).is_dir():
-        return None
     try:
         next(iter(load_chunks(like)), None)
     except DataError:

@@ -62,6 +62,7 @@ _UCDS = {
 _DATATYPES = {"int16": "short", "int32": "int", "int64": "long", "float": "float", "double": "double"}
 _DATATYPES |= {"uint8": "short", "uint16": "int", "uint32": "long", "bool": "boolean"}
 ROWS_A_GROUP = 65536
+_FITS_COLUMNS = 999  # FITS standard 4.0, sect. 7.3.1, TFIELDS
 _NAMES_SHOWN, _ROWS_SHOWN = 8, 10
 _HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
 
@@ -170,7 +171,7 @@ def written_table(out: Path) -> Iterator[Path]:
     FITS, VOTable and ECSV are made in memory, csv row group by row group.
 
     Raises:
-        DataError: The suffix says no form, or lists of a column differ in length.
+        DataError: The suffix says no form, or that form cannot hold the table, such as lists that differ in length.
     """
     require_form(out)
     with written_file(out) as partial:
@@ -180,9 +181,17 @@ def written_table(out: Path) -> Iterator[Path]:
         parquet = partial.with_name(f"{partial.name}.parquet")
         try:
             yield parquet
-            CONVERSIONS[out.suffix](parquet, partial)
+            _convert(parquet, partial, out)
         finally:
             parquet.unlink(missing_ok=True)
+
+
+def _convert(parquet: Path, partial: Path, out: Path) -> None:
+    """Write the table of a parquet file in the form of the suffix of `out`."""
+    try:
+        CONVERSIONS[out.suffix](parquet, partial)
+    except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
+        raise DataError(f"{out}: {out.suffix} cannot hold this table: {error}; .parquet can") from error
 
 
 def write_table(table: pa.Table, out: Path) -> None:
@@ -272,7 +281,12 @@ def is_scattervae_table(path: Path) -> bool:
 def _to_fits(parquet: Path, to: Path) -> None:
     from astropy.io import fits
 
-    table, note = _in_memory(read_table(parquet), "fits")
+    rows = read_table(parquet)
+    if rows.num_columns > _FITS_COLUMNS:
+        raise DataError(
+            f"{counted(rows.num_columns, 'column')}, more than the {_FITS_COLUMNS} that FITS can hold"
+        )
+    table, note = _in_memory(rows, "fits")
     hdu = fits.table_to_hdu(table)
     for number, column in enumerate(table.itercols(), start=1):
         if column.info.description:
@@ -338,6 +352,10 @@ def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]
     from astropy.table import Table
 
     table = Table()
+    if "" in rows.column_names:
+        raise DataError(
+            f"column {rows.column_names.index('') + 1} has no name, which only parquet and csv can hold"
+        )
     for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
         values = _values(field.name, column)
         unit, description = _known_unit(_about(field), unit_format)

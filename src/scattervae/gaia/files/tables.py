@@ -80,6 +80,15 @@ _GROWTH = 12  # of JSON in memory
 
 def read_numpy(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """The arrays of an npz file by their names, or the fields of one structured array."""
+    try:
+        return _numpy_columns(stream, wanted)
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError("holds Python objects, which are never read: write numbers and text alone") from error
+
+
+def _numpy_columns(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     content = np.load(stream, allow_pickle=False)
     names = content.dtype.names if isinstance(content, np.ndarray) else content.files
     if not names:
