@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -45,15 +45,13 @@ def written_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
+        os.replace(partial, path)
     except OSError as error:  # a full disk does not say which file it was
         if error.filename is None:
             error.filename = str(path)
         raise
-    else:
-        os.replace(partial, path)
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

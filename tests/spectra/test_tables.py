@@ -137,9 +137,17 @@ def test_lists_of_several_lengths_are_refused_where_they_cannot_be(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "columns", "reason"),
     [
-        (".fits", {"a": [1], "": [2]}, "column 2 has no name, which only parquet and csv can hold"),
-        (".vot", {"": [2]}, "column 1 has no name, which only parquet and csv can hold"),
-        (".fits", {f"c{n}": [n] for n in range(1000)}, "1,000 columns, more than the 999 that FITS can hold"),
+        (
+            ".fits",
+            {"a": [1], "": [2]},
+            "{out}: .fits cannot hold this table: its column 2 has no name; .parquet can",
+        ),
+        (".vot", {"": [2]}, "{out}: .vot cannot hold this table: its column 1 has no name; .parquet can"),
+        (
+            ".fits",
+            {f"c{n}": [n] for n in range(1000)},
+            "{out}: .fits cannot hold this table: it has 1000 columns, more than 999",
+        ),
         (".ecsv", {"a": [{"b": 1}]}, "{out}: .ecsv cannot hold this table: Unsupported cast from struct"),
         (".csv", {"a": [{"b": 1}]}, "{out}: .csv cannot hold this table: Unsupported Type:struct"),
         (".vot", {"a": [b"\xff"]}, "{out}: .vot cannot hold this table: Invalid UTF8 payload; .parquet can"),

@@ -61,8 +61,10 @@ _UCDS = {
 }
 _DATATYPES = {"int16": "short", "int32": "int", "int64": "long", "float": "float", "double": "double"}
 _DATATYPES |= {"uint8": "short", "uint16": "int", "uint32": "long", "bool": "boolean"}
-ROWS_A_GROUP = 65536
-_FITS_COLUMNS = 999  # FITS standard 4.0, sect. 7.3.1, TFIELDS
+ROWS_A_GROUP, _FITS_COLUMNS = (
+    65536,
+    999,
+)  # of which FITS holds no more: its standard 4.0, sect. 7.3.1, TFIELDS
 _NAMES_SHOWN, _ROWS_SHOWN = 8, 10
 _HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
 
@@ -79,11 +81,9 @@ def require_form(out: Path, *, folders: bool = False) -> None:
     """
     if out.suffix in SUFFIXES or (folders and not out.suffix):
         return
-    names = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    folder = ", or without a suffix for the folder of a HATS catalogue" if folders else ""
-    raise DataError(
-        f"{out}: no form of table is called {out.suffix or 'by no suffix'}; end it in {names}{folder}"
-    )
+    ends = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    ends += ", or without a suffix for the folder of a HATS catalogue" if folders else ""
+    raise DataError(f"{out}: no form of table is called {out.suffix or 'by no suffix'}; end it in {ends}")
 
 
 def ucd_of(name: str) -> str | None:
@@ -109,9 +109,8 @@ def result_schema(fields: Sequence[pa.Field], notes: Mapping[str, str]) -> pa.Sc
         '<?xml version="1.0" encoding="UTF-8"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">'
         f'<RESOURCE type="results">{infos}<TABLE>{columns}</TABLE></RESOURCE></VOTABLE>'
     )
-    return pa.schema(
-        fields, metadata={**notes, f"{_VOPARQUET}version": "1.0", f"{_VOPARQUET}content": votable}
-    )
+    own = {f"{_VOPARQUET}version": "1.0", f"{_VOPARQUET}content": votable}
+    return pa.schema(fields, metadata={**notes, **own})
 
 
 def result_table(
@@ -140,8 +139,7 @@ def _votable_field(field: pa.Field) -> str:
     listed = pa.types.is_list(field.type)
     datatype = _DATATYPES.get(str(field.type.value_type if listed else field.type))
     size = "" if datatype and not listed else ' arraysize="*"'
-    about = _about(field)
-    unit, description = _known_unit(about, "vounit")
+    unit, description = _known_unit(_about(field), "vounit")
     words = {
         "name": field.name,
         "datatype": datatype or "unicodeChar",
@@ -187,7 +185,6 @@ def written_table(out: Path) -> Iterator[Path]:
 
 
 def _convert(parquet: Path, partial: Path, out: Path) -> None:
-    """Write the table of a parquet file in the form of the suffix of `out`."""
     try:
         CONVERSIONS[out.suffix](parquet, partial)
     except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
@@ -281,11 +278,8 @@ def is_scattervae_table(path: Path) -> bool:
 def _to_fits(parquet: Path, to: Path) -> None:
     from astropy.io import fits
 
-    rows = read_table(parquet)
-    if rows.num_columns > _FITS_COLUMNS:
-        raise DataError(
-            f"{counted(rows.num_columns, 'column')}, more than the {_FITS_COLUMNS} that FITS can hold"
-        )
+    if (rows := read_table(parquet)).num_columns > _FITS_COLUMNS:
+        raise ValueError(f"it has {rows.num_columns} columns, more than {_FITS_COLUMNS}")
     table, note = _in_memory(rows, "fits")
     hdu = fits.table_to_hdu(table)
     for number, column in enumerate(table.itercols(), start=1):
@@ -333,9 +327,8 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         whole = column.combine_chunks()
         texts = pa.ListArray.from_arrays(whole.offsets, whole.values.cast(pa.string()))
         return pc.binary_join_element_wise("[", pc.binary_join(texts, ", "), "]", "")
-    if pa.types.is_floating(column.type):
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return column
+    floating = pa.types.is_floating(column.type)
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column) if floating else column
 
 
 CONVERSIONS: dict[str, Callable[[Path, Path], None]] = {
@@ -353,9 +346,7 @@ def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]
 
     table = Table()
     if "" in rows.column_names:
-        raise DataError(
-            f"column {rows.column_names.index('') + 1} has no name, which only parquet and csv can hold"
-        )
+        raise ValueError(f"its column {rows.column_names.index('') + 1} has no name")
     for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
         values = _values(field.name, column)
         unit, description = _known_unit(_about(field), unit_format)
@@ -391,12 +382,11 @@ def _values(name: str, column: pa.ChunkedArray) -> np.ndarray:
             raise DataError(f"{name}: its lists differ in length, which only parquet and csv can hold")
         flat = np.asarray(pc.list_flatten(column).to_numpy())
         return flat.reshape(len(column), -1) if len(column) else np.empty((0, 0), flat.dtype)
-    if pa.types.is_floating(kind):
+    boolean = pa.types.is_boolean(kind)
+    if pa.types.is_floating(kind) or (boolean and not column.null_count):
         return np.asarray(column.to_numpy())
-    if pa.types.is_boolean(kind):
-        return _masked(column.cast(pa.int16())) if column.null_count else np.asarray(column.to_numpy())
-    if pa.types.is_integer(kind):
-        return _masked(column)
+    if boolean or pa.types.is_integer(kind):
+        return _masked(column.cast(pa.int16()) if boolean else column)
     return np.array([text or "" for text in column.cast(pa.string()).to_pylist()], dtype=np.str_)
 
 
