@@ -10,20 +10,23 @@ from scipy.stats import kstest, norm
 from scattervae.errors import DataError
 from scattervae.gaia.basis import g_flux_of, g_mag_of
 from scattervae.model.network import Reconstruction
+from scattervae.science.calibration import coverage
 from scattervae.science.calibration.coverage import (
     N_BINS,
     N_GROUPS,
     Pits,
     Share,
     coverage_table,
+    drawn_usable,
     order_groups,
     pit,
     pits,
     tabulated,
 )
+from scattervae.science.calibration.widths import faint_coverage
 from scattervae.spectra.columns import xp_colour
 from scattervae.spectra.normalization import Inputs, Normalization
-from scattervae.spectra.spectra import Basis, Spectra
+from scattervae.spectra.spectra import Basis, Flag, Spectra
 from science.calibration.linear import N, linear_model, stars_of, with_widths
 from toy import DR3, spoiled, toy_sky, untrained_model
 
@@ -108,6 +111,17 @@ def test_table_of_a_model_leaves_unusable_stars_out_and_same_seed_same_table():
     assert table.n_stars == 294
     assert table == coverage_table(MODEL, spoiled(SKY.spectra))
     assert table.by("all")[0].hidden.n > 0
+
+
+def test_of_many_stars_some_are_drawn(monkeypatch):
+    monkeypatch.setattr(coverage, "MOST_STARS", 50)
+    stars = SKY.spectra.with_flags(np.arange(300).astype(np.uint16) % 2 * np.uint16(Flag.BAD_COEFFS))
+    drawn = drawn_usable(stars)
+    assert len(drawn) == 50
+    assert drawn.usable.all()
+    row = {star: row for row, star in enumerate(stars.source_id.tolist())}
+    assert (np.diff([row[star] for star in drawn.source_id.tolist()]) > 0).all()
+    assert coverage_table(MODEL, stars).n_stars == faint_coverage(MODEL, stars)[3.0].n == 50
 
 
 def test_no_usable_star_is_an_error_of_one_line():

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from scattervae.arrays import Latents
@@ -84,7 +85,8 @@ def calibrate(
     model = with_scatter_factor(checkpoint, factor)
     progress("fitting the widths")
     model = with_widths(model, fit_widths(with_widths(model), bright, seed=settings.seed))
-    scored_on = _some(normalization.apply(known, gaps=checkpoint.sees_errors), settings)
+    like = known.take(_some(len(known), settings))
+    scored_on = normalization.apply(like, gaps=checkpoint.sees_errors)
     generator = stream(settings.seed, "latents")
     progress("learning the score")
     latents = posterior_draws(model, scored_on, encode(model, scored_on), generator)
@@ -129,10 +131,10 @@ def _miss(
     return (one - INSIDE_1_SIGMA).square() + (two - INSIDE_2_SIGMA).square()
 
 
-def _some(inputs: Inputs, settings: CalibrationSettings) -> Inputs:
-    """Stars drawn at random, so many at most."""
-    rows = torch.randperm(len(inputs), generator=stream(settings.seed, "some"))
-    return inputs.take(rows[: settings.n_like])
+def _some(n: int, settings: CalibrationSettings) -> Int64[np.ndarray, " row"]:
+    """Rows of stars drawn at random, so many at most."""
+    rows: np.ndarray = torch.randperm(n, generator=stream(settings.seed, "some")).numpy()
+    return rows[: settings.n_like]
 
 
 def made_from(checkpoint: Checkpoint, z: Latents, like: Inputs, generator: torch.Generator) -> Inputs:

@@ -11,7 +11,7 @@ from torch import Tensor
 from scattervae.arrays import Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.network import Posterior
-from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
+from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, drawn_usable
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
@@ -217,6 +217,6 @@ def renoised_coverage(
 
 
 def faint_coverage(checkpoint: Checkpoint, spectra: Spectra, *, seed: int = 0) -> dict[float, LatentCoverage]:
-    """`renoised_coverage` of the complete ones of these stars, for errors `FAINTER` times as large."""
-    bright = checkpoint.normalization.apply(spectra.take(spectra.usable))
+    """`renoised_coverage` of those stars that `coverage_table` takes too, for errors `FAINTER` times as large."""
+    bright = checkpoint.normalization.apply(drawn_usable(spectra))
     return {factor: renoised_coverage(checkpoint, bright, factor, seed=seed) for factor in FAINTER}
