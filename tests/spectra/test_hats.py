@@ -314,6 +314,8 @@ def test_every_parquet_file_is_read_in_one_place():
     package = Path(scattervae.__file__).parent
     reads = re.compile(r"ParquetFile\(|\bpq\.read_table|pyarrow\.dataset|pd\.read_parquet")
     found = {
-        str(file.relative_to(package)) for file in package.rglob("*.py") if reads.search(file.read_text())
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if any(reads.search(line) for line in file.read_text().splitlines() if ">>> " not in line)
     }
     assert found == {"spectra/hats.py"}

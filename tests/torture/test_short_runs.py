@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHORT = {
-    "readers": ("--mutations", "1", "--every", "16"),
+    "readers": ("--mutations", "1", "--every", "32"),
     "server": ("--every", "5"),
     "corruption": ("--flips", "1", "--only", "trained folder"),
     "kills": ("--kills", "4", "--only", "to a file"),

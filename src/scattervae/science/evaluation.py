@@ -74,9 +74,8 @@ def evaluate(
     if fold not in get_args(FoldName):
         raise DataError(f"fold {fold!r}: there are {', '.join(get_args(FoldName))}")
     spectra = read(stars, basis=checkpoint.normalization.basis).spectra
-    chosen = slice(None) if fold == "all" else getattr(folds(spectra.source_id), fold)
-    scored = spectra.take(chosen)
-    scored = scored.take(scored.usable)
+    chosen = spectra.usable if fold == "all" else spectra.usable & getattr(folds(spectra.source_id), fold)
+    scored = spectra if chosen.all() else spectra.take(chosen)
     if len(scored) == 0:
         where = "usable" if fold == "all" else f'usable and of the {fold} fold; fold="all" takes every star'
         raise DataError(
