@@ -145,7 +145,7 @@ def _fork_interpreter(_: str, arguments: Sequence[str | bytes], kept: Sequence[i
 
 def _act(act: Callable[[], object], log: Path, changes: mmap.mmap, kill: Kill | None) -> None:
     """Do it, and end this process whatever happens."""
-    from multiprocessing import util
+    from multiprocessing import forkserver, util
 
     code = 70
     try:
@@ -155,6 +155,7 @@ def _act(act: Callable[[], object], log: Path, changes: mmap.mmap, kill: Kill | 
         os.dup2(file, 2)
         sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         util.spawnv_passfds = _fork_interpreter
+        forkserver._forkserver.__init__()  # type: ignore[misc]  # a server of this process, not of its parent
         _count_changes(changes, kill)
         act()
         code = 0

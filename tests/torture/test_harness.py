@@ -4,6 +4,7 @@ import json
 import os
 import random
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,7 @@ def test_processes_that_are_started_have_what_was_imported(tmp_path, monkeypatch
             with multiprocessing.get_context(way).Pool(1) as pool:
                 sys.stdout.write(f"{pool.apply(_own_module)} {pool.apply(os.getpgrp) == os.getpgrp()}\n")
 
+    forkserver.ensure_running()  # as another test may have left it: no server of the process that is forked
     ended = forked(start, tmp_path / "log")
     assert (ended.code, ended.text) == (0, "here True\n" * 2)
 
