@@ -14,6 +14,7 @@ from scipy.stats import kstest
 from scattervae.errors import CheckpointError
 from scattervae.files import write_tensors
 from scattervae.model.checkpoint import read_checkpoint
+from scattervae.science.calibration import fit
 from scattervae.science.calibration.calibrated import (
     CALIBRATION,
     is_calibrated,
@@ -204,6 +205,20 @@ def test_a_broken_calibration_is_an_error_of_one_line(folder, tmp_path):
     with pytest.raises(CheckpointError, match="not readable") as error:
         load_model(copy)
     assert "\n" not in str(error.value)
+
+
+def test_of_many_validation_stars_some_are_drawn(trained, monkeypatch):
+    seen = []
+
+    def stop(_, inputs, settings):
+        seen.append(len(inputs))
+        raise InterruptedError
+
+    monkeypatch.setattr(fit, "MOST_STARS", 110)
+    monkeypatch.setattr(fit, "fit_scatter", stop)
+    with pytest.raises(InterruptedError):
+        calibrate(trained, SKY.spectra)
+    assert seen == [110]
 
 
 def test_the_papers_network_is_calibrated_too():

@@ -25,10 +25,13 @@ from scattervae.seeds import folds, stream
 from scattervae.settings import Settings
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.store import draw_rows
 
 logger = logging.getLogger(__name__)
 
 FEWEST_STARS = 100
+MOST_STARS = 20_000
+"""Of more in the validation fold, so many are drawn: each coefficient's coverage is then known to 0.3 %."""
 _SMALLEST_RATIO = 0.3
 _LOG_FACTORS = torch.arange(-1.2, 1.2001, 0.0125)
 _MANY = 4096
@@ -57,11 +60,11 @@ def calibrate(
 ) -> CalibratedModel:
     """The model with scatter, widths and score calibrated; its test fold is not looked at.
 
-    Scatter and widths are fitted on the complete stars of the validation fold, which lose a band for the widths of
-    stars with one: a model that was trained on it as well (recipes train on it unless they set
-    `training.hold_out_validation`) fits these stars a little too well. The calibrated model refines each posterior
-    from the encoder's answer (`refine_cheaply`). The score's simulated stars have the errors, and the gaps, of stars
-    outside the test fold.
+    Scatter and widths are fitted on the complete stars of the validation fold, of `MOST_STARS` drawn from more, which
+    lose a band for the widths of stars with one: a model that was trained on it as well (recipes train on it unless
+    they set `training.hold_out_validation`) fits these stars a little too well. The calibrated model refines each
+    posterior from the encoder's answer (`refine_cheaply`). The score's simulated stars have the errors, and the gaps,
+    of stars outside the test fold.
 
     Args:
         spectra: The stars that it was trained on, with their validation fold.
@@ -71,7 +74,7 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     fold = folds(spectra.source_id)
-    validation = spectra.take(fold.validation & spectra.usable)
+    validation = spectra.take(draw_rows(fold.validation & spectra.usable, MOST_STARS))
     known = spectra.take(~fold.test & checkpoint.usable(spectra))
     if len(validation) < FEWEST_STARS:
         raise DataError(
