@@ -75,12 +75,12 @@ def evaluate(
     with ln 2 pi; lower is better. Models trained on other stars have other standard deviations: compare
     those on normalised errors only.
 
-    Coverage is how many coefficients lie inside the central 68 and 95 % of what a model predicts: hidden from
-    it, at a draw of the latents, at a draw from the posterior as `encode` states it, at the posterior mean; of the
-    coefficients whose median scatter exceeds their error, and at a draw and with no scatter of the others. The worst
-    bins of G, order and colour are printed below, those of few stars with standard errors; --all prints every bin.
-    Last come latents of the same stars made fainter: how often they lie where their posteriors expect them. A model
-    that has been calibrated is scored twice.
+    Coverage, of 50,000 stars at most, is how many coefficients lie inside the central 68 and 95 % of what a model
+    predicts: hidden from it, at a draw of the latents, at a draw from the posterior as `encode` states it, at the
+    posterior mean; of the coefficients whose median scatter exceeds their error, and at a draw and with no scatter of
+    the others. The worst bins of G, order and colour are printed below, those of few stars with standard errors; --all
+    prints every bin. Last come latents of the same stars made fainter: how often they lie where their posteriors expect
+    them. A model that has been calibrated is scored twice.
 
     Examples:
 
