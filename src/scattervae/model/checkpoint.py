@@ -15,11 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import (
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 from torch import nn
 
 from scattervae.arrays import Latents, SourceIds, StarMask

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from scattervae.arrays import Coeffs, StarMask
+from scattervae.arrays import Coeffs, SourceIds, StarMask
 from scattervae.errors import RecipeError
 from scattervae.files import problems
 from scattervae.model.loss import Likelihood, Objective
@@ -260,19 +260,24 @@ def parse_recipe(settings: object, *, where: str) -> Recipe:
         raise RecipeError(f"{where}: {problems(error)}") from error
 
 
+def in_training_fold(source_id: SourceIds, recipe: Recipe) -> StarMask:
+    """Stars of the folds that a recipe trains on: all but the test fold, or all but test and validation."""
+    fold = folds(source_id)
+    return fold.train if recipe.training.hold_out_validation else ~fold.test
+
+
 def trained_on(
     stars: Spectra | StoredSpectra, recipe: Recipe, *, outliers: Int64[np.ndarray, " outlier"] | None = None
 ) -> StarMask:
-    """The usable stars that a recipe trains on: all but the test fold, or all but test and validation.
+    """The usable stars that a recipe trains on, of the folds that it takes (`in_training_fold`).
 
     Args:
         stars: The stars; those with one band train where the recipe's encoder sees what is missing.
         recipe: Says whether the validation fold is held out.
         outliers: Stars that no model is to train on (`scattervae.spectra.normalization.Normalization.outliers`).
     """
-    fold = folds(stars.source_id)
     usable = stars.usable_with_one_band if recipe.trains_on_one_band else stars.usable
-    chosen: StarMask = (fold.train if recipe.training.hold_out_validation else ~fold.test) & usable
+    chosen: StarMask = in_training_fold(stars.source_id, recipe) & usable
     if outliers is not None and len(outliers):
         chosen &= ~np.isin(stars.source_id, outliers)
     return chosen

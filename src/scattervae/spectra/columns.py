@@ -1,9 +1,9 @@
 """The columns of a store: names of the archive, units, descriptions, and row groups from arrow and back."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -87,9 +87,21 @@ def described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.F
     return pa.field(name, kind, metadata={"unit": unit, "description": description})
 
 
-def flag_legend() -> str:
-    """All bits of the column `FLAGS` with their meanings, on one line."""
-    return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in Flag)
+@runtime_checkable
+class _Bit(Protocol):
+    """A member of an enumeration of bits with meanings, such as `Flag`."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def value(self) -> int: ...
+    @property
+    def meaning(self) -> str: ...
+
+
+def flag_legend(flags: Iterable[_Bit] = Flag) -> str:
+    """All bits of a column of flags, `FLAGS` where not said otherwise, with their meanings, on one line."""
+    return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in flags)
 
 
 def store_schema(

@@ -75,7 +75,6 @@ def calibrate(
     settings = settings or CalibrationSettings()
     fold = folds(spectra.source_id)
     validation = spectra.take(draw_rows(fold.validation & spectra.usable, MOST_STARS))
-    known = spectra.take(~fold.test & checkpoint.usable(spectra))
     if len(validation) < FEWEST_STARS:
         raise DataError(
             f"{counted(len(validation), 'usable star')} with both bands in the validation fold, of {len(spectra)}: "
@@ -88,7 +87,8 @@ def calibrate(
     model = with_scatter_factor(checkpoint, factor)
     progress("fitting the widths")
     model = with_widths(model, fit_widths(with_widths(model), bright, seed=settings.seed))
-    like = known.take(_some(len(known), settings))
+    known = np.flatnonzero(~fold.test & checkpoint.usable(spectra))
+    like = spectra.take(known[_some(len(known), settings)])
     scored_on = normalization.apply(like, gaps=checkpoint.sees_errors)
     generator = stream(settings.seed, "latents")
     progress("learning the score")

@@ -31,7 +31,6 @@ from scattervae.science.catalogue.training_flags import (
     file_flags,
     fold_numbers,
     training_flags,
-    training_legend,
 )
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
@@ -122,7 +121,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         *([] if reference is None else [described(REASONS, pa.string(), *SCORE_FIELDS[REASONS])]),
         *_label_fields(labels_of(checkpoint)),
         described(FOLD, pa.int16(), "", "0 test, 1 validation, 2 train, by a hash of the source_id"),
-        described(TRAINING_FLAGS, pa.int32(), "", training_legend()),
+        described(TRAINING_FLAGS, pa.int32(), "", flag_legend(TrainingFlag)),
         described(FLAGS, pa.int32(), "", flag_legend()),
     ]
     about = checkpoint.about | {"calibrated": is_calibrated(checkpoint)}

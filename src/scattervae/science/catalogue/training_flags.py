@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int16, Int32
 
-from scattervae.arrays import SourceIds
+from scattervae.arrays import SourceIds, StarMask
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
+from scattervae.model.recipe import in_training_fold
 from scattervae.seeds import folds
 from scattervae.settings import DataFacts
 from scattervae.spectra.columns import StoredSpectra, xp_colour
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource
-from scattervae.spectra.star_tables import DataRelease
+from scattervae.spectra.star_tables import DataRelease, rows_of
 
 FOLD, TRAINING_FLAGS = "fold", "training_flags"
 RARE_BELOW = 0.05
@@ -70,13 +71,11 @@ class TrainingStars(NamedTuple):
         facts = DataFacts.model_validate(checkpoint.provenance.get("data", {}))
         return TrainingStars(facts, checkpoint.source_id)
 
-    def holds(self, source_id: SourceIds) -> np.ndarray:
+    def holds(self, source_id: SourceIds) -> StarMask:
         """Which of these stars are among them; none where they were not kept."""
         if not len(self.source_id):
             return np.zeros(len(source_id), dtype=bool)
-        rows = np.searchsorted(self.source_id, source_id).clip(max=len(self.source_id) - 1)
-        found: np.ndarray = self.source_id[rows] == source_id
-        return found
+        return rows_of(source_id, among=self.source_id)[1]
 
     def rare(self) -> Mapping[TrainingFlag, tuple[bool, bool]]:
         """Of kinds of coefficients and of G flux: whether published and inferred, and table's and made, are rare."""
@@ -117,9 +116,8 @@ def training_flags(checkpoint: Checkpoint, stars: StoredSpectra, shared: int = 0
     of = TrainingStars.of(checkpoint)
     having: dict[TrainingFlag, Any] = {TrainingFlag.TRAINED_ON: of.holds(stars.source_id)}
     if not len(of.source_id):
-        fold = folds(stars.source_id)  # whatever flags a star has, of which some are known only later
-        held_out = checkpoint.recipe.training.hold_out_validation
-        having[TrainingFlag.MAY_HAVE_TRAINED] = fold.train if held_out else ~fold.test
+        # whatever flags a star has, of which some are known only later
+        having[TrainingFlag.MAY_HAVE_TRAINED] = in_training_fold(stars.source_id, checkpoint.recipe)
     kinds = {
         TrainingFlag.OTHER_COEFFICIENTS: (stars.flags & np.uint16(Flag.INFERRED)) > 0,
         TrainingFlag.OTHER_G_FLUX: stars.g_flux_source == GFluxSource.COEFFICIENTS,
@@ -148,8 +146,3 @@ def fold_numbers(source_id: SourceIds) -> Int16[np.ndarray, " star"]:
     """The fold of each star: 0 test, 1 validation, 2 train."""
     fold = folds(source_id)
     return np.where(fold.test, 0, np.where(fold.validation, 1, 2)).astype(np.int16)
-
-
-def training_legend() -> str:
-    """All bits of the column `TRAINING_FLAGS` with their meanings, on one line."""
-    return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in TrainingFlag)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
 from scattervae.gaia.basis import g_mag_of
 from scattervae.science.labels.support import RELIABLE_ABOVE
+from scattervae.spectra.columns import flag_legend
 
 LEVELS = (0.68, 0.95)
 ERROR_TIMES = (1.0, 1.96)
@@ -300,7 +301,7 @@ class LabelPrediction:
     def flag_legend(names: Sequence[str]) -> str:
         """All bits of ``label_flags`` with their meanings, on one line."""
         bits = [f"{1 << k} {name} is outside the labelled kinds" for k, name in enumerate(names[:N_FLAGGED])]
-        return "; ".join([*bits, *(f"{flag.value} {flag.name}: {flag.meaning}" for flag in LabelFlag)])
+        return "; ".join([*bits, flag_legend(LabelFlag)])
 
     @staticmethod
     def concatenate(parts: "Sequence[LabelPrediction]") -> "LabelPrediction":
