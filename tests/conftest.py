@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from basis_toys import other_basis, other_configuration  # noqa: F401 - fixtures
@@ -77,6 +78,12 @@ def formats(shared_data: Path) -> Path:
 def faults(shared_data: Path) -> Path:
     """Small files as people have them, with units, grids, separators and sentinels that are not the archive's."""
     return shared_data.parent / "faults"
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Start the shared generator alike for each test: what it draws depends on no other test and on no order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
