@@ -6,7 +6,7 @@ MODEL is a folder with a ``label_flow.safetensors`` (``scattervae generate MODEL
 know Teff, log g, [Fe/H] and [alpha/M] of stars of the train fold; the validation fold decides when the network stops.
 Of a thousand stars of the test fold with four labels: log-likelihood of the spectrum given the labels, continuous
 ranked probability score of each coefficient, and where its value lies in what is predicted, measurement errors
-included. Then labels are asked for, and predicted again from the spectra made with them. Ten minutes on two cores.
+included. Then labels are asked for, and predicted again from the spectra made with them. Five minutes on two cores.
 """
 
 import json
