@@ -65,6 +65,21 @@ def test_a_wild_coefficient_is_found_and_named(model, parts, sigma, share):
     assert np.mean(["largest_residual" in reasons for reasons in found.reasons()]) > 0.7
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_beyond_the_references_g_ordinary_stars_are_not_called_odd(model, parts, side):
+    """Misfit is made to rise with brightness, as in real spectra, so that the nearest stars in G are no measure."""
+    g = side * parts.g_mag
+    fits = parts.fits.copy()
+    fits[:, list(PARTS).index("misfit_with_scatter")] -= 0.2 * (g - g.mean())
+    stars = replace(parts, fits=fits)
+    beyond = np.argsort(g)[:75]
+    found = OutlierReference.fit(model, stars.take(np.argsort(g)[300:])).score(stars.take(beyond))
+    assert (found.score > 2).mean() < 0.04
+    text = "brighter than the reference" if side > 0 else "fainter than the reference"
+    assert all(reasons.split("; ")[0] == text for reasons in found.reasons())
+    assert (np.sign(found.outside) == -side).all()
+
+
 def test_one_odd_star_in_twenty_among_the_reference_does_not_hide_them(model, parts):
     wild = StarParts.of(model, [odd(SKY.spectra.take(slice(0, 75)), 30.0)])
     both = StarParts(**{name: np.concatenate([vars(parts)[name], vars(wild)[name]]) for name in vars(parts)})

@@ -4,6 +4,8 @@ Seven numbers say in what a star may be odd (`PARTS`). Each is compared with the
 excess over their median, in units of what separates the median from the 84th percentile, so that neither G nor a few
 odd stars among the reference decide. Excesses of all but one are added in quadrature, deficits do not count. The result
 is calibrated to the share of reference stars of that G that are odder; beyond them the tail is taken to be exponential.
+Where the reference has no star of a G, the nearest in G stand for them, and the unit grows by what their trend with G
+would change on the way: that it goes on is as likely as that it stops.
 """
 
 import json
@@ -42,6 +44,11 @@ PARTS = {
     "isolation": "its latents are far from those of ordinary stars",
 }
 """What a star may be odd in, each larger the odder, with the reason in words."""
+OUTSIDE = {
+    "brighter than the reference": "compared with the brightest ordinary stars, the more cautiously the further off",
+    "fainter than the reference": "compared with the faintest ordinary stars, the more cautiously the further off",
+}
+"""What is said of stars of a G that the reference does not have, before what they are odd in."""
 NOT_ADDED = "misfit"
 """The part that is no part of the sum: with it fewer odd stars are found, among others of the reference's kind."""
 
@@ -52,7 +59,8 @@ SCORE_FIELDS = {
     ),
     REASONS: (
         "",
-        f"of {', '.join(PARTS)}, those that exceed the usual by 3 upper spreads, the largest first",
+        f"{' or '.join(OUTSIDE)}; of {', '.join(PARTS)}, those that exceed the usual by 3 upper spreads, the largest "
+        "first",
     ),
 }
 """Unit and description of the two columns that say how odd a star is, and in what."""
@@ -105,7 +113,11 @@ class OutlierReference:
         """How odd these stars are; one that is in the reference is not its own neighbour."""
         parts = np.column_stack([stars.fits, _distances(stars, self.stars, self._tree)])
         excess = self._usual.excess(parts, stars.g_mag)
-        return OutlierScores(stars, self._ranked.minus_log10_share(_combined(excess), stars.g_mag), excess)
+        score = self._ranked.minus_log10_share(_combined(excess), stars.g_mag)
+        known = self.stars.g_mag
+        return OutlierScores(
+            stars, score, excess, stars.g_mag - np.clip(stars.g_mag, known.min(), known.max())
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -172,19 +184,25 @@ class OutlierScores:
         stars: The stars.
         score: Minus log10 of the share of reference stars of their G that are odder.
         excess: Of each of `PARTS` over reference stars of the same G, in units of their upper spread.
+        outside: How much fainter than the faintest reference star, or brighter than the brightest (below 0) [mag]; 0
+            inside.
     """
 
     stars: StarParts
     score: StarArray
     excess: Float64[np.ndarray, "star part"]
+    outside: StarArray
 
     def reasons(self) -> list[str]:
-        """What each star is odd in, the oddest first; empty for ordinary stars."""
-        names = np.array(list(PARTS))
-        order = np.argsort(-self.excess, axis=1)
+        """Whether it is outside the reference's G, and what it is odd in, the oddest first; empty where nothing is."""
+        names, order = np.array(list(PARTS)), np.argsort(-self.excess, axis=1)
+        brighter, fainter = ([text] for text in OUTSIDE)
         return [
-            "; ".join(names[row[excess[row] > _REASON_ABOVE]])
-            for row, excess in zip(order, self.excess, strict=True)
+            "; ".join(
+                (brighter if outside < 0 else fainter if outside > 0 else [])
+                + names[row[excess[row] > _REASON_ABOVE]].tolist()
+            )
+            for row, excess, outside in zip(order, self.excess, self.outside, strict=True)
         ]
 
     def table(self, model: Checkpoint) -> pa.Table:
@@ -322,11 +340,13 @@ class _Usual(NamedTuple):
     def excess(
         self, parts: Float64[np.ndarray, "star part"], g_mag: StarArray
     ) -> Float64[np.ndarray, "star part"]:
-        """Parts of stars of this G over the usual ones, in units of their spread."""
+        """Parts of stars of this G over the usual ones, in units of their spread, which grows outside by the trend."""
         at = self.windows.around(g_mag)
         first, low, last = self.g_ends[at].T
-        usual = self.middle[at] + self.slope[at] * (np.clip(g_mag, first, last) - low)[:, None]
-        excess: np.ndarray = (parts - usual) / self.spread[at]
+        nearest = np.clip(g_mag, first, last)
+        usual = self.middle[at] + self.slope[at] * (nearest - low)[:, None]
+        trend = np.abs(self.slope[at] * (g_mag - nearest)[:, None])
+        excess: np.ndarray = (parts - usual) / (self.spread[at] + trend)
         return excess
 
 

@@ -16,7 +16,7 @@ from scattervae.files import written_file
 from scattervae.gaia.flux import sample_flux
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import generate
-from scattervae.science.outliers import PARTS
+from scattervae.science.outliers import OUTSIDE, PARTS
 from scattervae.show.registry import save_figure
 from scattervae.show.report import ReportFigure
 from scattervae.show.star_figure import (
@@ -94,7 +94,7 @@ def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)
         names = row["outlier_reasons"].split("; ") if row["outlier_reasons"] else []
-        reasons = [(name.replace("_", " "), PARTS[name], row[name]) for name in names]
+        reasons = [(name.replace("_", " "), (PARTS | OUTSIDE)[name], row.get(name)) for name in names]
         entries.append(
             {**row, "source_id": str(row["source_id"]), "reasons": reasons}
             | {"png": ReportFigure(file.getvalue(), "", "").base64}
