@@ -90,8 +90,8 @@ class OpenFile(io.BufferedReader):
 class _Unpacking(io.RawIOBase):
     """The content of a gzip file, of which every byte is counted once."""
 
-    def __init__(self, path: Path, budget: Budget) -> None:
-        self._file = gzip.GzipFile(path)
+    def __init__(self, path: Path | io.BytesIO, budget: Budget) -> None:
+        self._file = gzip.GzipFile(path) if isinstance(path, Path) else gzip.GzipFile(fileobj=path)
         self._budget = budget
         self._counted = 0
 
@@ -125,6 +125,14 @@ class InMemory(io.BytesIO):
     def __init__(self, content: bytes, budget: Budget) -> None:
         super().__init__(content)
         self.budget = budget
+
+
+def unpacked_bytes(content: bytes) -> InMemory:
+    """The same bytes, unpacked where they are gzipped, with the budget for decoding them."""
+    budget = Budget(len(content))
+    if content.startswith(_GZIP):
+        content = io.BufferedReader(_Unpacking(io.BytesIO(content), budget)).read()
+    return InMemory(content, budget)
 
 
 def require_file(path: Path) -> int:

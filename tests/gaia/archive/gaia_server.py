@@ -1,4 +1,4 @@
-"""A server on loopback that answers as the archive's TAP and DataLink do, for astroquery to speak to.
+"""A server on loopback that answers as the archive's TAP and DataLink do.
 
 TAP: what is posted to `sync` is answered at once; a job is answered with 303 and its address, and its phase and its
 result are asked for. DataLink: one post,
@@ -150,7 +150,7 @@ def refusal(message: str, status: int = 400) -> Answer:
 
 
 def _form(request: Request, body: bytes) -> tuple[dict[str, str], Table | None]:
-    kind = request.headers["Content-type"]
+    kind = request.headers["Content-Type"]
     if not kind.startswith("multipart/"):
         return {name: values[0] for name, values in parse_qs(body.decode()).items()}, None
     form, uploaded = {}, None

@@ -112,7 +112,7 @@ def test_nobody_answers():
         url = server.url
     with (
         new_session() as session,
-        pytest.raises(FetchError, match=r"Connection refused; the network, .* tried 2 times"),
+        pytest.raises(FetchError, match=r"Connection refused; tried 2 times"),
     ):
         read_listing(session, url, XP, patience(tries=2))
 

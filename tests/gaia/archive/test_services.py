@@ -1,5 +1,4 @@
 import gzip
-import sys
 from importlib.resources import files
 from itertools import repeat
 
@@ -32,12 +31,6 @@ def server():
         yield server
 
 
-def test_astroquery_asks_nobody_when_it_is_imported(server):
-    services(server)
-    assert "astroquery.gaia" not in sys.modules
-    assert server.requests == []
-
-
 def test_source_columns_are_the_archives(server, capfd):
     sources = services(server).sources_of(IDS)
     order = np.argsort(sources.source_id)
@@ -56,14 +49,14 @@ def test_a_query_gives_identifiers_in_its_order_each_once(server):
     server.found = found
     adql = "SELECT source_id FROM gaiadr3.gaia_source WHERE parallax > 50"
     assert services(server).ids_of(adql).tolist() == IDS[[4, 1, 0]].tolist()
-    assert server.asked[0]["QUERY"] == adql.replace("SELECT", "SELECT  TOP 2000")
+    assert server.asked[0]["QUERY"] == adql
     server.found = Table({"ra": [1.0]})
     with pytest.raises(FetchError, match="SELECT ra FROM x: gives ra; expected source_id"):
         services(server).ids_of("SELECT ra FROM x")
 
 
 def test_spectra_are_the_archives_lines(server, tmp_path):
-    lines = services(server).spectra_of(IDS, tmp_path / "answer.zip")
+    lines = services(server).spectra_of(IDS)
     assert lines == [server.header, *(server.spectra[star] for star in np.delete(IDS, [2, 3]).tolist())]
     assert list(tmp_path.iterdir()) == []
     asked = server.asked[0]
@@ -72,14 +65,14 @@ def test_spectra_are_the_archives_lines(server, tmp_path):
         "XP_CONTINUOUS",
         "RAW",
     )
-    assert services(server).spectra_of(IDS[[2]], tmp_path / "answer.zip") == []
+    assert services(server).spectra_of(IDS[[2]]) == []
 
 
 def test_comments_and_an_empty_table(server, tmp_path):
     answers = [zipped({"a.csv": f"# ECSV\n{server.header}\n"}), zipped({"a.csv": ""})]
     server.trouble[DATA] = iter(answers)
     for _ in answers:
-        assert services(server).spectra_of(IDS, tmp_path / "x") == []
+        assert services(server).spectra_of(IDS) == []
 
 
 def test_a_file_a_star_and_a_file_that_is_not_zipped_are_read_as_one(server, tmp_path):
@@ -87,16 +80,16 @@ def test_a_file_a_star_and_a_file_that_is_not_zipped_are_read_as_one(server, tmp
     apart = {f"{star}.csv": f"{server.header}\n{server.spectra[star]}\n" for star in IDS[:2].tolist()}
     server.trouble[DATA] = iter([zipped(apart), Answer("\n".join(expected).encode())])
     for _ in range(2):
-        assert services(server, tries=1).spectra_of(IDS[:2], tmp_path / "x") == expected
+        assert services(server, tries=1).spectra_of(IDS[:2]) == expected
     other = {"a.csv": f"{server.header}\n", "b.csv": "source_id,other\n1,2\n"}
     server.trouble[DATA] = repeat(zipped(other))
     with pytest.raises(FetchError, match="files of different columns"):
-        services(server, tries=1).spectra_of(IDS[:2], tmp_path / "x")
+        services(server, tries=1).spectra_of(IDS[:2])
 
 
 def test_the_next_release_goes_by_its_own_names(server, tmp_path):
     server.words = {"DATAMODEL_GAIA"}
-    services(server, "dr4").spectra_of(IDS, tmp_path / "x")
+    services(server, "dr4").spectra_of(IDS)
     services(server, "dr4").sources_of(IDS)
     assert (server.asked[0]["RELEASE"], server.asked[0]["RETRIEVAL_TYPE"]) == ("Gaia DR4", "MEAN_SPECTRUM_XP")
     assert "FROM gaiadr4.gaia_source" in server.asked[1]["QUERY"]
@@ -114,10 +107,10 @@ TROUBLE = {
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_that_passes_is_waited_out(server, tmp_path, name, capfd):
     server.trouble[DATA] = iter([TROUBLE[name]] * 2)
-    assert len(services(server).spectra_of(IDS, tmp_path / "x")) == 6
+    assert len(services(server).spectra_of(IDS)) == 6
     server.trouble[DATA] = repeat(TROUBLE[name])
-    with pytest.raises(FetchError, match=rf"^{server.url}: .*; tried 3 times; try again later$"):
-        services(server).spectra_of(IDS, tmp_path / "x")
+    with pytest.raises(FetchError, match=rf"^{server.url}.*: .*; tried 3 times; try again later$"):
+        services(server).spectra_of(IDS)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -133,8 +126,10 @@ def test_a_table_that_is_none(server):
     server.at_once = False
     server.trouble[f"{JOBS}/1/results"] = repeat(Answer(PAGE))
     server.trouble[f"{JOBS}/2/results"] = repeat(Answer(b"<VOTABLE><RESOURCE><TABLE>"))
+    with pytest.raises(FetchError, match=r"sent something that is not what was asked for.*; tried 2 times"):
+        services(server, tries=2).sources_of(IDS)
     server.trouble[f"{JOBS}/3/results"] = repeat(Answer(b"<VOTABLE><RESOURCE/></VOTABLE>"))
-    with pytest.raises(FetchError, match="sent something that is not what was asked for"):
+    with pytest.raises(FetchError, match="sent a table that is VOTable without a table"):
         services(server).sources_of(IDS)
 
 
@@ -151,7 +146,7 @@ LIES = {
 def test_rows_that_are_not_those_asked_for_are_refused(server, tmp_path, name):
     server.trouble[DATA] = repeat(zipped({"a.csv": LIES[name](server)}))
     with pytest.raises(FetchError, match="sent something that is not what was asked for"):
-        services(server, tries=1).spectra_of(IDS[:1], tmp_path / "x")
+        services(server, tries=1).spectra_of(IDS[:1])
 
 
 def test_an_archive_that_grows_out_of_proportion_is_not_unpacked(server, tmp_path, monkeypatch):
@@ -160,16 +155,16 @@ def test_an_archive_that_grows_out_of_proportion_is_not_unpacked(server, tmp_pat
     with pytest.raises(
         FetchError, match=f"^{server.url}: sent a table that .*no file of spectra grows like that"
     ):
-        services(server).spectra_of(IDS, tmp_path / "x")
+        services(server).spectra_of(IDS)
     server.trouble[f"{JOBS}/"] = iter([None, Answer(gzip.compress(b"0" * 10**7))] * 9)
     with pytest.raises(FetchError, match="no file of spectra grows like that"):
         services(server).sources_of(IDS)
 
 
 def test_an_endless_answer_ends(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("scattervae.gaia.archive.transport._LARGEST_ANSWER", 1000)
-    with pytest.raises(FetchError, match="sent a table that has more than 1e-06 GB"):
-        services(server).spectra_of(IDS, tmp_path / "x")
+    monkeypatch.setattr("scattervae.gaia.archive.services._LARGEST_ANSWER", 1000)
+    with pytest.raises(FetchError, match=r"sends more than 0\.001 MB, .*--batch"):
+        services(server).spectra_of(IDS)
 
 
 @pytest.mark.parametrize("zip_it", [bytes, gzip.compress])
@@ -201,7 +196,9 @@ def test_identifiers_that_are_no_integers(server):
 def test_a_query_that_is_refused_is_asked_once(server, status, capfd):
     server.at_once = False
     server.trouble[f"{JOBS}/1/results"] = iter([refusal("Unknown column 'parralax'", status)])
-    with pytest.raises(FetchError, match=rf"^{server.url}: Error {status}: Unknown column 'parralax'$"):
+    with pytest.raises(
+        FetchError, match=rf"^{server.url}{JOBS}/1/results/result: Unknown column 'parralax'$"
+    ):
         services(server).ids_of("SELECT source_id FROM gaiadr3.gaia_source WHERE parralax > 1")
     assert len(server.asked) == 1
     assert capfd.readouterr() == ("", "")
@@ -220,11 +217,8 @@ def test_a_network_that_is_absent_is_said(server, monkeypatch):
         raise TimeoutError("timed out")
 
     archive = services(server)
-    monkeypatch.setattr("socket.create_connection", absent)
-    monkeypatch.setattr("http.client.HTTPConnection._create_connection", absent, raising=False)
-    with pytest.raises(
-        FetchError, match="Connection timed out; the network, or the way to this server, seems absent"
-    ):
+    monkeypatch.setattr("urllib3.util.connection.create_connection", absent)
+    with pytest.raises(FetchError, match="timed out; the network, or the way to this server, seems absent"):
         archive.sources_of(IDS)
 
 
@@ -242,7 +236,7 @@ def test_the_other_vocabulary_is_tried_once_and_remembered(server, tmp_path, cap
     server.words = {known}
     archive = services(server, release)
     for _ in range(2):
-        assert len(archive.spectra_of(IDS, tmp_path / "x")) == 6
+        assert len(archive.spectra_of(IDS)) == 6
     first = release_of(release).datalink.data_structures[0]
     assert [form["DATA_STRUCTURE"] for form in server.asked] == [first, known, known]
     assert f"Unknown data structure: {first}; asking for {known} instead" in caplog.text
@@ -254,9 +248,9 @@ def test_words_that_the_archive_does_not_know_are_asked_for_once_each(server, tm
     if status != 500:
         server.trouble[DATA] = repeat(Answer(b"Unknown retrieval type: XP_CONTINUOUS", status))
     with pytest.raises(FetchError) as caught:
-        services(server, tries=7).spectra_of(IDS, tmp_path / "x")
+        services(server, tries=7).spectra_of(IDS)
     text = str(caught.value)
-    assert text.startswith(f"{server.url}: ")
+    assert text.startswith(server.url)
     assert "Unknown" in text
     assert "asked for Gaia DR3, XP_CONTINUOUS as RAW and as DATAMODEL_GAIA; correct the words" in text
     assert len([r for r in server.requests if r.path == DATA]) == 2

@@ -91,7 +91,7 @@ def test_what_a_server_asks_for(asked, understood):
 
 def test_bodies_come_as_they_lie_on_the_server():
     with FileServer({"file": b"x"}) as server, new_session() as session:
-        with answered(session, "GET", server.url + "file", {"Range": "bytes=0-"}):
+        with answered(session, "GET", server.url + "file", headers={"Range": "bytes=0-"}):
             pass
         assert server.requests[0].headers["Accept-Encoding"] == "identity"
 

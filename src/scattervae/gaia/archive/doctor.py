@@ -2,7 +2,6 @@
 
 import csv
 import re
-import tempfile
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -91,18 +89,15 @@ class Finding:
 
 def no_network(release: Release) -> str | None:
     """Why none of the release's servers can be reached; None where one can be, whatever it answers."""
-    urls = [(release.archive_url, False)]  # astroquery knows no proxies
-    if release.bulk is not None:
-        urls.append((release.bulk.url, True))
+    urls = [release.archive_url, *([] if release.bulk is None else [release.bulk.url])]
     with thread_pool(len(urls)) as pool:
-        reasons = list(pool.map(lambda pair: _absence(*pair), urls))
+        reasons = list(pool.map(_absence, urls))
     return None if None in reasons else "; ".join(filter(None, reasons))
 
 
-def _absence(url: str, proxies: bool) -> str | None:  # noqa: FBT001 - mapped over pairs
+def _absence(url: str) -> str | None:
     try:
         with new_session() as session:
-            session.trust_env = proxies
             session.head(url, timeout=CONNECT_TIMEOUT).close()
     except requests.ConnectionError as error:
         return f"{urlsplit(url).netloc}: {reason_of(error).partition(';')[0]}"
@@ -194,8 +189,7 @@ class Examination:
             where = f" WHERE {own['phot_g_mean_mag']} BETWEEN {_BRIGHT[0]} AND {_BRIGHT[1]}"
         select = f"SELECT TOP {n} {own['source_id']} AS source_id"
         ids = services.ids_of(f"{select} FROM {self.release.tap.sources}{where}")[:n]
-        with tempfile.TemporaryDirectory() as scratch:
-            lines = services.spectra_of(ids, Path(scratch) / "answer.zip")
+        lines = services.spectra_of(ids)
         asked = f"{words.release}, {words.retrieval_type}, "
         expected = asked + " or ".join(words.data_structures)
         self._gives_stars = bool(lines)
@@ -243,8 +237,10 @@ class Examination:
     def _head(self, session: requests.Session, file: BulkFile) -> list[str]:
         """The lines of a zipped file's beginning, comments left out, the header first."""
 
+        asked = {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}
+
         def read() -> bytes:
-            with answered(session, "GET", file.url, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}) as response:
+            with answered(session, "GET", file.url, headers=asked) as response:
                 return bytes(response.raw.read(_HEAD_BYTES))
 
         content = self._patience.persist(read)

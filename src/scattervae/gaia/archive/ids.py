@@ -119,7 +119,7 @@ def _sources(source_id: SourceIds, services: Services) -> SourceColumns:
 
 def _fetch_batch(source_id: SourceIds, path: Path, services: Services, sources: SourceColumns) -> None:
     """Write a batch's lines without their header, which all batches share."""
-    lines = services.spectra_of(source_id, path.with_suffix(".zip"))
+    lines = services.spectra_of(source_id)
     with written_file(path) as partial, gzip.open(partial, "wt", encoding="utf-8", compresslevel=4) as file:
         if not lines:
             return

@@ -1,4 +1,4 @@
-"""The archive's TAP and DataLink services, spoken to through astroquery."""
+"""The archive's TAP and DataLink services: tables by queries, spectra by identifiers."""
 
 import csv
 import io
@@ -6,51 +6,64 @@ import logging
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
-from http.client import HTTPException
-from pathlib import Path
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import requests
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError, FetchError, counted
 from scattervae.gaia.archive.listing import Release
-from scattervae.gaia.archive.transport import PASSING_STATUSES, Connections, PassingError, Patience, reason_of
-from scattervae.opening import Budget
+from scattervae.gaia.archive.transport import (
+    CONNECT_TIMEOUT,
+    PASSING_STATUSES,
+    PassingError,
+    Patience,
+    RefusedError,
+    UnknownWordError,
+    answered,
+    new_session,
+    read_body,
+    reason_of,
+    require_known,
+)
+from scattervae.gaia.files.fits_and_votable import first_table
+from scattervae.opening import Budget, unpacked_bytes
 from scattervae.spectra.spectra import repeats
 from scattervae.spectra.star_tables import SOURCE_COLUMNS, SourceColumns, filled_sources, joined_sources
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 600.0  # the server may think for minutes about a batch before the first byte comes [s]
+_LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
 _UPLOAD = "stars"
+_AT_ONCE_PATH, _JOBS_PATH, _DATA_PATH = "tap-server/tap/sync", "tap-server/tap/async", "data-server/data"
 # Rows that the archive gives at once, and how long that takes at most [s]; a job waits for its turn, at times hours.
-# Source: the archive's help, "Limits" (2,000 rows and 60 s without a job); astroquery asks for no more than 2,000.
+# Source: the archive's help, "Limits" (2,000 rows and 60 s without a job).
 _AT_ONCE, _AT_ONCE_TIMEOUT = 2000, 90.0
 _FIRST_POLL, _LONGEST_POLL, _NOTICED_WAIT = 0.1, 10.0, 30.0  # [s]
 # Source: IVOA, Universal Worker Service 1.1, sect. 2.1.3.
 _UNFINISHED = frozenset({"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"})
-_LATE = re.compile(
-    "time.?out|abort", re.IGNORECASE
-)  # in a refusal of what takes too long to be given at once
-# What the archive says of a word that it lacks.
-_UNKNOWN = re.compile(r"(?:Error \d+: ?)?(Unknown\b.*)", re.DOTALL)
-# What an answer ends in that is no table; astroquery takes a job's address for granted.
-_NO_TABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, csv.Error, zlib.error)
+_FAILED = frozenset({"ERROR", "ABORTED"})
+# In a refusal of what takes too long to be given at once.
+_LATE = re.compile("time.?out|abort", re.IGNORECASE)
+# Source: IVOA, Data Access Layer Interface 1.1, sect. 4.4.1.
+_CUT = re.compile(rb"""QUERY_STATUS["'][^>]*["']OVERFLOW["']""")
+# What reading an answer ends in that is none.
+_NO_FILE = (EOFError, csv.Error, zlib.error, zipfile.BadZipFile)
+_NO_TABLE = (*_NO_FILE, ValueError, LookupError, TypeError, AttributeError, AstropyWarning, ExpatError)
 _Result = TypeVar("_Result")
 
 
 class Services:
     """What the archive answers about single stars of one release.
-
-    astroquery's ``Gaia`` object asks the archive for messages when it is imported, and prints them; the clients
-    that it is made of do not, so those are used.
 
     Args:
         url: Another server than the release's.
@@ -67,35 +80,16 @@ class Services:
         timeout: float = _TIMEOUT,
         longest_job: float = np.inf,
     ) -> None:
-        from astroquery.utils.tap import TapPlus
-        from astroquery.utils.tap.conn.tapconn import TapConn
-
         url = url or release.archive_url
         release.warn_if_preliminary()
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise FetchError(f"{url}: is no web address; give --archive-url as https://...")
-        https = address.scheme == "https"
-        self.release, self._url = release, url
-        self._patience, self._longest_job = patience or Patience(), longest_job
+        self.release, self._url = release, url.rstrip("/") + "/"
+        self._patience, self._timeout, self._longest_job = patience or Patience(), timeout, longest_job
         self._structures = list(release.datalink.data_structures)
         self._refusal = ""  # of the last word that the archive did not know
         self._columns: dict[str, dict[str, str]] = {}
-        self._connections = Connections(address.hostname, address.port or (443 if https else 80), timeout)
-
-        def client(context: str) -> Any:
-            connection = TapConn(
-                https,
-                address.hostname,
-                server_context=f"{address.path.rstrip('/')}/{context}",
-                tap_context="tap",
-                data_context="data",
-                connhandler=self._connections,
-            )
-            return TapPlus(url=url, connhandler=connection, use_names_over_ids=True), connection
-
-        self._tap, self._tap_connection = client("tap-server")
-        self._data, self._data_connection = client("data-server")
 
     def ids_of(self, adql: str) -> SourceIds:
         """The source_ids that a query finds, each once, in its order.
@@ -105,14 +99,14 @@ class Services:
         """
 
         def found() -> SourceIds:
-            table = self._rows(adql)
+            table = self._rows(adql, passing=PASSING_STATUSES - {500})
             name = next((name for name in table.colnames if name.lower() == "source_id"), None)
             if name is None:
                 gives = ", ".join(table.colnames) or "no columns"
                 raise FetchError(f"{adql}: gives {gives}; expected source_id")
             return np.asarray(table[name], dtype=np.int64)
 
-        ids = self._ask(found, self._tap_connection, passing=PASSING_STATUSES - {500})
+        ids = self._ask(found)
         return np.asarray(ids[~repeats(ids)])
 
     def ids_in_cone(self, ra: float, dec: float, radius: float) -> SourceIds:
@@ -165,7 +159,7 @@ class Services:
                 )
                 return {str(n).lower().strip('"'): str(u) for n, u in zip(names, units, strict=True)}
 
-            self._columns[table] = self._ask(units, self._tap_connection)
+            self._columns[table] = self._ask(units)
         return self._columns[table]
 
     def tables_like(self, table: str) -> list[str]:
@@ -176,7 +170,7 @@ class Services:
             listed = self._rows(adql)
             return [str(name).strip('"') for name in listed[listed.colnames[0]]]
 
-        return self._ask(names, self._tap_connection)
+        return self._ask(names)
 
     def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:
         own = self.release.tap.own("source_id", *SOURCE_COLUMNS)
@@ -204,15 +198,12 @@ class Services:
             values = {name: _floats(cells.get(own[name].lower(), empty)) for name in SOURCE_COLUMNS}
             return SourceColumns(np.asarray(cells[own["source_id"].lower()], dtype=np.int64), values)
 
-        return self._ask(found, self._tap_connection)
+        return self._ask(found)
 
-    def spectra_of(self, source_id: SourceIds, scratch: Path) -> list[str]:
+    def spectra_of(self, source_id: SourceIds) -> list[str]:
         """The mean spectra of these stars as lines of the archive's csv, the header first, in lower case.
 
         Stars without a spectrum are not among them; where none has one, nothing is.
-
-        Args:
-            scratch: A file to keep the archive's answer in meanwhile.
 
         Source:
             astroquery 0.4.11, gaia/core.py, ``load_data`` (parameters); its docs, gaia.rst (the limit).
@@ -220,21 +211,19 @@ class Services:
         while self._structures:
             structure = self._structures[0]
             try:
-                return self._load(source_id, structure, scratch)
-            except _UnknownWordError as refusal:
+                return self._load(source_id, structure)
+            except UnknownWordError as refusal:
                 self._refusal = str(refusal)
                 self._structures.pop(0)
                 if self._structures:
                     logger.warning("%s; asking for %s instead of %s", refusal, self._structures[0], structure)
-            finally:
-                scratch.unlink(missing_ok=True)
         words = self.release.datalink
         raise FetchError(
             f"{self._refusal}; asked for {words.release}, {words.retrieval_type} as "
             f"{' and as '.join(words.data_structures)}; correct the words in a release file (--release FILE.toml)"
         )
 
-    def _load(self, source_id: SourceIds, structure: str, scratch: Path) -> list[str]:
+    def _load(self, source_id: SourceIds, structure: str) -> list[str]:
         parameters = {
             "ID": ",".join(map(str, source_id.tolist())),
             "RELEASE": self.release.datalink.release,
@@ -248,61 +237,64 @@ class Services:
 
         def load() -> list[str]:
             nonlocal n_empty
-            self._data.load_data(params_dict=parameters, output_file=str(scratch))
-            with scratch.open("rb") as answer:
-                start = str(answer.read(300), "utf-8", errors="replace").strip()
-            if _UNKNOWN.match(start):  # a refusal that says 200
-                raise _UnknownWordError(f"{self._url}: {_message(start, '')}")
-            if not start:  # what the archive sends where no star has the product
+            content = self._sent("POST", _DATA_PATH, data=parameters)
+            require_known(content[:300], self._url)  # a refusal that says 200
+            if not content.strip():  # what the archive sends where no star has the product
                 n_empty += 1
                 if n_empty == 1:
                     raise PassingError(f"{self._url}: sent nothing")
                 return []
-            header, lines = _rows_in(scratch)
+            header, lines = _rows_in(content)
             _require_asked(lines, header, source_id)
             return [",".join(header), *lines] if lines else []
 
-        return self._ask(load, self._data_connection)
+        return self._ask(load)
 
-    def _rows(self, adql: str, upload: Table | None = None) -> Table:
-        """What a query gives: at once where that is little; else, and where that fails, by a job."""
-        options = {
-            "output_format": "votable_gzip",
-            "upload_resource": upload,
-            "upload_table_name": None if upload is None else _UPLOAD,
-            "format_with_results_compressed": ("votable_gzip",),
-        }
+    def _rows(
+        self, adql: str, upload: Table | None = None, *, passing: Container[int] = PASSING_STATUSES
+    ) -> Table:
+        """What a query gives: at once where that is little; else, and where that fails, by a job.
+
+        Source:
+            IVOA, Table Access Protocol 1.1, sect. 2.7; Universal Worker Service 1.1, sect. 2.2.
+        """
+        form = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "votable_gzip", "QUERY": adql}
+        query: dict[str, Any] = {"data": form, "passing": passing}
+        if upload is not None:
+            form["UPLOAD"] = f"{_UPLOAD},param:{_UPLOAD}"
+            file = io.BytesIO()
+            upload.write(file, format="votable")
+            query["files"] = {_UPLOAD: ("stars.vot", file.getvalue())}
         if upload is None or len(upload) < _AT_ONCE:
-            patient = self._connections.timeout
-            self._connections.timeout = min(patient, _AT_ONCE_TIMEOUT)
+            patient = min(self._timeout, _AT_ONCE_TIMEOUT)
             try:
-                rows = self._tap.launch_job(adql, **options).get_results()
-                if len(rows) < _AT_ONCE and not self._connections.cut:
+                rows, cut = _table_in(self._sent("POST", _AT_ONCE_PATH, timeout=patient, **query))
+                if len(rows) < _AT_ONCE and not cut:
                     return rows
-            except (OSError, HTTPException, SystemError, *_NO_TABLE) as error:
-                refused = isinstance(error, requests.RequestException)
-                status = self._tap_connection.get_response_status()
-                if refused and status == 400 and not _LATE.search(str(error)):
+            except UnknownWordError:
+                raise
+            except RefusedError as error:
+                if error.status == 400 and not _LATE.search(str(error)):
                     raise  # the query is wrong, which a job would say no sooner
-                if isinstance(error, OSError) and not refused and error.errno is not None:
-                    raise  # no connection, which a job would not have either
+            except (PassingError, DataError, *_NO_TABLE) as error:
                 logger.debug("%s: no answer at once: %s", self._url, error)
-            finally:
-                self._connections.timeout = patient
-                self._connections.close()
-        job = self._tap.launch_job_async(adql, background=True, **options)
+        form["PHASE"] = "RUN"
+        with self._answered("POST", _JOBS_PATH, allow_redirects=False, **query) as response:
+            job = urljoin(response.url, response.headers["Location"])
         self._wait_for(job)
-        rows = job.get_results()
-        if self._connections.cut:
+        rows, cut = _table_in(self._sent("GET", f"{job}/results/result", passing=passing))
+        if cut:
             raise FetchError(
                 f"{self._url}: gives no more than {len(rows):,} rows; ask for a smaller part of the sky"
             )
         return rows
 
-    def _wait_for(self, job: Any) -> None:
-        """Wait until a job has run; astroquery would ask twice a second, over a connection more each time."""
+    def _wait_for(self, job: str) -> None:
+        """Wait until a job has run; its place in the queue is kept while the archive does not answer."""
         start, wait, noticed = monotonic(), _FIRST_POLL, False
-        while self._ask(lambda: job.get_phase(update=True), self._tap_connection).strip() in _UNFINISHED:
+        while (
+            phase := self._ask(lambda: str(self._sent("GET", f"{job}/phase"), "utf-8").strip())
+        ) in _UNFINISHED:
             since = monotonic() - start
             if since > self._longest_job:
                 raise FetchError(
@@ -313,53 +305,61 @@ class Services:
                 noticed = True
             self._patience.stop.wait(wait)
             wait = min(2 * wait, _LONGEST_POLL)
+        if phase in _FAILED:
+            said = require_known(self._ask(lambda: self._sent("GET", f"{job}/error")), self._url)
+            raise FetchError(f"{self._url}: the query failed: {said or phase}")
 
-    def _ask(
-        self, action: Callable[[], _Result], connection: Any, *, passing: Iterable[int] = PASSING_STATUSES
-    ) -> _Result:
-        """What astroquery answers, asked again where its failure may pass; what it prints is dropped."""
+    @contextmanager
+    def _answered(
+        self, method: str, path: str, *, timeout: float | None = None, **request: Any
+    ) -> Iterator[requests.Response]:
+        timeouts = CONNECT_TIMEOUT, timeout or self._timeout
+        url = urljoin(self._url, path)
+        with (
+            new_session() as session,
+            answered(session, method, url, timeout=timeouts, **request) as response,
+        ):
+            yield response
+
+    def _sent(self, method: str, path: str, **request: Any) -> bytes:
+        """The body of the archive's answer."""
+        with self._answered(method, path, **request) as response:
+            return read_body(response, _LARGEST_ANSWER)
+
+    def _ask(self, action: Callable[[], _Result]) -> _Result:
+        """What the archive answers, asked again where its failure may pass."""
 
         def once() -> _Result:
             try:
-                with redirect_stdout(io.StringIO()):
-                    return action()
-            except (requests.RequestException, SystemError) as error:  # the archive answered, and refused
-                text = _message(str(error), self._connections.unread())
-                refusal = f"{self._url}: {text}"
-                if _UNKNOWN.match(text):
-                    raise _UnknownWordError(refusal) from error
-                if connection.get_response_status() in passing:
-                    raise PassingError(refusal) from error
-                raise FetchError(refusal) from error
-            except (OSError, HTTPException, zipfile.BadZipFile) as error:
-                raise PassingError(f"{self._url}: {reason_of(error)}") from error
+                return action()
             except DataError as error:  # which no second try makes better
                 raise FetchError(f"{self._url}: sent a table that {error}") from error
             except _NO_TABLE as error:
                 why = f"sent something that is not what was asked for ({reason_of(error)})"
                 raise PassingError(f"{self._url}: {why}") from error
-            finally:
-                self._connections.close()
 
         return self._patience.persist(once)
 
 
-class _UnknownWordError(FetchError):
-    """The archive does not know a word of the request: to ask again is of no use."""
+def _table_in(content: bytes) -> tuple[Table, bool]:
+    """The table of an answer, zipped or not, and whether the archive cut it."""
+    stream = unpacked_bytes(content)
+    return first_table(stream, "VOTable"), _CUT.search(stream.getbuffer()) is not None
 
 
-def _rows_in(answer: Path) -> tuple[list[str], list[str]]:
+def _rows_in(answer: bytes) -> tuple[list[str], list[str]]:
     """The names of columns, in lower case, and the lines below them, of a csv file or of all in a zip archive."""
-    if answer.read_bytes()[:2] == b"PK":
-        with zipfile.ZipFile(answer) as archive:
+    texts = [answer]
+    if answer.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(answer)) as archive:
             inside = [file for file in archive.infolist() if not file.is_dir()]
-            Budget(answer.stat().st_size).spend(sum(file.file_size for file in inside))
-            texts = [str(archive.read(file), "utf-8") for file in inside]
-    else:
-        texts = [answer.read_text(encoding="utf-8")]
+            Budget(len(answer)).spend(sum(file.file_size for file in inside))
+            texts = [archive.read(file) for file in inside]
     names, rows = list[str](), list[str]()
     for text in texts:
-        first, *more = [line for line in text.splitlines() if line and not line.startswith("#")] or [""]
+        first, *more = [
+            line for line in str(text, "utf-8").splitlines() if line and not line.startswith("#")
+        ] or [""]
         header = [name.strip().lower() for name in next(csv.reader([first]), [])]
         if first and "source_id" not in header:
             raise ValueError(f"no column source_id in {first[:80]}")
@@ -382,9 +382,3 @@ def _require_asked(lines: Iterable[str], header: list[str], source_id: SourceIds
 
 def _floats(column: Any) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
-
-
-def _message(error: str, unread: str) -> str:
-    """What the archive says, without the markup it may come in."""
-    texts = (" ".join(re.sub(r"<[^>]*>", " ", text).split()) for text in (error, unread))
-    return ": ".join(filter(None, texts))[:300].rstrip(":") or "refused"

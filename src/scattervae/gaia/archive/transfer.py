@@ -135,7 +135,7 @@ def _continue(
     if partial.tag:
         headers["If-Range"] = partial.tag
     try:
-        with answered(session, "GET", file.url, headers) as response:
+        with answered(session, "GET", file.url, headers=headers) as response:
             body = _body(response, file)
             total = _agreed_size(response, partial, received)
             for chunk in body:

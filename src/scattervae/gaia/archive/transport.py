@@ -2,23 +2,20 @@
 
 import errno
 import logging
-import os
 import re
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from scattervae import __version__
-from scattervae.errors import DataError, FetchError, counted
-from scattervae.gaia.files.checks import checked_votable
+from scattervae.errors import FetchError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +29,10 @@ _PAGE_STARTS = (b"<!doctype html", b"<html")
 _PAGE_BYTES = 512
 _LARGEST_TEXT = 64 * 10**6  # bytes; the largest list of the archive is below 1 MB
 _REFUSAL_BYTES = 2**16
-_LARGEST_ANSWER = 2 * 10**9  # bytes; 5,000 spectra with correlations have a tenth of that
-# Source: IVOA, Data Access Layer Interface 1.1, sect. 4.4.1.
-_CUT = re.compile(rb"""QUERY_STATUS["'][^>]*["']OVERFLOW["']""")
+_BLOCK_BYTES = 2**20
+_MARKUP = re.compile(r"<!\[CDATA\[|\]\]>|<[^>]*>")
+# What the archive says of a word that it lacks.
+_UNKNOWN = re.compile(r"(?:Error \d+: ?)?Unknown\b")
 _NOTICED = 0.5  # a wait that a person would notice [s]
 _ASKED = Retry(retry_after_max=3600)  # a server that asks for more time [s] is asked earlier all the same
 
@@ -61,6 +59,18 @@ class PageError(PassingError):
     def __init__(self, message: str, page: str) -> None:
         super().__init__(message)
         self.page = page
+
+
+class RefusedError(FetchError):
+    """The server says that it will not, which asking again does not change."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnknownWordError(RefusedError):
+    """The server does not know a word of the request."""
 
 
 class StoppedError(Exception):
@@ -116,19 +126,29 @@ def new_session() -> requests.Session:
 
 @contextmanager
 def answered(
-    session: requests.Session, method: str, url: str, headers: dict[str, str] | None = None
+    session: requests.Session,
+    method: str,
+    url: str,
+    *,
+    passing: Container[int] = PASSING_STATUSES,
+    **request: Any,
 ) -> Iterator[requests.Response]:
     """A server's answer whose body is still to be read; closed when the block ends.
 
     Status 416 (no such range) is the caller's business, as is everything below 400.
 
+    Args:
+        passing: Statuses that may pass.
+        request: What else ``requests`` takes: headers, data, files, timeout.
+
     Raises:
         PassingError: The connection failed, also while the body is read, or the status is one that passes.
-        FetchError: The address is none, or the server says it will not.
+        RefusedError: The server says it will not.
+        FetchError: The address is none.
     """
     try:
-        with session.request(method, url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            _check_status(response, url)
+        with session.request(method, url, stream=True, **{"timeout": _TIMEOUT, **request}) as response:
+            _check_status(response, url, passing)
             yield response
     except requests.exceptions.InvalidURL as error:
         raise FetchError(f"{url}: is no address; give --base-url as https://...") from error
@@ -153,13 +173,39 @@ def read_text(session: requests.Session, url: str) -> str:
         FetchError: As `answered`, or the answer is too large to be a list.
     """
     with answered(session, "GET", url) as response:
-        content = response.raw.read(_LARGEST_TEXT + 1, decode_content=True)
+        content = read_body(response, _LARGEST_TEXT)
         text = str(content, "utf-8", errors="replace")
         if is_page(response, content):
             raise PageError(f"{url}: the server sent a web page instead", text)
-    if len(content) > _LARGEST_TEXT:
-        raise FetchError(f"{url}: larger than {_LARGEST_TEXT / 1e6:.0f} MB, which no list of files is")
     return text
+
+
+def read_body(response: requests.Response, most: int) -> bytes:
+    """All bytes of an answer.
+
+    Raises:
+        FetchError: They are more than `most`.
+    """
+    content = bytearray()
+    for block in response.raw.stream(_BLOCK_BYTES, decode_content=True):
+        content += block
+        if len(content) > most:
+            raise FetchError(
+                f"{response.url}: sends more than {most / 1e6:g} MB, which no list has; ask for less at once (--batch)"
+            )
+    return bytes(content)
+
+
+def require_known(content: bytes, url: str, status: int = 200) -> str:
+    """What an answer says, without the markup it may come in.
+
+    Raises:
+        UnknownWordError: That the server does not know a word of the request.
+    """
+    said = " ".join(_MARKUP.sub(" ", str(content, "utf-8", errors="replace")).split())[:300]
+    if _UNKNOWN.match(said):
+        raise UnknownWordError(f"{url}: {said}", status)
+    return said
 
 
 def reason_of(error: BaseException) -> str:
@@ -168,7 +214,7 @@ def reason_of(error: BaseException) -> str:
     while (
         inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     ) is not None:
-        unconnected |= isinstance(error, ConnectTimeoutError)
+        unconnected |= type(error) is ConnectTimeoutError  # not of its kinds: one is that the server refuses
         error = inner
     unconnected |= isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _UNREACHABLE
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -176,14 +222,16 @@ def reason_of(error: BaseException) -> str:
     return " ".join(text.split())[:160] + absent
 
 
-def _check_status(response: requests.Response, url: str) -> None:
+def _check_status(response: requests.Response, url: str, passing: Container[int]) -> None:
     status = response.status_code
     if status < 400 or status == 416:
         return
-    answer = f"{url}: the server answers {status} {response.reason}".rstrip()
-    if status in PASSING_STATUSES:
+    content = response.raw.read(_REFUSAL_BYTES, decode_content=True)
+    said = "" if is_page(response, content) else require_known(content, url, status)
+    answer = ": ".join(filter(None, (f"{url}: the server answers {status} {response.reason}".rstrip(), said)))
+    if status in passing:
         raise PassingError(answer, after=_asked_wait(response))
-    raise FetchError(answer)
+    raise RefusedError(answer, status)
 
 
 def _asked_wait(response: requests.Response) -> float | None:
@@ -192,75 +240,3 @@ def _asked_wait(response: requests.Response) -> float | None:
         return None if asked is None else float(_ASKED.parse_retry_after(asked))
     except InvalidHeader:
         return None
-
-
-class Connections:
-    """Connections as astroquery asks for them, with a limit to its patience, closed after each use.
-
-    Attributes:
-        timeout: How long an answer may keep us waiting for its next byte [s].
-        cut: True where the last table that was read has fewer rows than were asked for.
-    """
-
-    def __init__(self, host: str, port: int, timeout: float) -> None:
-        self._address, self.timeout, self.cut = (host, port), timeout, False
-        self._open: list[HTTPConnection] = []
-        self._answers: list[HTTPResponse] = []
-
-    def get_connection(
-        self,
-        *,
-        ishttps: bool = False,
-        cookie: str | None = None,
-        verbose: bool = False,  # noqa: ARG002
-    ) -> HTTPConnection:
-        kind = HTTPSConnection if ishttps or cookie is not None else HTTPConnection
-        connection = kind(*self._address, timeout=CONNECT_TIMEOUT)
-        try:
-            connection.connect()
-        except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-        connection.sock.settimeout(self.timeout)
-        answer = connection.getresponse
-
-        def kept() -> HTTPResponse:
-            self._answers.append(self._bounded(answer()))
-            return self._answers[-1]
-
-        connection.getresponse = kept  # type: ignore[method-assign]  # astroquery drops what a refusal says
-        self._open.append(connection)
-        return connection
-
-    def unread(self) -> str:
-        """What the last answer holds that nobody has read."""
-        if not self._answers or self._answers[-1].isclosed():
-            return ""
-        with suppress(OSError, HTTPException):
-            return str(self._answers[-1].read(_REFUSAL_BYTES), "utf-8", errors="replace")
-        return ""
-
-    def close(self) -> None:
-        self._answers.clear()
-        while self._open:
-            self._open.pop().close()
-
-    def _bounded(self, response: HTTPResponse) -> HTTPResponse:
-        """The same answer, which ends where it grows too large; a table in it is checked before astropy opens it."""
-        read, left = response.read, _LARGEST_ANSWER
-
-        def bounded(amount: int | None = None) -> bytes:
-            nonlocal left
-            content = read(left + 1 if amount is None else min(amount, left + 1))
-            left -= len(content)
-            if left < 0:
-                raise DataError(
-                    f"has more than {_LARGEST_ANSWER / 1e9:g} GB; ask for fewer stars at once (--batch)"
-                )
-            if amount is not None:
-                return content
-            table = checked_votable(content)
-            self.cut = any(_CUT.search(end) for end in (table[:_REFUSAL_BYTES], table[-_REFUSAL_BYTES:]))
-            return table
-
-        response.read = bounded  # type: ignore[method-assign, assignment]
-        return response

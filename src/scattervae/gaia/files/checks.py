@@ -3,9 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from gzip import GzipFile
-from io import SEEK_END, BufferedIOBase, BytesIO
+from io import SEEK_END, BufferedIOBase
 from xml.parsers import expat
 
 import numpy as np
@@ -14,7 +12,7 @@ from astropy.io.votable import tree
 from astropy.utils.xml.iterparser import get_xml_iterator
 
 from scattervae.errors import DataError
-from scattervae.opening import Budget, InMemory, budget_of
+from scattervae.opening import Budget, budget_of
 
 _HDU_BYTES = 100_000  # what astropy makes of a header
 _LIST_BYTES = 250  # and of a list in a row
@@ -145,23 +143,6 @@ def parse_votable(stream: BufferedIOBase) -> tree.VOTableFile:
     with get_xml_iterator(stream) as events:
         watched = _Watch(budget_of(stream)).all(events)
         return tree.VOTableFile(config=config, pos=(1, 1)).parse(watched, config)
-
-
-def checked_votable(content: bytes) -> bytes:
-    """Bytes from a server, unpacked, which astropy may read: a VOTable that is within its budget, or something else."""
-    budget = Budget(len(content))
-    if content.startswith(b"\x1f\x8b"):
-        with GzipFile(fileobj=BytesIO(content)) as file:
-            content = file.read(budget.limit + 1)
-        budget.spend(len(content))
-    if content.lstrip()[:1] == b"<":
-        stream = InMemory(content, budget)
-        with suppress(expat.ExpatError, OSError):  # astropy ends at the same place, and says so
-            _refuse_entities(stream)
-            with get_xml_iterator(stream) as events:
-                for _ in _Watch(budget).all(events):
-                    pass
-    return content
 
 
 def _refuse_entities(stream: BufferedIOBase) -> None:

@@ -61,7 +61,7 @@ def first_table(stream: BufferedIOBase, form: str) -> Table:
         if form == "VOTable":
             found = next((table for table in parse_votable(stream).iter_tables() if len(table.fields)), None)
             if found is not None:
-                return found.to_table()
+                return found.to_table(use_names_over_ids=True)
         else:
             require_end(stream)
             with fits.open(stream, memmap=False, disable_image_compression=True) as hdus:
