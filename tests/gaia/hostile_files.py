@@ -236,18 +236,22 @@ def _register_avro():
     records = _deflated(_long(1) * 2**20, 1000)
     wide = _deflated(b"\x02" + _long(2**22) + b"\0" * 2**22, 1)
     files = {
-        "nulls": (avro(array, _long(1) + _long(10**9) + b"\0"), "take no byte"),
+        "nulls": (avro(array, _long(1) + _long(10**9) + b"\0"), "lists of something else than numbers"),
         "map of records": (
             avro({"x": {"type": "array", "items": empty}}, _long(1) + _long(10**9) + b"\0"),
-            "no byte",
+            "lists of something else than numbers",
         ),
         "records in records": (avro({"x": node}, _long(1) + b"\x02" * 10**6), "in themselves"),
         "records of nothing": (avro({}, b"", count=10**9), "a block of 1000000000 records"),
         "deflated": (avro({}, block, codec="deflate"), GROWS),
         "deflated records": (avro({}, records, count=1000 * 2**20, codec="deflate"), GROWS),
+        "deflated numbers": (
+            avro({"x": {"type": "array", "items": "int"}}, wide, codec="deflate"),
+            GROWS,
+        ),
         "wide records": (
             avro({"x": {"type": "array", "items": many}}, wide, codec="deflate"),
-            GROWS,
+            "lists of something else than numbers",
         ),
     }
     for name, (content, refusal) in files.items():

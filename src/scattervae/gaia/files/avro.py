@@ -111,27 +111,9 @@ def errors_and_correlations(
 
 _SYNC_BYTES = 16
 _RECORD_BYTES = 2000  # what reading one more record takes, however small it is
-_DICTIONARY, _ENTRY, _POINTER = 184, 100, 8
+_GROWTH = 18  # of lists of numbers: an integer of two bytes is an object of 28, and 8 that point to it
 _MOST_BYTES = 10  # of a number of variable length
-
-
-class _Cost(NamedTuple):
-    """Bytes of a value: the least in the file, the most in memory."""
-
-    least: int
-    memory: int
-
-
-_PRIMITIVES = {
-    "null": _Cost(0, 0),
-    "boolean": _Cost(1, 0),
-    "int": _Cost(2, 28),  # those of one byte are shared
-    "long": _Cost(2, 28),
-    "float": _Cost(4, 24),
-    "double": _Cost(8, 24),
-    "bytes": _Cost(1, 40),
-    "string": _Cost(1, 56),
-}
+_NUMBERS = ("int", "long", "float", "double")
 
 
 class AvroFile:
@@ -145,9 +127,7 @@ class AvroFile:
         self._codec = str(reader.codec)
         if self._codec not in ("null", "deflate", "bzip2", "xz"):
             raise DataError(f"is avro packed as {self._codec[:20]}; expected null, deflate, bzip2 or xz")
-        costs = _Costs()
-        self._least = costs.of(self.schema)[0].least
-        self._growth = costs.growth
+        _require_lists_of_numbers(self.schema)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while (count := self._long()) is not None:
@@ -155,9 +135,9 @@ class AvroFile:
             content = self._read(size)
             self._read(_SYNC_BYTES)
             block = _unpacked(self._codec, content, self._budget)
-            if not 0 <= count <= len(block) // max(self._least, 1):
+            if not 0 <= count <= len(block):
                 raise DataError(f"has a block of {count} records in {len(block)} bytes; download it again")
-            self._budget.spend(_RECORD_BYTES * count + self._growth * len(block))
+            self._budget.spend(_RECORD_BYTES * count + _GROWTH * len(block))
             records = BytesIO(block)
             for _ in range(count):
                 yield cast(dict[str, Any], fastavro.schemaless_reader(records, self.schema, None))
@@ -203,50 +183,21 @@ def _unpacked(codec: str, content: bytes, budget: Budget) -> bytes:
     return block
 
 
-class _Costs:
-    """Walks through a schema; `growth` is by how much its lists are larger in memory than in the file."""
-
-    def __init__(self) -> None:
-        self.growth = 1
-        self._named: dict[str, Any] = {}
-
-    def of(self, schema: Any, within: tuple[str, ...] = ()) -> list[_Cost]:
-        """What a value of this schema costs, one entry for each of its alternatives."""
-        if isinstance(schema, list):
-            options = [cost for option in schema for cost in self.of(option, within)]
-            return [_Cost(1 + cost.least, cost.memory) for cost in options] or [_Cost(0, 0)]
-        if isinstance(schema, str):
-            return [_PRIMITIVES[schema]] if schema in _PRIMITIVES else self._record(schema, within)
-        kind = schema["type"]
-        if kind in ("array", "map"):
-            self._add_list(self.of(schema["items" if kind == "array" else "values"], within), kind)
-            return [_Cost(1, _ENTRY)]
-        if kind in ("record", "error"):
-            self._named[schema["name"]] = schema
-            return self._record(schema["name"], within)
-        if kind in ("enum", "fixed"):
-            size = 1 if kind == "enum" else int(schema["size"])
-            self._named[schema["name"]] = {"type": "string"}
-            return [_Cost(size, 40 + size)]
-        return self.of(kind, within)
-
-    def _add_list(self, items: list[_Cost], kind: str) -> None:
-        extra = _Cost(0, _POINTER) if kind == "array" else _Cost(1, _ENTRY)
-        for item in items:
-            least, memory = item.least + extra.least, item.memory + extra.memory
-            if least == 0:
-                raise DataError(
-                    "is avro with lists of values that take no byte, so that a few bytes have no end"
-                )
-            self.growth = max(self.growth, -(-memory // least))
-
-    def _record(self, name: str, within: tuple[str, ...]) -> list[_Cost]:
-        if name in within:
-            raise DataError(f"is avro with records {name[:60]} in themselves; expected spectra")
-        schema = self._named[name]
-        if schema["type"] not in ("record", "error"):
-            return self.of(schema, within)
-        fields = [self.of(field["type"], (*within, name)) for field in schema["fields"]]
-        least = sum(min(cost.least for cost in field) for field in fields)
-        memory = sum(max(cost.memory for cost in field) for field in fields)
-        return [_Cost(least, _DICTIONARY + _ENTRY * len(fields) + memory)]
+def _require_lists_of_numbers(schema: Any, within: tuple[str, ...] = ()) -> None:
+    """Refuse lists of anything else, of which a few bytes may have no end, and records in themselves."""
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if isinstance(kind, list):
+        for option in kind:
+            _require_lists_of_numbers(option, within)
+    elif isinstance(kind, dict):
+        _require_lists_of_numbers(kind, within)
+    elif kind in within:
+        raise DataError(f"is avro with records {kind[:60]} in themselves; expected spectra")
+    elif kind in ("record", "error"):
+        for field in schema["fields"]:
+            _require_lists_of_numbers(field["type"], (*within, schema["name"]))
+    elif kind in ("array", "map"):
+        items = schema.get("items")
+        numbers = items if isinstance(items, list) else [items]
+        if not set(map(str, numbers)) <= {*_NUMBERS, *(["null"] if len(numbers) > 1 else [])}:
+            raise DataError("is avro with lists of something else than numbers; expected spectra")
