@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scattervae.arrays import Coeffs, StarArray
 from scattervae.model.network import ResidualBlock, ScatterVAE, inner_matrices, with_errors
-from scattervae.model.optimizers import MUON_MOMENTUM, trapezoid_schedule
+from scattervae.model.optimizers import MUON_MOMENTUM, Muon, trapezoid_schedule
 from scattervae.model.recipe import DegradationSettings, draw_degradation
 from scattervae.science.labels.targets import LabelTensor, ScaledTargets
 from scattervae.seeds import stream
@@ -275,5 +275,5 @@ def _optimizers(
     vectors = groups(settings.learning_rate, matrices=False)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(vectors, weight_decay=decay, fused=True)]
     if matrices := groups(settings.matrix_learning_rate, matrices=True):
-        optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, momentum=MUON_MOMENTUM))
+        optimizers.append(Muon(matrices, weight_decay=decay, momentum=MUON_MOMENTUM))
     return optimizers
