@@ -8,6 +8,7 @@ from cli.toys import with_ids, write_parquet
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
+from scattervae.spectra.normalization import Normalization
 from toy import toy_sky
 
 SCORES = (
@@ -37,6 +38,18 @@ def test_json_has_the_promised_keys(cli, model, store, sky):
     assert scores["active_latents"] == expected.active_latents
     assert len(scores["kl_per_latent"]) == scores["n_latent"] == 3
     assert scores["recipe"] == "toy"
+
+
+def test_the_stars_of_the_coverage_are_prepared_once(cli, model, store, monkeypatch):
+    plain, prepared = Normalization.apply, []
+
+    def apply(self, stars, **how):
+        prepared.append(len(stars))
+        return plain(self, stars, **how)
+
+    monkeypatch.setattr(Normalization, "apply", apply)
+    run = cli("evaluate", model, store, "--json")
+    assert prepared == 2 * [run.json["n_test"]]  # of the scores, and of the coverage
 
 
 def test_text(cli, model, store):

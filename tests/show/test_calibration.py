@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scattervae.errors import DataError
-from scattervae.science.calibration.coverage import coverage_table
+from scattervae.science.calibration.coverage import DrawnStars, coverage_table
 from scattervae.science.scatter.parts import ScatterSettings, separate_scatter
 from scattervae.show.calibration import FACTOR_LABEL, calibration_figure, scatter_parts_figure, tables_figure
 from science.toys import trained
@@ -18,7 +18,8 @@ def test_what_is_drawn_is_the_coverage_of_the_test_stars():
     data = data_of(n_stars=600)
     figure = calibration_figure(data)
     draw(figure)
-    table = coverage_table(data.models["model 0"], data.spectra.take(data.test))
+    model = data.models["model 0"]
+    table = coverage_table(model, DrawnStars.of(model, data.spectra.take(data.test)))
     assert f"model 0: {table.n_stars:,} stars" in texts(figure)
     _, _, by_colour, by_order = figure.findobj(lambda artist: hasattr(artist, "get_xlabel"))
     one, two = by_colour.lines[2:4]  # after the two nominal ones
@@ -30,7 +31,9 @@ def test_what_is_drawn_is_the_coverage_of_the_test_stars():
 
 def test_each_model_has_its_panels():
     data = data_of(n_stars=300, active=(3, 2))
-    tables = {name: coverage_table(model, data.spectra) for name, model in data.models.items()}
+    tables = {
+        name: coverage_table(model, DrawnStars.of(model, data.spectra)) for name, model in data.models.items()
+    }
     figure = tables_figure(tables)
     assert len(figure.findobj(lambda artist: hasattr(artist, "get_xlabel"))) == 8
 

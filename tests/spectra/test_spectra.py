@@ -142,6 +142,7 @@ def test_concatenating_what_was_taken_gives_the_same_stars(data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stars)), max_size=4)))
     parts = [stars.take(slice(a, b)) for a, b in zip([0, *cuts], [*cuts, len(stars)], strict=True)]
     assert same(Spectra.concatenate(parts), stars)
+    assert same(Spectra.concatenate(iter(parts), len(stars)), stars)
     order = np.array(data.draw(st.permutations(range(len(stars)))))
     assert same(stars.take(order).take(np.argsort(order)), stars)
     assert same(stars.take(stars.usable), stars.take(np.flatnonzero(stars.usable)))
@@ -258,6 +259,10 @@ def test_pieces_hold_the_same_stars_in_order_and_have_the_same_size(sizes, rows,
         np.testing.assert_array_equal(joined.source_id, stars.source_id)
         np.testing.assert_array_equal(joined.coeffs, stars.coeffs)
         np.testing.assert_array_equal(joined.g_flux, stars.g_flux)
+
+
+def test_pieces_of_one_chunk_are_not_copied():
+    assert all(np.shares_memory(chunk.coeffs, SIXTY.coeffs) for chunk in rechunk([SIXTY], 7))
 
 
 def test_nothing_gives_nothing():

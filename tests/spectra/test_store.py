@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,31 @@ def test_only_the_stars_that_are_asked_for_are_read(tmp_path, monkeypatch, at_mo
     labels = store.labels(where=where, at_most=at_most)
     np.testing.assert_array_equal(labels.source_id, stars.source_id)
     assert store.read(where=where, at_most=at_most).source_id.tolist() == stars.source_id.tolist()
+
+
+def peak_of(read) -> int:
+    """Bytes that NumPy and Python held at most while this was called."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_stars_are_read_into_place_and_labels_leave_only_who_has_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(hats, "ROWS_A_GROUP", 100)
+    sky = toy_sky(2000)
+    write_store(tmp_path, sky.spectra, labels=sky.labels.take(slice(0, 50)), rows_a_partition=500)
+    store = SpectrumStore(tmp_path)
+    whole = store.read()  # and with it what is read once: row groups and digests
+    n_bytes = sum(values.nbytes for values in vars(whole).values() if isinstance(values, np.ndarray))
+    assert peak_of(store.read) < 1.4 * n_bytes
+    source_id, labelled = store.labelled()
+    np.testing.assert_array_equal(source_id, whole.source_id)
+    np.testing.assert_array_equal(labelled, np.isfinite(store.labels().values).any(axis=1))
+    assert labelled.sum() == 50
+    assert peak_of(store.labelled) < 0.8 * peak_of(store.labels)
 
 
 def test_row_groups_are_the_stars_too(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def evaluate(
         raise DataError(
             f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
         )
-    from scattervae.science.calibration.coverage import coverage_table
+    from scattervae.science.calibration.coverage import DrawnStars, coverage_table
     from scattervae.science.calibration.widths import faint_coverage
     from scattervae.science.evaluation import evaluate as score
 
@@ -102,10 +102,11 @@ def evaluate(
     loaded_stars = load_fold(store, fold)
     stars, n_source = loaded_stars.spectra, loaded_stars.n_source
     scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
-    tables = {
-        name: coverage_table(model, stars, n_rounds=rounds) for name, model in checkpoints.items() if coverage
-    }
-    faint = {name: faint_coverage(model, stars) for name, model in checkpoints.items() if coverage}
+    tables, faint = {}, {}
+    for name, model in checkpoints.items() if coverage else ():
+        drawn = DrawnStars.of(model, stars)
+        tables[name] = coverage_table(model, drawn, n_rounds=rounds)
+        faint[name] = faint_coverage(model, drawn.inputs)
     n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
     n_test = next(iter(scores.values())).n_stars
     values = {

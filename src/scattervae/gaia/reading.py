@@ -264,12 +264,11 @@ def labelled_stars(source: Source, *, others: bool = False) -> Choice | None:
     """
     if not isinstance(source, str | Path) or not os.path.isdir(source):
         return None
-    labels = SpectrumStore(source).labels()
-    labelled = np.isfinite(labels.values).any(axis=1)
+    source_id, labelled = SpectrumStore(source).labelled()
     rows = draw_rows(labelled, MOST_STARS)
     if others:
         rows = np.concatenate([rows, draw_rows(~labelled, MOST_STARS - len(rows))])
-    wanted = np.sort(labels.source_id[rows])
+    wanted = np.sort(source_id[rows])
     if not len(wanted):
         return lambda source_id, _: np.zeros(len(source_id), dtype=bool)
     return lambda source_id, _: rows_of(source_id, among=wanted)[1]

@@ -14,6 +14,7 @@ from scattervae.science.calibration.coverage import (
     INSIDE_2_SIGMA,
     CoverageRow,
     CoverageTable,
+    DrawnStars,
     Share,
     coverage_table,
 )
@@ -104,7 +105,9 @@ def calibration_figure(data: FigureData) -> Figure:
             f"none of {counted(len(data.spectra), 'star')} is usable and in the test fold: "
             "no coverage to draw; give more stars"
         )
-    return tables_figure({name: coverage_table(model, test) for name, model in data.models.items()})
+    return tables_figure(
+        {name: coverage_table(model, DrawnStars.of(model, test)) for name, model in data.models.items()}
+    )
 
 
 def tables_figure(tables: Mapping[str, CoverageTable]) -> Figure:

@@ -1,9 +1,9 @@
 """The columns of a store: names of the archive, units, descriptions, and row groups from arrow and back."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,16 @@ from jaxtyping import Float32, Int64
 
 from scattervae.arrays import CoeffArray, CoeffArray32, SourceIds, StarArray, StarFlags, StarMask
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
-from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Basis, Correlations, Flag, Spectra, usable_stars
+from scattervae.spectra.spectra import (
+    FLAGS,
+    FORMER_FLAGS,
+    Basis,
+    Correlations,
+    Flag,
+    MeaningfulFlag,
+    Spectra,
+    usable_stars,
+)
 from scattervae.spectra.star_tables import (
     G_FLUX_COLUMN,
     LABEL_NAMES,
@@ -87,19 +96,7 @@ def described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.F
     return pa.field(name, kind, metadata={"unit": unit, "description": description})
 
 
-@runtime_checkable
-class _Bit(Protocol):
-    """A member of an enumeration of bits with meanings, such as `Flag`."""
-
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def value(self) -> int: ...
-    @property
-    def meaning(self) -> str: ...
-
-
-def flag_legend(flags: Iterable[_Bit] = Flag) -> str:
+def flag_legend(flags: type[MeaningfulFlag] = Flag) -> str:
     """All bits of a column of flags, `FLAGS` where not said otherwise, with their meanings, on one line."""
     return "; ".join(f"{flag.value} {flag.name}: {flag.meaning}" for flag in flags)
 

@@ -1,8 +1,9 @@
 """Stars in memory: coefficients and errors in archive units, with what is known against each star."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum, IntFlag
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,37 +17,37 @@ FLAGS, FORMER_FLAGS = "quality_flags", "flags"
 """Column of flags in stores and catalogues, and its name in those of earlier versions."""
 
 
-class Flag(IntFlag):
+class MeaningfulFlag(IntFlag):
+    """Bits of a column, each with its meaning: one sentence for tables, logs and documentation."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str = "") -> "MeaningfulFlag":
+        flag = int.__new__(cls, value)
+        flag._value_, flag.meaning = value, meaning
+        return flag
+
+
+class Flag(MeaningfulFlag):
     """What is known against a star, as bits of its column `FLAGS`; 0 means nothing."""
 
-    MISSING_BP = 1
-    MISSING_RP = 2
-    BAD_COEFFS = 4
-    BAD_ERRORS = 8
-    NO_G_FLUX = 16
-    DUPLICATE = 32
-    INFERRED = 64
-    BLENDED = 128
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for tables, logs and documentation."""
-        return _FLAG_MEANINGS[self]
-
-
-_FLAG_MEANINGS = {
-    Flag.MISSING_BP: "the star has no BP coefficients",
-    Flag.MISSING_RP: "the star has no RP coefficients",
-    Flag.BAD_COEFFS: (
+    MISSING_BP = 1, "the star has no BP coefficients"
+    MISSING_RP = 2, "the star has no RP coefficients"
+    BAD_COEFFS = (
+        4,
         "a coefficient is not finite, a band has the wrong number of them or contradicts its fit, "
-        "or a sampled spectrum is not one of Gaia's"
-    ),
-    Flag.BAD_ERRORS: "a coefficient error is not finite, zero or negative",
-    Flag.NO_G_FLUX: "no positive and plausible G flux in the table, nor a positive one from the coefficients",
-    Flag.DUPLICATE: "another row of the same source_id is used instead",
-    Flag.INFERRED: "coefficients inferred from a sampled spectrum, not published (the star is used)",
-    Flag.BLENDED: "a neighbour adds over 0.1 mag to the spectrum, by G or the excess factor (the star is used)",
-}
+        "or a sampled spectrum is not one of Gaia's",
+    )
+    BAD_ERRORS = 8, "a coefficient error is not finite, zero or negative"
+    NO_G_FLUX = 16, "no positive and plausible G flux in the table, nor a positive one from the coefficients"
+    DUPLICATE = 32, "another row of the same source_id is used instead"
+    INFERRED = 64, "coefficients inferred from a sampled spectrum, not published (the star is used)"
+    BLENDED = (
+        128,
+        "a neighbour adds over 0.1 mag to the spectrum, by G or the excess factor (the star is used)",
+    )
+
+
 ONE_BAND = Flag.MISSING_BP | Flag.MISSING_RP
 UNUSABLE = ONE_BAND | Flag.BAD_COEFFS | Flag.BAD_ERRORS | Flag.NO_G_FLUX | Flag.DUPLICATE
 
@@ -126,11 +127,9 @@ class Basis:
 
     def agrees_with(self, other: "Basis") -> bool:
         """True where both may be one: the same sizes, and no two given ids differ."""
-        return (
-            (self.n_bp, self.n_rp) == (other.n_bp, other.n_rp)
-            and (None in (self.bp_id, other.bp_id) or self.bp_id == other.bp_id)
-            and (None in (self.rp_id, other.rp_id) or self.rp_id == other.rp_id)
-        )
+        ids = (self.bp_id, other.bp_id), (self.rp_id, other.rp_id)
+        same = all(None in pair or pair[0] == pair[1] for pair in ids)
+        return same and (self.n_bp, self.n_rp) == (other.n_bp, other.n_rp)
 
     def completed_by(self, other: "Basis") -> "Basis":
         """The same basis, with ids that only `other` names."""
@@ -303,24 +302,40 @@ class Spectra(Shown):
         )
 
     @staticmethod
-    def concatenate(chunks: "Sequence[Spectra]") -> "Spectra":
-        """All stars of the chunks in order; correlations are kept only where every chunk has them.
+    def concatenate(chunks: "Iterable[Spectra]", n_stars: int | None = None) -> "Spectra":
+        """All stars of the chunks, one at least, in order; correlations only where every chunk has them.
+
+        Args:
+            n_stars: How many they hold together: where given, no chunk stays in memory beside the whole.
 
         Raises:
             DataError: The chunks have different bases.
         """
-        basis = chunks[0].basis
-        for chunk in chunks[1:]:
+        if n_stars is None:
+            chunks = list(chunks)
+            if len(chunks) == 1:
+                return chunks[0]
+            n_stars = sum(map(len, chunks))
+        chunks = iter(chunks)
+        first = next(chunks)
+        basis, start = first.basis, 0
+        whole = {name: np.empty((n_stars, *v.shape[1:]), v.dtype) for name, v in first._arrays()}
+        for chunk in chain((first,), chunks):
             if not chunk.basis.joins(basis):
                 raise DataError(f"cannot join spectra of {basis} with spectra of {chunk.basis}")
             basis = basis.completed_by(chunk.basis)
-        pairs = [chunk.correlations for chunk in chunks if chunk.correlations is not None]
-        whole = (np.concatenate([getattr(c, b) for c in pairs]) for b in ("bp", "rp"))
-        joined = Correlations(*whole) if len(pairs) == len(chunks) else None
-        columns: dict[str, Any] = {
-            name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in _PER_STAR
-        }
-        return replace(chunks[0], **columns, basis=basis, correlations=joined)
+            arrays = dict(chunk._arrays())
+            whole = {name: values for name, values in whole.items() if name in arrays}
+            for name, values in whole.items():
+                values[start : start + len(chunk)] = arrays[name]
+            start += len(chunk)
+        pairs = [whole.pop(band) for band in ("bp", "rp") if band in whole]
+        return replace(first, **whole, basis=basis, correlations=Correlations(*pairs) if pairs else None)
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array with a row a star, by name; those of the correlations by band, where there are any."""
+        yield from ((name, getattr(self, name)) for name in _PER_STAR)
+        yield from vars(self.correlations).items() if self.correlations is not None else ()
 
 
 _PER_STAR = tuple(f.name for f in fields(Spectra) if f.name not in ("basis", "correlations"))

@@ -206,8 +206,10 @@ class SpectrumStore(Shown):
         """
         columns = self._spectra_columns(correlations=correlations)
         chosen = self._chosen(where, at_most)
-        some = [i for i, rows in enumerate(chosen) if not isinstance(rows, np.ndarray) or len(rows)] or [0]
-        return Spectra.concatenate([self._spectra(self.row_groups[i], columns).take(chosen[i]) for i in some])
+        n_rows = [rows.stop if isinstance(rows, slice) else len(rows) for rows in chosen]
+        groups = zip(self.row_groups, chosen, n_rows, strict=True)
+        some = [(group, rows) for group, rows, n in groups if n] or [(self.row_groups[0], chosen[0])]
+        return Spectra.concatenate((self._spectra(g, columns).take(rows) for g, rows in some), sum(n_rows))
 
     def labels(self, *, where: Choice | None = None, at_most: int | None = None) -> StellarLabels:
         """The labels of the stars that `read` gives with these arguments, NaN where a star has none.
@@ -218,20 +220,24 @@ class SpectrumStore(Shown):
             >>> labels["teff"].shape
             (220,)
         """
-        foreign = self._foreign
-        columns = ["source_id", *label_columns()] if foreign is None else foreign.label_columns
         chosen = zip(self.row_groups, self._chosen(where, at_most), strict=True)
-        tables = (
-            _table(group, columns).take(rows) if isinstance(rows, np.ndarray) else _table(group, columns)
-            for group, rows in chosen
-        )
-        table = pa.concat_tables(tables)
-        return labels_from(table) if foreign is None else foreign.labels(table)
+        return StellarLabels.concatenate([self._labels(group).take(rows) for group, rows in chosen])
+
+    def labelled(self) -> tuple[SourceIds, StarMask]:
+        """Every star's source_id, and whether it has a label; the labels of a row group are in memory at a time."""
+        groups = (self._labels(group) for group in self.row_groups)
+        ids, labelled = zip(*((g.source_id, np.isfinite(g.values).any(axis=1)) for g in groups), strict=True)
+        return np.concatenate(ids), np.concatenate(labelled)
+
+    def _labels(self, group: RowGroup) -> StellarLabels:
+        if self._foreign is not None:
+            return self._foreign.labels(_table(group, self._foreign.label_columns))
+        return labels_from(_table(group, ["source_id", *label_columns()]))
 
     def _chosen(self, where: Choice | None, at_most: int | None) -> list[np.ndarray | slice]:
         """The rows to take of each row group."""
         if where is None and (at_most is None or len(self) <= at_most):
-            return [slice(None)] * len(self.row_groups)
+            return [slice(0, group.n_rows) for group in self.row_groups]
         chosen = [np.ones(group.n_rows, dtype=bool) for group in self.row_groups]
         if where is not None:
             chosen = [where(*self._ids_and_flags(group)) for group in self.row_groups]

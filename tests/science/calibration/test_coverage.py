@@ -14,10 +14,10 @@ from scattervae.science.calibration import coverage
 from scattervae.science.calibration.coverage import (
     N_BINS,
     N_GROUPS,
+    DrawnStars,
     Pits,
     Share,
     coverage_table,
-    drawn_usable,
     order_groups,
     pit,
     pits,
@@ -107,26 +107,27 @@ def test_magnitude_and_colour():
 
 
 def test_table_of_a_model_leaves_unusable_stars_out_and_same_seed_same_table():
-    table = coverage_table(MODEL, spoiled(SKY.spectra))
+    drawn = DrawnStars.of(MODEL, spoiled(SKY.spectra))
+    table = coverage_table(MODEL, drawn)
     assert table.n_stars == 294
-    assert table == coverage_table(MODEL, spoiled(SKY.spectra))
+    assert table == coverage_table(MODEL, drawn)
     assert table.by("all")[0].hidden.n > 0
 
 
 def test_of_many_stars_some_are_drawn(monkeypatch):
     monkeypatch.setattr(coverage, "MOST_STARS", 50)
     stars = SKY.spectra.with_flags(np.arange(300).astype(np.uint16) % 2 * np.uint16(Flag.BAD_COEFFS))
-    drawn = drawn_usable(stars)
-    assert len(drawn) == 50
-    assert drawn.usable.all()
+    drawn = DrawnStars.of(MODEL, stars)
+    assert len(drawn.spectra) == len(drawn.inputs) == 50
+    assert drawn.spectra.usable.all()
     row = {star: row for row, star in enumerate(stars.source_id.tolist())}
-    assert (np.diff([row[star] for star in drawn.source_id.tolist()]) > 0).all()
-    assert coverage_table(MODEL, stars).n_stars == faint_coverage(MODEL, stars)[3.0].n == 50
+    assert (np.diff([row[star] for star in drawn.spectra.source_id.tolist()]) > 0).all()
+    assert coverage_table(MODEL, drawn).n_stars == faint_coverage(MODEL, drawn.inputs)[3.0].n == 50
 
 
 def test_no_usable_star_is_an_error_of_one_line():
     with pytest.raises(DataError, match="none of 3 stars is usable: nothing to measure coverage on"):
-        coverage_table(MODEL, spoiled(SKY.spectra).take(slice(0, 3)))
+        DrawnStars.of(MODEL, spoiled(SKY.spectra).take(slice(0, 3)))
 
 
 @pytest.fixture(scope="module")

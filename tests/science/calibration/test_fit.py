@@ -22,7 +22,7 @@ from scattervae.science.calibration.calibrated import (
     score_of,
     with_scatter_factor,
 )
-from scattervae.science.calibration.coverage import coverage_table
+from scattervae.science.calibration.coverage import DrawnStars, coverage_table
 from scattervae.science.calibration.fit import (
     CalibrationSettings,
     calibrate,
@@ -95,7 +95,7 @@ def test_an_encoder_too_sure_of_itself_is_put_right(trained, model, like):
 def test_in_no_bin_is_coverage_as_stated_worse_after_calibration(trained, model):
     """Of the pooled coefficients at draws from the posteriors that `encode` states: what a catalogue gives."""
     stars = SKY.spectra.take(~folds(SKY.spectra.source_id).train)
-    before, after = (coverage_table(m, stars) for m in (trained, model))
+    before, after = (coverage_table(m, DrawnStars.of(m, stars)) for m in (trained, model))
     for old, new in zip(before.rows, after.rows, strict=True):
         if old.stated.n and new.stated.n and (old.n_stars >= 100):
             noise = 2.0 / math.sqrt(new.n_stars)

@@ -201,33 +201,43 @@ class CoverageTable:
         return tuple(row for row in self.rows if row.by == kind)
 
 
+class DrawnStars(NamedTuple):
+    """Usable stars that coverage is measured on, and as a model sees them."""
+
+    spectra: Spectra
+    inputs: Inputs
+
+    @staticmethod
+    def of(checkpoint: Checkpoint, spectra: Spectra) -> "DrawnStars":
+        """The usable ones of these stars, in their order; of more than `MOST_STARS` so many, the same in each run.
+
+        Raises:
+            DataError: No star is usable, or the spectra are of another basis.
+        """
+        rows = draw_rows(spectra.usable, MOST_STARS)
+        if len(rows) == 0:
+            raise DataError(
+                f"none of {counted(len(spectra), 'star')} is usable: nothing to measure coverage on"
+            )
+        drawn = spectra.take(rows)
+        return DrawnStars(drawn, checkpoint.normalization.apply(drawn))
+
+
 def coverage_table(
-    checkpoint: Checkpoint, spectra: Spectra, *, n_rounds: int = 1, seed: int = 0
+    checkpoint: Checkpoint, stars: DrawnStars, *, n_rounds: int = 1, seed: int = 0
 ) -> CoverageTable:
-    """Coverage of the coefficients of the usable ones of these stars, of `MOST_STARS` drawn from more.
+    """Coverage of the coefficients of these stars.
 
     The colour is :math:`-2.5 \\log_{10}` of the first BP over the first RP coefficient, which hold most of each
     band's flux; its bins have equally many stars. G is that of the Vega system.
-
-    Raises:
-        DataError: No star is usable, or the spectra are of another basis.
     """
-    stars = drawn_usable(spectra)
-    if len(stars) == 0:
-        raise DataError(f"none of {counted(len(spectra), 'star')} is usable: nothing to measure coverage on")
-    normalization = checkpoint.normalization
-    transforms = pits(checkpoint, normalization.apply(stars), n_rounds=n_rounds, seed=seed)
+    spectra = stars.spectra
     return tabulated(
-        transforms,
-        normalization,
-        np.asarray(g_mag_of(stars.g_flux)),
-        xp_colour(stars.coeffs, stars.basis.n_bp),
+        pits(checkpoint, stars.inputs, n_rounds=n_rounds, seed=seed),
+        checkpoint.normalization,
+        np.asarray(g_mag_of(spectra.g_flux)),
+        xp_colour(spectra.coeffs, spectra.basis.n_bp),
     )
-
-
-def drawn_usable(spectra: Spectra) -> Spectra:
-    """The usable ones of these stars, in their order; of more than `MOST_STARS` so many, the same in each run."""
-    return spectra.take(draw_rows(spectra.usable, MOST_STARS))
 
 
 def tabulated(

@@ -11,11 +11,10 @@ from torch import Tensor
 from scattervae.arrays import Coeffs, Latents
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.model.network import Posterior
-from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, drawn_usable
+from scattervae.science.calibration.coverage import INSIDE_1_SIGMA
 from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
-from scattervae.spectra.spectra import Spectra
 
 FACTORS = (2.0, 3.0, 5.0, 10.0, 20.0)
 FAINTER = (3.0, 10.0)
@@ -216,7 +215,6 @@ def renoised_coverage(
     return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
 
 
-def faint_coverage(checkpoint: Checkpoint, spectra: Spectra, *, seed: int = 0) -> dict[float, LatentCoverage]:
-    """`renoised_coverage` of those stars that `coverage_table` takes too, for errors `FAINTER` times as large."""
-    bright = checkpoint.normalization.apply(drawn_usable(spectra))
+def faint_coverage(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> dict[float, LatentCoverage]:
+    """`renoised_coverage` for errors `FAINTER` times as large."""
     return {factor: renoised_coverage(checkpoint, bright, factor, seed=seed) for factor in FAINTER}

@@ -1,7 +1,6 @@
 """How a star stands to those that a model was trained on: one of them, or unlike them, as bits of a column."""
 
 from collections.abc import Mapping
-from enum import IntFlag
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from scattervae.model.recipe import in_training_fold
 from scattervae.seeds import folds
 from scattervae.settings import DataFacts
 from scattervae.spectra.columns import StoredSpectra, xp_colour
-from scattervae.spectra.spectra import Basis, Flag, GFluxSource
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource, MeaningfulFlag
 from scattervae.spectra.star_tables import DataRelease, rows_of
 
 FOLD, TRAINING_FLAGS = "fold", "training_flags"
@@ -27,35 +26,22 @@ MARGIN = 0.1
 TrainingFlags = Int32[np.ndarray, " star"]
 
 
-class TrainingFlag(IntFlag):
+_USUAL = f"over {100 - 100 * RARE_BELOW:.0f} % of the training stars"
+
+
+class TrainingFlag(MeaningfulFlag):
     """What is known of a star beside the training stars, as bits of its column `TRAINING_FLAGS`."""
 
-    TRAINED_ON = 1
-    MAY_HAVE_TRAINED = 2
-    OTHER_COEFFICIENTS = 4
-    OTHER_G_FLUX = 8
-    UNNAMED_BASIS = 16
-    OTHER_RELEASE = 32
-    OUTSIDE_G = 64
-    OUTSIDE_COLOUR = 128
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for tables, logs and documentation."""
-        return _MEANINGS[self]
+    TRAINED_ON = 1, "the model was trained on this star"
+    MAY_HAVE_TRAINED = 2, "of a fold that the model, which keeps no list of its stars, was trained on"
+    OTHER_COEFFICIENTS = 4, f"published where {_USUAL} have inferred coefficients, or the other way round"
+    OTHER_G_FLUX = 8, f"G flux from the coefficients where {_USUAL} have a table's, or the other way round"
+    UNNAMED_BASIS = 16, "the file names no basis; it is taken for the model's"
+    OTHER_RELEASE = 32, "of another data release, or moved from another basis"
+    OUTSIDE_G = 64, f"brighter or fainter than every training star by {MARGIN} mag"
+    OUTSIDE_COLOUR = 128, f"bluer or redder than every training star by {MARGIN} mag"
 
 
-_USUAL = f"over {100 - 100 * RARE_BELOW:.0f} % of the training stars"
-_MEANINGS = {
-    TrainingFlag.TRAINED_ON: "the model was trained on this star",
-    TrainingFlag.MAY_HAVE_TRAINED: "of a fold that the model, which keeps no list of its stars, was trained on",
-    TrainingFlag.OTHER_COEFFICIENTS: f"published where {_USUAL} have inferred coefficients, or the other way round",
-    TrainingFlag.OTHER_G_FLUX: f"G flux from the coefficients where {_USUAL} have a table's, or the other way round",
-    TrainingFlag.UNNAMED_BASIS: "the file names no basis; it is taken for the model's",
-    TrainingFlag.OTHER_RELEASE: "of another data release, or moved from another basis",
-    TrainingFlag.OUTSIDE_G: f"brighter or fainter than every training star by {MARGIN} mag",
-    TrainingFlag.OUTSIDE_COLOUR: f"bluer or redder than every training star by {MARGIN} mag",
-}
 UNLIKE = ~(TrainingFlag.TRAINED_ON | TrainingFlag.MAY_HAVE_TRAINED)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags
@@ -29,7 +30,7 @@ from scattervae.files import (
 )
 from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
 from scattervae.model.network import Posterior, gaussian_terms
-from scattervae.model.training_stars import training_stars
+from scattervae.model.recipe import trained_on
 from scattervae.science.labels.prediction import (
     BY_CHI2,
     BY_DISTANCE,
@@ -164,17 +165,17 @@ def fit_labels(
         DataError: Too few labelled stars, or a label that cannot be predicted.
     """
     settings = settings or LabelSettings()
-    stars = training_stars(spectra, model.recipe)
-    known = labels.aligned_to(stars.source_id)
-    survey, rows = _survey(model, spectra, stars, known), known.any_known
-    stars, known = stars.take(rows), known.take(rows)
+    rows = np.flatnonzero(trained_on(spectra, model.recipe))
+    known = labels.aligned_to(spectra.source_id[rows])
+    survey, labelled = _survey(model, spectra, rows, known), known.any_known
+    stars, known = spectra.take(rows[labelled]), known.take(labelled)
     if len(stars) < FEWEST_STARS:
         raise DataError(
             f"{counted(len(stars), 'usable star')} with labels outside the folds held out; "
             f"at least {FEWEST_STARS} are needed to learn from and to calibrate intervals: give more labels"
         )
     scales = LabelScales.fit(known)
-    inputs = survey.inputs.take(torch.from_numpy(np.flatnonzero(rows)))
+    inputs = survey.inputs.take(torch.from_numpy(np.flatnonzero(labelled)))
     batches = LabelledBatches(inputs, scales.apply(known), stars.g_flux, survey.bands)
     networks, conformal = _trained(model, batches, settings, progress)
     return LabelModel(
@@ -206,15 +207,19 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     return LabelPrediction.concatenate(predictions)
 
 
-def _survey(model: Checkpoint, spectra: Spectra, stars: Spectra, known: TargetLabels) -> SurveyStars:
-    """The stars that the model of spectra was trained on.
+def _survey(
+    model: Checkpoint, spectra: Spectra, rows: Int64[np.ndarray, " row"], known: TargetLabels
+) -> SurveyStars:
+    """The stars that the model of spectra was trained on, of these rows, with their labels.
 
     Chi^2 is of usable stars that it was not trained on (of the test fold: their spectra, not their labels), where there
     are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those that it was trained on.
     """
-    inputs = model.normalization.apply(stars, gaps=model.recipe.trains_on_one_band)
-    unseen = spectra.take(spectra.usable & ~np.isin(spectra.source_id, stars.source_id))
-    judged = unseen if len(unseen) >= FEWEST_UNSEEN else stars
+    model.normalization.require_basis(spectra.basis)
+    inputs = Inputs.empty(len(rows), model.normalization.n_coeffs)
+    model.normalization.apply_to(spectra, rows, inputs, gaps=model.recipe.trains_on_one_band)
+    unseen = spectra.usable & ~np.isin(spectra.source_id, spectra.source_id[rows])
+    judged = spectra.take(unseen if unseen.sum() >= FEWEST_UNSEEN else rows)
     chi2 = [_reduced_chi2(encoded) for encoded in model.encode_batches([judged])]
     bp, rp = model.normalization.bp, model.normalization.rp
     bands = (bp.stop, rp.stop - rp.start)

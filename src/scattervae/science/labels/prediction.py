@@ -7,7 +7,6 @@ for either.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntFlag
 from itertools import combinations
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from scattervae.arrays import LabelArray, StarArray, StarFlags, StarMask
 from scattervae.gaia.basis import g_mag_of
 from scattervae.science.labels.support import RELIABLE_ABOVE
 from scattervae.spectra.columns import flag_legend
+from scattervae.spectra.spectra import MeaningfulFlag
 
 LEVELS = (0.68, 0.95)
 ERROR_TIMES = (1.0, 1.96)
@@ -182,24 +182,12 @@ N_FLAGGED = 12
 """As many labels have a bit in ``label_flags``; the bits above are those of `LabelFlag`."""
 
 
-class LabelFlag(IntFlag):
+class LabelFlag(MeaningfulFlag):
     """What is known against all labels of a star, as bits of ``label_flags`` above those of single labels."""
 
-    NOT_REPRODUCED = 1 << 12
-    BLENDED = 1 << 13
-    FAINT = 1 << 14
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for tables and documentation."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    LabelFlag.NOT_REPRODUCED: "the model does not reproduce the spectrum: do not believe the labels",
-    LabelFlag.BLENDED: "light of a neighbour in the spectrum: labels are off more often than intervals say",
-    LabelFlag.FAINT: "faint or incomplete: intervals are wide, and hold",
-}
+    NOT_REPRODUCED = 1 << 12, "the model does not reproduce the spectrum: do not believe the labels"
+    BLENDED = 1 << 13, "light of a neighbour in the spectrum: labels are off more often than intervals say"
+    FAINT = 1 << 14, "faint or incomplete: intervals are wide, and hold"
 
 
 @dataclass(frozen=True)
