@@ -93,6 +93,7 @@ def test_the_same_seed_gives_the_same_network_and_another_member_another():
         schedule = SCHEDULE._replace(steps=3)
         return train_network(vae(), stars_of(), LabelSettings(), schedule, index=index).last.weight
 
+    vae()
     state = torch.get_rng_state()
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
