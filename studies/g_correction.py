@@ -20,7 +20,6 @@ from scattervae.gaia.basis import (
     g_flux_from_coeffs,
     g_mag_of,
 )
-from scattervae.science.calibration.calibrated import spectrum_score
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag, Spectra
 from studies import arguments
@@ -79,9 +78,8 @@ def print_latents(model: sv.Checkpoint, stars: Spectra) -> None:
 
     def answer(g_flux: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         chosen = Spectra.of(stars.source_id, stars.coeffs, stars.errors, basis=stars.basis, g_flux=g_flux)
-        (encoded,) = model.encode_batches([chosen], batch=len(chosen))
-        score = spectrum_score(model, encoded.inputs, encoded.posterior, encoded.reconstruction)
-        return encoded.posterior.mean.numpy(), encoded.posterior.sd.numpy(), np.asarray(score)
+        encoded = model.encode(chosen)
+        return encoded.latents, encoded.latent_sd, np.asarray(encoded["spectrum_score"])
 
     mean, sd, score = answer(stars.g_flux)
     for name, g_flux in (("coefficients", g_flux_from_coeffs(stars)), ("corrected", catalogue_g_flux(stars))):

@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ import scattervae as sv
 from scattervae.files import write_json, written_file
 from scattervae.gaia.basis import g_mag_of
 from scattervae.gaia.reading import demo_file
+from scattervae.science.calibration.calibrated import save_calibration
+from scattervae.science.calibration.fit import observe
 from scattervae.science.generation import LABEL_FLOW, LabelFlow
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.shipped import CARD, card_of, shipped_models
 from scattervae.seeds import folds
+from scattervae.spectra.spectra import Flag
 from studies import arguments
 
 NAME = "best"
@@ -59,6 +63,7 @@ def main() -> None:
         run("train", store, "--out", model, "--recipe", recipe, *unfinished)
     if not (model / "calibration.safetensors").is_file():
         run("calibrate", model, store)
+        score_among_field_stars(model, store)
     if not (model / "labels").is_dir():
         run("label", model, labelled(work))
     if not (model / LABEL_FLOW).is_file():
@@ -80,6 +85,18 @@ def run(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "scattervae", *map(str, arguments), "--json"]
     print("scattervae", *map(str, arguments), flush=True)
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def score_among_field_stars(folder: Path, store: Path) -> None:
+    """Scores of published coefficients are compared with all field stars outside the test fold.
+
+    The validation fold has 108, too few. Those that trained the model fit no better than the others: their mean score
+    is 0.505 +- 0.011, that of the others 0.485 +- 0.018.
+    """
+    spectra, model = sv.load(store).spectra, sv.load_model(folder)
+    fold, inferred = folds(spectra.source_id), (spectra.flags & np.uint16(Flag.INFERRED)) > 0
+    compared = spectra.take(spectra.usable & ~fold.test & (fold.validation | ~inferred))
+    save_calibration(replace(model, observed=observe(model, compared)), folder)
 
 
 def labelled(work: Path) -> Path:

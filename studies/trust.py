@@ -4,7 +4,8 @@
 
 MODEL is a trained folder. STARS have labels; those of the test fold are asked for, of which neither the
 model of spectra nor that of labels was trained on. FIELD are files of other stars, without labels. Printed are, in bins
-of G, how well spectra are reproduced and whether scores are even; by order, what of that scatter cannot explain; where
+of G, how well spectra are reproduced and whether scores are even, of FIELD those of each fifth of the stars beside the
+other four; by order, what of that scatter cannot explain; where
 MODEL predicts labels, in bins of known labels and of G, errors of predicted
 labels and how many known ones their intervals hold; the same for stars with and without each flag, and for test stars
 made 3 to 20 times noisier; and how many stars have which flag.
@@ -20,7 +21,9 @@ from scipy.stats import kstest
 
 import scattervae as sv
 from scattervae.gaia.basis import g_mag_of
+from scattervae.science.calibration.calibrated import has_score
 from scattervae.science.calibration.coverage import order_groups
+from scattervae.science.calibration.fit import observe
 from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.exact_posterior import refine
 from scattervae.science.labels.model import LabelModel, label_stars
@@ -54,7 +57,7 @@ def main() -> None:
     }
     samples = {"test fold": spectra, **{title: some.take(some.usable) for title, some in others.items()}}
     for title, some in samples.items():
-        print_spectra(model, some, title)
+        print_spectra(model, some, title, cross_fitted=title in others)
     for title, some in samples.items():
         print_orders(model, some.take(np.asarray(g_mag_of(some.g_flux)) < BRIGHT), title)
     if labels is None:
@@ -78,11 +81,25 @@ def bins_of_g(spectra: Spectra) -> Iterator[tuple[str, np.ndarray]]:
     yield "all", np.ones(len(spectra), dtype=bool)
 
 
-def print_spectra(model: sv.Checkpoint, spectra: Spectra, title: str) -> None:
-    """Reduced chi^2, and whether the score is even, in bins of G."""
+def cross_fitted_scores(model: sv.Checkpoint, spectra: Spectra) -> np.ndarray:
+    """Scores of each fifth of the stars beside the real stars of the other four alone."""
+    assert has_score(model)
+    part = numpy_stream(0, "cross-fitted scores").integers(0, 5, len(spectra))
+    score = np.empty(len(spectra))
+    for number in range(5):
+        beside = replace(model, observed=observe(model, spectra.take(part != number)))
+        asked = catalogue(beside, spectra.take(part == number))
+        score[part == number] = asked["spectrum_score"].to_numpy()
+    return score
+
+
+def print_spectra(model: sv.Checkpoint, spectra: Spectra, title: str, *, cross_fitted: bool = False) -> None:
+    """Reduced chi^2, and whether the score is even, in bins of G; where asked for, of stars it was not fitted to."""
     table = catalogue(model, spectra)
     chi2 = table["reduced_chi2"].to_numpy()
-    score = table["spectrum_score"].to_numpy() if "spectrum_score" in table.column_names else None
+    score = table["spectrum_score"].to_numpy() if has_score(model) else None
+    if cross_fitted and score is not None:
+        score, title = cross_fitted_scores(model, spectra), f"{title} (scores cross-fitted)"
     names = (
         "stars",
         "number",

@@ -89,7 +89,7 @@ def _lines(answer: "StarAnswer", model: str) -> tuple[str, ...]:
     )
     lines = [*head, "", *latents, "", *_label_lines(answer), *fit]
     if answer.score is not None:
-        share = f"{100 * answer.score:.1f} % of stars like it, as the model has them, fit worse"
+        share = f"{100 * answer.score:.1f} % of stars of its brightness fit worse"
         lines.append(f"spectrum_score {answer.score:.3f}: {share}")
     return (*lines, *(f"unlike the training stars: {text}" for text in answer.unlike))
 

@@ -69,7 +69,7 @@ class TrainedModel(CalibratedModel):
     @property
     def latent_digest(self) -> str:
         """As the model's own, whatever labels are predicted."""
-        return super().digest
+        return super().latent_digest
 
     def __repr__(self) -> str:
         plain = super().__repr__().removesuffix(">")

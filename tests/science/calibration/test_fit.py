@@ -19,7 +19,6 @@ from scattervae.science.calibration.calibrated import (
     CALIBRATION,
     is_calibrated,
     save_calibration,
-    score_of,
     with_scatter_factor,
 )
 from scattervae.science.calibration.coverage import DrawnStars, coverage_table
@@ -28,6 +27,7 @@ from scattervae.science.calibration.fit import (
     calibrate,
     fit_scatter,
     made_from,
+    observe,
 )
 from scattervae.science.calibration.score import ScoreInputs, score_inputs
 from scattervae.science.calibration.widths import WidthLaw, encode, latent_coverage
@@ -134,7 +134,7 @@ def test_the_score_of_simulated_stars_is_uniform_for_bright_and_for_faint_ones(m
     stars = made_from(model, encode(model, like).sample(stream(5, "z")), like, stream(6, "x"))
     posterior = encode(model, stars)
     inputs = score_inputs(stars, posterior, model.reconstruct(posterior.mean), model.normalization)
-    score = score_of(model)(inputs).numpy()
+    score = model.score(inputs).numpy()
     assert kstest(score, "uniform").statistic < 0.06
     bright = SKY.spectra.g_flux > np.median(SKY.spectra.g_flux)
     for half in (bright, ~bright):
@@ -146,12 +146,12 @@ def test_a_spectrum_that_no_star_has_scores_low(model, like):
     odd.x[:, 0] += 30.0 * odd.errors[:, 0].clamp(min=0.1)
     posterior = encode(model, odd)
     inputs = score_inputs(odd, posterior, model.reconstruct(posterior.mean), model.normalization)
-    assert score_of(model)(inputs).median() < 0.05
+    assert model.score(inputs).median() < 0.05
 
 
 def test_a_misfit_scores_low_however_far_its_latents_lie(model):
     """Where no star was simulated, mean and spread of the statistic must not grow until any misfit is ordinary."""
-    score = score_of(model)
+    score = model.score
     n = 2000
     features = score.centre + 30.0 * score.scale * torch.randn(
         n, len(score.centre), generator=stream(0, "far")
@@ -168,12 +168,37 @@ def test_the_catalogue_has_the_score_of_a_calibrated_model_and_no_other(trained,
     posterior = encode(model, like)
     inputs = score_inputs(like, posterior, model.reconstruct(posterior.mean), model.normalization)
     # the catalogue rounds its inputs to float32, by which a step may be taken that was not
-    off = np.abs(table["spectrum_score"].to_numpy() - score_of(model)(inputs).numpy())
+    off = np.abs(table["spectrum_score"].to_numpy() - model.spectrum_score(inputs, SKY.spectra))
     assert np.quantile(off, 0.99) < 2e-3
     assert table.schema.field("spectrum_score").metadata[b"description"]
     bad = catalogue(model, spoiled(SKY.spectra))
     unreadable = np.isnan(bad["latent_1_mean"].to_numpy())
     np.testing.assert_array_equal(np.isnan(bad["spectrum_score"].to_numpy()), unreadable)
+
+
+def test_scores_of_real_stars_are_uniform_though_their_errors_are_wrong(model):
+    """Real errors are too large, by more for bright stars: judged by simulated stars alone, all fit too well."""
+    other = toy_sky(3000, scatter=0.05, seed=7).spectra
+    bright = other.g_flux > np.median(other.g_flux)
+    wrong = replace(other, errors=other.errors * np.where(bright, 3.0, 2.0)[:, None])
+    fitted, asked = wrong.take(np.arange(3000) < 1500), wrong.take(np.arange(3000) >= 1500)
+    plain, observed = replace(model, observed=None), replace(model, observed=observe(model, fitted))
+    bright = asked.g_flux > np.median(asked.g_flux)
+    for here in (bright, ~bright):
+        before, after = (
+            kstest(catalogue(m, asked.take(here))["spectrum_score"].to_numpy(), "uniform").statistic
+            for m in (plain, observed)
+        )
+        assert after < 0.09 < 0.15 < before  # chance, of 750 stars against 750: 1 in 100 above 0.084
+
+
+def test_what_real_stars_change_is_the_score_alone(model):
+    plain = replace(model, observed=None)
+    assert model.observed is not None, "the validation fold has stars enough"
+    assert model.latent_digest == plain.latent_digest == plain.digest != model.digest
+    tables = [catalogue(m, SKY.spectra) for m in (model, plain)]
+    changed = {name for name in tables[0].column_names if tables[0][name] != tables[1][name]}
+    assert changed == {"spectrum_score"}
 
 
 def test_a_saved_calibration_gives_the_same_bits(model, folder):

@@ -6,13 +6,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from cli.toys import write_parquet
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
-from scattervae.science.calibration.score import WIDTH, ScoreMap
+from scattervae.science.calibration.score import WIDTH, ObservedScores, ScoreMap
 from scattervae.science.calibration.widths import WidthLaw
 from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.trained import TrainedModel, with_labels
@@ -117,7 +118,9 @@ def calibrated(model, seed=1) -> CalibratedModel:
         draw(2, WIDTH + 1),
         torch.linspace(-3, 30, 401),
     )
-    return replace(changed, score=score)
+    u, g_mag = 2.0 + 3.0 * draw(600), 15.0 + 5.0 * draw(600)
+    observed = ObservedScores.fit(u.double().numpy(), g_mag.double().numpy(), np.zeros(600, dtype=bool))
+    return replace(changed, score=score, observed=observed)
 
 
 def made_model(spectra, *, best=True, calibration=True) -> TrainedModel:

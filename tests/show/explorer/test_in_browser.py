@@ -9,7 +9,8 @@ import torch
 from cli.toys import archive_columns, write_csv
 from scattervae import load
 from scattervae.gaia.flux import flux_from_coeffs
-from scattervae.science.calibration.calibrated import spectrum_score
+from scattervae.science.calibration.calibrated import has_score
+from scattervae.science.catalogue.encoding import catalogue
 from show.explorer.conftest import made_model
 from toy import DR3, without_bands
 
@@ -20,7 +21,9 @@ def encoded(model, spectra):
     """What Python says of the stars: posterior mean, sd, reconstruction, reduced chi^2 and score."""
     (batch,) = model.encode_batches([spectra])
     predicted, inputs = batch.reconstruction, batch.inputs
-    score = spectrum_score(model, inputs, batch.posterior, predicted)
+    score = None
+    if has_score(model):
+        score = catalogue(model, spectra)["spectrum_score"].to_numpy()
     squares = (inputs.x - predicted.mean) ** 2 / (inputs.errors**2 + predicted.scatter**2)
     chi2 = squares.sum(dim=1) / inputs.errors.isfinite().sum(dim=1)
     return batch.posterior, predicted, chi2.numpy(), score
@@ -85,7 +88,6 @@ def test_a_g_flux_that_no_column_gives_comes_from_the_coefficients(page, sky, mo
 def test_the_papers_network_runs_in_the_page_too(browser, sky, tmp_path, calibration):
     import pyarrow.parquet as pq
 
-    from scattervae.science.catalogue.encoding import catalogue
     from scattervae.show.explorer.page import explore
 
     model = made_model(sky.spectra, best=False, calibration=calibration)

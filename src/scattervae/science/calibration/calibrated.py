@@ -18,13 +18,16 @@ from scattervae.errors import CheckpointError
 from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
-from scattervae.science.calibration.score import ScoreMap, score_inputs
+from scattervae.science.calibration.score import ObservedScores, ScoreInputs, ScoreMap
 from scattervae.science.calibration.widths import NO_LAW, WidthLaw, kinds_of
 from scattervae.science.exact_posterior import refine_cheaply
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
 
 CALIBRATION = "calibration.safetensors"
 _SCORE = "score."
+_OBSERVED = "observed."
 _LAW = "refined."
 _ENCODER = "encoder."
 _FACTORS = ("scatter_factor", "width_offset", "width_slope")
@@ -60,6 +63,8 @@ class CalibratedModel(Checkpoint):
     # from chi^2 to a score that is uniform under the model; None before it is fitted
     score: ScoreMap | None = None
     base: str = ""  # `Checkpoint.digest` of the model that was calibrated
+    # how scores of real stars differ from those of stars that the model makes; None where too few were known
+    observed: ObservedScores | None = None
     # of posteriors that are refined from the encoder's answer; None in calibrations of old, whose encoder answers alone
     refined: WidthLaw | None = None
 
@@ -87,11 +92,29 @@ class CalibratedModel(Checkpoint):
         )
 
     @property
-    def digest(self) -> str:
-        """As the model's own, the calibration included."""
+    def latent_digest(self) -> str:
+        """As the model's own, the calibration included, but for how real stars' scores differ."""
         arrays = {} if self.score is None else self.score.arrays()
         arrays |= {} if self.refined is None else self.refined.arrays(_LAW)
         return tensors_digest(arrays, super().digest)[:32] if arrays else super().digest
+
+    @property
+    def digest(self) -> str:
+        """As the model's own, the whole calibration included."""
+        own = self.latent_digest
+        return own if self.observed is None else tensors_digest(self.observed._asdict(), own)[:32]
+
+    def spectrum_score(self, found: ScoreInputs, stars: Spectra | StoredSpectra) -> StarArray:
+        """The share of stars that the model reproduces worse: of real stars outside training, of such G and kind.
+
+        Where a calibration knows too few real stars whose coefficients are of this kind, published or inferred, the
+        share of stars that the model makes.
+        """
+        assert self.score is not None
+        scores: StarArray = self.score(found).cpu().double().numpy()
+        if self.observed is None:
+            return scores
+        return self.observed(*self.score.of_stars(found, stars), scores)
 
 
 def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
@@ -140,6 +163,8 @@ def save_calibration(model: CalibratedModel, folder: Path) -> Path:
         tensors |= model.refined.arrays(_LAW)
     if model.score is not None:
         tensors |= {_SCORE + name: values for name, values in model.score.arrays().items()}
+    if model.observed is not None:
+        tensors |= {_OBSERVED + name: values for name, values in model.observed._asdict().items()}
     write_tensors(folder / CALIBRATION, tensors, {"model": held})
     return folder / CALIBRATION
 
@@ -160,7 +185,7 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             f"{path}: the calibration of another model ({belongs_to}, this one is {checkpoint.digest}); "
             "remove it, or calibrate again"
         )
-    own = {name: w for name, w in stored.arrays.items() if not name.startswith((_SCORE, _LAW))}
+    own = {name: w for name, w in stored.arrays.items() if not name.startswith((_SCORE, _LAW, _OBSERVED))}
     kept = {
         name: w.numpy() for name, w in on_cpu(checkpoint.network).items() if not name.startswith(_ENCODER)
     }
@@ -170,17 +195,24 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         kept | own,
         path,
     )
-    parts = [stored.under(_SCORE), stored.under(_LAW)]
-    for part in parts:
+    parts = {
+        ScoreMap: stored.under(_SCORE),
+        WidthLaw: stored.under(_LAW),
+        ObservedScores: stored.under(_OBSERVED),
+    }
+    for part in (
+        parts[ScoreMap],
+        parts[WidthLaw],
+    ):  # NaN in the third is a kind of stars that it does not know
         require_finite(part, path)
     try:
-        score, refined = (
+        score, refined, observed = (
             kind(**{name: torch.from_numpy(w) for name, w in part.items()}) if part else None
-            for kind, part in zip((ScoreMap, WidthLaw), parts, strict=True)
+            for kind, part in parts.items()
         )
     except TypeError as error:
         raise CheckpointError(f"{path}: does not fit the model: {error}; calibrate again") from error
-    return replace(_of(checkpoint, network), score=score, refined=refined)
+    return replace(_of(checkpoint, network), score=score, observed=observed, refined=refined)
 
 
 def refined_law(checkpoint: Checkpoint) -> WidthLaw | None:
@@ -188,18 +220,6 @@ def refined_law(checkpoint: Checkpoint) -> WidthLaw | None:
     return checkpoint.refined if isinstance(checkpoint, CalibratedModel) else None
 
 
-def score_of(checkpoint: Checkpoint) -> ScoreMap | None:
-    """The score of a model that has been calibrated."""
-    return checkpoint.score if isinstance(checkpoint, CalibratedModel) else None
-
-
-def spectrum_score(
-    checkpoint: Checkpoint, inputs: Inputs, posterior: Posterior, reconstruction: Reconstruction
-) -> StarArray | None:
-    """How well a calibrated model reproduces these stars: the share of its stars that fit worse; else None."""
-    score = score_of(checkpoint)
-    if score is None:
-        return None
-    found = score_inputs(inputs, posterior, reconstruction, checkpoint.normalization)
-    scores: StarArray = score.to(torch.device("cpu"))(found).double().numpy()
-    return scores
+def has_score(checkpoint: Checkpoint) -> TypeGuard[CalibratedModel]:
+    """True for a model that says how well it reproduces a star: one calibrated with a score."""
+    return isinstance(checkpoint, CalibratedModel) and checkpoint.score is not None

@@ -18,7 +18,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
-from scattervae.science.calibration.score import ScoreInputs, fit_score, score_inputs
+from scattervae.science.calibration.score import ObservedScores, ScoreInputs, fit_score, score_inputs
 from scattervae.science.calibration.widths import encode, fit_widths
 from scattervae.science.exact_posterior import WeightedDraws, posterior_draws
 from scattervae.seeds import folds, stream
@@ -64,7 +64,7 @@ def calibrate(
     lose a band for the widths of stars with one: a model that was trained on it as well (recipes train on it unless
     they set `training.hold_out_validation`) fits these stars a little too well. The calibrated model refines each
     posterior from the encoder's answer (`refine_cheaply`). The score's simulated stars have the errors, and the gaps,
-    of stars outside the test fold.
+    of stars outside the test fold; how real stars differ from them is fitted to the validation fold (`ObservedScores`).
 
     Args:
         spectra: The stars that it was trained on, with their validation fold.
@@ -94,7 +94,17 @@ def calibrate(
     progress("learning the score")
     latents = posterior_draws(model, scored_on, encode(model, scored_on), generator)
     simulated = simulated_score_inputs(model, scored_on, latents, settings)
-    return replace(model, score=fit_score(simulated, seed=settings.seed))
+    model = replace(model, score=fit_score(simulated, seed=settings.seed))
+    return replace(model, observed=observe(model, validation))
+
+
+def observe(model: CalibratedModel, stars: Spectra) -> ObservedScores | None:
+    """How the scores of these complete real stars, outside training, differ from those of the model's own."""
+    assert model.score is not None
+    posterior = model.encode(stars)
+    inputs = model.normalization.apply(stars)
+    found = score_inputs(inputs, posterior, model.reconstruct(posterior.mean), model.normalization)
+    return ObservedScores.fit(*model.score.of_stars(found, stars))
 
 
 def fit_scatter(

@@ -1,20 +1,26 @@
 """A score of how well a star is reproduced that means the same for bright stars and faint ones.
 
 Chi^2 at the posterior mean is no chi-squared variable: the star's noise chose the mean, the more of it the
-better the latents are known. What it would be if the model were true is fitted once to simulated stars.
+better the latents are known. What it would be if the model were true is fitted once to simulated stars. Published
+errors are not true either, by an amount that jumps with G, where the instrument changes its windows and gates: how
+real stars differ from simulated ones is fitted to stars outside training.
 """
 
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scattervae.arrays import Coeffs, PerStar
+from scattervae.arrays import Coeffs, PerStar, StarArray, StarMask
+from scattervae.gaia.basis import g_mag_of
 from scattervae.model.network import GaussianTerms, Posterior, Reconstruction, gaussian_terms
 from scattervae.seeds import stream
+from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization
+from scattervae.spectra.spectra import Flag, Spectra
 
 WIDTH = 48
 _N_QUANTILES = 401
@@ -22,6 +28,13 @@ _BATCH = 1024
 _EPOCHS = 40
 _LEARNING_RATE = 3e-3
 _SMALLEST = 1e-6
+_PER_KNOT, _FEWEST_KNOTS = (
+    100,
+    5,
+)  # real stars at each G; chosen by cross-validation within the validation fold
+FEWEST_OBSERVED = 100
+"""Of fewer real stars of a kind nothing is fitted: simulated stars alone decide."""
+
 _LIMIT = 0.99  # share of simulated stars: where there are fewer, mean and spread are guesses that grow without bound
 
 Features = Float[Tensor, "star feature"]
@@ -71,6 +84,14 @@ class ScoreMap(NamedTuple):
         u: PerStar = (inputs.statistic - mean) * (-log_spread).exp()
         return u
 
+    def of_stars(
+        self, inputs: ScoreInputs, stars: Spectra | StoredSpectra
+    ) -> tuple[StarArray, StarArray, StarMask]:
+        """What `ObservedScores` asks of stars: `standardised`, G [mag], and whether coefficients are inferred."""
+        standardised: StarArray = self.standardised(inputs).cpu().double().numpy()
+        inferred = (stars.flags & np.uint16(Flag.INFERRED)) > 0
+        return standardised, np.asarray(g_mag_of(stars.g_flux)), inferred
+
     def moments(self, features: Features) -> Float[Tensor, "star two"]:
         """Mean a of the statistic under the model, and the logarithm of its spread b."""
         h = (features - self.centre) / self.scale
@@ -88,6 +109,73 @@ class ScoreMap(NamedTuple):
     def to(self, device: torch.device) -> "ScoreMap":
         """The same on another device."""
         return ScoreMap(*(values.to(device) for values in self))
+
+
+class ObservedScores(NamedTuple):
+    r"""How real stars outside training differ from simulated ones: by G, for published and for inferred coefficients.
+
+    .. math:: \mathrm{score} = 1 - Q_k\left[ \frac{u - m_k(G)}{s_k(G)} \right]
+
+    with u the standardised statistic of a `ScoreMap`, m and s the median and half the 68 % range of stars of kind k
+    near this G, linear between knots, and Q their distribution. A kind of which there were too few stars has NaN.
+    """
+
+    g_mag: Float[Tensor, "kind knot"]  # NaN after a kind's last knot
+    middle: Float[Tensor, "kind knot"]  # m
+    spread: Float[Tensor, "kind knot"]  # s
+    quantiles: Float[Tensor, "kind quantile"]  # of (u - m) / s, at equal steps of rank
+    n_stars: Float[Tensor, " kind"]  # that it was fitted to
+
+    @staticmethod
+    def fit(standardised: StarArray, g_mag: StarArray, inferred: StarMask) -> "ObservedScores | None":
+        """From real stars outside training; None where there are too few of either kind."""
+        kinds = [
+            _observe(standardised[here], g_mag[here]) if here.sum() >= FEWEST_OBSERVED else None
+            for here in (~inferred, inferred)
+        ]
+        if all(kind is None for kind in kinds):
+            return None
+        n_knots = max(len(kind[0][0]) for kind in kinds if kind is not None)
+        knots, quantiles = np.full((3, 2, n_knots), np.nan), np.full((2, _N_QUANTILES), np.nan)
+        for row, kind in enumerate(kinds):
+            if kind is not None:
+                knots[:, row, : len(kind[0][0])], quantiles[row] = kind
+        n_stars = np.array([(~inferred).sum(), inferred.sum()])
+        return ObservedScores(*(torch.from_numpy(v).float() for v in (*knots, quantiles, n_stars)))
+
+    def __call__(
+        self, standardised: StarArray, g_mag: StarArray, inferred: StarMask, otherwise: StarArray
+    ) -> StarArray:
+        """The share of real stars of this kind and G that fit worse; of kinds with none, the score given."""
+        scores = otherwise.copy()
+        for row, here in enumerate((~inferred, inferred)):
+            if self.quantiles[row].isnan().any():
+                continue
+            knots = torch.stack([self.g_mag[row], self.middle[row], self.spread[row]]).double().numpy()
+            t = _centred(standardised[here], g_mag[here], knots)
+            n, q = float(self.n_stars[row]), self.quantiles[row].double().numpy()
+            above = 1.0 - np.interp(t, q, np.linspace(1.0, n, len(q)) / (n + 1.0))
+            # beyond the worst and the best of them the share goes on falling, by e in one s
+            above = np.where(t > q[-1], np.exp(q[-1] - np.maximum(t, q[-1])) / (n + 1.0), above)
+            scores[here] = np.where(t < q[0], 1.0 - np.exp(np.minimum(t, q[0]) - q[0]) / (n + 1.0), above)
+        return scores
+
+
+def _observe(u: StarArray, g_mag: StarArray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots (G, m and s) of stars of one kind, and the quantiles of what is left."""
+    n_knots = max(_FEWEST_KNOTS, len(u) // _PER_KNOT)
+    parts = np.array_split(np.argsort(g_mag, kind="stable"), n_knots)
+    low, middle, high = np.array([np.quantile(u[rows], (0.16, 0.5, 0.84)) for rows in parts]).T
+    at = np.array([np.median(g_mag[rows]) for rows in parts])
+    knots = np.stack([at, middle, np.maximum((high - low) / 2, _SMALLEST)])
+    return knots, np.quantile(_centred(u, g_mag, knots), np.linspace(0.0, 1.0, _N_QUANTILES))
+
+
+def _centred(u: StarArray, g_mag: StarArray, knots: np.ndarray) -> StarArray:
+    at, *values = knots[:, np.isfinite(knots[0])]
+    middle, spread = (np.interp(g_mag, at, one) for one in values)
+    centred: StarArray = (u - middle) / spread
+    return centred
 
 
 def score_inputs(

@@ -21,7 +21,7 @@ from scattervae.arrays import StarArray
 from scattervae.model.checkpoint import BATCH, Checkpoint, Prediction
 from scattervae.model.network import Posterior, gaussian_terms
 from scattervae.parallel import in_threads
-from scattervae.science.calibration.calibrated import is_calibrated, refined_law, score_of
+from scattervae.science.calibration.calibrated import has_score, is_calibrated, refined_law
 from scattervae.science.calibration.score import score_inputs_of
 from scattervae.science.catalogue.training_flags import (
     FOLD,
@@ -116,7 +116,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         _float("kl", "nat", "Kullback-Leibler divergence of the posterior from the prior"),
         _float("mean_log10_scatter_bp", f"dex({unit})", "mean log10 of the scatter of the BP coefficients"),
         _float("mean_log10_scatter_rp", f"dex({unit})", "mean log10 of the scatter of the RP coefficients"),
-        *([] if score_of(checkpoint) is None else [_score_field()]),
+        *([_score_field()] if has_score(checkpoint) else []),
         *([] if reference is None else [_float(SCORE, *SCORE_FIELDS[SCORE])]),
         *([] if reference is None else [described(REASONS, pa.string(), *SCORE_FIELDS[REASONS])]),
         *_label_fields(labels_of(checkpoint)),
@@ -136,8 +136,9 @@ def label_columns(checkpoint: Checkpoint) -> list[str]:
 
 def _score_field() -> pa.Field:
     text = (
-        "share of stars of this model with these errors and latents that fit worse (a larger chi^2); evenly spread "
-        "between 0 and 1 if the model is true, at any G; near 0 for a spectrum that the model does not reproduce"
+        "share of real stars outside training of its G, with published or inferred coefficients as it has, that fit "
+        "worse (where the calibration knew too few: of stars of this model); near 0 for a spectrum that the model does "
+        "not reproduce"
     )
     return _float("spectrum_score", "", text)
 
@@ -300,7 +301,7 @@ def encode_chunk(
             inputs = checkpoint.normalization.apply(stars, quick=True, gaps=checkpoint.sees_errors)
             inputs = inputs.to(checkpoint.device)
             predicted = checkpoint.predict(inputs)
-            found = _columns(checkpoint, inputs, predicted)
+            found = _columns(checkpoint, stars, inputs, predicted)
             if labels is not None:
                 chi2 = found["reduced_chi2"].double().cpu().numpy()
                 prediction = _labels(labels, stars, inputs, predicted.posterior, chi2=chi2)
@@ -323,7 +324,9 @@ def encode_chunk(
     return pa.record_batch([columns[field.name] for field in schema], schema=schema)
 
 
-def _columns(checkpoint: Checkpoint, inputs: Inputs, predicted: Prediction) -> dict[str, Tensor]:
+def _columns(
+    checkpoint: Checkpoint, stars: StoredSpectra, inputs: Inputs, predicted: Prediction
+) -> dict[str, Tensor]:
     """What the catalogue says of these stars, by column.
 
     Each line passes over all coefficients, in place where it can: new memory costs as much as the arithmetic.
@@ -342,9 +345,9 @@ def _columns(checkpoint: Checkpoint, inputs: Inputs, predicted: Prediction) -> d
         "mean_log10_scatter_bp": log_scatter[:, bands.bp].mean(dim=1),
         "mean_log10_scatter_rp": log_scatter[:, bands.rp].mean(dim=1),
     }
-    score = score_of(checkpoint)
-    if score is not None:
-        values["spectrum_score"] = score(score_inputs_of(terms, log_scatter, posterior, bands))
+    if has_score(checkpoint):
+        fit = score_inputs_of(terms, log_scatter, posterior, bands)
+        values["spectrum_score"] = torch.from_numpy(checkpoint.spectrum_score(fit, stars)).float()
     for k, (mean, sd) in enumerate(zip(posterior.mean.T, posterior.sd.T, strict=True), start=1):
         values |= {f"latent_{k}_mean": mean, f"latent_{k}_sd": sd}
     return values | _correlations(posterior)

@@ -178,6 +178,9 @@ def packed_model(model: TrainedModel) -> tuple[dict[str, Any], str]:
         about |= {name: numbers.add(v) for name, v in model.refined.arrays("refined_").items()}
     if model.score is not None:
         about["score"] = {name: numbers.add(v) for name, v in model.score.arrays().items()}
+    if model.observed is not None:  # files that people drop hold published coefficients, which come first
+        observed = {name: v[0].double().numpy() for name, v in model.observed._asdict().items()}
+        about["observed"] = {name: v[np.isfinite(v)].tolist() for name, v in observed.items()}
     about["design"] = _design(model, numbers)
     return about, numbers.text()
 

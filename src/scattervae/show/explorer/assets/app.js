@@ -233,7 +233,7 @@ class App {
   /** A star of a file through the encoder: {inputs, posterior, predicted, fit}. */
   encodeStar(star) {
     const inputs = this.network.inputs(star), posterior = this.network.encode(inputs.x, inputs.errors), predicted = this.network.decode(posterior.mean);
-    return { inputs, posterior, predicted, fit: this.network.fit(inputs.x, inputs.errors, posterior, predicted) };
+    return { inputs, posterior, predicted, fit: this.network.fit(inputs.x, inputs.errors, posterior, predicted, inputs.g_flux) };
   }
 
   /** Where a latent vector lies on the map's axes; NaN where an axis is no function of the latents. */

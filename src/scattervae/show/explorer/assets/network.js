@@ -105,7 +105,7 @@ class Network {
   }
 
   /** How well the posterior mean fits: chi^2 a coefficient, and the score of a calibrated model. */
-  fit(x, errors, posterior, predicted) {
+  fit(x, errors, posterior, predicted, gFlux) {
     const nBp = this.about.n_bp, sums = { chi2: 0, known: 0, scatter: [0, 0], variance: [0, 0] };
     for (let i = 0; i < this.n; i++) {
       const band = i < nBp ? 0 : 1;
@@ -118,10 +118,10 @@ class Network {
     }
     const sizes = [nBp, this.n - nBp], chi2 = sums.chi2 / sums.known;
     const summaries = [...sums.scatter.map((v, b) => v / sizes[b]), ...sums.variance.map((v, b) => v / sizes[b])];
-    return { reduced_chi2: chi2, score: this.about.score ? this.score(chi2, [...posterior.mean, ...posterior.log_variance, ...summaries]) : null };
+    return { reduced_chi2: chi2, score: this.about.score ? this.score(chi2, [...posterior.mean, ...posterior.log_variance, ...summaries], gFlux) : null };
   }
 
-  score(chi2, features) {
+  score(chi2, features, gFlux) {
     const part = (name) => this.array(this.about.score[name]), [centre, scale, quantiles] = ["centre", "scale", "quantiles"].map(part);
     let h = Float64Array.from(features, (v, i) => (v - centre[i]) / scale[i]);
     for (const name of ["first", "second", "last"]) {
@@ -134,10 +134,20 @@ class Network {
     }
     const limits = this.about.score.limits ? part("limits") : [Infinity, Infinity];
     const u = (Math.cbrt(chi2) - Math.min(h[0], limits[0])) * Math.exp(-Math.min(h[1], limits[1])), n = quantiles.length;
+    if (this.about.observed?.quantiles.length) return this.scoreAmongReal(u, this.about.g_zero_point - 2.5 * Math.log10(gFlux));
     let right = quantiles.findIndex((q) => q >= u);
     right = Math.min(Math.max(right < 0 ? n : right, 1), n - 1);
     const below = (u - quantiles[right - 1]) / Math.max(quantiles[right] - quantiles[right - 1], 1e-6);
     return 1 - (right - 1 + Math.min(Math.max(below, 0), 1)) / (n - 1);
+  }
+
+  /** The share of real stars with published coefficients and such G that fit worse. */
+  scoreAmongReal(u, gMag) {
+    const { g_mag: at, middle, spread, quantiles: q, n_stars: [n] } = this.about.observed;
+    const t = (u - interpolated(gMag, [at, middle])) / interpolated(gMag, [at, spread]), last = q.length - 1;
+    if (t > q[last]) return Math.exp(q[last] - t) / (n + 1);
+    if (t < q[0]) return 1 - Math.exp(t - q[0]) / (n + 1);
+    return 1 - interpolated(t, [q, q.map((_, i) => (1 + ((n - 1) * i) / last) / (n + 1))]);
   }
 
   /** A star of a file as the model sees it, {x, errors, g_flux}; an error says why it cannot be. */

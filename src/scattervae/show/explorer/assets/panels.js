@@ -237,7 +237,7 @@ class YoursPanel {
       const values = (await app.stars.values("reduced_chi2")).filter(Number.isFinite), worse = values.filter((v) => v > fit.reduced_chi2).length;
       if (values.length) texts[0] += ` ${((100 * worse) / values.length).toFixed(1)} % of the page's stars fit worse.`;
     }
-    if (fit.score !== null) texts.push(`Score ${fit.score.toFixed(3)}: the share of stars of this model with such errors and latents that fit worse; near 0 is odd.`);
+    if (fit.score !== null) texts.push(`Score ${fit.score.toFixed(3)}: the share of stars like it that the model reproduces worse; near 0 is odd.`);
     if (near.length) texts.push(`The nearest other star lies ${near[0].distance.toFixed(2)} away in the latents, whose prior has a spread of 1 along each.`);
     texts.push(`G flux ${shown(this.result.inputs.g_flux)} electron/s, from ${this.result.inputs.g_from}.`);
     return texts;
