@@ -53,17 +53,17 @@ def test_muon_moves_matrices_by_orthogonal_steps_and_leaves_first_layers_and_vec
 
 @pytest.mark.parametrize("shape", [(128, 128), (40, 16), (16, 40)])
 def test_muons_steps_are_pytorchs_without_the_rounding_to_bfloat16(shape):
-    """bfloat16 has 8 bits: PyTorch's step differs by some 1e-2 from that in float64, ours by less than 1e-5."""
+    """bfloat16 has 8 bits: PyTorch's step differs by some 1e-2 from that in float64, own by less than 1e-5."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(shape, generator=generator)
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    steps = Muon([ours], lr=0.1, weight_decay=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1)
+    own, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    steps = Muon([own], lr=0.1, weight_decay=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1)
     for _ in range(3):
         gradient = torch.randn(shape, generator=generator)
-        for weights, step in zip((ours, theirs), steps, strict=True):
+        for weights, step in zip((own, theirs), steps, strict=True):
             weights.grad = gradient.clone()
             step.step()
-    moved, reference = ours.detach() - start, theirs.detach() - start
+    moved, reference = own.detach() - start, theirs.detach() - start
     assert (moved - reference).norm() < 0.02 * reference.norm()
     group = steps[0].param_groups[0]
     exact = orthogonalized(gradient.double(), group)

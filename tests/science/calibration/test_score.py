@@ -62,8 +62,8 @@ def test_a_star_that_fits_worse_scores_lower(values, g_mag):
 def test_beyond_the_worst_star_known_the_score_falls_on():
     u, g_mag, kind = real_stars(200, 8)
     observed = ObservedScores.fit(u, g_mag, kind)
-    worse = observed(np.array([20.0, 40.0]), np.full(2, 14.0), kind[:2], np.zeros(2))
-    assert 0.0 < worse[1] < worse[0] < 1.0 / 201.0
+    beyond = observed(np.array([20.0, 40.0]), np.full(2, 14.0), kind[:2], np.zeros(2))
+    assert 0.0 < beyond[1] < beyond[0] < 1.0 / 201.0
     assert observed(np.array([np.nan]), np.array([14.0]), kind[:1], np.zeros(1)) == pytest.approx(
         [np.nan], nan_ok=True
     )
