@@ -31,10 +31,10 @@ def calibrate(
 ) -> None:
     """Correct a model's uncertainties: a 68 % interval should contain the true value in 68 % of cases.
 
-    Scatter and widths are fitted to the validation fold, which the model should not have been trained on; the score to
-    stars that the model makes, and then to the validation fold. It takes some three minutes on two cores. Published errors stay as they are. The
-    result goes into the model's folder, beside the model's own files. Every command uses it from there, and `encode`
-    then refines each star's posterior; removing calibration.safetensors undoes it.
+    Scatter, widths and score are fitted to the validation fold, which the model should not have been trained on; the
+    score also to stars that the model makes. It takes some three minutes on two cores. Published errors stay as they
+    are. The result goes into the model's folder, beside the model's own files. Every command uses it from there, and
+    `encode` then refines each star's posterior. To undo it, remove calibration.safetensors.
 
     Examples:
 

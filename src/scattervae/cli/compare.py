@@ -54,7 +54,7 @@ def compare(
     """Compare two sets of stars in the latent space, in coefficients and in flux (relative inference).
 
     Prints the difference of the means, A less B, with 95 % intervals, and marks findings with a star. With
-    --match each star of A is paired with the nearest of B, so that the sets differ in nothing that was matched;
+    --match each star of A is paired with the nearest of B, so that both sets are alike in what was matched;
     add bp1_rp1, a colour, where extinction may differ. `--json` has every latent, coefficient and wavelength.
 
     Examples:

@@ -82,12 +82,12 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Write a catalogue, one row a star: latents with errors, log-likelihood, reduced chi^2, KL, scatter, flags;
-    labels, and how odd it is, where the model has what that takes.
+    labels and an outlier score, where the model's folder has what they need.
 
     To a file, rows come in the order of the input. To a folder, one store (or any HATS catalogue of
     spectra) becomes a HATS catalogue with the same partitions and positions, which LSDB opens and joins. A
     star that cannot be encoded keeps its row, with NaN and the reason in its flags; a row of a file that cannot be read
-    is left out and counted, and exit code 3 says that more are than --allow-skipped says. A star in several inputs is
+    is left out and counted; where these are more than --allow-skipped, the exit code is 3. A star in several inputs is
     flagged DUPLICATE in all but the first. Stars unlike those that the model was trained on are counted in a
     warning, and say so in the column training_flags. If the run is stopped, run the same command again: it resumes.
 

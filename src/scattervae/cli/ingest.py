@@ -75,9 +75,9 @@ def ingest(
 
     The kind of each file is recognised by its content: bulk csv.gz; archive csv, ecsv, FITS or VOTable; DPAC
     avro; the HDF5 mirrors; parquet; sampled spectra, whose coefficients are inferred. Stars that cannot be
-    used are kept and flagged; rows and files that cannot be read are counted and named. Exit code 1 says that a
-    file is missing from the store, 3 that more rows are than --allow-skipped says. If the run is stopped, run the
-    same command again: it resumes.
+    used are kept and flagged; rows and files that cannot be read are counted and named. The exit code is 1
+    where a file is missing from the store, 3 where more rows are skipped than --allow-skipped. If the run is
+    stopped, run the same command again: it resumes.
 
     Examples:
 

@@ -23,11 +23,11 @@ def label(
     """Learn Teff, log g, [Fe/H] and [alpha/M] from stars that have them, to predict them for stars without.
 
     The model's encoder, which has seen all spectra, is tuned on the labelled stars outside the test fold: a few
-    minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's. From
+    minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's folder. From
     then on `encode` writes each label with intervals that contain the true value in 68 and 95 % of stars like the
     labelled ones, a reliability, and `label_flags` where a star is of a kind that was never labelled: the stars of
-    STORE that have no labels show which kinds these are. Calibrate first, then label: another calibration is
-    another model.
+    STORE that have no labels show which kinds these are. Calibrate first, then label: labels of the
+    model as it was before are refused.
 
     Examples:
 

@@ -66,8 +66,8 @@ def outliers(
     """Find odd stars: how far each lies from ordinary ones, in what, and how rare that is at its G.
 
     What is odd depends on what it is compared with: name the population that you call ordinary with --reference. The
-    score is minus log10 of the share of its stars, of the same G, that are odder, so that a reference of other G is
-    no worse. Stars that cannot be encoded are left out and counted.
+    score is minus log10 of the share of its stars, of the same G, that are odder, so the
+    reference need not have the same distribution of G. Stars that cannot be encoded are left out and counted.
 
     Examples:
 
