@@ -11,7 +11,6 @@ from typer.exceptions import TyperException
 
 from scattervae import __version__
 from scattervae.cli import (
-    ablate,
     calibrate,
     compare,
     convert,
@@ -75,7 +74,6 @@ for command in (
     info.info,
     doctor.doctor,
     reproduce.reproduce,
-    ablate.ablate,
 ):
     app.command()(command)
 app.command(epilog=figure.NAMES)(figure.figure)

@@ -5,7 +5,6 @@ or which command asked.
 """
 
 __all__ = [
-    "ablation",
     "binaries",
     "calibration",
     "cannon",

@@ -1,17 +1,20 @@
 """The table of ablations: what varies, what is trained and scored on, and that nothing is trained twice."""
 
+import json
 import logging
+import sys
 
 import numpy as np
 import pytest
+from studies.ablation import CHANGES, HEADER, ablate, ablations
 
+from cli.toys import write_parquet
 from scattervae.errors import DataError, TrainingError
 from scattervae.model.recipe import RECIPES
-from scattervae.science import ablation as module
-from scattervae.science.ablation import CHANGES, HEADER, ablate, ablations
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
+from studies import ablation as module
 from toy import toy_best, toy_sky
 
 SKY = toy_sky(300, n_latent=3)
@@ -100,10 +103,24 @@ def test_a_training_that_fails_is_left_out_and_named(tmp_path, monkeypatch, capl
         return train(spectra, recipe, **options)
 
     monkeypatch.setattr(module, "train", fails)
-    with caplog.at_level(logging.WARNING, logger="scattervae.science.ablation"):
+    with caplog.at_level(logging.WARNING, logger="studies.ablation"):
         table = ablate(SKY.spectra, tmp_path, **SHORT)
     assert [row[0] for row in table.rows] == ["none"]
     assert "the loss is nan" in caplog.text
+
+
+def test_the_table_is_printed_and_written(tmp_path, trained, monkeypatch, capsys):
+    write_parquet(tmp_path / "stars.parquet", SKY.spectra)
+    out = tmp_path / "ablation"
+    monkeypatch.setattr(sys, "argv", ["ablation", str(tmp_path / "stars.parquet"), str(out), "1", "1"])
+    module.main()
+    written = json.loads((out / "ablation.json").read_text())
+    printed = capsys.readouterr().out
+    assert [row[0] for row in written["rows"]] == ["none", "2 latents"]
+    assert all(row[0] in printed for row in written["rows"])
+    module.main()
+    assert json.loads((out / "ablation.json").read_text()) == written
+    assert len(trained) == 2, "read, not trained again"
 
 
 def test_stars_without_a_validation_fold_are_refused(tmp_path):
