@@ -86,6 +86,10 @@ def test_labels_of_a_spectrum_that_is_not_reproduced_are_doubted(cli, formats):
     assert run.json["spectrum_score"] < 0.01
     assert all(label["doubts"] for label in run.json["labels"].values())
     assert run.json["g_mag"] == pytest.approx(8.95, abs=0.02)
+    assert run.json["unlike_training_stars"] == [
+        "its coefficients are published, those of over 95 % of the training stars inferred",
+        "its G flux is from the coefficients, that of over 95 % of the training stars from a table",
+    ]
 
 
 def test_models_lists_what_comes_with_the_package(cli):

@@ -11,7 +11,7 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue.encoding import catalogue
-from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, UNLIKE, TrainingFlag
+from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, unlike_training_stars
 from scattervae.science.labels.prediction import LabelFlag
 from scattervae.science.labels.targets import UNITS
 from scattervae.science.trained import labels_of
@@ -146,7 +146,7 @@ def answer_star(model: Checkpoint, star: Spectra) -> StarAnswer:
         bands=_bands(model, star) if encoded else {},
         score=score if encoded else None,
         faint=bool(row.get("label_flags", 0) & LabelFlag.FAINT),
-        unlike=tuple(flag.meaning for flag in TrainingFlag if flag & UNLIKE & row[TRAINING_FLAGS]),
+        unlike=unlike_training_stars(star, row[TRAINING_FLAGS]),
     )
 
 

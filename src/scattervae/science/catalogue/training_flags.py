@@ -13,7 +13,7 @@ from scattervae.model.recipe import in_training_fold
 from scattervae.seeds import folds
 from scattervae.settings import DataFacts
 from scattervae.spectra.columns import StoredSpectra, xp_colour
-from scattervae.spectra.spectra import Basis, Flag, GFluxSource, MeaningfulFlag
+from scattervae.spectra.spectra import Basis, Flag, GFluxSource, MeaningfulFlag, Spectra
 from scattervae.spectra.star_tables import DataRelease, rows_of
 
 FOLD, TRAINING_FLAGS = "fold", "training_flags"
@@ -117,6 +117,26 @@ def training_flags(checkpoint: Checkpoint, stars: StoredSpectra, shared: int = 0
     for flag, rows in having.items():
         flags |= np.where(rows, np.int32(flag), np.int32(0))
     return flags
+
+
+def unlike_training_stars(star: Spectra, bits: int) -> tuple[str, ...]:
+    """In what one star is unlike the training stars, in words.
+
+    Args:
+        star: The star alone.
+        bits: Its `TRAINING_FLAGS`.
+    """
+    inferred = bool(star.flags[0] & np.uint16(Flag.INFERRED))
+    made = bool(star.g_flux_source[0] == GFluxSource.COEFFICIENTS)
+    own = {
+        TrainingFlag.OTHER_COEFFICIENTS: f"its coefficients are {_KINDS[inferred]}, those of {_USUAL} "
+        + _KINDS[not inferred],
+        TrainingFlag.OTHER_G_FLUX: f"its G flux is from {_SOURCES[made]}, that of {_USUAL} from {_SOURCES[not made]}",
+    }
+    return tuple(own.get(flag, flag.meaning) for flag in TrainingFlag if flag & UNLIKE & bits)
+
+
+_KINDS, _SOURCES = ("published", "inferred"), ("a table", "the coefficients")
 
 
 def _outside(values: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
