@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -119,11 +120,7 @@ def write_digests(folder: Path, files: Iterable[Path], *, unchanged: Collection[
 
 
 def require_own_sample(folder: Path, file: Path, digests: Mapping[str, str]) -> None:
-    """Refuse a parquet file that another was put in the place of, where its folder has noted a sample.
-
-    Raises:
-        StoreError: It is of another folder, or was written again.
-    """
+    """Refuse a parquet file that another was put in the place of, where its folder has noted a sample."""
     noted = digests.get(file.relative_to(folder).as_posix() + _SAMPLE)
     if noted is not None and sample_digest(file) != noted:
         raise StoreError(
@@ -150,22 +147,14 @@ def sample_digest(file: Path) -> str:
 
 
 def digests_in(folder: Path) -> dict[str, str]:
-    """What `write_digests` noted, by the files' paths below the folder; nothing where there is no such note.
-
-    Raises:
-        CheckpointError: The note cannot be read.
-    """
+    """What `write_digests` noted, by the files' paths below the folder; nothing where there is no such note."""
     if not (folder / DIGESTS).is_file():
         return {}
     return read_json(folder / DIGESTS, TypeAdapter(dict[str, str]).validate_python)
 
 
 def damaged_files(folder: Path, names: Collection[str] | None = None) -> Iterator[str]:
-    """A line for each file (of these names; of all where None) that is not the one whose digest was noted.
-
-    Raises:
-        CheckpointError: The note cannot be read, or names a file outside the folder.
-    """
+    """A line for each file (of these names; of all where None) that is not the one whose digest was noted."""
     for name, digest in digests_in(folder).items():
         if name.endswith(_SAMPLE):
             continue
@@ -249,7 +238,6 @@ def read_json(path: Path, check: Callable[[Any], Content], *, formats: Collectio
     """What a JSON file holds, as its schema has it.
 
     Args:
-        path: The file.
         check: What gives the content as its schema has it, as ``Model.model_validate`` of pydantic does.
         formats: Where some are given, the file has a number ``format``, which is one of these.
 
@@ -274,6 +262,24 @@ def read_json(path: Path, check: Callable[[Any], Content], *, formats: Collectio
         return check(content)
     except ValidationError as error:
         raise CheckpointError(f"{path}: {problems(error)}") from error
+
+
+class JsonLines:
+    """A file of a JSON object a line, added to as they come; one that a killed run left unfinished is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        self._start = "" if text.endswith("\n") or not text else "\n"  # after a line left unfinished
+        self.read: list[dict[str, Any]] = []  # what it held when it was opened
+        for line in text.splitlines():
+            with suppress(ValueError):
+                self.read += [value] if isinstance(value := json.loads(line), dict) else []
+
+    def add(self, content: Mapping[str, Any]) -> None:
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(self._start + json.dumps(content) + "\n")
+            self._start = ""
 
 
 def problems(error: ValidationError) -> str:
@@ -343,11 +349,7 @@ class StoredTensors(NamedTuple):
 def write_tensors(
     path: Path, tensors: Mapping[str, ArrayLike], notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays or CPU tensors as safetensors, whole or not at all; equal ones give equal bytes.
-
-    Raises:
-        OSError: The disk is full, or the folder cannot be written to.
-    """
+    """Write arrays or CPU tensors as safetensors, whole or not at all; equal ones give equal bytes."""
     arrays = {name: np.asarray(values, order="C") for name, values in tensors.items()}
     noted = json.dumps(dict(notes or {}), sort_keys=True)
     signed = json.dumps({"digest": tensors_digest(arrays, noted), "notes": noted})
@@ -387,14 +389,9 @@ def software_versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of the source tree that runs, or None where it is an installed package."""
     here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "log", "-1", "--format=%H", "--", str(here)]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "log", "-1", "--format=%H", "--", str(here)],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        found = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return found.strip() or None

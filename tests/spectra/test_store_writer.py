@@ -327,7 +327,7 @@ def test_a_partition_that_is_gone_is_missed(tmp_path):
 
 def test_an_old_store_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 1, "basis": null, "files": []}')
-    with pytest.raises(StoreError, match="format 1, this version reads 2; ingest again") as caught:
+    with pytest.raises(StoreError, match=r"format 1, this version reads 2; .*ingest again") as caught:
         StoreWriter(tmp_path)
     check_one_line(caught, tmp_path)
 

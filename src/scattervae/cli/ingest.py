@@ -86,19 +86,19 @@ def ingest(
         scattervae ingest xp/Xp*.csv.gz --sources gaia_source/ --out store --workers 16
     """
     from scattervae.gaia.files.reading import read_labels_file
-    from scattervae.gaia.ingest import IngestedFile
+    from scattervae.gaia.ingest import StagedFile
     from scattervae.gaia.ingest import ingest as ingest_files
     from scattervae.spectra.star_tables import parse_ids
 
     _refuse_source_files(files)
     given = None if labels is None else read_labels_file(labels)
     joined = _source_files(sources or [])
-    done: list[IngestedFile] = []
+    done: list[StagedFile] = []
     started = time.perf_counter()
     with progress_bar("files", "rate", "file") as bar:
         task = bar.add_task("reading", total=len(files), rate="", file="")
 
-        def show(file: IngestedFile) -> None:
+        def show(file: StagedFile) -> None:
             done.append(file)
             n_read = sum(file.entry.n_rows for file in done if file.times is not None)
             rate = n_read / (time.perf_counter() - started)

@@ -20,10 +20,9 @@ from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.basis import GFluxes, known_basis
 from scattervae.gaia.files.assemble import bases_of
 from scattervae.gaia.reading import Stars, read_stars
-from scattervae.gaia.source_join import SourceFiles, place_stars, require_joinable, require_one_origin
+from scattervae.gaia.source_join import SourceFiles, place_stars, require_joinable
 from scattervae.opening import require_file
 from scattervae.parallel import WorkerDied, in_processes, leave_unguarded_main
-from scattervae.spectra.hats import Positions
 from scattervae.spectra.manifest import (
     MANIFEST,
     FileEntry,
@@ -47,14 +46,6 @@ _KEPT = "were in it already and keep the labels, source columns and correlations
 _SHARES = {".gz": (0.05, 0.66), ".csv": (0.02, 0.27), ".ecsv": (0.02, 0.27)}
 
 
-@dataclass(frozen=True)
-class IngestedFile:
-    """A file that an ingest is done with."""
-
-    entry: FileEntry  # what became of it, as the manifest has it
-    times: FileTimes | None  # what reading it took; None where the store had it already
-
-
 def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     files: str | Path | Sequence[str | Path],
     out: str | Path,
@@ -66,7 +57,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     basis: BasisIds | None = None,
     strict: bool = False,
     workers: int = 1,
-    progress: Callable[[IngestedFile], object] = lambda _: None,
+    progress: "Callable[[StagedFile], object]" = lambda _: None,
 ) -> SpectrumStore:
     """Write the stars of many files to a store; run again, it resumes where it was stopped.
 
@@ -121,9 +112,7 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
                 in_order = labels and labels.take(
                     np.argsort(labels.source_id, kind="stable")
                 )  # quick to search
-                task = StageFile(
-                    in_order, joined, correlations, done_files, writer.positions, release, wanted
-                )
+                task = StageFile(in_order, joined, correlations, done_files, release, wanted)
                 _warn_of_space(writer.path, run.jobs(files), done_files, correlations=correlations)
                 for job, staged in in_processes(task, run.jobs(files), workers=workers):
                     progress(run.take_in(job, run.in_its_basis(job, staged, task)))
@@ -146,9 +135,9 @@ class FileJob(NamedTuple):
 
 @dataclass(frozen=True)
 class StagedFile:
-    """What became of a file in the process that read it."""
+    """What became of a file."""
 
-    entry: FileEntry  # what the manifest is to say, as far as it is known before the stars of other files are
+    entry: FileEntry  # what the manifest is to say, as far as it is known before the file is taken into the store
     stars: StagedStars | None = None  # its stars; None where they were not read
     times: FileTimes | None = None  # what that took; None where the store has the file already
     error: ScatterVaeError | None = None  # why it could not be read
@@ -162,7 +151,6 @@ class StageFile:
     sources: SourceFiles | None  # where None, what the spectrum files have of ``gaia_source`` is taken
     correlations: bool
     done_files: frozenset[str] = frozenset()  # digests of files that the store has
-    positions: Positions | None = None  # of the store's stars; None where there are none yet
     release: Release = field(default_factory=lambda: release_of("DR3"))
     basis: Basis | BasisIds | None = None  # of stars that name none, too; None for that of most of a file
 
@@ -212,7 +200,6 @@ class _Reading:
                 stars.spectra, stars.sources, self.task.sources, release=meaning, where=where
             )
             self.skipped += placed.skipped
-            require_one_origin(placed.sources, self.task.positions, where)
             if len(placed.spectra) == 0:
                 continue
             labels = stars.labels if self.task.labels is None else self.task.labels
@@ -313,13 +300,13 @@ class _Run:
             staged.stars.path.unlink(missing_ok=True)
         return replace(task, basis=own)(job)
 
-    def take_in(self, job: FileJob, staged: StagedFile) -> IngestedFile:
+    def take_in(self, job: FileJob, staged: StagedFile) -> StagedFile:
         """Add one file's stars to the store, or note why they are not in it."""
         entry = self._entry(job, staged)
         if staged.times is not None:
             self._log.add(staged.times)
         self.n_done += 1
-        return IngestedFile(entry, staged.times)
+        return replace(staged, entry=entry)
 
     def finish(self) -> None:
         """Make the stars of all files a catalogue."""

@@ -148,14 +148,13 @@ def _ids_of(anything: object) -> SourceIds | None:
         return None
     if isinstance(anything, int | np.integer):
         anything = [anything]
-    if isinstance(anything, str | bytes) or not isinstance(anything, Sequence | np.ndarray | pd.Series):
+    numbers = isinstance(anything, list | tuple) and all(
+        isinstance(one, int | np.integer) for one in anything
+    )
+    if not (numbers or isinstance(anything, range | np.ndarray | pd.Series)):
         return None
-    values = np.asarray(anything) if not isinstance(anything, list | tuple) else None
-    if values is None and anything and all(isinstance(one, int | np.integer) for one in anything):
-        values = np.array(anything)
-    if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
-        return None
-    return values.astype(np.int64)
+    values = np.asarray(anything)
+    return values.astype(np.int64) if values.ndim == 1 and values.dtype.kind in "iu" else None
 
 
 def fetched(source_id: SourceIds) -> Stars:
@@ -174,22 +173,17 @@ def fetched(source_id: SourceIds) -> Stars:
         return load(out)
 
 
-def _all_of(parts: Sequence[Stars], where: str) -> Stars:
-    """The stars of several sources, those that come again flagged."""
+def _all_of(parts: Sequence[Stars], where: str, *, kind: str = "") -> Stars:
+    """The stars of several sources, or chunks of one, those that come again flagged."""
     if not parts:
         raise DataError("no file is given; expected one at least")
     with located(where):
         spectra = Spectra.concatenate([part.spectra for part in parts])
     again = repeats(spectra.source_id) & ((spectra.flags & np.uint16(Flag.DUPLICATE)) == 0)
-    labels = StellarLabels(
-        spectra.source_id,
-        np.concatenate([part.labels.values for part in parts]),
-        np.concatenate([part.labels.errors for part in parts]),
-    )
     return Stars(
         spectra.with_flags(np.where(again, Flag.DUPLICATE, 0).astype(np.uint16)),
-        labels,
-        kind=f"{len(parts)} files",
+        StellarLabels.concatenate([part.labels for part in parts]),
+        kind=kind or f"{len(parts)} files",
         skipped=tuple(row for part in parts for row in part.skipped),
         n_source=len(spectra),
     )
@@ -236,13 +230,8 @@ def load(
             spectra = store.read(correlations=correlations, where=where, at_most=at_most)
             labels = store.labels(where=where, at_most=at_most)
             return Stars(spectra, labels, kind="store", n_source=len(store))
-        stars, *more = read_stars(source, correlations=correlations, basis=basis)
-        if more:
-            spectra = Spectra.concatenate([chunk.spectra for chunk in (stars, *more)])
-            skipped = tuple(row for chunk in (stars, *more) for row in chunk.skipped)
-            labels = _NO_LABELS.aligned_to(spectra.source_id)
-            stars = replace(stars, spectra=spectra, labels=labels, skipped=skipped)
-        name = str(source)
+        name, chunks = str(source), [*read_stars(source, correlations=correlations, basis=basis)]
+        stars = chunks[0] if len(chunks) == 1 else _all_of(chunks, name, kind=chunks[0].kind)
     else:
         contents = read_table(source, correlations=correlations, basis=basis)
         name = contents.kind

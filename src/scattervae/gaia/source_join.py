@@ -43,12 +43,6 @@ Source:
 # Source: cdn.gea.esac.esa.int/Gaia/gdr3/gaia_source, _readme.txt.
 _RANGE = re.compile(r"_(\d{6})-(\d{6})\.")
 _OPEN = 3  # tables kept in memory: a spectrum file rarely needs more than one, of about 50 MB
-_MIXED = {
-    Positions.MEASURED: "has measured positions, but the store has the centres of pixels; "
-    "one source of positions a store, so ingest it into a store of its own",
-    Positions.PIXEL_CENTRES: "has no measured positions, but the store has; "
-    "one source of positions a store, so give gaia_source files (--sources) or ingest it into a store of its own",
-}
 
 
 class RangedFile(NamedTuple):
@@ -172,13 +166,6 @@ def require_joinable(of_store: Positions | None, where: str) -> None:
             f"{where}: its positions are {of_store.value}, and one source of positions "
             "serves a store; ingest into a new one with gaia_source files for all its stars"
         )
-
-
-def require_one_origin(sources: SourceColumns, of_store: Positions | None, where: str) -> None:
-    """Refuse stars whose positions are of another origin than those that the store has."""
-    found = Positions.MEASURED if len(sources) else Positions.PIXEL_CENTRES
-    if of_store not in (None, found):
-        raise StoreError(f"{where}: {_MIXED[found]}")
 
 
 def _fill(

@@ -7,6 +7,7 @@ nested column goes by its own name.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -210,19 +211,12 @@ def _shortened(names: list[str]) -> str:
 _MAGIC = b"PAR1"
 
 
-@dataclass(frozen=True)
-class PartitionFile:
-    """The stars of a partition, in its order.
+class PartitionFile(NamedTuple):
+    """The stars of a partition, in its order."""
 
-    Attributes:
-        spectra: The stars, with their flags and the sources of their G fluxes.
-        labels: Their labels.
-        sources: Their positions and quality columns; empty where the positions are centres of pixels.
-    """
-
-    spectra: Spectra
+    spectra: Spectra  # with their flags and the sources of their G fluxes
     labels: StellarLabels
-    sources: SourceColumns
+    sources: SourceColumns  # positions and quality columns; empty where the positions are centres of pixels
 
 
 def is_partition_file(path: Path) -> bool:

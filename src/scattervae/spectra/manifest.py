@@ -10,12 +10,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from scattervae.errors import StoreError
-from scattervae.files import DIGESTS, digests_in, file_digest, problems, write_json, written_file
+from scattervae.errors import CheckpointError, StoreError
+from scattervae.files import (
+    DIGESTS,
+    JsonLines,
+    digests_in,
+    file_digest,
+    problems,
+    read_json,
+    write_json,
+    written_file,
+)
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.staging import StagedStars
@@ -79,18 +87,10 @@ class Manifest:
         Raises:
             StoreError: There is none, or it is of another make or version.
         """
-        file = folder / MANIFEST
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file}: not readable as JSON ({error}); ingest again") from error
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != _FORMAT:
-            raise StoreError(f"{file}: format {found}, this version reads {_FORMAT}; ingest again")
-        try:
-            return _SCHEMA.validate_python({**content, "entries": content.get("files")})
-        except ValidationError as error:
-            raise StoreError(f"{file}: no manifest of a store ({problems(error)}); ingest again") from error
+            return read_json(folder / MANIFEST, _checked, formats=(_FORMAT,))
+        except CheckpointError as error:
+            raise StoreError(f"{error}; or ingest again") from error
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, whole or not at all, and its digest first, among those of the store's files."""
@@ -123,6 +123,12 @@ class Manifest:
 
 
 _SCHEMA = TypeAdapter(Manifest)
+
+
+def _checked(content: Mapping[str, object]) -> Manifest:
+    return _SCHEMA.validate_python({**content, "entries": content.get("files")})
+
+
 STAGING = "staging"
 _JOURNAL = "journal.jsonl"
 
@@ -244,16 +250,8 @@ class IngestLog:
     """The log in a store's folder, of this run and those before it."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOG_NAME
-        self._digests: dict[tuple[str, int, int], str] = {}
-        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
-        self._start = "" if text.endswith("\n") or not text else "\n"  # after a line left unfinished
-        for line in text.splitlines():
-            try:
-                known = json.loads(line)
-                self._digests[known["path"], known["size"], known["modified_ns"]] = known["digest"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that a killed run left unfinished counts for nothing
+        self._lines = JsonLines(folder / LOG_NAME)
+        self._digests = {_state(line): str(line.get("digest") or "") for line in self._lines.read}
 
     def digest_of(self, path: Path) -> str | None:
         """The digest of a file that has not changed since it was read, by its size and time of change."""
@@ -261,23 +259,24 @@ class IngestLog:
             status = path.stat()
         except OSError:
             return None
-        return self._digests.get((str(path.resolve()), status.st_size, status.st_mtime_ns)) or None
+        here = {"path": str(path.resolve()), "size": status.st_size, "modified_ns": status.st_mtime_ns}
+        return self._digests.get(_state(here)) or None
 
     def add(self, times: FileTimes) -> None:
         """Append one file."""
-        self._append(asdict(times))
+        self._lines.add(asdict(times))
 
     def add_sealing(self, started: str, seconds: float) -> None:
         """Append how long it took to make a catalogue of all staged stars."""
         peak = peak_memory_mb()
-        self._append(
+        self._lines.add(
             {"sealing": True, "started": started, "seconds": round(seconds, 3), "peak_memory_mb": peak}
         )
 
-    def _append(self, content: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(self._start + json.dumps(content) + "\n")
-        self._start = ""
+
+def _state(line: Mapping[str, object]) -> str:
+    """What changes with a file."""
+    return str([line.get(name) for name in ("path", "size", "modified_ns")])
 
 
 def utc_now() -> str:

@@ -170,7 +170,7 @@ class StoreWriter:
 
     def _require_compatible(self, name: str, staged: StagedStars) -> None:
         """Nothing where the stars can join the store's; otherwise their file is removed."""
-        message = None
+        message, way_out = None, "ingest it into a store of its own"
         if self.basis is not None and staged.basis is not None and not self.basis.joins(staged.basis):
             message = f"{staged.basis}, but {self.path} holds {self.basis}"
             if self.basis.is_named and self.basis.agrees_with(staged.basis):
@@ -178,11 +178,13 @@ class StoreWriter:
         elif self.positions not in (None, staged.positions):
             new, old = ("none" if one is None else one.value for one in (staged.positions, self.positions))
             message = f"positions are {new}, but those in {self.path} are {old}"
+            if self.positions is Positions.MEASURED:
+                way_out = f"give gaia_source files (--sources), or {way_out}"
         elif self.release and staged.release and str(self.release) != str(staged.release):
             message = f"stars of {staged.release}, but {self.path} holds stars of {self.release}"
         if message is not None:
             staged.path.unlink(missing_ok=True)
-            raise StoreError(f"{name}: {message}; ingest it into a store of its own")
+            raise StoreError(f"{name}: {message}; {way_out}")
 
     def _note(self, line: Line) -> FileEntry:
         self._journal.note(line)

@@ -1,19 +1,18 @@
 """One file from a server to the disk, whole and with the right checksum; and which files are known to be so."""
 
 import hashlib
-import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from threading import Lock
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import requests
 
 from scattervae.errors import FetchError
+from scattervae.files import JsonLines
 from scattervae.gaia.archive.listing import BulkFile
 from scattervae.gaia.archive.transport import (
     PassingError,
@@ -194,12 +193,6 @@ CHECKSUMS = "checksums.jsonl"
 _HASHED_BYTES = 2**20
 
 
-class _Entry(NamedTuple):
-    md5: str
-    n_bytes: int
-    changed_ns: int
-
-
 class CheckedFiles:
     """Checksums of files that were read whole, each good for as long as its size and its time stay the same.
 
@@ -209,40 +202,26 @@ class CheckedFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = Lock()
-        self._entries: dict[str, _Entry] = {}
-        path = folder / CHECKSUMS
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self._before_next = "\n" if text and not text.endswith("\n") else ""
-        for line in text.splitlines():
-            try:
-                values = json.loads(line)
-                self._entries[values["path"]] = _Entry(values["md5"], values["bytes"], values["changed_ns"])
-            except (ValueError, KeyError, TypeError):
-                continue
+        self._lines = JsonLines(folder / CHECKSUMS)
+        self._entries = {str(line.get("path")): line for line in self._lines.read}
 
     def knows(self, path: str, md5: str) -> bool:
         """True where the file lies there as it was when this was found to be its checksum."""
-        entry = self._entries.get(path)
-        return entry is not None and entry == self._entry(path, md5)
+        return path in self._entries and self._entries[path] == self._entry(path, md5)
 
     def note(self, path: str, md5: str) -> None:
         """Remember the checksum of a file as it lies there now."""
         entry = self._entry(path, md5)
-        if entry is None or self._entries.get(path) == entry:
-            return
-        line = {"path": path, "md5": md5, "bytes": entry.n_bytes, "changed_ns": entry.changed_ns}
-        with self._lock, (self._folder / CHECKSUMS).open("a", encoding="utf-8") as file:
-            file.write(self._before_next + json.dumps(line) + "\n")
-            self._before_next = ""
+        if entry is not None and self._entries.get(path) != entry:
+            self._lines.add(entry)
             self._entries[path] = entry
 
-    def _entry(self, path: str, md5: str) -> _Entry | None:
+    def _entry(self, path: str, md5: str) -> dict[str, Any] | None:
         try:
             status = (self._folder / path).stat()
         except FileNotFoundError:
             return None
-        return _Entry(md5, status.st_size, status.st_mtime_ns)
+        return {"path": path, "md5": md5, "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 
 
 def md5_of(path: Path, *, stopped: Callable[[], bool]) -> str:

@@ -35,12 +35,12 @@ from scattervae.gaia.files.avro import read_avro
 from scattervae.gaia.files.cells import identifiers, integers, looks_like_identifier
 from scattervae.gaia.files.columns import Columns, Skips, in_archive_units, wanted_columns
 from scattervae.gaia.files.fits_and_votable import read_fits, read_mapped_fits, read_votable
-from scattervae.gaia.files.hdf5 import read_hdf5
 from scattervae.gaia.files.sampled import grid_beside, with_id_of_name
 from scattervae.gaia.files.tables import (
     TableLike,
     columns_in_memory,
     read_feather,
+    read_hdf5,
     read_json,
     read_numpy,
     read_parquet,

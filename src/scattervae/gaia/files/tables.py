@@ -1,22 +1,27 @@
-"""Columns by name: parquet and feather, npz and JSON, and the tables that other programs hold in memory."""
+"""Columns by name: parquet, feather, npz, JSON, HDF5, and the tables that other programs hold in memory.
+
+HDF5 comes in four layouts: archive mirrors, MyGaiaDB, MultimodalUniverse, and the catalogue of xp_vae.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from astropy.table import Table
 
 from scattervae.errors import DataError
-from scattervae.gaia.facts import INDEX_NAMES, SOURCE_ID_NAMES
+from scattervae.gaia.facts import INDEX_NAMES, JOINED_COLUMNS, SOURCE_ID_NAMES
 from scattervae.gaia.files.columns import Columns, SkippedRow, join, object_array, pick, with_spectra
 from scattervae.gaia.files.fits_and_votable import columns_of_table
 from scattervae.gaia.files.sampled import WAVELENGTH, with_id_of_name
 from scattervae.gaia.files.text import text_lines
-from scattervae.opening import budget_of
+from scattervae.opening import Budget, budget_of
 from scattervae.spectra.columns import flattened, is_approximate, leaves
 from scattervae.spectra.hats import open_parquet, read_groups, spend_on
 from scattervae.spectra.star_tables import POSITION_COLUMNS
@@ -143,6 +148,98 @@ def _value(line: str) -> Any:
         return json.loads(line)
     except ValueError:
         return None
+
+
+_ASTROPY_TABLE = "__astropy_table__"
+_LINK_BYTES, _OBJECT_BYTES = 1000, 150
+_OBJECTS = 64  # read together
+
+
+def read_hdf5(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
+    """The stars of every group or table of a file that holds an identifier.
+
+    A table is a group of datasets of one length, or one dataset with named fields as astropy writes it.
+
+    Source:
+        Flat datasets: github.com/Astrozxy/gaia_XP_forward_model, compile_training_data.py (Flatiron mirror).
+        A group for each range of sky: github.com/henrysky/MyGaiaDB, data/compile.py. ``coeff``:
+        github.com/MultimodalUniverse/MultimodalUniverse, scripts/gaia. ``__astropy_table__``:
+        github.com/AlexLaroche7/xp_vae, scripts/train_apogee.py.
+    """
+    budget = budget_of(stream)
+    with h5py.File(stream, "r") as file:
+        groups: dict[str, dict[str, h5py.Dataset]] = {}
+
+        def note(path: str, item: h5py.Group | h5py.Dataset) -> None:
+            budget.spend(_LINK_BYTES)
+            group, _, name = path.rpartition("/")
+            if isinstance(item, h5py.Dataset):
+                groups.setdefault(f"/{group}", {})[name] = item
+
+        file.visititems(note)  # which meets each object once, and follows no soft links
+        found = [
+            table for group, items in groups.items() for table in _tables_of(group, items, wanted, budget)
+        ]
+        tables = with_spectra([table for table in found if table.source_id_name])
+        if not tables:
+            names = ", ".join(list(file)[:8]) or "nothing"
+            raise DataError(
+                f"is HDF5 that holds {names}; expected a dataset source_id with the spectra, in this very file: "
+                "links to other places and files are not followed"
+            )
+    return join(tables[0].form, tables)
+
+
+def _tables_of(
+    group: str, datasets: dict[str, h5py.Dataset], wanted: frozenset[str], budget: Budget
+) -> Iterator[Columns]:
+    """The tables of a group: each of its datasets with named fields, and all others together."""
+    for name, dataset in datasets.items():
+        if names := dataset.dtype.names:
+            form = "xp_vae HDF5" if name == _ASTROPY_TABLE else "HDF5 table"
+            cells = {column: _values(dataset, budget, own) for column, own in pick(names, wanted).items()}
+            yield Columns.of(form, cells, names)
+    flat = {name: item for name, item in datasets.items() if not item.dtype.names and item.ndim in (1, 2)}
+    picked = pick(list(flat), wanted)
+    sizes = {own: len(flat[own]) for own in picked.values()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise DataError(f"group {group}: datasets of different lengths: {found}")
+    form = "MyGaiaDB HDF5"
+    if group == "/":
+        joined = any(name in picked for name in JOINED_COLUMNS)
+        form = "MultimodalUniverse HDF5" if joined else "HDF5 mirror"
+    cells = {name: _values(flat[own], budget) for name, own in picked.items()}
+    units = {own: _unit(flat[own]) for own in picked.values()}
+    yield Columns.of(form, cells, tuple(flat)).with_stated(units, picked)
+
+
+def _values(dataset: h5py.Dataset, budget: Budget, field: str | None = None) -> np.ndarray:
+    """All values of a dataset whose numbers lie in this file, or of one of its fields."""
+    if dataset.is_virtual or dataset.external:
+        raise DataError(
+            f"dataset {dataset.name} has its values in other files, which are not opened; copy them into one"
+        )
+    kind = dataset.dtype if field is None else dataset.dtype[field]
+    if not kind.hasobject:
+        chunk = math.prod(dataset.chunks) if dataset.chunks else 0
+        budget.spend(dataset.dtype.itemsize * chunk + kind.itemsize * dataset.size)
+        return np.asarray(dataset[()] if field is None else dataset[field])
+    budget.spend(_OBJECT_BYTES * dataset.size)
+    chunks = [np.empty(0, dtype=object)]
+    for start in range(
+        0, len(dataset), _OBJECTS
+    ):  # text or lists of any length, of which many may share a place
+        rows = slice(start, start + _OBJECTS)
+        chunks.append(dataset[rows] if field is None else dataset[rows][field])
+        budget.spend(sum(getattr(cell, "nbytes", 0) or len(cell or b"") for cell in chunks[-1].flat))
+    return np.concatenate(chunks) if dataset.ndim == 1 else np.concatenate(chunks[1:] or [dataset[()]])
+
+
+def _unit(dataset: h5py.Dataset) -> str:
+    """The unit in a dataset's attributes, empty where there is none."""
+    stated = next((dataset.attrs[name] for name in ("unit", "units") if name in dataset.attrs), "")
+    return stated.decode(errors="replace") if isinstance(stated, bytes) else str(stated)
 
 
 @runtime_checkable
