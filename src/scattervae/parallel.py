@@ -19,6 +19,7 @@ import numpy as np
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Begun = TypeVar("Begun")
 
 _AHEAD = 4  # jobs handed out for each process before the first of them is done: none of them waits for work
 _AHEAD_OF_THREADS = 2  # enough that no thread is idle, few enough to stay small in memory
@@ -46,18 +47,23 @@ def in_threads(
 
     keep_memory()
     cores = torch.get_num_threads()
-    waiting: deque[tuple[Job, Future[Result]]] = deque()
     try:
         with thread_pool(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for job in jobs:
-                waiting.append((job, pool.submit(function, job)))
-                if len(waiting) > _AHEAD_OF_THREADS * threads:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
+            begun = ahead(jobs, lambda job: pool.submit(function, job), _AHEAD_OF_THREADS * threads)
+            for job, future in begun:
+                yield job, future.result()
     finally:
         torch.set_num_threads(cores)  # the pool's threads have set it for the whole process
+
+
+def ahead(jobs: Iterable[Job], begin: Callable[[Job], Begun], n_ahead: int) -> Iterator[tuple[Job, Begun]]:
+    """Each job with what begins it, in the order of the jobs; so many after it have begun when it is handed out."""
+    waiting: deque[tuple[Job, Begun]] = deque()
+    for job in jobs:
+        waiting.append((job, begin(job)))
+        if len(waiting) > n_ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @contextmanager
@@ -135,16 +141,15 @@ def in_processes(
     executor = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin, initargs=(task, stopped, begin, level)
     )
-    waiting: deque[tuple[Job, Future[tuple[Any, list[logging.LogRecord]]]]] = deque()
+
+    def submit(job: Job) -> "Future[tuple[Any, list[logging.LogRecord]]]":
+        with _interrupts_held():
+            return executor.submit(_work, job)
+
     with stopped, running, begun, begin:
         try:
-            for job in jobs:
-                with _interrupts_held():
-                    waiting.append((job, executor.submit(_work, job)))
-                if len(waiting) == _AHEAD * workers:
-                    yield _finished(*waiting.popleft())
-            while waiting:
-                yield _finished(*waiting.popleft())
+            for job, future in ahead(jobs, submit, _AHEAD * workers - 1):
+                yield _finished(job, future)
             executor.shutdown()
         except BrokenProcessPool:
             if not begun.poll():

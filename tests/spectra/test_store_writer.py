@@ -78,7 +78,7 @@ def test_the_manifest_says_what_became_of_each_file(tmp_path):
     }
     assert list(good["flags"]) == list(flags)
     assert (bad["name"], bad["error"], bad["n_kept"]) == ("b.csv", "not a table", 0)
-    assert SpectrumStore(tmp_path).entries == writer.entries == (noted, writer.entries[1])
+    assert SpectrumStore(tmp_path).entries == writer.manifest.entries == (noted, writer.manifest.entries[1])
 
 
 def store_writer_part(writer, stars):
@@ -126,10 +126,10 @@ def test_a_file_is_known_by_its_digest_once_it_was_read(tmp_path):
     writer = StoreWriter(tmp_path)
     writer.add_failed(entry("bad.csv", error="torn"))
     again = StoreWriter(tmp_path)
-    assert again.entry_of("digest of 0.csv") == again.entries[0]
+    assert again.entry_of("digest of 0.csv") == again.manifest.entries[0]
     assert again.entry_of("digest of bad.csv") is None
     assert again.entry_of("digest of another") is None
-    assert [e.error for e in again.entries] == [None, "torn"]
+    assert [e.error for e in again.manifest.entries] == [None, "torn"]
 
 
 def test_files_may_come_in_any_order_and_in_several_ingests(tmp_path):
@@ -212,7 +212,7 @@ def test_stars_without_ids_join_no_store_of_a_named_basis_nor_the_other_way_roun
     with pytest.raises(StoreError, match=r"ingest it into a store of its own") as caught:
         add(writer, "b.csv", other, number=1)
     assert ("--basis 1+? takes stars that name no basis" in str(caught.value)) == (first == 1)
-    assert writer.basis == bases[0]
+    assert writer.manifest.basis == bases[0]
 
 
 @pytest.mark.parametrize("first", ["measured", "pixels"])
@@ -221,10 +221,10 @@ def test_one_source_of_positions_a_store(tmp_path, first):
     sources = {"measured": scattered(one.source_id), "pixels": None}[first]
     others = {"measured": None, "pixels": scattered(other.source_id)}[first]
     writer = StoreWriter(tmp_path)
-    assert writer.positions is None
+    assert writer.manifest.positions is None
     add(writer, "a.csv", one, sources=sources)
     expected = {"measured": Positions.MEASURED, "pixels": Positions.PIXEL_CENTRES}[first]
-    assert writer.positions is StoreWriter(tmp_path).positions is expected
+    assert writer.manifest.positions is StoreWriter(tmp_path).manifest.positions is expected
     with pytest.raises(StoreError, match=r"b\.csv: positions are .* but those in") as caught:
         add(writer, "b.csv", other, number=1, sources=others)
     check_one_line(caught, tmp_path)

@@ -102,13 +102,15 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
     wanted = _wanted_basis(Path(out), basis)
     with sole_writer(Path(out)):
         writer = StoreWriter(out)
-        require_joinable(writer.positions if sources else None, str(writer.path))
+        require_joinable(writer.manifest.positions if sources else None, str(writer.path))
         run = _Run(writer, strict=strict)
         scratch = writer.path / _SCRATCH
         with _stops_in_one_line(run, len(files)):
             try:
                 joined = SourceFiles.of(map(Path, sources), scratch, release.meaning) if sources else None
-                done_files = frozenset(entry.digest for entry in writer.entries if entry.error is None)
+                done_files = frozenset(
+                    entry.digest for entry in writer.manifest.entries if entry.error is None
+                )
                 in_order = labels and labels.take(
                     np.argsort(labels.source_id, kind="stable")
                 )  # quick to search
@@ -293,7 +295,7 @@ class _Run:
 
     def in_its_basis(self, job: FileJob, staged: StagedFile, task: StageFile) -> StagedFile:
         """The file staged again where the store's basis is not that of most of its stars, but that of some."""
-        own = self.writer.basis
+        own = self.writer.manifest.basis
         if own is None or task.basis is not None or own.ids not in staged.entry.other_bases:
             return staged
         if staged.stars is not None:
@@ -363,10 +365,10 @@ def _wanted_basis(folder: Path, basis: BasisIds | None) -> Basis | BasisIds | No
 def _warn_of_other_bases(writer: StoreWriter) -> None:
     """Warn of how many stars were left out for being of another basis than the store's, and how to have them."""
     others: Counter[str] = Counter()
-    for entry in writer.entries:
+    for entry in writer.manifest.entries:
         others.update(entry.other_bases if entry.error is None else {})
     for ids, n in others.items():
-        without = f"{counted(n, 'row')} of basis {ids}, for it holds {writer.basis}"
+        without = f"{counted(n, 'row')} of basis {ids}, for it holds {writer.manifest.basis}"
         way_out = f"--basis {ids} takes them into a store of their own"
         logger.warning("%s: without %s; %s", writer.path, without, way_out)
 

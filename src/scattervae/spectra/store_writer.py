@@ -13,9 +13,8 @@ from scattervae.files import write_json
 from scattervae.spectra.columns import joint_schema
 from scattervae.spectra.hats import Partition, Positions, finish_catalogue, read_footer
 from scattervae.spectra.manifest import MANIFEST, STAGING, FileEntry, Journal, Line, Manifest
-from scattervae.spectra.spectra import Basis, Flag
+from scattervae.spectra.spectra import Flag
 from scattervae.spectra.staging import SeenIds, StagedStars, choose_partitions, without_seen, write_partitions
-from scattervae.spectra.star_tables import DataRelease
 
 ROWS_A_PARTITION = 2**18  # some 250 MB in memory
 ROWS_A_PARTITION_WITH_CORRELATIONS = 2**15  # some 420 MB in memory
@@ -39,6 +38,9 @@ class StoreWriter:
         rows_a_partition: At most so many rows in a partition of the finished store; where None, as many as a
             worker of a cluster holds comfortably.
 
+    Attributes:
+        manifest: What became of every file, of earlier runs and of this one, and what their stars have in common.
+
     Raises:
         StoreError: The folder holds something else.
         OSError: The disk is full, or the folder cannot be written to; so do all methods that write.
@@ -51,8 +53,8 @@ class StoreWriter:
         is_finished = (self.path / MANIFEST).is_file()
         if not is_finished and not Journal.is_in(self.path) and _holds_something(self.path):
             raise StoreError(f"{self.path}: exists and is no store; give another --out")
-        self._manifest = Manifest.read(self.path) if is_finished else Manifest()
-        self._n_finished = sum(entry.n_kept for entry in self._manifest.entries)
+        self.manifest = Manifest.read(self.path) if is_finished else Manifest()
+        self._n_finished = sum(entry.n_kept for entry in self.manifest.entries)
         self._journal = Journal(self.path)
         if self._journal.lines:
             self._dataset.roll_back()
@@ -66,27 +68,9 @@ class StoreWriter:
         for line in self._journal.lines:
             self._count(line)
 
-    @property
-    def basis(self) -> Basis | None:
-        """The basis of all stars added so far; like `positions` and `release` None where there are none."""
-        return self._manifest.basis
-
-    @property
-    def positions(self) -> Positions | None:
-        return self._manifest.positions
-
-    @property
-    def release(self) -> DataRelease | None:
-        return self._manifest.release
-
-    @property
-    def entries(self) -> tuple[FileEntry, ...]:
-        """What became of every file, of earlier runs and of this one."""
-        return self._manifest.entries
-
     def entry_of(self, digest: str) -> FileEntry | None:
         """What became of a file of this digest that was read before, whatever its name then."""
-        return next((e for e in self.entries if e.digest == digest and e.error is None), None)
+        return next((e for e in self.manifest.entries if e.digest == digest and e.error is None), None)
 
     def staged_path(self, index: int) -> Path:
         """Where to `stage` the file of this number, counted from 0 by this writer."""
@@ -126,16 +110,16 @@ class StoreWriter:
         if staged:
             self._write_catalogue(staged)
         if self._journal.lines:
-            self._manifest.write(self.path)
+            self.manifest.write(self.path)
         self._journal.discard()
         self._dataset.commit()
 
     def _write_catalogue(self, staged: Sequence[Path]) -> None:
         old = self._partitions()
         files = [*old.values(), *staged]
-        assert self.positions is not None, "known with the first star"
+        assert self.manifest.positions is not None, "known with the first star"
         schemas = {pq.read_schema(path) for path in files}
-        schema = joint_schema(schemas, self.positions)
+        schema = joint_schema(schemas, self.manifest.positions)
         light = [name for name in schema.names if not name.endswith("_correlations")]
         most = ROWS_A_PARTITION if len(light) == len(schema) else ROWS_A_PARTITION_WITH_CORRELATIONS
         rows = self._rows_a_partition or most
@@ -144,13 +128,13 @@ class StoreWriter:
         unchanged = old if len(schemas) == 1 else {}
         write_partitions(folder, files, partitions, schema=schema, unchanged=unchanged)
         self._dataset.replace()
-        of_release = self.release.properties if self.release else {}
+        of_release = self.manifest.release.properties if self.manifest.release else {}
         finish_catalogue(
             self.path,
             name=_NAME,
             schema=schema,
             partitions=partitions,
-            positions=self.positions,
+            positions=self.manifest.positions,
             notes={**_NOTES, **of_release, "hats_cols_default": " ".join(light)},
             unchanged=unchanged,
         )
@@ -171,17 +155,23 @@ class StoreWriter:
     def _require_compatible(self, name: str, staged: StagedStars) -> None:
         """Nothing where the stars can join the store's; otherwise their file is removed."""
         message, way_out = None, "ingest it into a store of its own"
-        if self.basis is not None and staged.basis is not None and not self.basis.joins(staged.basis):
-            message = f"{staged.basis}, but {self.path} holds {self.basis}"
-            if self.basis.is_named and self.basis.agrees_with(staged.basis):
-                message += f" (--basis {self.basis.ids} takes stars that name no basis for these)"
-        elif self.positions not in (None, staged.positions):
-            new, old = ("none" if one is None else one.value for one in (staged.positions, self.positions))
+        if (
+            self.manifest.basis is not None
+            and staged.basis is not None
+            and not self.manifest.basis.joins(staged.basis)
+        ):
+            message = f"{staged.basis}, but {self.path} holds {self.manifest.basis}"
+            if self.manifest.basis.is_named and self.manifest.basis.agrees_with(staged.basis):
+                message += f" (--basis {self.manifest.basis.ids} takes stars that name no basis for these)"
+        elif self.manifest.positions not in (None, staged.positions):
+            new, old = (
+                "none" if one is None else one.value for one in (staged.positions, self.manifest.positions)
+            )
             message = f"positions are {new}, but those in {self.path} are {old}"
-            if self.positions is Positions.MEASURED:
+            if self.manifest.positions is Positions.MEASURED:
                 way_out = f"give gaia_source files (--sources), or {way_out}"
-        elif self.release and staged.release and str(self.release) != str(staged.release):
-            message = f"stars of {staged.release}, but {self.path} holds stars of {self.release}"
+        elif self.manifest.release and staged.release and str(self.manifest.release) != str(staged.release):
+            message = f"stars of {staged.release}, but {self.path} holds stars of {self.manifest.release}"
         if message is not None:
             staged.path.unlink(missing_ok=True)
             raise StoreError(f"{name}: {message}; {way_out}")
@@ -194,7 +184,7 @@ class StoreWriter:
     def _count(self, line: Line) -> None:
         if line.staged is not None:
             self._seen.add_file(line.staged.path)
-        self._manifest = self._manifest.recording(line.entry, line.staged)
+        self.manifest = self.manifest.recording(line.entry, line.staged)
 
 
 def _holds_something(path: Path) -> bool:

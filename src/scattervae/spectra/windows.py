@@ -5,7 +5,6 @@ next one. What a window holds, and in which order, depends on the seed and the e
 on how many processes share the reading.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from scattervae.arrays import StarMask
 from scattervae.errors import StoreError
-from scattervae.parallel import in_threads, keep_memory, thread_pool
+from scattervae.parallel import ahead, in_threads, keep_memory, thread_pool
 from scattervae.seeds import stream
 from scattervae.spectra.columns import RowGroup, StoredSpectra
 from scattervae.spectra.normalization import Inputs, Normalization
@@ -125,16 +124,16 @@ class ChosenStars:
         """
         plans = [plan for plan in self._plans(seed, epoch) if plan.end > first]
         buffers = [self._space() for _ in plans[:2]]  # one is read while the other is used
-        coming: deque[tuple[Window, list[Future[None]]]] = deque()
         keep_memory()
         try:
             with thread_pool(self.threads, thread_name_prefix="window") as pool:
-                for plan, buffer in zip(plans, cycle(buffers), strict=False):
-                    coming.append(self._begin(pool, plan, rank, buffer))
-                    if len(coming) == len(buffers):
-                        yield _finished(*coming.popleft())
-                while coming:
-                    yield _finished(*coming.popleft())
+                jobs = zip(plans, cycle(buffers), strict=False)
+                for _, (window, work) in ahead(
+                    jobs, lambda job: self._begin(pool, job[0], rank, job[1]), len(buffers) - 1
+                ):
+                    for done in work:
+                        done.result()
+                    yield window
         finally:
             self.spare.extend(buffers)
 
@@ -196,9 +195,3 @@ class _Plan(NamedTuple):
     end: int
     row_groups: Int64[np.ndarray, " row_group"]
     generator: torch.Generator
-
-
-def _finished(window: Window, work: list[Future[None]]) -> Window:
-    for done in work:
-        done.result()
-    return window

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 
 from scattervae.arrays import CoeffArray, StarMask
 from scattervae.gaia.facts import BANDS, DR3_BASIS
-from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays, integers
+from scattervae.gaia.files.cells import UNREADABLE, Arrays, Integers, arrays
 from scattervae.gaia.files.columns import FIT_COLUMNS, Columns, Skips, object_array
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import BasisIds, OfBasis, StatedBand, sort_by_basis
@@ -93,8 +93,9 @@ class _Cells:
         skips.add_unreadable(f"{band}_coefficients", coeffs)
         skips.add_unreadable(f"{band}_coefficient_errors", errors)
         present = coeffs.lengths > 0
-        stated = _integers_or_none(columns, f"{band}_n_parameters", present, skips)
-        ids = _integers_or_none(columns, f"{band}_basis_function_id", present, skips)
+        stated, ids = (columns.integers(f"{band}_{name}") for name in ("n_parameters", "basis_function_id"))
+        skips.add_unreadable(f"{band}_n_parameters", stated, among=present)
+        skips.add_unreadable(f"{band}_basis_function_id", ids, among=present)
         contradicted = present & stated.known & (stated.values != coeffs.lengths)
         return cls(band, coeffs, errors, ids, contradicted)
 
@@ -152,11 +153,8 @@ def _bases_with(basis: Basis) -> Iterator[Basis]:
 
 def _sizes(columns: Columns, band: str) -> Int64[np.ndarray, " star"]:
     """How many coefficients of a band the rows of a file have: as it says, else as DR3 has."""
-    name, usual = f"{band}_n_parameters", getattr(DR3_BASIS, f"n_{band}")
-    if name not in columns:
-        return np.full(len(columns), usual, dtype=np.int64)
-    stated = integers(columns.cells[name])
-    return np.where(stated.known, stated.values, usual)
+    stated = columns.integers(f"{band}_n_parameters")
+    return np.where(stated.known, stated.values, getattr(DR3_BASIS, f"n_{band}"))
 
 
 def without_padding(read: Arrays, sizes: Int64[np.ndarray, " star"]) -> Arrays:
@@ -179,16 +177,6 @@ def without_padding(read: Arrays, sizes: Int64[np.ndarray, " star"]) -> Arrays:
         elif not np.nan_to_num(row[size:]).any():
             lengths[index], rows[index] = min(size, len(row)), row[:size]
     return Arrays(lengths, rows, read.why)
-
-
-def _integers_or_none(columns: Columns, name: str, present: StarMask, skips: Skips) -> Integers:
-    """A column that a file may lack; rows with the band where it is no integer are skipped."""
-    if name not in columns:
-        nowhere = np.zeros(len(columns), dtype=bool)
-        return Integers(np.zeros(len(columns), dtype=np.int64), nowhere)
-    read = integers(columns.cells[name])
-    skips.add_unreadable(name, read, among=present)
-    return read
 
 
 def _width(read: Arrays) -> int:
@@ -215,10 +203,7 @@ def fit_disagrees(deviation: Numbers, chi_squared: Numbers, degrees_of_freedom: 
 
 
 def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, " star"]:
-    name = f"{band}_n_relevant_bases"
-    if name not in columns:
-        return np.full(len(columns), -1, dtype=np.int16)
-    read = integers(columns.cells[name])
+    read = columns.integers(f"{band}_n_relevant_bases")
     fits = read.known & (np.abs(read.values) < 2**15)
     return np.where(fits, read.values, -1).astype(np.int16)
 

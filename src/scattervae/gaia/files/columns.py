@@ -24,7 +24,7 @@ from scattervae.gaia.facts import (
     SNR_NAME,
     SOURCE_ID_NAMES,
 )
-from scattervae.gaia.files.cells import Arrays, Integers, arrays, floats, shown
+from scattervae.gaia.files.cells import Arrays, Integers, arrays, floats, integers, shown
 from scattervae.spectra.spectra import Basis
 from scattervae.spectra.star_tables import LABEL_UNITS, SOURCE_COLUMNS, DataRelease
 
@@ -104,6 +104,13 @@ class Columns:
     def numbers(self, name: str) -> StarArray:
         """A column as float64, NaN throughout where the file lacks it."""
         return floats(self.cells[name]) if name in self else np.full(len(self), np.nan)
+
+    def integers(self, name: str) -> Integers:
+        """A column as integers, none of them known where the file lacks it."""
+        n = len(self)
+        return (
+            integers(self.cells[name]) if name in self else Integers(np.zeros(n, np.int64), np.zeros(n, bool))
+        )
 
     @property
     def source_id_name(self) -> str | None:
