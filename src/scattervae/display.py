@@ -65,10 +65,10 @@ def progress_bar(unit: str, *columns: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def epoch_bar(epochs: int, name: str = "training") -> Iterator[Callable[[Any], None]]:
+def epoch_bar(epochs: int) -> Iterator[Callable[[Any], None]]:
     """A progress bar over epochs with the bound and the divergence of their records behind it."""
     with progress_bar("epochs", "terms") as bar:
-        task = bar.add_task(name, total=epochs, terms="")
+        task = bar.add_task("training", total=epochs, terms="")
 
         def show(record: Any) -> None:
             terms = f"-ELBO {record.negative_elbo:.1f}, KL {record.kl:.2f} nats"

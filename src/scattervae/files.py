@@ -329,17 +329,11 @@ def tensors_digest(tensors: Mapping[str, ArrayLike], *words: str) -> str:
 
 
 class StoredTensors(NamedTuple):
-    """A file of tensors.
+    """A file of tensors."""
 
-    Attributes:
-        path: Where it is.
-        arrays: Its numbers, by name.
-        notes: What it says of them.
-    """
-
-    path: Path
-    arrays: dict[str, np.ndarray]
-    notes: dict[str, str]
+    path: Path  # where it is
+    arrays: dict[str, np.ndarray]  # its numbers, by name
+    notes: dict[str, str]  # what it says of them
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose names begin with this, by the rest of their names."""

@@ -214,8 +214,6 @@ class Checkpoint(Shown):
         """The stars with what the model predicts, in batches of a fixed size that do not depend on the chunks.
 
         Args:
-            chunks: The stars.
-            batch: Stars a batch.
             quick: As `Normalization.apply` has it: to the bit what the catalogue's rows are made from.
         """
         for spectra in rechunk(chunks, batch):

@@ -177,15 +177,10 @@ def _size(pairs: Tensor | np.ndarray) -> int:
 
 
 class FullTerms(NamedTuple):
-    r"""The two terms of each star's negative log-likelihood in nats; :math:`\tfrac12 N \ln 2\pi` is left out.
+    r"""The two terms of each star's negative log-likelihood in nats; :math:`\tfrac12 N \ln 2\pi` is left out."""
 
-    Attributes:
-        chi2: :math:`\tfrac12 r^T S^{-1} r`, with r = x - mean.
-        penalty: :math:`\tfrac12 \ln |S|`.
-    """
-
-    chi2: PerStar
-    penalty: PerStar
+    chi2: PerStar  # :math:`\tfrac12 r^T S^{-1} r`, with r = x - mean
+    penalty: PerStar  # :math:`\tfrac12 \ln |S|`
 
 
 def full_terms(

@@ -195,8 +195,6 @@ def fit_flow(
     Args:
         checkpoint: The model whose latents they are.
         spectra: The survey's stars; those that cannot be encoded are left out.
-        settings: Shape and fitting.
-        progress: Called after each epoch.
 
     Raises:
         TrainingError: No star of one of the two folds can be encoded.
@@ -224,10 +222,8 @@ def fit_to_posteriors(
     Args:
         training: Of the stars to fit to.
         validation: Of other stars.
-        settings: Shape and fitting.
         model: Digest of the model whose latents they are.
         contexts: What the density is conditional on, of the training and of the validation stars.
-        progress: Called after each epoch.
 
     Raises:
         TrainingError: One of the two has no star.

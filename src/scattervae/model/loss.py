@@ -14,17 +14,11 @@ Likelihood = Literal["diagonal", "full"]
 
 
 class LossTerms(NamedTuple):
-    r"""The three terms of the loss of each star in nats, summed over coefficients and latents.
+    r"""The three terms of the loss of each star in nats, summed over coefficients and latents."""
 
-    Attributes:
-        chi2: Half the sum over coefficients of :math:`(x - \hat x)^2 / (\sigma_x^2 + \hat\sigma_s^2)`.
-        penalty: Half the sum over coefficients of :math:`\ln (\sigma_x^2 + \hat\sigma_s^2)`.
-        kl: Divergence of the posterior from the prior, summed over latents.
-    """
-
-    chi2: PerStar
-    penalty: PerStar
-    kl: PerStar
+    chi2: PerStar  # half the sum over coefficients of :math:`(x - \hat x)^2 / (\sigma_x^2 + \hat\sigma_s^2)`
+    penalty: PerStar  # half the sum over coefficients of :math:`\ln (\sigma_x^2 + \hat\sigma_s^2)`
+    kl: PerStar  # divergence of the posterior from the prior, summed over latents
 
     @property
     def nll(self) -> PerStar:

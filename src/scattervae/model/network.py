@@ -31,19 +31,14 @@ class Posterior(NamedTuple):
     With C strictly lower triangular every covariance can be written so, and its determinant is that of
     diag(s^2). The paper's posterior is independent: it has no C.
 
-    Attributes:
-        mean: :math:`\mu`.
-        log_variance: :math:`\ln s^2`, the variance of a latent given those before it.
-        coupling: C; None where the latents are independent.
-
     Source:
         Laroche & Speagle (2023), sect. 2.2, for the independent one; Kingma & Welling (2019), sect. 2.5.1, for a
         full covariance.
     """
 
-    mean: Latents
-    log_variance: Latents
-    coupling: Coupling | None = None
+    mean: Latents  # :math:`\mu`
+    log_variance: Latents  # :math:`\ln s^2`, the variance of a latent given those before it
+    coupling: Coupling | None = None  # C; None where the latents are independent
 
     @classmethod
     def of_root(cls, mean: Latents, root: Coupling) -> "Posterior":
@@ -332,19 +327,12 @@ def _through(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 class GaussianTerms(NamedTuple):
-    r"""The parts of each star's likelihood under independent Gaussians; what is missing adds nothing to any of them.
+    r"""The parts of each star's likelihood under independent Gaussians; what is missing adds nothing to any of them."""
 
-    Attributes:
-        chi2: :math:`\sum_i (x_i - m_i)^2 / v_i`.
-        log_det: :math:`\sum_i \ln v_i`.
-        n_known: How many coefficients are not missing.
-        log_variance: :math:`\ln v_i` of each coefficient; 0 where missing.
-    """
-
-    chi2: PerStar
-    log_det: PerStar
-    n_known: Int64[Tensor, " star"]
-    log_variance: Coeffs
+    chi2: PerStar  # :math:`\sum_i (x_i - m_i)^2 / v_i`
+    log_det: PerStar  # :math:`\sum_i \ln v_i`
+    n_known: Int64[Tensor, " star"]  # how many coefficients are not missing
+    log_variance: Coeffs  # :math:`\ln v_i` of each coefficient; 0 where missing
 
     @property
     def nll(self) -> PerStar:

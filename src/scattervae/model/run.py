@@ -109,10 +109,8 @@ def train(
     Args:
         stars: All stars; the folds are chosen here, by source_id. A store with more stars than the machine's
             memory may hold is streamed, shuffled window by window.
-        recipe: Every setting.
         out: Where the model is saved and the run can be resumed; kept in memory only where None.
         machine: What to train on. Where several processes train, each of them calls this; the first writes.
-        progress: Called with each epoch's record.
         g_flux_error: One standard deviation of the G flux of each of the spectra [electron/s], NaN where unknown,
             for the full likelihood; a store brings its own.
 

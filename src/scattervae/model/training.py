@@ -183,8 +183,6 @@ def fit_network(
     """Train a network on these stars, or go on where `state_file` says an earlier run stopped.
 
     Args:
-        stars: Encodable stars.
-        recipe: All settings.
         state_file: Where the run's state is kept and looked for; nowhere where None.
         progress: Called with each epoch's record, also for epochs that an earlier run finished.
         world: The processes that train together; the first of them reads and writes the state.

@@ -225,9 +225,6 @@ def prepare_spectra(
     """The stars of these spectra that train, in memory.
 
     Args:
-        spectra: All stars.
-        recipe: All settings.
-        machine: Where to train.
         g_flux_error: One standard deviation of each star's G flux [electron/s], for the full likelihood.
     """
     stars = training_stars(spectra, recipe)

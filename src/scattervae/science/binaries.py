@@ -36,17 +36,12 @@ _RIDGE = 1e-2
 
 
 class TwoStars(NamedTuple):
-    """What a second star explains of each spectrum.
+    """What a second star explains of each spectrum."""
 
-    Attributes:
-        evidence: ln of the highest posterior density of two stars over that of one, latents and share fitted [nat].
-        share: Of the second, the fainter one, in the G flux.
-        share_sd: Its error at fixed latents: what the spectrum's errors and the scatter allow.
-    """
-
+    # ln of the highest posterior density of two stars over that of one, latents and share fitted [nat]
     evidence: PerStar
-    share: PerStar
-    share_sd: PerStar
+    share: PerStar  # of the second, the fainter one, in the G flux
+    share_sd: PerStar  # its error at fixed latents: what the spectrum's errors and the scatter allow
 
 
 class BinaryColumns(NamedTuple):
@@ -69,9 +64,7 @@ def find_binaries(
     """Evidence and calibrated probability of a second star in each spectrum.
 
     Args:
-        model: A trained model.
         chunks: The stars; the first 256 of them that can be encoded lend their latents and errors to simulations.
-        seed: Of the simulations.
         progress: Called after each chunk with its number of stars.
     """
     found: list[tuple[Float64[np.ndarray, "star column"], SourceIds]] = []
@@ -157,7 +150,6 @@ def evidence_of_two(model: Checkpoint, inputs: Inputs, bank: BankLatents) -> Two
     both latents and the share are fitted together, as one star's latents are.
 
     Args:
-        model: A trained model.
         inputs: The spectra, as the model sees them.
         bank: Latents of stars that a second one may be like.
     """

@@ -31,16 +31,12 @@ BATCH = 1024
 
 
 class Refined(NamedTuple):
-    r"""Posteriors after refinement.
+    r"""Posteriors after refinement."""
 
-    Attributes:
-        posterior: Of each star, correlated; as it was where a star has no inputs or no posterior to begin with.
-        n_steps: How many steps were taken for each star.
-        gain: By how many nats :math:`-\ln p(x, z)` fell from the first mean to the last; NaN for such a star.
-    """
-
+    # of each star, correlated; as it was where a star has no inputs or no posterior to begin with
     posterior: Posterior
-    n_steps: Int[Tensor, " star"]
+    n_steps: Int[Tensor, " star"]  # how many steps were taken for each star
+    # by how many nats :math:`-\ln p(x, z)` fell from the first mean to the last; NaN for such a star
     gain: PerStar
 
 
@@ -259,11 +255,8 @@ def posterior_draws(
     with g the Gaussian found, a little widened.
 
     Args:
-        checkpoint: The model.
         inputs: Stars; missing coefficients have infinite errors.
         start: What its encoder says of them.
-        generator: Of the draws.
-        n_draws: A star.
 
     Source:
         Rubin (1988), sampling importance resampling; Bishop (2006), Pattern Recognition and Machine Learning,
@@ -323,13 +316,9 @@ def log_evidence(
     """ln p(x) of each star under a model, from weighted draws near its posterior.
 
     Args:
-        checkpoint: The model.
-        spectra: Stars of its basis.
-        n_draws: Draws a star.
         proposals: Whose posterior the draws come from; ``refined`` (`refine`) lies closer.
         prior: Natural logarithm of a density over latents, instead of the standard normal prior's, such as
             `scattervae.model.flow.LatentFlow.log_density`.
-        seed: Of every draw.
 
     Raises:
         DataError: The spectra are of another basis.
@@ -369,8 +358,6 @@ def importance_weighted(
     Args:
         log_joint: From one latent vector a star to ln p(x, z).
         posterior: q, where the draws come from.
-        n_draws: K.
-        generator: Of the draws.
 
     Source:
         Burda et al. (2015), arXiv:1509.00519, eq. 8.

@@ -308,8 +308,6 @@ def between(
     """`n` latent vectors in equal steps along the straight line between two, both ends included.
 
     Args:
-        start: One latent vector.
-        end: The other.
         n: How many, 2 or more.
     """
     steps = torch.linspace(0.0, 1.0, n)[:, None]
@@ -327,7 +325,6 @@ def generate(
     """Coefficients and scatter at these latent vectors, for stars of this G flux.
 
     Args:
-        checkpoint: The model.
         z: One latent vector a spectrum.
         g_flux: The G flux to scale each to [electron/s].
         noise_seed: Add a draw of the intrinsic scatter to the coefficients; the mean spectrum where None. Of a
@@ -370,7 +367,6 @@ def generated_table(
 
     Args:
         checkpoint: The model that made them, named in the table's metadata.
-        spectra: The spectra.
         flux: The same on a wavelength grid, where wanted.
     """
 

@@ -24,69 +24,42 @@ _REASONS = {
 
 
 class BandFit(NamedTuple):
-    """How well a band is reproduced at the posterior mean.
+    """How well a band is reproduced at the posterior mean."""
 
-    Attributes:
-        n_coeffs: Coefficients that the star has.
-        reduced_chi2: Mean squared residual over error and scatter in quadrature.
-        reduced_chi2_without_scatter: Mean squared residual over the error alone.
-        largest: The largest residual in units of error and scatter in quadrature, with its sign.
-    """
-
-    n_coeffs: int
-    reduced_chi2: float
-    reduced_chi2_without_scatter: float
-    largest: float
+    n_coeffs: int  # coefficients that the star has
+    reduced_chi2: float  # mean squared residual over error and scatter in quadrature
+    reduced_chi2_without_scatter: float  # mean squared residual over the error alone
+    largest: float  # the largest residual in units of error and scatter in quadrature, with its sign
 
 
 class LabelAnswer(NamedTuple):
-    """One predicted label.
+    """One predicted label."""
 
-    Attributes:
-        value: The median.
-        unit: Its unit; empty where it has none.
-        low_68: Lower end of the interval that holds the truth in 68 %.
-        high_68: Upper end.
-        low_95: Lower end of that of 95 %.
-        high_95: Upper end.
-        doubts: Why not to believe it; empty where nothing speaks against it.
-    """
-
-    value: float
-    unit: str
-    low_68: float
-    high_68: float
-    low_95: float
-    high_95: float
-    doubts: tuple[str, ...]
+    value: float  # the median
+    unit: str  # its unit; empty where it has none
+    low_68: float  # lower end of the interval that holds the truth in 68 %
+    high_68: float  # upper end
+    low_95: float  # lower end of that of 95 %
+    high_95: float  # upper end
+    doubts: tuple[str, ...]  # why not to believe it; empty where nothing speaks against it
 
 
 @dataclass(frozen=True)
 class StarAnswer:
-    """All that a model answers about one star.
+    """All that a model answers about one star."""
 
-    Attributes:
-        source_id: The star.
-        g_mag: Its G magnitude [mag].
-        flags: Meanings of its flags.
-        latents: Posterior mean and standard deviation of each latent; empty where the star cannot be encoded.
-        labels: Predicted labels by name.
-        bands: The fit of BP and RP, of those that it has.
-        score: Share of stars of this model that fit worse; None without calibration.
-        faint: True where the latents are less well known than those of 99 % of labelled stars: intervals of labels are
-            wide, and hold.
-        unlike: What sets the star apart from those that the model was trained on.
-    """
-
-    source_id: int
-    g_mag: float
-    flags: tuple[str, ...]
+    source_id: int  # the star
+    g_mag: float  # its G magnitude [mag]
+    flags: tuple[str, ...]  # meanings of its flags
+    # posterior mean and standard deviation of each latent; empty where the star cannot be encoded
     latents: tuple[tuple[float, float], ...]
-    labels: dict[str, LabelAnswer]
-    bands: dict[str, BandFit]
-    score: float | None
+    labels: dict[str, LabelAnswer]  # predicted labels by name
+    bands: dict[str, BandFit]  # the fit of BP and RP, of those that it has
+    score: float | None  # share of stars of this model that fit worse; None without calibration
+    # true where the latents are less well known than those of 99 % of labelled stars: intervals of labels are
+    # wide, and hold
     faint: bool
-    unlike: tuple[str, ...]
+    unlike: tuple[str, ...]  # what sets the star apart from those that the model was trained on
 
     def values(self) -> dict[str, Any]:
         """The same as JSON values; the source_id as a string."""

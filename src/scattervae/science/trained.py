@@ -271,14 +271,10 @@ def outlier_reference_of(model: Checkpoint) -> OutlierReference | None:
 
 
 class TrainingInput(NamedTuple):
-    """What `scattervae.model.run.train` takes of stars.
+    """What `scattervae.model.run.train` takes of stars."""
 
-    Attributes:
-        stars: A store, or stars in memory.
-        g_flux_error: One standard deviation of the G flux of each star in memory [electron/s], where known.
-    """
-
-    stars: Spectra | SpectrumStore
+    stars: Spectra | SpectrumStore  # a store, or stars in memory
+    # one standard deviation of the G flux of each star in memory [electron/s], where known
     g_flux_error: StarArray | None
 
 

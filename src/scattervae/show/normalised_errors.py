@@ -55,13 +55,13 @@ class ModeLine(NamedTuple):
     y: Float64[np.ndarray, " bin"]
 
 
-def mode_line(x: StarArray, y: StarArray, *, bins: int = _BINS, fewest: int = _FEWEST) -> ModeLine:
+def mode_line(x: StarArray, y: StarArray, *, bins: int = _BINS) -> ModeLine:
     """The mode of y in equal bins of x, at the median x of each; bins with too few stars are left out.
     Of a quantity on a logarithmic axis, y is the logarithm.
     """
     edges = np.linspace(x.min(), x.max(), bins + 1)
     bin_of = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
-    kept = [k for k in range(bins) if (bin_of == k).sum() >= fewest]
+    kept = [k for k in range(bins) if (bin_of == k).sum() >= _FEWEST]
     at = [float(np.median(x[bin_of == k])) for k in kept]
     return ModeLine(np.array(at), np.array([_mode(y[bin_of == k]) for k in kept]))
 

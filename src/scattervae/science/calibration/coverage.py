@@ -15,7 +15,7 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.network import Posterior, Reconstruction
-from scattervae.science.exact_posterior import N_DRAWS, WeightedDraws, posterior_draws
+from scattervae.science.exact_posterior import WeightedDraws, posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.columns import xp_colour
 from scattervae.spectra.normalization import Inputs, Normalization
@@ -28,25 +28,20 @@ N_GROUPS = 10
 
 
 class Pits(NamedTuple):
-    r"""The share of its predictive distribution that lies below each coefficient; uniform where a model is right.
+    r"""The share of its predictive distribution that lies below each coefficient; uniform where a model is right."""
 
-    Attributes:
-        hidden: Predicted from the star's other coefficients alone, the latents' spread and all; NaN where it was
-            not hidden in any round.
-        drawn: :math:`\Phi[(x - m) / \sqrt{\sigma^2 + s^2}]` at a draw of the latents from the posterior given all
-            coefficients. Under the model draw and truth are exchangeable, so these are uniform as well.
-        stated: The same at a draw from the posterior that the model states, as a catalogue has it.
-        at_mean: The same at the posterior mean: too central, since the star's own noise chose the mean.
-        without_scatter: As `at_mean` with a scatter of 0.
-        scatter_over_error: Of each coefficient, at the posterior mean; no transform.
-    """
-
+    # predicted from the star's other coefficients alone, the latents' spread and all; NaN where it was not
+    # hidden in any round
     hidden: PitValues
+    # :math:`\Phi[(x - m) / \sqrt{\sigma^2 + s^2}]` at a draw of the latents from the posterior given all
+    # coefficients. Under the model draw and truth are exchangeable, so these are uniform as well.
     drawn: PitValues
-    stated: PitValues
-    at_mean: PitValues
-    without_scatter: PitValues
-    scatter_over_error: PitValues
+    stated: PitValues  # the same at a draw from the posterior that the model states, as a catalogue has it
+    at_mean: (
+        PitValues  # the same at the posterior mean: too central, since the star's own noise chose the mean
+    )
+    without_scatter: PitValues  # as `at_mean` with a scatter of 0
+    scatter_over_error: PitValues  # of each coefficient, at the posterior mean; no transform
 
 
 @torch.no_grad()
@@ -55,7 +50,6 @@ def pits(
     inputs: Inputs,
     *,
     n_rounds: int = 1,
-    n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Pits:
     """Transforms of the coefficients of stars, best of a fold that the model has not seen.
@@ -66,7 +60,6 @@ def pits(
     Args:
         n_rounds: In each round every star is encoded again without another random tenth of its coefficients; after
             10 all have been hidden once.
-        n_draws: From each posterior, for the distribution of what is hidden.
 
     Source:
         Dawid (1984), J. R. Stat. Soc. A 147, 278, for the transforms; Johnson (2007), Bayesian Analysis 2, 719,
@@ -75,7 +68,7 @@ def pits(
     x, errors = inputs.x, inputs.errors
     generator = stream(seed, "pits")
     encoded = _encoded(checkpoint, inputs)
-    draws = posterior_draws(checkpoint, inputs, encoded, generator, n_draws=n_draws)
+    draws = posterior_draws(checkpoint, inputs, encoded, generator)
     mean = (draws.z * draws.weights[:, :, None]).sum(dim=0)
     at_mean = checkpoint.reconstruct(mean.float())
     group = torch.rand(x.shape, generator=generator).argsort(dim=1) % N_GROUPS
@@ -84,7 +77,7 @@ def pits(
         chosen = group == number
         shown = Inputs(x.masked_fill(chosen, 0.0), errors.masked_fill(chosen, torch.inf))
         start = encoded if not checkpoint.network.sees_errors else _encoded(checkpoint, shown)
-        hidden_draws = posterior_draws(checkpoint, shown, start, generator, n_draws=n_draws)
+        hidden_draws = posterior_draws(checkpoint, shown, start, generator)
         hidden[chosen] = _mixture(checkpoint, inputs, hidden_draws)[chosen]
     without = Reconstruction(at_mean.mean, torch.zeros_like(at_mean.scatter))
     return Pits(
@@ -223,9 +216,7 @@ class DrawnStars(NamedTuple):
         return DrawnStars(drawn, checkpoint.normalization.apply(drawn))
 
 
-def coverage_table(
-    checkpoint: Checkpoint, stars: DrawnStars, *, n_rounds: int = 1, seed: int = 0
-) -> CoverageTable:
+def coverage_table(checkpoint: Checkpoint, stars: DrawnStars, *, n_rounds: int = 1) -> CoverageTable:
     """Coverage of the coefficients of these stars.
 
     The colour is :math:`-2.5 \\log_{10}` of the first BP over the first RP coefficient, which hold most of each
@@ -233,7 +224,7 @@ def coverage_table(
     """
     spectra = stars.spectra
     return tabulated(
-        pits(checkpoint, stars.inputs, n_rounds=n_rounds, seed=seed),
+        pits(checkpoint, stars.inputs, n_rounds=n_rounds),
         checkpoint.normalization,
         np.asarray(g_mag_of(spectra.g_flux)),
         xp_colour(spectra.coeffs, spectra.basis.n_bp),

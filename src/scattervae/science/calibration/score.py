@@ -197,7 +197,7 @@ def score_inputs_of(
     return ScoreInputs((terms.chi2 / terms.n_known).pow(1.0 / 3.0), features)
 
 
-def fit_score(simulated: ScoreInputs, *, seed: int = 0, epochs: int = _EPOCHS) -> ScoreMap:
+def fit_score(simulated: ScoreInputs, *, seed: int = 0) -> ScoreMap:
     """The map that makes the score of these simulated stars uniform, whatever their features.
 
     Args:
@@ -215,12 +215,12 @@ def fit_score(simulated: ScoreInputs, *, seed: int = 0, epochs: int = _EPOCHS) -
     for layer in weights:
         layer.requires_grad = True
     optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=1e-3)
-    steps = epochs * math.ceil(len(simulated.statistic) / _BATCH)
+    steps = _EPOCHS * math.ceil(len(simulated.statistic) / _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     unit = (simulated.statistic - begin) / spread
     first, second, last = weights
     learning = ScoreMap(centre, scale, first, second, last, torch.zeros(2))
-    for _ in range(epochs):
+    for _ in range(_EPOCHS):
         for rows in torch.split(torch.randperm(len(unit), generator=generator), _BATCH):
             mean, log_spread = learning.moments(simulated.features[rows]).T
             u = (unit[rows] - mean) * (-log_spread).exp()

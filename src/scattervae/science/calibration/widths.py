@@ -29,15 +29,11 @@ Kinds = Int64[Tensor, " star"]
 
 
 class WidthLaw(NamedTuple):
-    r"""What the width of each latent is multiplied by: :math:`e^{a_k} w_k^{b_k}`, by which bands a star has.
+    r"""What the width of each latent is multiplied by: :math:`e^{a_k} w_k^{b_k}`, by which bands a star has."""
 
-    Attributes:
-        offset: :math:`a_k` of each kind of star, or one row for all; 0 leaves widths as they are, with a slope of 0.
-        slope: :math:`b_k`.
-    """
-
+    # :math:`a_k` of each kind of star, or one row for all; 0 leaves widths as they are, with a slope of 0
     offset: Float[Tensor, "kind latent"]
-    slope: Float[Tensor, "kind latent"]
+    slope: Float[Tensor, "kind latent"]  # :math:`b_k`
 
     def arrays(self, prefix: str) -> dict[str, Tensor]:
         """What is stored and hashed, by name."""
@@ -156,20 +152,14 @@ def encode(checkpoint: Checkpoint, inputs: Inputs) -> Posterior:
 
 
 class LatentCoverage(NamedTuple):
-    r"""How often latents fall where a posterior expects them.
+    r"""How often latents fall where a posterior expects them."""
 
-    Attributes:
-        per_latent: Share inside the central 68.27 % of each latent.
-        jointly: Share of :math:`(z - \mu)^T \Sigma^{-1} (z - \mu)` below the 68.27 % point of its
-            :math:`\chi^2` distribution.
-        mean_square: Mean of that form; the number of latents where widths are right.
-        n: Stars, or draws, that were counted.
-    """
-
-    per_latent: list[float]
+    per_latent: list[float]  # share inside the central 68.27 % of each latent
+    # share of :math:`(z - \mu)^T \Sigma^{-1} (z - \mu)` below the 68.27 % point of its :math:`\chi^2`
+    # distribution
     jointly: float
-    mean_square: float
-    n: int
+    mean_square: float  # mean of that form; the number of latents where widths are right
+    n: int  # stars, or draws, that were counted
 
 
 def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
@@ -188,7 +178,7 @@ def latent_coverage(posterior: Posterior, z: Latents) -> LatentCoverage:
 
 @torch.no_grad()
 def renoised_coverage(
-    checkpoint: Checkpoint, bright: Inputs, factor: float, *, n_repeats: int = 1, seed: int = 0
+    checkpoint: Checkpoint, bright: Inputs, factor: float, *, seed: int = 0
 ) -> LatentCoverage:
     r"""How often draws from stars' posteriors lie inside those of the same stars made fainter.
 
@@ -200,21 +190,13 @@ def renoised_coverage(
     with nothing to correct.
 
     Args:
-        checkpoint: The model.
-        bright: Real stars.
         factor: By how much all errors grow.
-        n_repeats: Faint stars made of each bright one.
-        seed: Of every random number.
     """
     generator = stream(seed, "renoise", str(factor))
-    posterior = encode(checkpoint, bright)
-    faint, draws = [], []
-    for _ in range(n_repeats):
-        draws.append(posterior.sample(generator))
-        faint.append(encode(checkpoint, renoised(bright, factor, generator)))
-    return latent_coverage(Posterior.concatenate(faint), torch.cat(draws))
+    draws = encode(checkpoint, bright).sample(generator)
+    return latent_coverage(encode(checkpoint, renoised(bright, factor, generator)), draws)
 
 
-def faint_coverage(checkpoint: Checkpoint, bright: Inputs, *, seed: int = 0) -> dict[float, LatentCoverage]:
+def faint_coverage(checkpoint: Checkpoint, bright: Inputs) -> dict[float, LatentCoverage]:
     """`renoised_coverage` for errors `FAINTER` times as large."""
-    return {factor: renoised_coverage(checkpoint, bright, factor, seed=seed) for factor in FAINTER}
+    return {factor: renoised_coverage(checkpoint, bright, factor) for factor in FAINTER}

@@ -47,21 +47,13 @@ def features(labels: ScaledLabels) -> Features:
 
 
 class Fit(NamedTuple):
-    """The polynomial and scatter of largest likelihood.
+    """The polynomial and scatter of largest likelihood."""
 
-    Attributes:
-        theta: The polynomial's coefficients.
-        scatter: Of each coefficient of the spectrum; 0 where errors explain it all.
-        n_clipped: Values (one coefficient of one star) that did not count in the last round.
-        n_rounds: Rounds of clipping; 1 where it was not asked for.
-        converged: The last round changed nothing more.
-    """
-
-    theta: Theta
-    scatter: PerCoeff
-    n_clipped: int
-    n_rounds: int
-    converged: bool
+    theta: Theta  # the polynomial's coefficients
+    scatter: PerCoeff  # of each coefficient of the spectrum; 0 where errors explain it all
+    n_clipped: int  # values (one coefficient of one star) that did not count in the last round
+    n_rounds: int  # rounds of clipping; 1 where it was not asked for
+    converged: bool  # the last round changed nothing more
 
 
 def fit_polynomial(

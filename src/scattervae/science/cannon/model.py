@@ -62,18 +62,15 @@ _FORMAT = 2  # 1 had no digests
 
 @dataclass(frozen=True)
 class LabelRange:
-    """Where the labels of the training stars lie.
+    """Where the labels of the training stars lie."""
 
-    Attributes:
-        mean: Of each label, in the label's unit; labels are scaled by it and `std`.
-        std: Standard deviation of each.
-        faces: Outward normal and offset of each face of the convex hull of the scaled labels.
-        corners: Scaled labels of training stars far from each other: starts for a search.
-    """
-
-    mean: Float64[np.ndarray, " label"]
-    std: Float64[np.ndarray, " label"]
+    mean: Float64[
+        np.ndarray, " label"
+    ]  # of each label, in the label's unit; labels are scaled by it and `std`
+    std: Float64[np.ndarray, " label"]  # standard deviation of each
+    # outward normal and offset of each face of the convex hull of the scaled labels
     faces: Float64[np.ndarray, "face side"]
+    # scaled labels of training stars far from each other: starts for a search
     corners: Float64[np.ndarray, "corner label"]
 
     @classmethod
@@ -116,16 +113,13 @@ class LabelRange:
 
 
 class CannonSettings(Settings):
-    """What the Cannon is fitted to; the defaults are Laroche & Speagle's labels and the plain model.
+    """What the Cannon is fitted to; the defaults are Laroche & Speagle's labels and the plain model."""
 
-    Attributes:
-        labels: Which labels, of `LABEL_NAMES`.
-        clip_sigma: The robust model: a value (one coefficient of one star) further than this from the model
-            does not count in its fit. Values and not stars, since every coefficient is a fit of its own.
-            Not below 3: there the cut starts to eat into a Gaussian's own scatter (1 % at 3).
-    """
-
+    # which labels, of `LABEL_NAMES`
     labels: tuple[str, ...] = Field(default=("teff", "logg", "fe_h"), min_length=1)
+    # the robust model: a value (one coefficient of one star) further than this from the model does not count in
+    # its fit. Values and not stars, since every coefficient is a fit of its own. Not below 3: there the cut
+    # starts to eat into a Gaussian's own scatter (1 % at 3).
     clip_sigma: float | None = Field(default=None, ge=3.0)
 
     @field_validator("labels")
@@ -143,46 +137,27 @@ class CannonSettings(Settings):
 
 @dataclass(frozen=True)
 class CannonCounts:
-    """How many of the stars that a Cannon was given it was trained on.
+    """How many of the stars that a Cannon was given it was trained on."""
 
-    Attributes:
-        given: All of them.
-        unusable: Dropped: a band, an error or the G flux is missing or bad, or a better twin is there.
-        unlabelled: Dropped: usable, but one of the labels is missing.
-        trained_on: All others.
-        clipped_values: Values (one coefficient of one star) that the robust fit left out.
-        rounds: Rounds of clipping; 1 where it was not asked for.
-    """
-
-    given: int
-    unusable: int
-    unlabelled: int
-    trained_on: int
-    clipped_values: int
-    rounds: int
+    given: int  # all of them
+    unusable: int  # dropped: a band, an error or the G flux is missing or bad, or a better twin is there
+    unlabelled: int  # dropped: usable, but one of the labels is missing
+    trained_on: int  # all others
+    clipped_values: int  # values (one coefficient of one star) that the robust fit left out
+    rounds: int  # rounds of clipping; 1 where it was not asked for
 
 
 @dataclass(frozen=True)
 class Cannon:
-    """A fitted Cannon: spectra from labels.
+    """A fitted Cannon: spectra from labels."""
 
-    Attributes:
-        settings: Its labels and the kind of fit.
-        normalization: From archive units to those of `theta` and `scatter`.
-        label_range: Scale and reach of the training labels.
-        theta: Coefficients of the polynomial in scaled labels.
-        scatter: Intrinsic scatter of each coefficient of the spectrum.
-        counts: Stars given, dropped and trained on.
-        provenance: Versions, digest of the data, seconds; readable JSON values.
-    """
-
-    settings: CannonSettings
-    normalization: Normalization
-    label_range: LabelRange
-    theta: Theta
-    scatter: PerCoeff
-    counts: CannonCounts
-    provenance: dict[str, Any]
+    settings: CannonSettings  # its labels and the kind of fit
+    normalization: Normalization  # from archive units to those of `theta` and `scatter`
+    label_range: LabelRange  # scale and reach of the training labels
+    theta: Theta  # coefficients of the polynomial in scaled labels
+    scatter: PerCoeff  # intrinsic scatter of each coefficient of the spectrum
+    counts: CannonCounts  # stars given, dropped and trained on
+    provenance: dict[str, Any]  # versions, digest of the data, seconds; readable JSON values
 
     @classmethod
     def fit(

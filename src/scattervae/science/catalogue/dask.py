@@ -50,7 +50,6 @@ def encode_partition(
 
     Args:
         partition: Stars, one a row, with the columns of a store or those that `SpectrumStore` knows in others'.
-        checkpoint: The model.
         keep: Columns to carry over, where the frame has them; LSDB needs those of the positions.
 
     Raises:

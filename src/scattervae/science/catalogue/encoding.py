@@ -230,8 +230,6 @@ def chunks_of(
     """The stars of a store, or of chunks, in their order and ready to be encoded.
 
     Args:
-        checkpoint: The model.
-        stars: The stars.
         known: What is known of all of them, beyond what their file or store says.
 
     Raises:

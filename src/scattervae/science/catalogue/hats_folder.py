@@ -73,7 +73,6 @@ def encode_store(
     another model or store is started afresh. Every engine writes the same bytes.
 
     Args:
-        checkpoint: The model.
         store: The stars: a store of ours, or a HATS catalogue of spectra.
         out: The folder; a catalogue that is there is replaced when the new one is whole.
         engine: Who does the work; `encode_here` where None.

@@ -56,9 +56,7 @@ def write_catalogue(
     rows of a star all but the first are flagged ``DUPLICATE``.
 
     Args:
-        checkpoint: The model.
         stars: A store, which is read by several threads, or the stars chunk by chunk.
-        out: The file.
         stars_digest: What identifies the stars: a partial catalogue of others is not gone on with. A store
             brings its own; without it a stopped run begins again.
         progress: Called with the number of stars done so far.
@@ -123,7 +121,6 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
     On an error the folder stays where a file that `done` matches is finished, and the input was not at fault.
 
     Args:
-        out: The output.
         identity: What it is made from and how; one without is always begun afresh.
         done: Pattern of the names of finished files.
 

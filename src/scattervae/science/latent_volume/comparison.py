@@ -40,24 +40,18 @@ GIANT_BELOW_LOGG = 3.5
 
 
 class VolumeSettings(Settings):
-    """How volumes are counted; sides of cells are in prior standard deviations.
+    """How volumes are counted; sides of cells are in prior standard deviations."""
 
-    Attributes:
-        pair_cell: Side of a cell in a pair of latents. A quarter is 2 to 15 times the median posterior standard
-            deviation of an active latent (0.02 to 0.13 for the recipe ``elbo``): a star's own uncertainty does not
-            spread over several cells.
-        full_cell: Side of a cell in the space of all active latents, where nine of ten cells of a quarter
-            hold no second star of a thousand, and their number would be little but the number of stars.
-        cells: Sides of the curve over cell sizes.
-        n_sizes: Points of the curve over the number of stars.
-        n_target: Number of stars that the paper extrapolates to: all of Gaia DR3.
-    """
-
+    # side of a cell in a pair of latents. A quarter is 2 to 15 times the median posterior standard deviation of
+    # an active latent (0.02 to 0.13 for the recipe ``elbo``): a star's own uncertainty does not spread over
+    # several cells.
     pair_cell: PositiveFloat = 0.25
+    # side of a cell in the space of all active latents, where nine of ten cells of a quarter hold no second
+    # star of a thousand, and their number would be little but the number of stars
     full_cell: PositiveFloat = 1.0
-    cells: tuple[PositiveFloat, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
-    n_sizes: PositiveInt = 8
-    n_target: PositiveInt = 220_000_000
+    cells: tuple[PositiveFloat, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)  # sides of the curve over cell sizes
+    n_sizes: PositiveInt = 8  # points of the curve over the number of stars
+    n_target: PositiveInt = 220_000_000  # number of stars that the paper extrapolates to: all of Gaia DR3
 
 
 @dataclass(frozen=True)
@@ -66,86 +60,55 @@ class Overlap:
 
     The paper's "cover 30 % more" can be read two ways; both are here, relative to the volume that labelled stars
     occupy, :math:`V_{sup}`.
-
-    Attributes:
-        n_labelled: Stars of the labelled set that are counted.
-        new: Volume occupied by unlabelled stars and not by labelled ones.
-        difference: :math:`(V_{unsup} - V_{sup}) / V_{sup}`; below 0 where the unlabelled occupy less.
-        new_by_size_alone: What `new` would be if the unlabelled stars were more stars of the labelled
-            population; None beyond twice the labelled stars.
-        share_new: Share of the unlabelled stars that lie in no cell of the labelled ones.
     """
 
-    n_labelled: int
-    new: Estimate
-    difference: Estimate
+    n_labelled: int  # stars of the labelled set that are counted
+    new: Estimate  # volume occupied by unlabelled stars and not by labelled ones
+    difference: Estimate  # :math:`(V_{unsup} - V_{sup}) / V_{sup}`; below 0 where the unlabelled occupy less
+    # what `new` would be if the unlabelled stars were more stars of the labelled population; None beyond twice
+    # the labelled stars
     new_by_size_alone: float | None
-    share_new: Estimate
+    share_new: Estimate  # share of the unlabelled stars that lie in no cell of the labelled ones
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """What the unlabelled set would add if it had `VolumeSettings.n_target` stars, over the labelled volume.
+    """What the unlabelled set would add if it had `VolumeSettings.n_target` stars, over the labelled volume."""
 
-    Attributes:
-        times_the_sample: That number over the unlabelled stars at hand.
-        linear: The paper's: `new` of all stars at hand, times `times_the_sample`. Every star is taken to open
-            as many new cells as the first ones did.
-        corrected: From the numbers of cells with one and with two stars. A lower bound.
-        reliable: Whether `times_the_sample` is within what the corrected one can be trusted for (2).
-    """
-
-    times_the_sample: float
+    times_the_sample: float  # that number over the unlabelled stars at hand
+    # the paper's: `new` of all stars at hand, times `times_the_sample`. Every star is taken to open as many new
+    # cells as the first ones did.
     linear: float
-    corrected: Estimate
-    reliable: bool
+    corrected: Estimate  # from the numbers of cells with one and with two stars. A lower bound.
+    reliable: bool  # whether `times_the_sample` is within what the corrected one can be trusted for (2)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Both sets in some of the latents.
+    """Both sets in some of the latents."""
 
-    Attributes:
-        latents: Which, counted from 0.
-        cell: Side of a cell.
-        as_given: All stars of both sets: the paper's comparison. Read it beside `new_by_size_alone`.
-        equal_n: As many stars of each.
-        resolved: Whether at least half of either population lives in cells its stars have seen; volumes mean little
-            more than numbers of stars elsewhere.
-        extrapolation: To all of Gaia.
-        over_n: At equal numbers, from few to all of the smaller set.
-        over_cell: At equal numbers, over cell sizes: side and result.
-    """
-
-    latents: tuple[int, ...]
-    cell: float
-    as_given: Overlap
-    equal_n: Overlap
+    latents: tuple[int, ...]  # which, counted from 0
+    cell: float  # side of a cell
+    as_given: Overlap  # all stars of both sets: the paper's comparison. Read it beside `new_by_size_alone`.
+    equal_n: Overlap  # as many stars of each
+    # whether at least half of either population lives in cells its stars have seen; volumes mean little more
+    # than numbers of stars elsewhere
     resolved: bool
-    extrapolation: Extrapolation
-    over_n: tuple[Overlap, ...]
-    over_cell: tuple[tuple[float, Overlap], ...]
+    extrapolation: Extrapolation  # to all of Gaia
+    over_n: tuple[Overlap, ...]  # at equal numbers, from few to all of the smaller set
+    over_cell: tuple[tuple[float, Overlap], ...]  # at equal numbers, over cell sizes: side and result
 
 
 @dataclass(frozen=True)
 class VolumeComparison:
-    """The labelled and the unlabelled stars in every pair of active latents, and in all of them.
+    """The labelled and the unlabelled stars in every pair of active latents, and in all of them."""
 
-    Attributes:
-        n_labelled: Stars of the labelled set with finite latents.
-        n_unlabelled: The same of the unlabelled set.
-        settings: How volumes were counted.
-        pairs: Every pair of active latents.
-        full: All active latents.
-        selection: What was taken for unlabelled, where no second set was given.
-    """
-
-    n_labelled: int
-    n_unlabelled: int
-    settings: VolumeSettings
-    pairs: tuple[Projection, ...]
-    full: Projection
-    selection: str | None = None
+    n_labelled: int  # stars of the labelled set with finite latents
+    n_unlabelled: int  # the same of the unlabelled set
+    settings: VolumeSettings  # how volumes were counted
+    pairs: tuple[Projection, ...]  # every pair of active latents
+    full: Projection  # all active latents
+    selection: str | None = None  # what was taken for unlabelled, where no second set was given
 
 
 @dataclass(frozen=True)

@@ -122,19 +122,12 @@ def richness_at(counts: CellCounts, n: int | float, *, n_stars: int | None = Non
 
 @dataclass(frozen=True)
 class Frequencies:
-    """What unseen-species estimators need of a sample; expected numbers where it is a subsample.
+    """What unseen-species estimators need of a sample; expected numbers where it is a subsample."""
 
-    Attributes:
-        seen: Cells that hold a star.
-        once: Cells that hold one.
-        twice: Cells that hold two.
-        n_stars: Stars in the sample.
-    """
-
-    seen: float
-    once: float
-    twice: float
-    n_stars: int
+    seen: float  # cells that hold a star
+    once: float  # cells that hold one
+    twice: float  # cells that hold two
+    n_stars: int  # stars in the sample
 
     @property
     def asymptote(self) -> float:

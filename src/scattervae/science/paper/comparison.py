@@ -43,30 +43,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """One quantitative claim of a paper beside its number on the stars at hand.
+    """One quantitative claim of a paper beside its number on the stars at hand."""
 
-    Attributes:
-        id: Name for programs; `title` is that for people.
-        paper: What the paper says, with its number.
-        measured: The number here; None where it cannot be had.
-        interval: Its 95 % interval.
-        verdict: ``holds``, ``does not hold``, ``depends on ...`` or ``not testable here``.
-        note: What to conclude from it.
-        details: Tables behind the number.
-        tested: Recipe and loss of the network that was tested; empty where there is none in it.
-        as_printed: The number and the verdict of a network trained with the paper's loss as printed; None where that
-            was not tried, or is what was tested.
-    """
-
-    id: str
+    id: str  # name for programs; `title` is that for people
     title: str
-    paper: str
-    measured: float | None
-    interval: tuple[float, float] | None
-    verdict: str
-    note: str
-    details: tuple[Table, ...] = field(default=())
-    tested: str = ""
+    paper: str  # what the paper says, with its number
+    measured: float | None  # the number here; None where it cannot be had
+    interval: tuple[float, float] | None  # its 95 % interval
+    verdict: str  # ``holds``, ``does not hold``, ``depends on ...`` or ``not testable here``
+    note: str  # what to conclude from it
+    details: tuple[Table, ...] = field(default=())  # tables behind the number
+    tested: str = ""  # recipe and loss of the network that was tested; empty where there is none in it
+    # the number and the verdict of a network trained with the paper's loss as printed; None where that was not
+    # tried, or is what was tested
     as_printed: "Outcome | None" = None
 
     @classmethod
@@ -116,21 +105,15 @@ _Z68, _Z95 = 1.0, 1.959963984540054
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's predictions of stars beside what was observed.
+    """A model's predictions of stars beside what was observed."""
 
-    Attributes:
-        z: Normalised errors: residual over error and scatter in quadrature.
-        scatter: Intrinsic scatter, in training standard deviations.
-        nll: Negative log-likelihood of each star, nats, without the constant with ln 2 pi.
-        crps: Continuous ranked probability score of each star, mean over coefficients, in training standard
-            deviations; lower is better, and no scatter can be bought with it.
-        rms: Root mean square residual of each star, in training standard deviations: raw accuracy, without scatter.
-    """
-
-    z: CoeffArray
-    scatter: CoeffArray
-    nll: StarArray
+    z: CoeffArray  # normalised errors: residual over error and scatter in quadrature
+    scatter: CoeffArray  # intrinsic scatter, in training standard deviations
+    nll: StarArray  # negative log-likelihood of each star, nats, without the constant with ln 2 pi
+    # continuous ranked probability score of each star, mean over coefficients, in training standard deviations;
+    # lower is better, and no scatter can be bought with it
     crps: StarArray
+    # root mean square residual of each star, in training standard deviations: raw accuracy, without scatter
     rms: StarArray
 
     @property
@@ -154,25 +137,17 @@ class Cannons:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """The scores of each model on the same stars.
+    """The scores of each model on the same stars."""
 
-    Attributes:
-        labels: Of the fully labelled, usable stars of the test fold.
-        normalization: What "training standard deviations" means for all models.
-        scores: Each model's, by its name.
-        cannon_scatter: The plain Cannon's one scatter for each coefficient.
-        extrapolated: Stars outside the convex hull of the Cannon's training labels.
-        divergence: Of each star's posterior from the prior [nat]: what the lower bound adds to drawn latents' NLL.
-        incomplete: The network's, at the posterior mean, on the usable test stars that the Cannon cannot score for
-            want of a label.
-    """
-
-    labels: StellarLabels
-    normalization: Normalization
-    scores: Mapping[str, Scores]
-    cannon_scatter: CoeffVector
-    extrapolated: StarMask
+    labels: StellarLabels  # of the fully labelled, usable stars of the test fold
+    normalization: Normalization  # what "training standard deviations" means for all models
+    scores: Mapping[str, Scores]  # each model's, by its name
+    cannon_scatter: CoeffVector  # the plain Cannon's one scatter for each coefficient
+    extrapolated: StarMask  # stars outside the convex hull of the Cannon's training labels
+    # of each star's posterior from the prior [nat]: what the lower bound adds to drawn latents' NLL
     divergence: StarArray
+    # the network's, at the posterior mean, on the usable test stars that the Cannon cannot score for want of a
+    # label
     incomplete: Scores
 
     def __len__(self) -> int:

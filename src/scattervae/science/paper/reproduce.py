@@ -69,7 +69,6 @@ def reproduce(
         unlabelled: A second set, for latent volumes.
         recipe: The network's.
         stage: Called with what is being done.
-        progress: Called with each epoch's record.
 
     Raises:
         DataError: Too few fully labelled stars.

@@ -29,22 +29,18 @@ PerQuantity = Float64[np.ndarray, " quantity"]
 
 
 class Significance(Settings):
-    """What is called a finding.
+    """What is called a finding."""
 
-    Attributes:
-        level: The false-discovery rate: the share of false ones to expect among the findings.
-        dependence: ``positive`` is Benjamini & Hochberg's procedure, valid for quantities that are
-            independent or positively dependent; ``any`` is Benjamini & Yekutieli's, valid for all, which
-            asks of 343 wavelengths p-values 6.4 times smaller.
-        n_permutations: Rearrangements of the stars, at least; more are made where one quantity alone could
-            otherwise never be a finding.
-        seed: Of the rearrangements.
-    """
-
+    # the false-discovery rate: the share of false ones to expect among the findings
     level: float = Field(default=0.05, gt=0.0, lt=1.0)
+    # ``positive`` is Benjamini & Hochberg's procedure, valid for quantities that are independent or positively
+    # dependent; ``any`` is Benjamini & Yekutieli's, valid for all, which asks of 343 wavelengths p-values 6.4
+    # times smaller
     dependence: Literal["positive", "any"] = "positive"
+    # rearrangements of the stars, at least; more are made where one quantity alone could otherwise never be a
+    # finding
     n_permutations: PositiveInt = 9999
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of the rearrangements
 
     def enough_permutations(self, n_quantities: int) -> int:
         """So many that the smallest possible p-value, 1 / (n + 1), can be a finding by itself."""
@@ -58,29 +54,18 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Contrast:
-    """Mean of group A less mean of group B, quantity by quantity.
+    """Mean of group A less mean of group B, quantity by quantity."""
 
-    Attributes:
-        difference: In `unit`.
-        standard_error: Of the difference.
-        low: Lower end of the 95 % interval of each quantity by itself; `high` is the upper.
-        p_value: Of no difference, two-sided, by rearranging the stars.
-        q_value: The smallest false-discovery rate at which the quantity is a finding.
-        found: True where `q_value` is at most the level asked for.
-        n_a: Stars of A; `n_b` are those of B.
-        unit: Of the quantities.
-    """
-
-    difference: PerQuantity
-    standard_error: PerQuantity
-    low: PerQuantity
+    difference: PerQuantity  # in `unit`
+    standard_error: PerQuantity  # of the difference
+    low: PerQuantity  # lower end of the 95 % interval of each quantity by itself; `high` is the upper
     high: PerQuantity
-    p_value: PerQuantity
-    q_value: PerQuantity
-    found: Bool[np.ndarray, " quantity"]
-    n_a: int
+    p_value: PerQuantity  # of no difference, two-sided, by rearranging the stars
+    q_value: PerQuantity  # the smallest false-discovery rate at which the quantity is a finding
+    found: Bool[np.ndarray, " quantity"]  # true where `q_value` is at most the level asked for
+    n_a: int  # stars of A; `n_b` are those of B
     n_b: int
-    unit: str
+    unit: str  # of the quantities
 
     @property
     def n_found(self) -> int:

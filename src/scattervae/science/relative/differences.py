@@ -36,15 +36,10 @@ LatentMatrix = Float64[np.ndarray, "latent latent"]
 
 
 class EnergyTest(NamedTuple):
-    """How far apart two distributions are as a whole, and whether chance could do it.
+    """How far apart two distributions are as a whole, and whether chance could do it."""
 
-    Attributes:
-        distance: Energy distance; 0 for equal distributions, and with few stars above it for any.
-        p_value: Of equal distributions, by rearranging the stars; too large rather than too small for
-            matched groups.
-    """
-
-    distance: float
+    distance: float  # energy distance; 0 for equal distributions, and with few stars above it for any
+    # of equal distributions, by rearranging the stars; too large rather than too small for matched groups
     p_value: float
 
 
@@ -53,16 +48,11 @@ class LatentDifference:
     """The difference between two groups as a distribution in the latent space; latents have no unit.
 
     The difference of the groups' means is Gaussian with mean `means.difference` and covariance `covariance`.
-
-    Attributes:
-        means: Latent by latent.
-        covariance: Of the difference of means, between latents; posterior widths are included.
-        energy: Of the posterior means' distributions as a whole, which may differ at equal means.
     """
 
-    means: Contrast
-    covariance: LatentMatrix
-    energy: EnergyTest
+    means: Contrast  # latent by latent
+    covariance: LatentMatrix  # of the difference of means, between latents; posterior widths are included
+    energy: EnergyTest  # of the posterior means' distributions as a whole, which may differ at equal means
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,6 @@ def compare_sets(
     """How two sets of stars differ: in the latent space, in coefficients and in flux.
 
     Args:
-        model: The scatter VAE.
         spectra: The stars of A and of B; no star may be in both.
         labels: Labels of any of them.
         match_on: Covariates on which stars are paired (`covariates_of`); none takes the sets as they are.

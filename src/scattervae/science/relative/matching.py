@@ -51,40 +51,26 @@ class Covariates:
 class Balance:
     """How alike two groups are in each covariate; below 0.1 is commonly called balanced.
 
-    Attributes:
-        before: Standardised mean differences, A less B, of all stars that have covariates.
-        after: The same of the pairs, divided by the same standard deviations.
-        median_gap: Median absolute difference within a pair, in the covariate's own unit.
-
     Source:
         Stuart (2010), Statistical Science 25, 1, sect. 3.1 (bounds) and 4.1 (the same divisor twice).
     """
 
     names: tuple[str, ...]
-    before: PerCovariate
-    after: PerCovariate
-    median_gap: PerCovariate
+    before: PerCovariate  # standardised mean differences, A less B, of all stars that have covariates
+    after: PerCovariate  # the same of the pairs, divided by the same standard deviations
+    median_gap: PerCovariate  # median absolute difference within a pair, in the covariate's own unit
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Pairs of stars with like covariates, and the stars that found no partner.
+    """Pairs of stars with like covariates, and the stars that found no partner."""
 
-    Attributes:
-        groups: The pairs; no star is in two.
-        n_unmatched_a: Stars of A with covariates and without a partner within the caliper.
-        n_unmatched_b: The same of B.
-        n_incomplete: Stars of both groups that lack a covariate or cannot be used.
-        balance: How alike the groups were and are.
-        caliper: The largest Mahalanobis distance allowed within a pair.
-    """
-
-    groups: Groups
-    n_unmatched_a: int
-    n_unmatched_b: int
-    n_incomplete: int
-    balance: Balance
-    caliper: float
+    groups: Groups  # the pairs; no star is in two
+    n_unmatched_a: int  # stars of A with covariates and without a partner within the caliper
+    n_unmatched_b: int  # the same of B
+    n_incomplete: int  # stars of both groups that lack a covariate or cannot be used
+    balance: Balance  # how alike the groups were and are
+    caliper: float  # the largest Mahalanobis distance allowed within a pair
 
     @property
     def n_pairs(self) -> int:

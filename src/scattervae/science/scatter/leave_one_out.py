@@ -28,19 +28,12 @@ _Derivatives = Float[Tensor, "star coeff latent"]
 
 @dataclass(frozen=True)
 class Residuals:
-    """Coefficients less what a model expected, in training standard deviations; NaN where it predicted none.
+    """Coefficients less what a model expected, in training standard deviations; NaN where it predicted none."""
 
-    Attributes:
-        residuals: Observed less expected at the mean of the latents given the other coefficients.
-        errors: Published errors of the coefficients.
-        scatter: The model's scatter, root mean square over the latents' posterior.
-        latent_variance: What the latents' posterior adds to the squared residual.
-    """
-
-    residuals: CoeffArray
-    errors: CoeffArray
-    scatter: CoeffArray
-    latent_variance: CoeffArray
+    residuals: CoeffArray  # observed less expected at the mean of the latents given the other coefficients
+    errors: CoeffArray  # published errors of the coefficients
+    scatter: CoeffArray  # the model's scatter, root mean square over the latents' posterior
+    latent_variance: CoeffArray  # what the latents' posterior adds to the squared residual
 
     @property
     def variance(self) -> CoeffArray:

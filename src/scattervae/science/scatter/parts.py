@@ -29,20 +29,15 @@ _SMALLEST_OWN = 0.1
 
 
 class ScatterSettings(Settings):
-    """How finely k and a are resolved.
+    """How finely k and a are resolved."""
 
-    Attributes:
-        g_edges: Limits of the bins of G.
-        order_edges: The first order of each group but the first, in either band, counted from 0.
-        n_types: Regions of the latent space, by k-means.
-        fewest_stars: A bin with fewer is dropped.
-        rounds: Each after the first fits the latents with the k and a of the one before (k where it is above 1).
-    """
-
+    # limits of the bins of G
     g_edges: tuple[float, ...] = (5.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 20.0)
+    # the first order of each group but the first, in either band, counted from 0
     order_edges: tuple[PositiveInt, ...] = (5, 10, 20, 35)
-    n_types: PositiveInt = 6
-    fewest_stars: PositiveInt = 50
+    n_types: PositiveInt = 6  # regions of the latent space, by k-means
+    fewest_stars: PositiveInt = 50  # a bin with fewer is dropped
+    # each after the first fits the latents with the k and a of the one before (k where it is above 1)
     rounds: PositiveInt = 3
 
 
@@ -59,29 +54,20 @@ class OrderGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class ScatterParts:
-    """Errors and own scatter separated.
+    """Errors and own scatter separated."""
 
-    Attributes:
-        separation: Both factors, by group, and by bin of G or type.
-        groups: The groups of orders.
-        n_stars: Stars in each bin of G.
-        median_g: Their median G; NaN in a bin without stars.
-        spread: Root mean square of the residuals over what the model expects with k = a = 1, by group and bin.
-        error_share: Share of the published variance in what the model expects so, by group and bin.
-        n_usable: Usable stars, in a bin or not.
-    """
-
-    separation: Separation
-    groups: tuple[OrderGroup, ...]
-    n_stars: Int64[np.ndarray, " cell"]
-    median_g: Float64[np.ndarray, " cell"]
+    separation: Separation  # both factors, by group, and by bin of G or type
+    groups: tuple[OrderGroup, ...]  # the groups of orders
+    n_stars: Int64[np.ndarray, " cell"]  # stars in each bin of G
+    median_g: Float64[np.ndarray, " cell"]  # their median G; NaN in a bin without stars
+    # root mean square of the residuals over what the model expects with k = a = 1, by group and bin
     spread: PerCell
-    error_share: PerCell
-    n_usable: int
+    error_share: PerCell  # share of the published variance in what the model expects so, by group and bin
+    n_usable: int  # usable stars, in a bin or not
 
 
 def separate_scatter(
-    model: Checkpoint, spectra: Spectra, *, settings: ScatterSettings | None = None, seed: int = 0
+    model: Checkpoint, spectra: Spectra, *, settings: ScatterSettings | None = None
 ) -> ScatterParts:
     """k on the published errors and a on the own scatter, from the usable ones of these stars.
 
@@ -90,7 +76,7 @@ def separate_scatter(
     transits averages out. A network that sees errors knows how bright a star is, and its scatter can hold part of
     what k should: so k is a lower estimate where the model was trained on the same errors.
 
-    Residuals of stars that the model was trained on are too small: give others. `seed` is that of the types.
+    Residuals of stars that the model was trained on are too small: give others.
 
     Raises:
         DataError: No bin of G has enough stars.
@@ -100,7 +86,7 @@ def separate_scatter(
     g_mag = np.asarray(g_mag_of(stars.g_flux))
     error_cell = _bins_of_g(g_mag, settings)
     groups, columns = order_groups(model.normalization, settings.order_edges)
-    own_cell = _types(model, stars, settings.n_types, seed)
+    own_cell = _types(model, stars, settings.n_types)
     inputs = model.normalization.apply(stars)
     k, a = (torch.ones_like(inputs.x, dtype=torch.float64) for _ in range(2))
     for _ in range(settings.rounds):
@@ -150,11 +136,11 @@ def _bins_of_g(g_mag: StarArray, settings: ScatterSettings) -> StarCells:
     return cell
 
 
-def _types(model: Checkpoint, stars: Spectra, n_types: int, seed: int) -> StarCells:
+def _types(model: Checkpoint, stars: Spectra, n_types: int) -> StarCells:
     if n_types == 1:
         return np.zeros(len(stars), dtype=np.int64)
     z = model.encode(stars).mean.double().numpy()
-    label = kmeans2(z, n_types, minit="++", seed=numpy_stream(seed, "types"))[1]
+    label = kmeans2(z, n_types, minit="++", seed=numpy_stream(0, "types"))[1]
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
 

@@ -25,46 +25,37 @@ _CLIP_PASSES = 3
 _STEPS = 200
 _TOLERANCE = 1e-7
 _TINY = 1e-300
+_TWO_SIDED_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Factors:
-    """What a standard deviation is to be multiplied by, in each group of coefficients and cell of stars.
+    """What a standard deviation is to be multiplied by, in each group of coefficients and cell of stars."""
 
-    Attributes:
-        squared: Estimate of the square, 0 or more; NaN in a cell without residuals.
-        sd: Its standard deviation, from how scores vary between stars.
-    """
-
-    squared: PerCell
-    sd: PerCell
+    squared: PerCell  # estimate of the square, 0 or more; NaN in a cell without residuals
+    sd: PerCell  # its standard deviation, from how scores vary between stars
 
     @property
     def value(self) -> PerCell:
         """The factor itself."""
         return np.asarray(np.sqrt(self.squared))
 
-    def bounds(self, n_sd: float = 1.96) -> tuple[PerCell, PerCell]:
-        """Lower and upper limit of the factor: 95 % where `n_sd` is 1.96."""
-        low = np.sqrt(np.maximum(self.squared - n_sd * self.sd, 0.0))
-        return low, np.sqrt(np.maximum(self.squared + n_sd * self.sd, 0.0))
+    def bounds(self) -> tuple[PerCell, PerCell]:
+        """Lower and upper limit of the factor, 95 % between them."""
+        low = np.sqrt(np.maximum(self.squared - _TWO_SIDED_95 * self.sd, 0.0))
+        return low, np.sqrt(np.maximum(self.squared + _TWO_SIDED_95 * self.sd, 0.0))
 
 
 @dataclass(frozen=True)
 class Separation:
-    """Variance separated.
+    """Variance separated."""
 
-    Attributes:
-        error: k, on the published errors, by group and brightness cell.
-        own: a, on the model's scatter, by group and type cell.
-        confusion: Correlation of each k with the a of its group that it is most confused with, from -1 to 0: near
-            -1 the data give only a sum of the two.
-        clipped: Residuals dropped as further than the clip from all that the fit allows, by group.
-    """
-
-    error: Factors
-    own: Factors
+    error: Factors  # k, on the published errors, by group and brightness cell
+    own: Factors  # a, on the model's scatter, by group and type cell
+    # correlation of each k with the a of its group that it is most confused with, from -1 to 0: near -1 the
+    # data give only a sum of the two
     confusion: PerCell
+    # residuals dropped as further than the clip from all that the fit allows, by group
     clipped: Int64[np.ndarray, " group"]
 
 

@@ -66,17 +66,12 @@ _FIRST = (
 
 
 class Observed(NamedTuple):
-    """Spectra of a page's stars, as the model sees them.
+    """Spectra of a page's stars, as the model sees them."""
 
-    Attributes:
-        x: Coefficients in training standard deviations, NaN where missing, also for stars that are not there.
-        errors: Their errors, same units; infinite or NaN where missing.
-        g_flux: G flux [electron/s].
-    """
-
+    # coefficients in training standard deviations, NaN where missing, also for stars that are not there
     x: Float32[np.ndarray, "star coeff"]
-    errors: Float32[np.ndarray, "star coeff"]
-    g_flux: np.ndarray
+    errors: Float32[np.ndarray, "star coeff"]  # their errors, same units; infinite or NaN where missing
+    g_flux: np.ndarray  # G flux [electron/s]
 
     @property
     def known(self) -> StarMask:
@@ -91,20 +86,13 @@ class Observed(NamedTuple):
 
 @dataclass(frozen=True)
 class ExplorerPage:
-    """A page that explores the latent space; it shows itself in a notebook.
+    """A page that explores the latent space; it shows itself in a notebook."""
 
-    Attributes:
-        content: The whole HTML file.
-        n_stars: Stars on the map.
-        n_all: Stars of the catalogue.
-        n_spectra: Stars whose observed spectra are in the page.
-        coeff_loss: What rounding changes 99.9 % of the coefficients by at most, in their measurement errors.
-    """
-
-    content: str
-    n_stars: int
-    n_all: int
-    n_spectra: int
+    content: str  # the whole HTML file
+    n_stars: int  # stars on the map
+    n_all: int  # stars of the catalogue
+    n_spectra: int  # stars whose observed spectra are in the page
+    # what rounding changes 99.9 % of the coefficients by at most, in their measurement errors
     coeff_loss: float
 
     @cached_property

@@ -35,19 +35,12 @@ FEW = 12
 
 @dataclass(frozen=True)
 class Column:
-    """Values of all stars.
+    """Values of all stars."""
 
-    Attributes:
-        name: As the catalogue has it.
-        values: Float64 with NaN where missing, or text with "" where missing.
-        unit: Of the values; empty for pure numbers.
-        description: What it is.
-    """
-
-    name: str
-    values: Shaped[np.ndarray, " star"]
-    unit: str = ""
-    description: str = ""
+    name: str  # as the catalogue has it
+    values: Shaped[np.ndarray, " star"]  # float64 with NaN where missing, or text with "" where missing
+    unit: str = ""  # of the values; empty for pure numbers
+    description: str = ""  # what it is
 
     @property
     def is_text(self) -> bool:
@@ -55,21 +48,15 @@ class Column:
 
 
 class Sample(NamedTuple):
-    """Which rows of a catalogue a page shows.
+    """Which rows of a catalogue a page shows."""
 
-    Attributes:
-        rows: In the order of a weighted draw: the first n are a sample of n themselves.
-        weights: How many stars of the catalogue each stands for.
-        n_all: Rows of the catalogue.
-        components: Principal axes of the latents, the longest first, one a row.
-        centre: Mean of the latents.
-    """
-
+    # in the order of a weighted draw: the first n are a sample of n themselves
     rows: Int64[np.ndarray, " star"]
-    weights: Float64[np.ndarray, " star"]
-    n_all: int
+    weights: Float64[np.ndarray, " star"]  # how many stars of the catalogue each stands for
+    n_all: int  # rows of the catalogue
+    # principal axes of the latents, the longest first, one a row
     components: Float64[np.ndarray, "axis latent"]
-    centre: Float64[np.ndarray, " latent"]
+    centre: Float64[np.ndarray, " latent"]  # mean of the latents
 
     def take(self, order: Int64[np.ndarray, " star"]) -> "Sample":
         """The same stars in another order."""
@@ -150,7 +137,7 @@ def model_of(path: Path) -> str | None:
     return None
 
 
-def sample_of(path: Path, n_latent: int, n: int, *, seed: int = 0) -> Sample:
+def sample_of(path: Path, n_latent: int, n: int) -> Sample:
     r"""A sample of at most `n` stars in which rare places of the latent space are shown.
 
     A star in a cell of m stars is drawn in proportion to :math:`1 / \sqrt{m}`: sequential Poisson sampling keeps the n
@@ -174,7 +161,7 @@ def sample_of(path: Path, n_latent: int, n: int, *, seed: int = 0) -> Sample:
     cell = np.concatenate(cells) if cells else np.empty(0, dtype=np.int64)
     _, where, counts = np.unique(cell, return_inverse=True, return_counts=True)
     wish = 1.0 / np.sqrt(counts[where])
-    keys = numpy_stream(seed, "explorer").random(len(cell)) / wish
+    keys = numpy_stream(0, "explorer").random(len(cell)) / wish
     rows = np.argsort(keys)[:n]
     weights = np.ones(len(rows)) if n >= n_all else np.maximum(wish.sum() / (n * wish[rows]), 1.0)
     weights *= n_all / max(weights.sum(), 1.0)
