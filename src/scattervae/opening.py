@@ -25,11 +25,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def require_local(path: str | Path) -> None:
-    """Refuse an address: files are read many times, and in parts, from where they lie.
-
-    Raises:
-        DataError: It begins as https:// or s3:// do.
-    """
+    """Refuse an address: files are read many times, and in parts, from where they lie."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path).lower()):
         raise DataError(f"{path}: an address, and only files on this machine are read; download it first")
 
@@ -160,11 +156,7 @@ def require_file(path: Path) -> int:
 
 
 def open_file(path: Path) -> OpenFile:
-    """The bytes of a file, unpacked if they are gzipped.
-
-    Raises:
-        DataError: The path is no file.
-    """
+    """The bytes of a file, unpacked if they are gzipped."""
     budget = Budget(require_file(path))
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP

@@ -103,9 +103,6 @@ def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
 
     On real stars G agrees with the catalogue to 0.02 mag. A faint star's value may be negative.
 
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
-
     Source:
         GaiaXPy's system ``Gaia_DR3_Vega``; Gaia Collaboration, Montegriffo et al. (2023), arXiv:2206.06215.
     """
@@ -124,11 +121,7 @@ def _band_flux(spectra: Spectra, band: str) -> StarArray:
 
 
 def band_weights(basis: Basis, band: str) -> CoeffVector:
-    """What each coefficient adds to the flux in G, BP or RP, all with the zero point of G [electron/s].
-
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
-    """
+    """What each coefficient adds to the flux in G, BP or RP, all with the zero point of G [electron/s]."""
     return _band_weights(require_known(basis).model, band)
 
 
@@ -271,9 +264,6 @@ def catalogue_g_flux(spectra: Spectra) -> StarArray:
 
     `g_flux_from_coeffs`, corrected by `BY_G` and `BY_COLOUR` where the basis is DR3's: then right to 0.001 mag in the
     median at any G from 5 to 15 and any colour, with a spread of 0.0036 mag.
-
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
     """
     flux = g_flux_from_coeffs(spectra)
     if not is_corrected(spectra.basis):

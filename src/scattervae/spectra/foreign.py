@@ -68,11 +68,7 @@ class ForeignColumns:
 
     @staticmethod
     def of(schema: pa.Schema, where: Path) -> "ForeignColumns":
-        """The columns of a catalogue.
-
-        Raises:
-            StoreError: A column is missing; names what was found.
-        """
+        """The columns of a catalogue."""
         leaf_of: dict[str, str] = {}
         for leaf in leaves(schema):
             leaf_of.setdefault(leaf.rpartition(".")[2], leaf)
@@ -231,11 +227,7 @@ def is_partition_file(path: Path) -> bool:
 
 
 def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionFile:
-    """The stars of a file that `is_partition_file`.
-
-    Raises:
-        StoreError: It cannot be read, or no star has coefficients of both bands.
-    """
+    """The stars of a file that `is_partition_file`."""
     try:
         table = read_table(path, budget=Budget(require_file(path)))
     except UNREADABLE as error:

@@ -82,9 +82,6 @@ def pixel_centres(source_id: SourceIds) -> tuple[StarArray, StarArray]:
 
     Corners lie up to 53 arcsec from it; a star that has moved out of its pixel is further off (Barnard's: 157 arcsec).
 
-    Raises:
-        StoreError: A source_id is no identifier of Gaia's.
-
     Source:
         Gaia DR3 documentation, sect. 20.1.1, ``source_id``.
     """
@@ -210,11 +207,7 @@ class HatsFolder:
 
 
 def require_in_pixel(file: Path, footer: pq.FileMetaData, partition: Partition) -> None:
-    """Refuse a file whose own statistics say that it is of another pixel, as one that was swapped or copied over is.
-
-    Raises:
-        StoreError: It is.
-    """
+    """Refuse a file whose own statistics say that it is of another pixel, as one that was swapped or copied over is."""
     if SPATIAL_INDEX not in footer.schema.names:
         return
     column = footer.schema.names.index(SPATIAL_INDEX)
@@ -348,9 +341,6 @@ def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None 
         file: The open file.
         budget: What reading it may cost.
         leaves: Dotted names of columns, without the parts that parquet puts below lists; all columns where None.
-
-    Raises:
-        DataError: It is out of proportion to the size of the file.
     """
     for group in map(file.metadata.row_group, range(file.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -381,13 +371,7 @@ def read_groups(
 def read_table(
     source: Path | pa.NativeFile, columns: Sequence[str] | None = None, *, budget: Budget | None = None
 ) -> pa.Table:
-    """The rows of a whole file, as `read_groups` reads them.
-
-    Raises:
-        DataError: It costs more than the budget allows.
-        OSError: It cannot be opened.
-        pa.ArrowException: It is no parquet file.
-    """
+    """The rows of a whole file, as `read_groups` reads them."""
     with open_parquet(source) as file:
         if budget is not None:
             spend_on(file, budget, columns)

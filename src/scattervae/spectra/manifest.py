@@ -151,9 +151,6 @@ class Journal:
 
     Args:
         folder: The store.
-
-    Raises:
-        StoreError: A line is damaged.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -58,11 +58,7 @@ class FluxRatios:
         return self.basis
 
     def ratios(self, chunks: Iterable[Spectra | StoredSpectra]) -> Iterator[Ratios]:
-        """Ratios in one buffer, as many stars at a time.
-
-        Raises:
-            DataError: There is no usable star, or one of another basis, or fewer coefficients than asked for.
-        """
+        """Ratios in one buffer, as many stars at a time."""
         reach = None
         for chunk in self._full_chunks(chunks):
             low, high = reach = reach or _reach(chunk.values)

@@ -51,11 +51,7 @@ class NormalizationSettings(Settings):
     clip_sigma: PositiveFloat | None = None
 
     def columns(self, basis: Basis) -> Int64[np.ndarray, " coeff"]:
-        """Which of the basis's coefficients are used.
-
-        Raises:
-            DataError: More are asked for than there are.
-        """
+        """Which of the basis's coefficients are used."""
         n_bp, n_rp = self.n_bp or basis.n_bp, self.n_rp or basis.n_rp
         if n_bp > basis.n_bp or n_rp > basis.n_rp:
             raise DataError(f"{n_bp} BP and {n_rp} RP coefficients asked for, but the spectra have {basis}")
@@ -173,11 +169,7 @@ class Normalization:
 
     @classmethod
     def read(cls, path: Path, basis: Basis) -> "Normalization":
-        """What `write` wrote, of this basis.
-
-        Raises:
-            CheckpointError: It cannot be read, or is no normalization of this basis.
-        """
+        """What `write` wrote, of this basis."""
         stored = read_tensors(path)
         try:
             return cls.of(basis, stored.arrays, **dict(_Counts.model_validate(stored.notes)))
@@ -283,11 +275,7 @@ class Normalization:
         return inputs
 
     def require_basis(self, basis: Basis) -> None:
-        """Refuse stars of another basis than the model's; warn, once a run, of those that do not name theirs.
-
-        Raises:
-            DataError: They are of another.
-        """
+        """Refuse stars of another basis than the model's; warn, once a run, of those that do not name theirs."""
         if not basis.agrees_with(self.basis):
             raise DataError(
                 f"spectra of {basis}, but the model was trained on {self.basis} and reads no others; "

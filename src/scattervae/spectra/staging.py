@@ -60,11 +60,7 @@ class SeenIds:
             self._sources.append(lambda: source_id)
 
     def add_file(self, path: Path) -> None:
-        """Add those of a parquet file, by the statistics of its column source_id.
-
-        Raises:
-            StoreError: The file is gone, or no parquet file.
-        """
+        """Add those of a parquet file, by the statistics of its column source_id."""
         footer = read_footer(path)
         column = footer.schema.names.index("source_id")
         for group in range(footer.num_row_groups):

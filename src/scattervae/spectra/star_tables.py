@@ -240,11 +240,7 @@ class SeveralBasesError(DataError):
 
 
 def parse_ids(text: str) -> BasisIds:
-    """The ids that ``56+57`` names.
-
-    Raises:
-        DataError: It names none.
-    """
+    """The ids that ``56+57`` names."""
     parts = text.split("+")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise DataError(f"--basis {text!r}: expected the ids of BP and RP, as in 56+57 of Gaia DR3")
@@ -286,9 +282,6 @@ def check_taken(
         n_taken: Their number.
         others: Stars of other bases.
         wanted: What was asked for.
-
-    Raises:
-        SeveralBasesError: So it is.
     """
     if wanted is not None and n_taken == 0 and others:
         most, n_most = others.most_common(1)[0]

@@ -75,9 +75,6 @@ def require_form(out: Path, *, folders: bool = False) -> None:
     Args:
         out: The name.
         folders: A name without a suffix is that of a HATS catalogue.
-
-    Raises:
-        DataError: It ends in something else.
     """
     if out.suffix in SUFFIXES or (folders and not out.suffix):
         return
@@ -192,11 +189,7 @@ def _convert(parquet: Path, partial: Path, out: Path) -> None:
 
 
 def write_table(table: pa.Table, out: Path) -> None:
-    """Write a table in the form of the suffix of `out`, whole or not at all.
-
-    Raises:
-        DataError: As `written_table`.
-    """
+    """Write a table in the form of the suffix of `out`, whole or not at all."""
     with written_table(out) as partial, parquet_writer(partial, table.schema) as writer:
         writer.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
 
@@ -218,11 +211,7 @@ class TableFace(Shown, ABC):
         return str(self.table.slice(0, _ROWS_SHOWN).to_pandas()._repr_html_()) + super()._repr_html_()
 
     def column(self, name: str) -> np.ndarray:
-        """One column as numpy has it.
-
-        Raises:
-            DataError: There is none of this name.
-        """
+        """One column as numpy has it."""
         if name not in self.table.column_names:
             raise DataError(f"no column {name}; there are {', '.join(self.table.column_names)}")
         return _values(name, self.table[name])

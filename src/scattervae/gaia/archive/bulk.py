@@ -75,11 +75,7 @@ class Plan:
         return sum(task.n_bytes is None for task in self.tasks)
 
     def check_space(self) -> None:
-        """Refuse to begin what cannot be finished: the disk must hold all that is missing and 1 % + 100 MiB.
-
-        Raises:
-            FetchError: It does not.
-        """
+        """Refuse to begin what cannot be finished: the disk must hold all that is missing and 1 % + 100 MiB."""
         missing = sum(max((task.n_bytes or 0) - task.n_present, 0) for task in self.tasks)
         if not missing:
             return

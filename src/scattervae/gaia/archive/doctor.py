@@ -107,11 +107,7 @@ def _absence(url: str) -> str | None:
 
 
 class Examination:
-    """Asks the archive about one release; every answer is a finding, and so is every refusal.
-
-    Raises:
-        FetchError: The release's `archive_url` is no web address.
-    """
+    """Asks the archive about one release; every answer is a finding, and so is every refusal."""
 
     def __init__(self, release: Release, *, patience: Patience | None = None) -> None:
         self.release = release

@@ -92,11 +92,7 @@ class Services:
         self._columns: dict[str, dict[str, str]] = {}
 
     def ids_of(self, adql: str) -> SourceIds:
-        """The source_ids that a query finds, each once, in its order.
-
-        Raises:
-            FetchError: The archive refuses the query, or it gives no column source_id.
-        """
+        """The source_ids that a query finds, each once, in its order."""
 
         def found() -> SourceIds:
             table = self._rows(adql, passing=PASSING_STATUSES - {500})

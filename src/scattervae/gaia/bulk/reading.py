@@ -324,10 +324,6 @@ def open_table(
 
     The basis is the one asked for, else that of most of the first 32 lines, or of those of the first lines after
     them that have the band at all.
-
-    Raises:
-        DataError: The file cannot be opened or has no columns of spectra.
-        BrokenFileError: It is broken before the header ends.
     """
     header, lines = read_header(path)
     columns = pick(header.names, bulk_columns(correlations=correlations))

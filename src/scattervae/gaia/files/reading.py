@@ -138,9 +138,6 @@ def read_labels_file(path: str | Path) -> StellarLabels:
 
     APOGEE's allStar and astroNN's catalogue of it are known by their columns, and cut as their makers do (`ALLSTARS`);
     a FITS table may be larger than memory.
-
-    Raises:
-        DataError: The file cannot be opened, is damaged, or holds no labels.
     """
     labels = (name for pair in LABEL_COLUMNS for name in pair)
     with located(path):
@@ -152,9 +149,6 @@ def read_sources_file(path: str | Path, *, release: DataRelease = DR3) -> Source
     """What a file of any kind has of ``gaia_source``, with or without spectra; one row a star.
 
     Designations of another release are refused.
-
-    Raises:
-        DataError: The file cannot be opened, is damaged, or holds no positions.
     """
     with located(path):
         columns = _read_columns(Path(path), frozenset((*SOURCE_ID_NAMES, *SOURCE_COLUMNS)))
@@ -165,9 +159,6 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
     """The source_ids in a file, in its order: one a line, or in the identifier's column of a table of any kind.
 
     One may also read as the archive's designation does, Gaia DR3 5853498713190525696; another release's is refused.
-
-    Raises:
-        DataError: The file cannot be opened, is damaged, or holds no identifiers.
     """
     path = Path(path)
     with located(path):

@@ -58,11 +58,7 @@ _EXPECTED = "expected csv, ecsv, FITS, VOTable, avro, HDF5, parquet, feather, np
 
 
 def recognise(stream: BufferedIOBase) -> Kind:
-    """The kind of a file; the stream is left at its start.
-
-    Raises:
-        DataError: The file is empty or of no kind that holds spectra.
-    """
+    """The kind of a file; the stream is left at its start."""
     head = stream.read(_KIND_BYTES)
     stream.seek(0)
     for signature, kind in _SIGNATURES.items():
