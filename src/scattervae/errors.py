@@ -1,6 +1,6 @@
 """The errors a user of scattervae can meet; the command line prints each as one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from typing import SupportsIndex
@@ -10,6 +10,13 @@ def counted(n: SupportsIndex, noun: str, plural: str | None = None) -> str:
     """A number, of Python or numpy, with its noun, for messages: 1 star, 2,000 stars."""
     number = index(n)
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of many names, for messages, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    found = ", ".join(name[:40] for name in names[:8]) or "none"
+    return f"{' '.join(found.split())}{more}"
 
 
 class ScatterVaeError(Exception):

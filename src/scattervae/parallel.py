@@ -73,9 +73,7 @@ def thread_pool(
     """A pool whose threads finish what they are at and begin nothing new when the block ends.
 
     Args:
-        threads: How many.
         on_error: Called first where the block fails, as at Ctrl-C, to end what the threads are at.
-        options: As ``ThreadPoolExecutor`` has them.
     """
     pool = ThreadPoolExecutor(threads, **options)
     try:

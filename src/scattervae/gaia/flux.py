@@ -18,17 +18,12 @@ _CHUNK = 2048  # stars whose 2 x 1485 correlations are in float64 at once: 49 MB
 
 @dataclass(frozen=True)
 class Design:
-    """What turns coefficients into flux, ``flux = matrix @ coeffs`` [W m^-2 nm^-1].
+    """What turns coefficients into flux, ``flux = matrix @ coeffs`` [W m^-2 nm^-1]."""
 
-    Attributes:
-        grid_nm: Wavelengths, 336 to 1020 nm in steps of 2 nm.
-        matrix: Both bands' functions, each weighted by its share where BP and RP overlap (636 to 642 nm).
-        alone: The functions unweighted, NaN outside the band: for a star that has only one band.
-    """
-
-    grid_nm: Wavelengths
+    grid_nm: Wavelengths  # wavelengths, 336 to 1020 nm in steps of 2 nm
+    # both bands' functions, each weighted by its share where BP and RP overlap (636 to 642 nm)
     matrix: FluxMatrix
-    alone: FluxMatrix
+    alone: FluxMatrix  # the functions unweighted, NaN outside the band: for a star that has only one band
 
 
 @dataclass(frozen=True)

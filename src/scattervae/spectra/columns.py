@@ -42,23 +42,15 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredSpectra:
-    """Stars of one row group, in its order.
+    """Stars of one row group, in its order."""
 
-    Attributes:
-        source_id: Gaia's identifier.
-        coeffs: Coefficients as published, BP then RP, NaN where missing [electron/s in the store's basis].
-        errors: One standard deviation of each, same units.
-        g_flux: Mean flux in the G band [electron/s], NaN where unknown.
-        g_flux_source: `scattervae.spectra.spectra.GFluxSource` of each star.
-        flags: Bits of `scattervae.spectra.spectra.Flag`.
-    """
-
-    source_id: SourceIds
+    source_id: SourceIds  # Gaia's identifier
+    # coefficients as published, BP then RP, NaN where missing [electron/s in the store's basis]
     coeffs: CoeffArray32
-    errors: CoeffArray32
-    g_flux: StarArray
-    g_flux_source: StarFlags
-    flags: StarFlags
+    errors: CoeffArray32  # one standard deviation of each, same units
+    g_flux: StarArray  # mean flux in the G band [electron/s], NaN where unknown
+    g_flux_source: StarFlags  # `scattervae.spectra.spectra.GFluxSource` of each star
+    flags: StarFlags  # Bits of `scattervae.spectra.spectra.Flag`
 
     def __len__(self) -> int:
         return len(self.source_id)
@@ -104,13 +96,7 @@ def flag_legend(flags: type[MeaningfulFlag] = Flag) -> str:
 def store_schema(
     *, correlations: bool, positions: Positions = Positions.PIXEL_CENTRES, quality: Collection[str] = ()
 ) -> pa.Schema:
-    """The schema of a store's partitions; labels and quality columns are null where a star has none.
-
-    Args:
-        correlations: With the correlations of the coefficients.
-        positions: Where ra and dec come from.
-        quality: Which of `QUALITY_COLUMNS` to have.
-    """
+    """The schema of a store's partitions; labels and quality columns are null where a star has none."""
     fields = [
         described(SPATIAL_INDEX, pa.int64(), "", "HEALPix pixel of order 29 (nested) of ra and dec"),
         described("source_id", pa.int64(), "", "Gaia source identifier"),

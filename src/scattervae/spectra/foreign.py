@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
 from scattervae.arrays import StarArray, StarMask
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import DataError, StoreError, shortened
 from scattervae.opening import Budget, require_file
 from scattervae.spectra.columns import (
     BANDS,
@@ -52,19 +52,12 @@ _OPTIONAL = tuple(f"{band}_{name}" for band in BANDS for name in ("n_relevant_ba
 
 @dataclass(frozen=True)
 class ForeignColumns:
-    """Where a catalogue's columns are.
+    """Where a catalogue's columns are."""
 
-    Attributes:
-        source_id: The column of identifiers; numbers, or text as the MultimodalUniverse has it.
-        g_flux: The column of mean G flux [electron/s].
-        joined: True where one list holds BP and RP.
-        leaf_of: Dotted name in the schema of every column that is read, by its own name.
-    """
-
-    source_id: str
-    g_flux: str
-    joined: bool
-    leaf_of: Mapping[str, str]
+    source_id: str  # the column of identifiers; numbers, or text as the MultimodalUniverse has it
+    g_flux: str  # the column of mean G flux [electron/s]
+    joined: bool  # true where one list holds BP and RP
+    leaf_of: Mapping[str, str]  # dotted name in the schema of every column that is read, by its own name
 
     @staticmethod
     def of(schema: pa.Schema, where: Path) -> "ForeignColumns":
@@ -83,7 +76,7 @@ class ForeignColumns:
         )
         if source_id is None or g_flux is None or lacking:
             raise StoreError(
-                f"{where}: a HATS catalogue with columns {_shortened(schema.names)}, but without "
+                f"{where}: a HATS catalogue with columns {shortened(schema.names)}, but without "
                 f"{' and '.join(lacking)}; `scattervae ingest` its parquet files where the G flux is to be inferred"
             )
         wanted = {source_id, g_flux, *(_JOINED if joined else _APART), *_OPTIONAL, *label_columns()}
@@ -198,10 +191,6 @@ def _matrix(column: pa.ChunkedArray, width: int) -> _Matrix:
     flat = pc.list_flatten(column.filter(pa.array(whole))).cast(pa.float64()).fill_null(np.nan)
     values[whole] = flat.to_numpy().reshape(-1, width)
     return _Matrix(values, ~whole & (lengths > 0))
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 _MAGIC = b"PAR1"

@@ -5,7 +5,7 @@ Source:
     ``hats`` package writes and checks the properties.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -114,10 +114,7 @@ def finish_catalogue(
     Their digests go to ``digests.json``. The same arguments over the same files give the same bytes.
 
     Args:
-        folder: The catalogue.
         schema: That of every partition; ``_healpix_29``, ``ra`` and ``dec`` among its columns.
-        partitions: All of them, in any order.
-        positions: Where ra and dec come from.
         notes: Further properties, as ``{"obs_ack": "..."}``.
         unchanged: Partitions whose files are those that the folder's ``digests.json`` is of.
     """
@@ -152,21 +149,13 @@ def finish_catalogue(
 
 @dataclass(frozen=True)
 class HatsFolder:
-    """What a HATS catalogue says of itself.
+    """What a HATS catalogue says of itself."""
 
-    Attributes:
-        path: The folder, of its main table where the catalogue is a collection of tables.
-        partitions: Its partitions in the order of ``_healpix_29``.
-        schema: The columns of every partition.
-        properties: Everything in ``hats.properties``.
-        positions: Where ra and dec come from.
-    """
-
-    path: Path
-    partitions: tuple[Partition, ...]
-    schema: pa.Schema
-    properties: Mapping[str, str]
-    positions: Positions
+    path: Path  # the folder, of its main table where the catalogue is a collection of tables
+    partitions: tuple[Partition, ...]  # its partitions in the order of ``_healpix_29``
+    schema: pa.Schema  # the columns of every partition
+    properties: Mapping[str, str]  # everything in ``hats.properties``
+    positions: Positions  # where ra and dec come from
 
     @staticmethod
     def is_catalogue(folder: str | Path) -> bool:
@@ -208,16 +197,18 @@ class HatsFolder:
 
 def require_in_pixel(file: Path, footer: pq.FileMetaData, partition: Partition) -> None:
     """Refuse a file whose own statistics say that it is of another pixel, as one that was swapped or copied over is."""
-    if SPATIAL_INDEX not in footer.schema.names:
-        return
-    column = footer.schema.names.index(SPATIAL_INDEX)
     first, beyond = partition.index_range
+    if any(not first <= low <= high < beyond for _, low, high in ranges_in(footer, SPATIAL_INDEX)):
+        raise StoreError(f"{file}: holds stars of another pixel than its name says; put its own file back")
+
+
+def ranges_in(footer: pq.FileMetaData, name: str) -> Iterator[tuple[int, int, int]]:
+    """Each row group with the lowest and the highest value of a column in it, where the file states them."""
+    columns = [index for index, own in enumerate(footer.schema.names) if own == name][:1]
     for group in range(footer.num_row_groups):
-        seen = footer.row_group(group).column(column).statistics
-        if seen is not None and seen.has_min_max and not first <= seen.min <= seen.max < beyond:
-            raise StoreError(
-                f"{file}: holds stars of another pixel than its name says; put its own file back"
-            )
+        for stated in (footer.row_group(group).column(column).statistics for column in columns):
+            if stated is not None and stated.has_min_max:
+                yield group, stated.min, stated.max
 
 
 def _main_table(folder: Path) -> Path:
@@ -338,8 +329,6 @@ def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None 
     """Count what reading columns takes, before it is done: a run of equal values is a few bytes in the file.
 
     Args:
-        file: The open file.
-        budget: What reading it may cost.
         leaves: Dotted names of columns, without the parts that parquet puts below lists; all columns where None.
     """
     for group in map(file.metadata.row_group, range(file.num_row_groups)):

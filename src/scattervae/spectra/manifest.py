@@ -66,19 +66,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a store, and what their stars have in common.
+    """The files of a store, and what their stars have in common."""
 
-    Attributes:
-        basis: The basis of all stars; like `positions` and `release` None where there is no star.
-        positions: Where their positions come from.
-        release: The data release of all stars; None also where it was not noted.
-        entries: What became of each file, in the order in which they were given.
-    """
-
+    # the basis of all stars; like `positions` and `release` None where there is no star
     basis: Basis | None = None
-    positions: Positions | None = None
-    release: DataRelease | None = None
-    entries: tuple[FileEntry, ...] = ()
+    positions: Positions | None = None  # where their positions come from
+    release: DataRelease | None = None  # the data release of all stars; None also where it was not noted
+    entries: tuple[FileEntry, ...] = ()  # what became of each file, in the order in which they were given
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -148,9 +142,6 @@ class Journal:
     """Entries that the manifest does not have yet, on disk as soon as they are noted.
 
     Its first line names the manifest it continues: once a newer one is written, the journal is void.
-
-    Args:
-        folder: The store.
     """
 
     def __init__(self, folder: Path) -> None:

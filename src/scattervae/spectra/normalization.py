@@ -37,17 +37,12 @@ _NO_SPREAD = 1e-12  # of the mean: what rounding leaves of the standard deviatio
 
 
 class NormalizationSettings(Settings):
-    """How coefficients are chosen and scaled; the defaults are the paper's.
+    """How coefficients are chosen and scaled; the defaults are the paper's."""
 
-    Attributes:
-        n_bp: Use only the first so many BP coefficients; all where None.
-        n_rp: The same for RP.
-        clip_sigma: Leave values further than so many standard deviations from the mean out of the
-            statistics (the stars stay); off where None. In real data a coefficient reaches 139 of them.
-    """
-
-    n_bp: PositiveInt | None = None
-    n_rp: PositiveInt | None = None
+    n_bp: PositiveInt | None = None  # use only the first so many BP coefficients; all where None
+    n_rp: PositiveInt | None = None  # the same for RP
+    # leave values further than so many standard deviations from the mean out of the statistics (the stars
+    # stay); off where None. In real data a coefficient reaches 139 of them
     clip_sigma: PositiveFloat | None = None
 
     def columns(self, basis: Basis) -> Int64[np.ndarray, " coeff"]:
@@ -259,8 +254,6 @@ class Normalization:
         Both kinds of stars give the same bits where their coefficients are the same numbers.
 
         Args:
-            stars: The stars.
-            dtype: Of what comes back.
             quick: As `apply_to` has it.
             gaps: Keep stars with a missing band or bad coefficients, as an encoder that sees errors can have them.
 
@@ -298,8 +291,6 @@ class Normalization:
         Finite numbers are held inside `LARGEST_INPUT`.
 
         Args:
-            stars: Stars of the basis of this normalization.
-            rows: Which of them.
             inputs: As many rows as are written.
             quick: Compute in float32, which takes a third of the time and rounds to some 1e-6.
             gaps: As `apply` has it.

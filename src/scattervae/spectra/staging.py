@@ -31,6 +31,7 @@ from scattervae.spectra.hats import (
     open_parquet,
     parquet_writer,
     partition_name,
+    ranges_in,
     read_footer,
     read_groups,
     read_table,
@@ -61,11 +62,8 @@ class SeenIds:
 
     def add_file(self, path: Path) -> None:
         """Add those of a parquet file, by the statistics of its column source_id."""
-        footer = read_footer(path)
-        column = footer.schema.names.index("source_id")
-        for group in range(footer.num_row_groups):
-            statistics = footer.row_group(group).column(column).statistics
-            self._ranges.append((statistics.min, statistics.max))
+        for group, low, high in ranges_in(read_footer(path), "source_id"):
+            self._ranges.append((low, high))
             self._sources.append(partial(self._group, path, group))
 
     def holds(self, source_id: SourceIds) -> StarMask:
@@ -85,27 +83,17 @@ def _read_group(path: Path, group: int) -> SourceIds:
 
 @dataclass(frozen=True)
 class StagedStars:
-    """One file's stars as a parquet file of the staging folder, in the sky's order within each row group.
+    """One file's stars as a parquet file of the staging folder, in the sky's order within each row group."""
 
-    Attributes:
-        path: The parquet file; there is none where no star was kept.
-        basis: Basis of its coefficients; like `positions` and `release` None where it holds no star.
-        n_rows: Stars given.
-        n_duplicates: Stars dropped since they were flagged ``DUPLICATE`` or came a second time.
-        n_kept: Stars written.
-        flags: Stars written with each flag, by the flag's name.
-        positions: Where its positions come from.
-        release: The data release of its stars; None where that is not known.
-    """
-
-    path: Path
+    path: Path  # the parquet file; there is none where no star was kept
+    # basis of its coefficients; like `positions` and `release` None where it holds no star
     basis: Basis | None = None
-    n_rows: int = 0
-    n_duplicates: int = 0
-    n_kept: int = 0
-    flags: dict[str, int] = field(default_factory=dict)
-    positions: Positions | None = None
-    release: DataRelease | None = None
+    n_rows: int = 0  # stars given
+    n_duplicates: int = 0  # stars dropped since they were flagged ``DUPLICATE`` or came a second time
+    n_kept: int = 0  # stars written
+    flags: dict[str, int] = field(default_factory=dict)  # stars written with each flag, by the flag's name
+    positions: Positions | None = None  # where its positions come from
+    release: DataRelease | None = None  # the data release of its stars; None where that is not known
 
     def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedStars":
         """The same with more stars."""
@@ -281,12 +269,6 @@ def partitions_of(
     The same as ``hats.pixel_math.generate_alignment``, but from the cells that hold rows alone (that one walks over
     all of the sky, in four seconds at order 10, for a store of any size), and a cell too full for a partition stays
     whole.
-
-    Args:
-        pixels: Cells of the sky that hold rows, each once.
-        counts: Rows in each.
-        order: HEALPix order of the cells.
-        rows_a_partition: Most rows of a partition.
     """
     found: list[Partition] = []
     for k in range(order + 1):
@@ -314,7 +296,6 @@ def write_partitions(
     Args:
         folder: Where ``Norder=K`` folders go.
         files: Parquet files in which each row group is sorted by ``_healpix_29``.
-        partitions: The partitions of all rows in the files.
         schema: The columns of every partition, null where a file lacks one.
         unchanged: Files that hold a partition as it is to be; they are linked.
     """
@@ -343,13 +324,11 @@ class _RowGroups:
     """The row groups of many files, found by the range of ``_healpix_29`` that each covers."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        found: list[tuple[int, int, int, int]] = []
-        for number, path in enumerate(files):
-            footer = read_footer(path)
-            column = footer.schema.names.index(SPATIAL_INDEX)
-            for group in range(footer.num_row_groups):
-                covered = footer.row_group(group).column(column).statistics
-                found.append((number, group, covered.min, covered.max))
+        found = [
+            (number, *covered)
+            for number, path in enumerate(files)
+            for covered in ranges_in(read_footer(path), SPATIAL_INDEX)
+        ]
         self._files = files
         self._file, self._group, self._low, self._high = np.array(found, dtype=np.int64).reshape(-1, 4).T
 

@@ -43,18 +43,13 @@ Table = TypeVar("Table", bound="StarTable")
 
 @dataclass(frozen=True)
 class DataRelease:
-    """What one data release means by its identifiers, positions and magnitudes.
+    """What one data release means by its identifiers, positions and magnitudes."""
 
-    Attributes:
-        name: As in designations: DR3.
-        epoch: Reference epoch of its positions [Julian year].
-        ids_hold_pixels: True where a source_id is documented to begin with an order-12 nested HEALPix pixel.
-        g_zero_point: VEGAMAG zero point of G: flux [electron/s] = 10**(0.4 (zero point - G)); None where not known.
-    """
-
-    name: str
-    epoch: float
+    name: str  # as in designations: DR3
+    epoch: float  # reference epoch of its positions [Julian year]
+    # true where a source_id is documented to begin with an order-12 nested HEALPix pixel
     ids_hold_pixels: bool
+    # VEGAMAG zero point of G: flux [electron/s] = 10**(0.4 (zero point - G)); None where not known
     g_zero_point: float | None = None
 
     def __str__(self) -> str:
@@ -205,15 +200,10 @@ _MOST_BASES = 16  # looked for in one file; a damaged one may seem to have thous
 
 
 class StatedBand(NamedTuple):
-    """What each row of a file names as the basis of one band.
+    """What each row of a file names as the basis of one band."""
 
-    Attributes:
-        sizes: Number of coefficients, 0 where the band is missing.
-        ids: Identifier of the basis functions, -1 where the row names none.
-    """
-
-    sizes: Int64[np.ndarray, " star"]
-    ids: Int64[np.ndarray, " star"]
+    sizes: Int64[np.ndarray, " star"]  # number of coefficients, 0 where the band is missing
+    ids: Int64[np.ndarray, " star"]  # Identifier of the basis functions, -1 where the row names none
 
 
 class OfBasis(NamedTuple):
@@ -254,8 +244,6 @@ def sort_by_basis(bp: StatedBand, rp: StatedBand, wanted: Basis | BasisIds | Non
     band for one of any whose band it has. Rows without coefficients are of none.
 
     Args:
-        bp: What the rows say of BP.
-        rp: What they say of RP.
         wanted: The basis to take, though no row may be of it; where only its ids are given, the rows give its sizes.
     """
     rows = np.stack([bp.sizes, bp.ids, rp.sizes, rp.ids], axis=1)
@@ -275,14 +263,7 @@ def sort_by_basis(bp: StatedBand, rp: StatedBand, wanted: Basis | BasisIds | Non
 def check_taken(
     taken: Basis, n_taken: int, others: Counter[Basis], wanted: Basis | BasisIds | None = None
 ) -> None:
-    """Refuse a file of which no star is of the basis that was asked for, or, where none was, of which not most are.
-
-    Args:
-        taken: The basis of the stars that were taken.
-        n_taken: Their number.
-        others: Stars of other bases.
-        wanted: What was asked for.
-    """
+    """Refuse a file of which no star is of the basis that was asked for, or, where none was, of which not most are."""
     if wanted is not None and n_taken == 0 and others:
         most, n_most = others.most_common(1)[0]
         asked = f"basis {wanted[0]}+{wanted[1]}" if isinstance(wanted, tuple) else str(wanted)

@@ -73,7 +73,6 @@ def require_form(out: Path, *, folders: bool = False) -> None:
     """Refuse, before any work, a name whose suffix says no form that tables are written in.
 
     Args:
-        out: The name.
         folders: A name without a suffix is that of a HATS catalogue.
     """
     if out.suffix in SUFFIXES or (folders and not out.suffix):
@@ -120,8 +119,6 @@ def result_table(
 
     Args:
         columns: Unit, description and values of each, by name; rows of a matrix become lists.
-        notes: What it says of its making.
-        double: Columns that stay float64.
     """
     fields, arrays = [], []
     for name, (unit, text, values) in columns.items():

@@ -54,19 +54,13 @@ ALONE = Rank(0, 1)
 
 
 class Window(NamedTuple):
-    """Stars of one stretch of an epoch, to be taken in the epoch's order.
+    """Stars of one stretch of an epoch, to be taken in the epoch's order."""
 
-    Attributes:
-        end: Index in the epoch behind the stretch's last star.
-        indices: Where in the epoch the stars of this process stand, rising; all of the stretch for one.
-        rows: Which row of `inputs` each of them is.
-        inputs: These stars; their memory is written over when the window after next is asked for.
-    """
-
-    end: int
+    end: int  # index in the epoch behind the stretch's last star
+    # where in the epoch the stars of this process stand, rising; all of the stretch for one
     indices: Int64[Tensor, " star"]
-    rows: Int64[Tensor, " star"]
-    inputs: Inputs
+    rows: Int64[Tensor, " star"]  # which row of `inputs` each of them is
+    inputs: Inputs  # these stars; their memory is written over when the window after next is asked for
 
     def between(self, begin: int, end: int) -> tuple[Int64[Tensor, " star"], Inputs]:
         """Indices and stars from `begin` to before `end`, in memory of their own."""
@@ -76,26 +70,17 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class ChosenStars:
-    """Those stars of a store that one wants, such as those to train on.
+    """Those stars of a store that one wants, such as those to train on."""
 
-    Attributes:
-        source: The store.
-        keep: Says which stars of a row group are wanted.
-        n_kept: How many of each row group they are.
-        normalization: From archive units to the model's inputs.
-        gaps: Whether a missing band is a gap to the model, as in `Normalization.apply`.
-        threads: How many row groups are read at a time.
-        window: Stars that are mixed with each other; the last window of an epoch is no smaller than others.
-        spare: Memory of windows that nobody uses at present, kept for the next epoch.
-    """
-
-    source: RowGroupSource
-    keep: Keep
-    n_kept: Int64[np.ndarray, " row_group"]
-    normalization: Normalization
-    gaps: bool = False
-    threads: int = _THREADS
+    source: RowGroupSource  # the store
+    keep: Keep  # says which stars of a row group are wanted
+    n_kept: Int64[np.ndarray, " row_group"]  # how many of each row group they are
+    normalization: Normalization  # from archive units to the model's inputs
+    gaps: bool = False  # whether a missing band is a gap to the model, as in `Normalization.apply`
+    threads: int = _THREADS  # how many row groups are read at a time
+    # stars that are mixed with each other; the last window of an epoch is no smaller than others
     window: int = WINDOW_STARS
+    # memory of windows that nobody uses at present, kept for the next epoch
     spare: list[Inputs] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
@@ -117,8 +102,6 @@ class ChosenStars:
         """Every star once, in an order that is the epoch's own; the next window is read meanwhile.
 
         Args:
-            seed: The run's.
-            epoch: Another epoch, another order.
             first: Leave out the windows that end before this star of the epoch.
             rank: Which stars of each window to read.
         """

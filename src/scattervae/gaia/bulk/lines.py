@@ -39,25 +39,17 @@ class BrokenFileError(DataError):
             a checksum comes only after what it vouches for, so any row of the file may be wrong.
     """
 
-    def __init__(self, path: Path, what: str, *, trusted: bool, n_rows: int = 0) -> None:
-        worth = "" if trusted else ", of which any may be wrong"
-        super().__init__(f"{path}: {what}, after {n_rows} whole rows{worth}; download it again")
-        self.path = path
-        self.what = what
-        self.trusted = trusted
-        self.n_rows = n_rows
+    def __init__(self, path: Path, what: str, trusted: bool, n_rows: int = 0) -> None:  # noqa: FBT001 - as pickle calls it
+        super().__init__(path, what, trusted, n_rows)
+        self.path, self.what, self.trusted, self.n_rows = path, what, trusted, n_rows
+
+    def __str__(self) -> str:
+        worth = "" if self.trusted else ", of which any may be wrong"
+        return f"{self.path}: {self.what}, after {self.n_rows} whole rows{worth}; download it again"
 
     def after(self, n_rows: int) -> "BrokenFileError":
         """The same, once it is known how many rows had been read."""
-        return BrokenFileError(self.path, self.what, trusted=self.trusted, n_rows=n_rows)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _broken_file, (self.path, self.what, self.trusted, self.n_rows)
-
-
-def _broken_file(path: Path, what: str, trusted: bool, n_rows: int) -> BrokenFileError:  # noqa: FBT001
-    """The error as it was in the process that raised it."""
-    return BrokenFileError(path, what, trusted=trusted, n_rows=n_rows)
+        return BrokenFileError(self.path, self.what, self.trusted, n_rows)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray, StarFlags, StarMask
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, counted, shortened
 from scattervae.gaia.facts import (
     ANY_SOURCE_ID,
     BANDS,
@@ -134,7 +134,7 @@ def _check_columns(columns: Columns) -> None:
     if not columns.source_id_name:
         lacking.insert(0, ANY_SOURCE_ID)
     raise DataError(
-        f"holds no spectra: columns {_shortened(columns.names)}; lacks {', '.join(lacking)} "
+        f"holds no spectra: columns {shortened(columns.names)}; lacks {', '.join(lacking)} "
         f"(or {' and '.join(SAMPLED_COLUMNS)} for sampled spectra){_hint(columns)}"
     )
 
@@ -142,7 +142,7 @@ def _check_columns(columns: Columns) -> None:
 def require_columns(columns: Columns, lack: str, *, there: bool = True, more: str = "") -> None:
     """Refuse a table without an identifier, or without what else is needed."""
     if not columns.source_id_name or not there:
-        found = _shortened(columns.names)
+        found = shortened(columns.names)
         raise DataError(f"{lack}: columns {found}; expected {ANY_SOURCE_ID}{more}{_hint(columns)}")
 
 
@@ -152,12 +152,6 @@ def _hint(columns: Columns) -> str:
     if columns.source_id_name or not index:
         return ""
     return "; they seem to be in the index, which has no name: call it source_id (frame.index.name) and write again"
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    found = ", ".join(name[:40] for name in names[:8]) or "none"
-    return f"{' '.join(found.split())}{more}"
 
 
 def _check_rows(

@@ -24,24 +24,16 @@ _NAMES = ("sampling", "pos", "wavelength")  # as GaiaXPy's writers, its file bes
 class SampledSpectra:
     """Stars as flux on a common wavelength grid.
 
-    Attributes:
-        source_id: Gaia's identifier.
-        flux: Externally calibrated flux [W m^-2 nm^-1], NaN where missing.
-        errors: One standard deviation of each, same units.
-        grid_nm: Wavelengths [nm].
-        g_flux: Mean flux in the G band [electron/s], NaN where the table has none.
-        flags: Bits of `Flag`; a star without a complete spectrum has `Flag.BAD_COEFFS`.
-
     Source:
         Gaia archive, table ``gaiadr3.xp_sampled_mean_spectrum``.
     """
 
-    source_id: SourceIds
-    flux: FluxArray
-    errors: FluxArray
-    grid_nm: Wavelengths
-    g_flux: StarArray
-    flags: StarFlags
+    source_id: SourceIds  # Gaia's identifier
+    flux: FluxArray  # externally calibrated flux [W m^-2 nm^-1], NaN where missing
+    errors: FluxArray  # one standard deviation of each, same units
+    grid_nm: Wavelengths  # wavelengths [nm]
+    g_flux: StarArray  # mean flux in the G band [electron/s], NaN where the table has none
+    flags: StarFlags  # Bits of `Flag`; a star without a complete spectrum has `Flag.BAD_COEFFS`
 
     def __len__(self) -> int:
         return len(self.source_id)
