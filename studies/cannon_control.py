@@ -27,8 +27,7 @@ from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from studies import arguments
 from studies.cannon_labels import infer_labels
 
-A_K_RANGE = (-0.1, 5.0)
-NAMES = (*LABEL_NAMES, "A_K", "BP - RP")
+NAMES = (*LABEL_NAMES, "BP - RP")
 SETS = (("teff", "logg", "fe_h"), NAMES[:4], NAMES[:5], NAMES)
 
 
@@ -74,14 +73,12 @@ def labels_and_colours(source_id: SourceIds, labels: StellarLabels) -> LabelArra
     with fits.open(demo_file()) as file:
         table = file[1].data
         ids = table["gaiaedr3_source_id"].astype(np.int64)
-        a_k = table["ak_targ"].astype(np.float64)
         colour = (table["gaiaedr3_phot_bp_mean_mag"] - table["gaiaedr3_phot_rp_mean_mag"]).astype(np.float64)
-    a_k[~((a_k > A_K_RANGE[0]) & (a_k < A_K_RANGE[1]))] = np.nan
     ids, first = np.unique(ids, return_index=True)
     rows = np.minimum(np.searchsorted(ids, source_id), len(ids) - 1)
     known = (ids[rows] == source_id)[:, None]
-    others = np.where(known, np.column_stack([a_k, colour])[first[rows]], np.nan)
-    return np.column_stack([labels.aligned_to(source_id).values, others])
+    colour = np.where(known, colour[first[rows], None], np.nan)
+    return np.column_stack([labels.aligned_to(source_id).values, colour])
 
 
 def fitted(seen: Inputs, values: LabelArray, at: LabelArray, names: tuple[str, ...]) -> Reconstruction:

@@ -38,6 +38,11 @@ PACKAGE, SCRATCH, SCRATCH_ONE = "ours", "residual network, as many networks", "r
 BOOSTED, BOOSTED_ERRORS = "boosted trees, coefficients", "boosted trees, coefficients and log errors"
 BASELINES = (SCRATCH, SCRATCH_ONE, BOOSTED, BOOSTED_ERRORS)
 GOOD_SNR = 50.0
+_ZERO_POINTS = (
+    25.6873668671,
+    25.3385422158,
+    24.7478955012,
+)  # of G, BP, RP: Gaia DR3 documentation, table 5.4
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,11 @@ class Set:
     labels: TargetLabels
     snr: np.ndarray
     bp_rp: np.ndarray
+    excess: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Set":
-        return Set(self.spectra.take(rows), self.labels.take(rows), self.snr[rows], self.bp_rp[rows])
+        spectra, labels = self.spectra.take(rows), self.labels.take(rows)
+        return Set(spectra, labels, self.snr[rows], self.bp_rp[rows], self.excess[rows])
 
 
 def read(path: str) -> Set:
@@ -59,25 +66,36 @@ def read(path: str) -> Set:
     table = pq.read_table(Path(path) / "stars.parquet")
     rows = np.searchsorted(table["source_id"].to_numpy(), stars.spectra.source_id)
     columns = {name: table[name].to_numpy()[rows].astype(np.float64) for name in table.column_names[1:]}
-    labels = TargetLabels.of(stars.labels.aligned_to(stars.spectra.source_id), a_k=columns["ak_targ"])
-    bp_rp = columns["gaiaedr3_phot_bp_mean_mag"] - columns["gaiaedr3_phot_rp_mean_mag"]
-    return Set(stars.spectra, labels, columns["snr"], bp_rp)
+    labels = TargetLabels.of(stars.labels.aligned_to(stars.spectra.source_id))
+    g, bp, rp = (columns[f"gaiaedr3_phot_{band}_mean_mag"] for band in ("g", "bp", "rp"))
+    flux = [10 ** (0.4 * (zero - mag)) for zero, mag in zip(_ZERO_POINTS, (g, bp, rp), strict=True)]
+    return Set(stars.spectra, labels, columns["snr"], bp - rp, (flux[1] + flux[2]) / flux[0])
 
 
-def inside_public_cuts(stars: Set) -> np.ndarray:
-    """Leung & Bovy's cuts as far as the file can make them: G, colour, extreme coefficients, labels measured.
+def public_cuts(stars: Set) -> dict[str, np.ndarray]:
+    """Leung & Bovy's cuts that the file can make, one by one.
 
-    Not made, for want of columns: RUWE < 1.4, excess factor < 2, STARFLAG, ASPCAPFLAG. Their third label is [M/H].
+    Not made, for want of columns: RUWE below 1.4; bits 2 and 3 of STARFLAG for all stars; of labels STARFLAG 0 and
+    bits 19 and 23 of ASPCAPFLAG. Their third label is [M/H].
 
     Source:
         github.com/henrysky/astroNN_stars_foundation, Dataset_Reduction.ipynb and Inference_Spec2Labels.ipynb.
     """
-    g_mag = g_mag_of(stars.spectra.g_flux)
+    g_mag = np.asarray(g_mag_of(stars.spectra.g_flux))
     shapes = stars.spectra.coeffs / stars.spectra.g_flux[:, None]
     low, high = np.nanpercentile(shapes, (0.2, 99.8), axis=0)
-    chosen = ((shapes > low) & (shapes < high)).all(axis=1) & (g_mag > 6.0) & (g_mag < 17.5)
-    chosen &= (stars.bp_rp > 0.0) & (stars.bp_rp < 4.0)
-    return chosen & np.isfinite(stars.labels.values[:, :3]).all(axis=1)
+    return {
+        "G 6 to 17.5": (g_mag > 6.0) & (g_mag < 17.5),
+        "BP - RP 0 to 4": (stars.bp_rp > 0.0) & (stars.bp_rp < 4.0),
+        "coefficients inside the 0.2 and 99.8 percentiles": ((shapes > low) & (shapes < high)).all(axis=1),
+        "excess factor below 2": stars.excess < 2.0,
+        "Teff, log g and [Fe/H] measured": np.isfinite(stars.labels.values[:, :3]).all(axis=1),
+    }
+
+
+def inside_public_cuts(stars: Set) -> np.ndarray:
+    """Stars that pass all of `public_cuts`."""
+    return np.logical_and.reduce(list(public_cuts(stars).values()))
 
 
 def predict_boosted(model: sv.Checkpoint, train: Set, test: Set, *, errors: bool) -> np.ndarray:

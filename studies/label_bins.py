@@ -2,10 +2,11 @@
 
     python -m studies.label_bins MODEL STARS [FOLD]
 
-MODEL predicts labels and was trained without the fold: validation, or test for the last word. Of all bins of 100 stars
-or more, by each known label and by G, those are printed in which the model's root mean square error exceeds the smaller
-one of scikit-learn's boosted trees and of the mean of the 20 nearest labelled stars, both on normalised coefficients,
-with the 95 % interval of the ratio over resampled stars. Last come ways to mix in the trees for hot stars.
+MODEL predicts labels and was trained without the fold: validation, or test for the last word. Of all bins of 100
+stars or more, by each known and each predicted label and by G, those are printed in which the model's root mean
+square error exceeds the smaller one of scikit-learn's boosted trees and of the mean of the 20 nearest labelled stars,
+both on normalised coefficients, with the 95 % interval of the ratio over resampled stars. Last come ways to mix in
+the trees for hot stars.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,8 +38,11 @@ def main() -> None:
     fold, usable = folds(stars.spectra.source_id), stars.spectra.usable
     asked = stars.spectra.take(getattr(fold, (fold_name or ["validation"])[0]) & usable)
     seen = stars.spectra.take(fold.train & usable)
-    known, labelled = (TargetLabels.of(stars.labels.aligned_to(s.source_id)) for s in (asked, seen))
-    own = label_stars(model, labels_of(model), asked).values
+    labels = labels_of(model)
+    known, labelled = (
+        TargetLabels.of(stars.labels.aligned_to(some.source_id), labels.names) for some in (asked, seen)
+    )
+    own = label_stars(model, labels, asked).values
     x, asked_x = (model.normalization.apply(s).x.numpy() for s in (seen, asked))
     predicted = []  # of each label: by the model, the trees, the neighbours
     for label in range(len(known.names)):
@@ -46,7 +50,9 @@ def main() -> None:
         methods = (HistGradientBoostingRegressor(random_state=0), KNeighborsRegressor(N_NEAREST))
         others = [method.fit(x[has], labelled.values[has, label]).predict(asked_x) for method in methods]
         predicted.append(np.stack([own[:, label], *others]))
+    by_predicted = bins_of_labels(TargetLabels(asked.source_id, labels.names, own, np.zeros_like(own)))
     bins = [*bins_of_labels(known), *bins_of_g(asked)]
+    bins[-1:-1] = [(f"predicted {text}", rows) for text, rows in by_predicted]
     print(
         "| label | bin | stars | RMSE | trees | nearest | ratio to the better (95 %) |\n" + "|---" * 7 + "|"
     )

@@ -27,14 +27,14 @@ from scattervae.gaia.flux import flux_from_coeffs
 from scattervae.model.network import Reconstruction
 from scattervae.science import generation
 from scattervae.science.cannon.model import Cannon, CannonSettings
-from scattervae.science.generation import LabelFlow
+from scattervae.science.generation import GIVEN_LABELS, LabelFlow
 from scattervae.science.labels.model import label_stars
+from scattervae.science.labels.targets import TargetLabels
 from scattervae.seeds import numpy_stream, stream
 from scattervae.show.registry import save_figure
 from scattervae.show.style import house_style, model_colour
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.star_tables import LABEL_NAMES
 from studies import arguments
 
 N_STARS, N_DRAWS, N_WEIGHED = 1000, 64, 100
@@ -59,7 +59,8 @@ def main() -> None:
     given = arguments(__doc__, 3)
     model, stars = sv.load_model(given[0]), sv.load(given[1])
     labels = stars.labels.aligned_to(stars.spectra.source_id)
-    whole = np.isfinite(labels.values).all(axis=1) & stars.spectra.usable & (labels.values[:, 0] > 0)
+    known = TargetLabels.of(labels, GIVEN_LABELS).values
+    whole = np.isfinite(known).all(axis=1) & stars.spectra.usable
     fold = sv.folds(stars.spectra.source_id)
     train, validation, test = (
         np.flatnonzero(whole & rows) for rows in (fold.train, fold.validation, fold.test)
@@ -68,16 +69,17 @@ def main() -> None:
     flow = LabelFlow.load(Path(given[0]), model)
     inputs = model.normalization.apply(stars.spectra.take(test))
     x, errors = inputs.x.double(), inputs.errors.double()
-    scaled = flow.context(labels.values)[:, : len(flow.names)]
+    scaled = flow.context(known)[:, : len(flow.names)]
     scores = {
-        "flow and scatter VAE": by_flow(
-            model, flow, stars.spectra.take(test), flow.context(labels.values[test])
-        )
+        "flow and scatter VAE": by_flow(model, flow, stars.spectra.take(test), flow.context(known[test]))
     }
     cannon = Cannon.fit(
-        stars.spectra.take(train), labels.take(train), model.normalization, CannonSettings(labels=LABEL_NAMES)
+        stars.spectra.take(train),
+        labels.take(train),
+        model.normalization,
+        CannonSettings(labels=GIVEN_LABELS),
     )
-    scores["the Cannon"] = by_gaussians(cannon.predict(labels.values[test]), x, errors)
+    scores["the Cannon"] = by_gaussians(cannon.predict(known[test]), x, errors)
     network = residual_network(
         *(model.normalization.apply(stars.spectra.take(rows)) for rows in (train, validation)),
         scaled[train],

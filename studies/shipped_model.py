@@ -28,11 +28,12 @@ from scattervae.gaia.basis import g_mag_of
 from scattervae.gaia.reading import demo_file
 from scattervae.science.calibration.calibrated import save_calibration
 from scattervae.science.calibration.fit import observe
-from scattervae.science.generation import LABEL_FLOW, LabelFlow
+from scattervae.science.generation import GIVEN_LABELS, LABEL_FLOW, LabelFlow
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.shipped import CARD, card_of, shipped_models
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag
+from scattervae.spectra.star_tables import LABEL_NAMES
 from studies import arguments
 
 NAME = "best"
@@ -108,7 +109,7 @@ def labelled(work: Path) -> Path:
 def fit_label_flow(folder: Path, work: Path) -> None:
     """Where stars of given labels lie in the latents of this model, from all labelled stars, written beside it."""
     stars = sv.load(labelled(work))
-    flow = LabelFlow.fit(sv.load_model(folder), stars.spectra, TargetLabels.of(stars.labels))
+    flow = LabelFlow.fit(sv.load_model(folder), stars.spectra, TargetLabels.of(stars.labels, GIVEN_LABELS))
     flow.save(folder)
     print(f"wrote {folder / LABEL_FLOW}: {-flow.flow.fit.validation:.2f} nats a validation star")
 
@@ -174,7 +175,7 @@ def label_values(catalogue: Path, stars: sv.Stars, rows: np.ndarray) -> dict[str
     table = pd.read_parquet(catalogue).set_index("source_id").loc[stars.labels.source_id[rows]]
     known = stars.labels.take(rows)
     values = {}
-    for name in ("teff", "logg", "fe_h", "alpha_m"):
+    for name in LABEL_NAMES:
         truth = known[name]
         good = np.isfinite(truth) & np.isfinite(table[name].to_numpy())
         truth, predicted = truth[good], table[good]

@@ -35,12 +35,13 @@ from scattervae.spectra.spectra import Spectra
 from studies import arguments
 from studies.label_scores import LabelScores, coverage
 
-FEWEST = 100
+FEWEST, FEWEST_SHOWN = 100, 50
 G_EDGES = (5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0, 21.0)
 EDGES = {
     "teff": (2500, 3500, 4000, 4500, 5000, 5500, 6000, 6500, 7000, 10_000, 12_500, 50_000),
     "logg": (-1.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0),
     "fe_h": (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 1.0),
+    "a_k": (-0.1, 0.02, 0.05, 0.1, 0.2, 0.4, 5.0),
 }
 BRIGHT = 13.0
 NOISIER = (1.0, 3.0, 10.0, 20.0)
@@ -51,7 +52,7 @@ def main() -> None:
     model, stars = sv.load_model(given[0]), sv.load(given[1])
     labels = labels_of(model)
     spectra = stars.spectra.take(folds(stars.spectra.source_id).test & stars.spectra.usable)
-    known = TargetLabels.of(stars.labels.aligned_to(spectra.source_id))
+    known = TargetLabels.of(stars.labels.aligned_to(spectra.source_id), labels.names if labels else None)
     others = {
         Path(path).stem.replace("_", " "): sv.load(path, basis=spectra.basis).spectra for path in given[2:]
     }
@@ -152,12 +153,12 @@ def print_labels(predicted: LabelPrediction, known: TargetLabels, spectra: Spect
         "Labels, test fold: bias, spread, RMSE; known labels inside 68, 95 % [%]", ("stars", "number", *names)
     )
     for text, here in (*bins_of_labels(known), *bins_of_g(spectra)):
-        if here.sum() < FEWEST:
+        if here.sum() < FEWEST_SHOWN:
             continue
         cells = []
         for label in range(len(names)):
             *numbers, inside = _scores(predicted.take(here), known.take(here), label)
-            enough = np.isfinite(known.values[here, label]).sum() >= FEWEST
+            enough = np.isfinite(known.values[here, label]).sum() >= FEWEST_SHOWN
             cells.append(f"{', '.join(numbers)}; {inside}" if enough else "-")
         print_row(text, f"{here.sum():,}", *cells)
 
@@ -165,6 +166,8 @@ def print_labels(predicted: LabelPrediction, known: TargetLabels, spectra: Spect
 def bins_of_labels(known: TargetLabels) -> Iterator[tuple[str, np.ndarray]]:
     """Bins of the known labels, not of the predicted ones: what a star is, not what it is taken for."""
     for name, edges in EDGES.items():
+        if name not in known.names:
+            continue
         for low, high in pairwise(edges):
             yield f"{name} {low:,g} to {high:,g}", (known[name] >= low) & (known[name] < high)
 

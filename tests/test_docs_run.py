@@ -188,8 +188,8 @@ def test_shell_blocks_run(page, here, cli):
 PATTERNS = {
     r"latent_\d+_(mean|sd)": r"latent_K_\1",
     r"latent_\d+_\d+_corr": "latent_J_K_corr",
-    r"(teff|logg|fe_h|alpha_m)_(teff|logg|fe_h|alpha_m)_corr": "LABEL_LABEL_corr",
-    r"(teff|logg|fe_h|alpha_m)_((low|high)_\d+|reliability)": r"LABEL_\2",
+    r"(teff|logg|fe_h|alpha_m|a_k)_(teff|logg|fe_h|alpha_m|a_k)_corr": "LABEL_LABEL_corr",
+    r"(teff|logg|fe_h|alpha_m|a_k)_((low|high)_\d+|reliability)": r"LABEL_\2",
 }
 """Names of columns as the page of what is written has them."""
 

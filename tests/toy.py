@@ -115,8 +115,12 @@ def _labels(source_id: np.ndarray, latents: np.ndarray, stars: np.random.Generat
         axis=1,
     )
     errors = np.broadcast_to([40.0, 0.05, 0.03, 0.02], true.shape).copy()
+    values = true + errors * stars.normal(size=true.shape)
+    a_k = 0.3 + 0.2 * z[:, 1]  # APOGEE gives it no error
     return StellarLabels(
-        source_id=source_id, values=true + errors * stars.normal(size=true.shape), errors=errors
+        source_id=source_id,
+        values=np.column_stack([values, a_k]),
+        errors=np.column_stack([errors, np.full(len(errors), np.nan)]),
     )
 
 

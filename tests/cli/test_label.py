@@ -14,10 +14,11 @@ from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
 from science.labels.label_toys import QUICK
+from spectra.stores import without_columns, write_store
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(400)
-NAMES = ("teff", "logg", "fe_h", "alpha_m")
+NAMES = ("teff", "logg", "fe_h", "alpha_m", "a_k")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,32 @@ def test_the_command_leaves_the_same_labels_as_the_library(cli, labelled, tmp_pa
     assert run.json["n_stars"] > 300
     assert run.json["out"] == str(tmp_path / "model" / LABELS)
     assert load_model(tmp_path / "model").digest == load_model(labelled / "model").digest
+
+
+def test_labels_that_are_named_alone_are_learnt_and_no_others_flagged(cli, labelled, tmp_path):
+    shutil.copytree(labelled / "model", tmp_path / "model")
+    run = cli("label", tmp_path / "model", labelled / "stars.parquet", "--only", "logg, a_k", "--json")
+    assert run.json["labels"] == ["logg", "a_k"]
+    table = catalogue(load_model(tmp_path / "model"), SKY.spectra)
+    assert {"logg", "a_k_low_95", "logg_a_k_corr"} <= set(table.column_names)
+    assert not {"teff", "fe_h", "alpha_m"} & set(table.column_names)
+    assert table.schema.field("a_k").metadata[b"unit"] == b"mag"
+    assert "teff" not in table.schema.field("label_flags").metadata[b"description"].decode()
+
+
+def test_a_label_that_there_is_not_is_refused(cli, labelled, tmp_path):
+    shutil.copytree(labelled / "model", tmp_path / "model")
+    run = cli("label", tmp_path / "model", labelled / "stars.parquet", "--only", "logg,age")
+    assert run.err.splitlines()[-1].startswith("scattervae: error: no label age: choose of teff, logg")
+
+
+def test_a_store_of_an_earlier_version_teaches_the_labels_it_has(cli, labelled, tmp_path):
+    shutil.copytree(labelled / "model", tmp_path / "model")
+    write_store(tmp_path / "store", SKY.spectra, labels=SKY.labels)
+    without_columns(tmp_path / "store", "a_k", "a_k_err")
+    assert cli("info", tmp_path / "store", "--json").json["n_labelled"]["a_k"] == 0
+    run = cli("label", tmp_path / "model", tmp_path / "store", "--json")
+    assert run.json["labels"] == ["teff", "logg", "fe_h", "alpha_m"]
 
 
 def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, labelled, tmp_path):

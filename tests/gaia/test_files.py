@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy import units as u
 from astropy.io import fits, votable
 from astropy.table import MaskedColumn, QTable, Table
 from files_toys import HEADER, ToyStars, csv_of, set_cell, write
@@ -321,6 +322,17 @@ def test_labels_in_any_case():
     np.testing.assert_array_equal(labels.errors[:, 0], [50, np.nan, np.nan])
     np.testing.assert_array_equal(labels["alpha_m"], [np.nan, 0.2, 0.3])
     assert np.isnan(labels["fe_h"]).all()
+
+
+@pytest.mark.parametrize("name", ["AK_TARG", "ak", "A_K"])
+def test_the_extinction_in_k_by_any_of_its_names_without_failures(name):
+    toy = ToyStars()
+    table = Table(toy.columns())
+    table[name] = np.array([0.25, -86.0, 13.7], dtype=np.float32) * u.mag
+    labels = read_table(table).labels
+    np.testing.assert_array_equal(labels["a_k"], [0.25, np.nan, np.nan])
+    assert np.isnan(labels.errors).all()
+    assert np.isnan(labels["teff"]).all()
 
 
 def test_best_of_duplicates_is_used():

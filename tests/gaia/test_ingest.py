@@ -301,7 +301,7 @@ def test_a_star_twice_in_a_bulk_file_is_stored_once(tmp_path):
 def test_labels_joined_from_elsewhere(tmp_path, caplog):
     toy = sky_stars(4)
     path = write(tmp_path, with_column(toy, "teff", [5000.0] * 4))
-    values = np.arange(8.0).reshape(2, 4)
+    values = np.arange(10.0).reshape(2, 5)
     given = StellarLabels(toy.source_id[[2, 0]], values, values / 10)
     labels = ingest([path], tmp_path / "store", labels=given).labels()
     row = {star: i for i, star in enumerate(labels.source_id.tolist())}

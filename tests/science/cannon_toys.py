@@ -11,8 +11,8 @@ from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.star_tables import StellarLabels
 
 BASIS = Basis(7, 5)
-MEAN = np.array([5000.0, 3.0, -0.3, 0.1])
-STD = np.array([600.0, 1.1, 0.4, 0.1])
+MEAN = np.array([5000.0, 3.0, -0.3, 0.1, 0.3])
+STD = np.array([600.0, 1.1, 0.4, 0.1, 0.2])
 TERMS = {1: 3, 2: 6, 3: 10, 4: 15}
 
 
@@ -50,7 +50,7 @@ def cannon_sky(
     theta[1 + n_labels :] *= 0.2  # so that labels far apart have spectra far apart
     scatter = np.geomspace(0.005, 0.2, BASIS.n_coeffs)
     stars = np.random.default_rng([seed, n_stars])
-    scaled = stars.uniform(-1.8, 1.8, (n_stars, 4))
+    scaled = stars.uniform(-1.8, 1.8, (n_stars, 5))
     mean = terms(scaled[:, :n_labels]) @ theta
     errors = error * np.exp(stars.normal(size=mean.shape))
     coeffs = mean + np.hypot(errors, scatter) * stars.normal(size=mean.shape)

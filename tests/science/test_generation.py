@@ -159,7 +159,7 @@ def test_table_has_units_and_reads_back(tmp_path):
 
 @pytest.fixture(scope="module")
 def labelled(model):
-    known = TargetLabels.of(SKY.labels)
+    known = TargetLabels.of(SKY.labels, generation.GIVEN_LABELS)
     settings = FlowSettings(transforms=2, hidden=(32,), batch_size=64, epochs=30)
     return generation.LabelFlow.fit(model, SKY.spectra, known, settings)
 

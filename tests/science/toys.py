@@ -43,11 +43,12 @@ def labels_of(n: int, *, seed: int = 0, **given: np.ndarray) -> StellarLabels:
             given.get("logg", rng.uniform(2, 5, n)),
             given.get("fe_h", rng.uniform(-1, 0.4, n)),
             rng.uniform(0, 0.3, n),
+            np.full(n, np.nan),  # no A_K
         ],
         axis=1,
     )
     errors = given.get("errors", np.array([40, 0.05, 0.03, 0.02]) * rng.lognormal(0, 0.3, (n, 4)))
-    return StellarLabels(np.arange(1, n + 1), values, errors)
+    return StellarLabels(np.arange(1, n + 1), values, np.column_stack([errors, np.full(n, np.nan)]))
 
 
 def comparison_of(

@@ -1,9 +1,14 @@
 """Small stores, written as an ingest writes them; any test may ``from spectra.stores import write_store``."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from scattervae.files import write_digests
+from scattervae.spectra import hats
 from scattervae.spectra.manifest import FileEntry
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.staging import stage
@@ -11,7 +16,7 @@ from scattervae.spectra.star_tables import SourceColumns, StellarLabels
 from scattervae.spectra.store_writer import StoreWriter
 
 NO_LABELS = StellarLabels(
-    source_id=np.empty(0, dtype=np.int64), values=np.empty((0, 4)), errors=np.empty((0, 4))
+    source_id=np.empty(0, dtype=np.int64), values=np.empty((0, 5)), errors=np.empty((0, 5))
 )
 
 
@@ -44,6 +49,23 @@ def write_store(
     noted = [add(writer, f"{i}.csv", stars, number=i, **what) for i, stars in enumerate(files)]
     writer.finish()
     return noted
+
+
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the columns of every table of a store, and its digests with them."""
+    files = [*folder.rglob("*.parquet"), folder / "dataset" / "_common_metadata"]
+    for file in files:
+        if file.suffix:
+            hats.write_sorted(file, change(pq.read_table(file, partitioning=None)))
+        else:
+            pq.write_metadata(change(pq.read_schema(file).empty_table()).schema, file)
+    described = [folder / name for name in hats.DESCRIPTIONS[:2]]
+    write_digests(folder, [*files, *described, folder / "manifest.json"])
+
+
+def without_columns(folder: Path, *names: str) -> None:
+    """Make of a store what an earlier version wrote, without these columns."""
+    rewrite(folder, lambda table: table.drop_columns(list(names)))
 
 
 def scattered(source_id: np.ndarray, *, seed: int = 0, **more: np.ndarray) -> SourceColumns:

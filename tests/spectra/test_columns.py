@@ -186,7 +186,7 @@ def test_no_rows_go_through_a_table_and_back():
     table = table_of(none, SKY.labels.aligned_to(none.source_id), NOWHERE)
     back = spectra_from(table, SMALL)
     assert (len(back), back.coeffs.shape) == (0, (0, 11))
-    assert labels_from(table).values.shape == (0, 4)
+    assert labels_from(table).values.shape == (0, 5)
 
 
 def test_sliced_tables_give_their_own_rows():

@@ -7,14 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from scattervae.errors import StoreError
-from scattervae.files import write_digests
 from scattervae.spectra import hats
 from scattervae.spectra.foreign import read_partition_file
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Correlations, Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
-from spectra.stores import add, entry, scattered, write_store
+from spectra.stores import add, entry, rewrite, scattered, without_columns, write_store
 from toy import SMALL, spoiled, toy_sky
 
 SKY = toy_sky(40)
@@ -346,21 +345,27 @@ def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
 
 def with_former_flags(folder):
     """Make of a store what an earlier version wrote, whose column of flags had another name."""
-    files = [*folder.rglob("*.parquet"), folder / "dataset" / "_common_metadata"]
-    for file in files:
-        schema = pq.read_schema(file)
-        names = [{"quality_flags": "flags"}.get(name, name) for name in schema.names]
-        fields = [field.with_name(name) for field, name in zip(schema, names, strict=True)]
-        renamed = pa.schema(fields, metadata=schema.metadata)
-        if file.suffix:
-            hats.write_sorted(
-                file, pq.read_table(file, partitioning=None).rename_columns(names).cast(renamed)
-            )
-        else:
-            pq.write_metadata(renamed, file)
-    write_digests(
-        folder, [*files, *(folder / name for name in hats.DESCRIPTIONS[:2]), folder / "manifest.json"]
+    rewrite(
+        folder,
+        lambda table: table.rename_columns(
+            [{"quality_flags": "flags"}.get(name, name) for name in table.schema.names]
+        ),
     )
+
+
+def test_a_store_from_before_the_extinction_is_read_and_grows(tmp_path):
+    first, second = SKY.spectra.take(slice(0, 25)), SKY.spectra.take(slice(25, 40))
+    write_store(tmp_path / "store", first, labels=SKY.labels.take(slice(0, 25)), rows_a_partition=7)
+    without_columns(tmp_path / "store", "a_k", "a_k_err")
+    store = SpectrumStore(tmp_path / "store")
+    assert store.entries
+    assert store.labels().counts() == {"teff": 25, "logg": 25, "fe_h": 25, "alpha_m": 25, "a_k": 0}
+    part = read_partition_file(store.path_of(store.partitions[0]))
+    assert np.isfinite(part.labels["teff"]).all()
+    assert np.isnan(part.labels["a_k"]).all()
+    write_store(tmp_path / "store", second, labels=SKY.labels.take(slice(25, 40)), rows_a_partition=7)
+    labels = SpectrumStore(tmp_path / "store").labels()
+    assert labels.counts() == {"teff": 40, "logg": 40, "fe_h": 40, "alpha_m": 40, "a_k": 15}
 
 
 def test_a_store_of_an_earlier_version_is_read_and_grows_with_the_column_of_flags_as_it_was(tmp_path):

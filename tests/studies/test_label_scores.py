@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from studies.label_scores import LabelScores, compare, coverage, selections, spread
+from studies.label_scores import LabelScores, compare, coverage, interval_of, selections, spread
 
 from scattervae.science.labels.prediction import LabelPrediction
 from science.labels.label_toys import labels_like
@@ -75,3 +75,11 @@ def test_giants_are_those_of_low_gravity():
 def test_spread_ignores_an_outlier():
     off = np.r_[np.linspace(-1, 1, 999), 1e9]
     assert abs(spread(off) - 0.68) < 0.01
+
+
+def test_the_interval_of_an_error_is_that_of_a_gaussian_sample():
+    """The standard deviation of a Gaussian sample of n is known to sd / sqrt(2 n)."""
+    off = np.random.default_rng(0).normal(scale=2.0, size=4000)
+    found = interval_of(off + 5.0, np.full(4000, 5.0), measure="rmse")
+    assert found.ratio == pytest.approx(np.sqrt(np.mean(off**2)))
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(2.0 / np.sqrt(8000), rel=0.1)

@@ -36,7 +36,7 @@ def compare(
     match: Annotated[
         str,
         typer.Option(
-            metavar="NAMES", help="Pair the stars on these: teff, logg, fe_h, alpha_m, g_mag, bp1_rp1."
+            metavar="NAMES", help="Pair the stars on these: teff, logg, fe_h, alpha_m, a_k, g_mag, bp1_rp1."
         ),
     ] = "",
     caliper: Annotated[

@@ -267,7 +267,7 @@ class _LatentSource:
     def _label_flow(self, checkpoint: "Checkpoint") -> "LabelFlow":
         """Where stars of given labels lie, kept with the model; fitted to the stars first where some are named."""
         from scattervae.gaia import reading
-        from scattervae.science.generation import EPOCHS, FITTED_STARS, LabelFlow
+        from scattervae.science.generation import EPOCHS, FITTED_STARS, GIVEN_LABELS, LabelFlow
         from scattervae.science.labels.targets import TargetLabels
 
         if self.stars is None:
@@ -275,7 +275,8 @@ class _LatentSource:
         with self._fitting(EPOCHS) as progress:
             labelled = reading.labelled_stars(self.stars)
             stars = reading.load(self.stars, where=labelled, at_most=FITTED_STARS)
-            flow = LabelFlow.fit(checkpoint, stars.spectra, TargetLabels.of(stars.labels), progress=progress)
+            known = TargetLabels.of(stars.labels, GIVEN_LABELS)
+            flow = LabelFlow.fit(checkpoint, stars.spectra, known, progress=progress)
             flow.save(self.model)
         return flow
 

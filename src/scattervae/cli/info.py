@@ -197,7 +197,7 @@ class _StarTally:
             n_usable += n_complete
             n_one_band += int(usable_stars(flags, one_band=True).sum()) - n_complete
             sources += np.bincount(g_flux_source, minlength=len(GFluxSource))
-            labelled = {name: n + n_labelled[name] for name, n in labelled.items()}
+            labelled = {name: n + n_labelled.get(name, 0) for name, n in labelled.items()}
         g_flux_from = {source.name.lower(): int(sources[source]) for source in GFluxSource}
         return cls(n_usable, n_one_band, labelled, g_flux_from)
 
@@ -211,12 +211,13 @@ def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags
     from scattervae.spectra.spectra import FLAGS
     from scattervae.spectra.star_tables import LABEL_NAMES
 
-    names = [FLAGS, "phot_g_mean_flux_source", *LABEL_NAMES]
+    names = [FLAGS, "phot_g_mean_flux_source", *LABEL_NAMES]  # stores written before A_K lack it
     for path, row_groups in groupby(store.row_groups, lambda row_group: row_group.path):
         with open_parquet(path) as file:
             for row_group in row_groups:
                 table = read_groups(file, names, groups=[row_group.group])
-                n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
+                labels = [name for name in LABEL_NAMES if name in table.column_names]
+                n_labelled = {name: len(table) - table[name].null_count for name in labels}
                 yield table[FLAGS].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
 
 

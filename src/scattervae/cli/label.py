@@ -17,10 +17,14 @@ def label(
         typer.Argument(callback=existing, metavar="STORE", help="Stars, some of them with labels."),
     ],
     *,
+    only: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Learn these alone, of teff, logg, fe_h, alpha_m, a_k."),
+    ] = "",
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Learn Teff, log g, [Fe/H] and [alpha/M] from stars that have them, to predict them for stars without.
+    """Learn Teff, log g, [Fe/H], [alpha/M] and A_K from stars that have them, to predict them for stars without.
 
     The model's encoder, which has seen all spectra, is tuned on the labelled stars outside the test fold: a few
     minutes for 30,000 labels, seconds for a hundred. The result is the folder labels/ in the model's folder. From
@@ -35,6 +39,8 @@ def label(
 
         scattervae label model store
 
+        scattervae label model store --only teff,logg
+
         scattervae encode model store --out catalogue.parquet
     """
     from scattervae.files import sole_writer
@@ -46,7 +52,7 @@ def label(
 
     require_own(model)
     choose_device("cpu", threads)
-    out = model / LABELS
+    out, names = model / LABELS, [name.strip() for name in only.split(",")] if only else None
     with sole_writer(model), progress_bar("networks") as bar:
         checkpoint = load_model(model, labels=False)
         stars = reading.load(store, where=reading.labelled_stars(store, others=True))
@@ -54,7 +60,7 @@ def label(
         trained = fit_labels(
             checkpoint,
             stars.spectra,
-            TargetLabels.of(stars.labels),
+            TargetLabels.of(stars.labels, names),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
         save_label_model(trained, out)

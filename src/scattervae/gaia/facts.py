@@ -62,6 +62,9 @@ G_MAG_NAMES = ("phot_g_mean_mag", "gaiaedr3_phot_g_mean_mag")
 # Source: data.sdss.org/datamodel, allStar-dr17-synspec_rev1; github.com/AlexLaroche7/xp_vae,
 # notebooks/alpha.ipynb (the same names in capitals).
 LABEL_COLUMNS = tuple((name, f"{name}_err") for name in LABEL_NAMES)
+# The extinction in K of APOGEE's targeting, which has no error. Where a file has several of these, the first is read.
+# Source: the same data model; ak as in tables of 2MASS stars.
+OTHER_LABEL_NAMES = {"ak_targ": "a_k", "ak": "a_k", "ak_err": "a_k_err"}
 # APOGEE's mark for a label that was not measured, where a release does not use NaN.
 # Source: data.sdss.org/datamodel, allStar of DR16.
 NO_LABEL = -9999.0

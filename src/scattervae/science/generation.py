@@ -35,6 +35,7 @@ from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.spectra import Basis, Spectra
 from scattervae.spectra.tables import result_table
 
+GIVEN_LABELS = ("teff", "logg", "fe_h", "alpha_m")  # that `generate` takes
 LABEL_FLOW = "label_flow.safetensors"
 UNUSUAL_BELOW = RELIABLE_ABOVE
 FITTED_STARS = 14_000

@@ -13,9 +13,9 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.catalogue.encoding import catalogue
 from scattervae.science.catalogue.training_flags import TRAINING_FLAGS, unlike_training_stars
 from scattervae.science.labels.prediction import LabelFlag
-from scattervae.science.labels.targets import UNITS
 from scattervae.science.trained import labels_of
 from scattervae.spectra.spectra import Flag, Spectra
+from scattervae.spectra.star_tables import LABEL_UNITS
 
 _REASONS = {
     LabelFlag.NOT_REPRODUCED: "the model does not reproduce the spectrum",
@@ -128,7 +128,7 @@ def _label(row: dict[str, Any], name: str, bit: int) -> LabelAnswer:
         row[f"{name}_{end}_{percent}"] for percent in (68, 95) for end in ("low", "high")
     )
     return LabelAnswer(
-        row[name], UNITS[name], low_68, high_68, low_95, high_95, _doubts(row["label_flags"], bit)
+        row[name], LABEL_UNITS[name], low_68, high_68, low_95, high_95, _doubts(row["label_flags"], bit)
     )
 
 

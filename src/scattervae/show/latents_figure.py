@@ -26,8 +26,9 @@ LABEL_TITLES = {
     "logg": "$\\log\\,g$ [dex(cm s$^{-2}$)]",
     "fe_h": "[Fe/H] [dex]",
     "alpha_m": "[$\\alpha$/M] [dex]",
+    "a_k": "$A_K$ [mag]",
 }
-LABEL_MAPS = {"teff": "plasma", "logg": "viridis", "fe_h": "cividis", "alpha_m": "cividis"}
+LABEL_MAPS = {"teff": "plasma", "logg": "viridis", "fe_h": "cividis", "alpha_m": "cividis", "a_k": "inferno"}
 _CELLS = 70
 _SHOWN = (0.2, 99.8)  # percentiles of a latent inside the axes
 _COLOURED = (5.0, 95.0)  # percentiles of a label inside the colours

@@ -68,6 +68,7 @@ class StoredSpectra:
         return StoredSpectra(*(np.take(getattr(self, field.name), rows, axis=0) for field in fields(self)))
 
 
+_LABEL_ENDS = ("", "_err")
 _COEFFICIENT_UNIT = "electron/s in the basis"
 BANDS = ("bp", "rp")
 FLOATS = pa.list_(
@@ -78,7 +79,9 @@ _LABEL_DESCRIPTIONS = {
     "logg": "surface gravity",
     "fe_h": "[Fe/H]",
     "alpha_m": "[alpha/M]",
+    "a_k": "extinction in K",
 }
+_LATER_LABELS = ("a_k",)  # that stores written before them lack
 _APPROXIMATE = "approximate: of the centre of the order-12 HEALPix pixel in source_id"
 QUALITY_COLUMNS = tuple(name for name in SOURCE_COLUMNS if name not in (*POSITION_COLUMNS, G_FLUX_COLUMN))
 
@@ -125,7 +128,8 @@ def store_schema(
 
 def holds_all_columns(schema: pa.Schema) -> bool:
     """True for tables with every column that each store has, whoever wrote them."""
-    return set(store_schema(correlations=False).names) <= set(current_names(schema.names))
+    later = {name + end for name in _LATER_LABELS for end in _LABEL_ENDS}
+    return set(store_schema(correlations=False).names) - later <= set(current_names(schema.names))
 
 
 def current_names(names: Collection[str]) -> list[str]:
@@ -279,17 +283,24 @@ def stored_of(spectra: Spectra) -> StoredSpectra:
 
 
 def labels_from(table: pa.Table) -> StellarLabels:
-    """The labels of an arrow table that `table_of` made, NaN where null."""
+    """The labels of an arrow table that `table_of` made, NaN where null or where it has no such column."""
     values, errors = (
-        np.stack([table[name + end].fill_null(np.nan).to_numpy() for name in LABEL_NAMES], axis=1)
-        for end in ("", "_err")
+        np.stack([_numbers_or_nan(table, name + end) for name in LABEL_NAMES], axis=1) for end in _LABEL_ENDS
     )
     return StellarLabels(source_id=table["source_id"].to_numpy(), values=values, errors=errors)
 
 
-def label_columns() -> list[str]:
-    """Names of the label columns and of their errors."""
-    return [name + end for name in LABEL_NAMES for end in ("", "_err")]
+def _numbers_or_nan(table: pa.Table, name: str) -> StarArray:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    numbers: StarArray = table[name].fill_null(np.nan).to_numpy()
+    return numbers
+
+
+def label_columns(among: Collection[str] | None = None) -> list[str]:
+    """Names of the label columns and of their errors; of these alone, where some are given."""
+    names = [name + end for name in LABEL_NAMES for end in _LABEL_ENDS]
+    return names if among is None else [name for name in names if name in among]
 
 
 def list_array(values: np.ndarray, kind: pa.DataType | None = None) -> pa.ListArray:

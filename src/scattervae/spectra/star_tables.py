@@ -32,8 +32,10 @@ SOURCE_COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
 Source:
     Gaia DR3 documentation, table ``gaiadr3.gaia_source``.
 """
-LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m")
-LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex"}
+LABEL_NAMES = ("teff", "logg", "fe_h", "alpha_m", "a_k")
+LABEL_UNITS = {"teff": "K", "logg": "dex(cm s-2)", "fe_h": "dex", "alpha_m": "dex", "a_k": "mag"}
+A_K_RANGE = (-0.1, 5.0)
+"""Outside lie marks for a missing value and failures: APOGEE's targeting A_K reaches -86 mag."""
 POSITION_COLUMNS = ("ra", "dec")
 G_FLUX_COLUMN = "phot_g_mean_flux"
 G_FLUX_ERROR_COLUMN = "phot_g_mean_flux_error"
@@ -131,7 +133,7 @@ class SourceColumns(StarTable):
 
 @dataclass(frozen=True)
 class StellarLabels(StarTable):
-    """Teff [K], log g [dex(cm s^-2)], [Fe/H] and [alpha/M] [dex] with errors, in the order of `LABEL_NAMES`."""
+    """Teff [K], log g [dex(cm s^-2)], [Fe/H], [alpha/M] [dex] and A_K [mag] with errors, ordered as `LABEL_NAMES`."""
 
     values: LabelArray
     errors: LabelArray

@@ -232,7 +232,7 @@ class SpectrumStore(Shown):
     def _labels(self, group: RowGroup) -> StellarLabels:
         if self._foreign is not None:
             return self._foreign.labels(_table(group, self._foreign.label_columns))
-        return labels_from(_table(group, ["source_id", *label_columns()]))
+        return labels_from(_table(group, ["source_id", *label_columns(self._hats.schema.names)]))
 
     def _chosen(self, where: Choice | None, at_most: int | None) -> list[np.ndarray | slice]:
         """The rows to take of each row group."""

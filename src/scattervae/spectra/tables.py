@@ -48,6 +48,7 @@ _UCDS = {
     r"logg": "phys.gravity",
     r"fe_h": "phys.abund.Fe",
     r"alpha_m": "phys.abund",
+    r"a_k": "phys.absorption;em.IR.K",
     r"\w+_reliability|spectrum_score": "stat.probability",
     r"\w+_err": "stat.error",
     r"latent_\d+_sd": "stat.stdev",
@@ -88,7 +89,7 @@ def ucd_of(name: str) -> str | None:
     Source:
         The UCD1+ controlled vocabulary 1.5, IVOA.
     """
-    if end := re.fullmatch(r"(teff|logg|fe_h|alpha_m)_(low|high)_\d+", name):
+    if end := re.fullmatch(r"(teff|logg|fe_h|alpha_m|a_k)_(low|high)_\d+", name):
         return f"{_UCDS[end[1]]};stat.{'min' if end[2] == 'low' else 'max'}"
     return next((ucd for pattern, ucd in _UCDS.items() if re.fullmatch(pattern, name)), None)
 

@@ -15,8 +15,8 @@ QUICK = LabelSettings(networks=2, steps=150, blocks=1)
 
 
 def known_of(sky: ToySky) -> TargetLabels:
-    """The sky's labels, with an extinction that follows a latent."""
-    return TargetLabels.of(sky.labels, a_k=0.3 + 0.2 * sky.latents[:, 1])
+    """The sky's labels, of which A_K follows a latent."""
+    return TargetLabels.of(sky.labels)
 
 
 @cache

@@ -5,15 +5,17 @@ from hypothesis import strategies as st
 
 from scattervae.errors import DataError
 from scattervae.science.labels.targets import LabelScales, TargetLabels
-from scattervae.spectra.star_tables import StellarLabels
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from science.labels.label_toys import labels_like
 
-VALUES = np.array([[5000.0, 3.0, -0.1, 0.1], [np.nan, 2.0, np.nan, 0.0], [-9999.0, 4.0, 0.0, 0.0]])
-STELLAR = StellarLabels(np.array([3, 1, 2]), VALUES, np.full((3, 4), 0.1))
+VALUES = np.array(
+    [[5000.0, 3.0, -0.1, 0.1, 0.2], [np.nan, 2.0, np.nan, 0.0, -86.0], [-9999.0, 4.0, 0.0, 0.0, 13.7]]
+)
+STELLAR = StellarLabels(np.array([3, 1, 2]), VALUES, np.full((3, 5), 0.1))
 
 
 def test_values_that_are_no_labels_are_left_out():
-    known = TargetLabels.of(STELLAR, a_k=np.array([0.2, -86.0, 13.7]))
+    known = TargetLabels.of(STELLAR)
     assert known.names == ("teff", "logg", "fe_h", "alpha_m", "a_k")
     np.testing.assert_array_equal(known["teff"], [5000.0, np.nan, np.nan])
     np.testing.assert_array_equal(known["a_k"], [0.2, np.nan, np.nan])
@@ -22,8 +24,32 @@ def test_values_that_are_no_labels_are_left_out():
 
 @pytest.mark.parametrize("error", [np.nan, -1.0, 0.0, np.inf])
 def test_a_label_without_a_usable_error_is_taken_as_exact(error):
-    known = TargetLabels.of(StellarLabels(STELLAR.source_id, VALUES, np.full((3, 4), error)))
-    assert known.errors[0].tolist() == [0.0] * 4
+    known = TargetLabels.of(StellarLabels(STELLAR.source_id, VALUES, np.full((3, 5), error)))
+    assert known.errors[0].tolist() == [0.0] * 5
+
+
+def test_labels_that_no_star_has_are_left_out_unless_they_are_asked_for():
+    values = VALUES.copy()
+    values[:, [2, 4]] = np.nan
+    stellar = StellarLabels(STELLAR.source_id, values, STELLAR.errors)
+    assert TargetLabels.of(stellar).names == ("teff", "logg", "alpha_m")
+    asked = TargetLabels.of(stellar, ("a_k", "logg"))
+    assert asked.names == ("a_k", "logg")
+    assert np.isnan(asked["a_k"]).all()
+    np.testing.assert_array_equal(asked["logg"], values[:, 1])
+
+
+def test_no_labels_at_all_keep_their_names():
+    none = StellarLabels(STELLAR.source_id, np.full((3, 5), np.nan), STELLAR.errors)
+    assert TargetLabels.of(none).names == LABEL_NAMES
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("teff", "age"), "no label age: choose of teff"), (("teff", "teff"), "comes twice")]
+)
+def test_names_that_are_no_choice_of_labels_are_refused(names, said):
+    with pytest.raises(DataError, match=said):
+        TargetLabels.of(STELLAR, names)
 
 
 def test_labels_follow_their_stars():

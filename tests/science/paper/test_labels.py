@@ -100,7 +100,7 @@ def test_corrupt_labels_of_a_real_fit_are_what_the_cannon_fails_on():
         sky.labels.values.copy(),
         sky.labels.errors * rng.lognormal(0, 0.1, (len(sky.latents), 1)),
     )
-    values[bad] += rng.choice([-4.0, 4.0], (len(bad), 4)) * values.std(axis=0)
+    values[bad] += rng.choice([-4.0, 4.0], (len(bad), 5)) * values.std(axis=0)
     errors[bad] *= 20.0
     labels = StellarLabels(sky.labels.source_id, values, errors)
     comparison = compare_models(model, fit_cannons(model, sky.spectra, labels), sky.spectra, labels)

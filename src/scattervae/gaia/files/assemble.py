@@ -35,6 +35,7 @@ from scattervae.gaia.files.columns import (
 from scattervae.gaia.files.sampled import SampledSpectra, one_row_per_star, read_sampled
 from scattervae.spectra.spectra import Basis, Correlations, Flag, Spectra, repeats
 from scattervae.spectra.star_tables import (
+    A_K_RANGE,
     POSITION_COLUMNS,
     SOURCE_COLUMNS,
     BasisIds,
@@ -335,7 +336,8 @@ def read_labels(columns: Columns, source_id: SourceIds, *, rows: Int64[np.ndarra
 
 def _label(columns: Columns, name: str) -> StarArray:
     values = columns.numbers(name)
-    return np.where(np.isfinite(values) & (values > NO_LABEL), values, np.nan)
+    low, high = A_K_RANGE if name == "a_k" else (NO_LABEL, np.inf)
+    return np.where((values > low) & (values < high), values, np.nan)
 
 
 def read_source_columns(

@@ -21,6 +21,7 @@ from scattervae.gaia.facts import (
     JOINED_COLUMNS,
     LABEL_COLUMNS,
     MEDIAN_FLUX_NAME,
+    OTHER_LABEL_NAMES,
     SNR_NAME,
     SOURCE_ID_NAMES,
 )
@@ -172,10 +173,10 @@ def pick(names: Sequence[str], wanted: frozenset[str]) -> dict[str, str]:
 
 
 def _usual(name: str) -> str:
-    """The archive's name of a column of coefficients or their errors."""
+    """The archive's name of a column of coefficients or their errors, and ours of a label."""
     found = _OTHER_NAME.fullmatch(name)
     if found is None:
-        return name
+        return OTHER_LABEL_NAMES.get(name, name)
     what = "coefficient_errors" if found["before"] or found["behind"] else "coefficients"
     return f"{found['band']}_{what}{found['number'] or ''}"
 
@@ -245,7 +246,7 @@ ARCHIVE_UNITS: Mapping[str, str] = {
     **dict.fromkeys(G_MAG_NAMES, "mag"),
     **{name: unit for name, (_, unit, _) in SOURCE_COLUMNS.items() if unit},
     **LABEL_UNITS,
-    **{f"{name}_err": "K" if unit == "K" else "dex" for name, unit in LABEL_UNITS.items()},
+    **{f"{name}_err": unit.partition("(")[0] for name, unit in LABEL_UNITS.items()},
 }
 _FLUX_ARRAYS = ("flux", "flux_error", "wavelength")
 _FORMATS = ("generic", "vounit", "fits", "cds", "ogip")

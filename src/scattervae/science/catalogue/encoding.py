@@ -34,7 +34,6 @@ from scattervae.science.catalogue.training_flags import (
 )
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
-from scattervae.science.labels.targets import UNITS
 from scattervae.science.outliers import REASONS, SCORE, SCORE_FIELDS
 from scattervae.science.star_parts import StarParts
 from scattervae.science.trained import labels_of, outlier_reference_of
@@ -42,6 +41,7 @@ from scattervae.spectra.columns import StoredSpectra, described, flag_legend, st
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechunk, repeats
 from scattervae.spectra.staging import SeenIds
+from scattervae.spectra.star_tables import LABEL_UNITS
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.tables import TableFace, result_schema
 
@@ -149,7 +149,7 @@ def _label_fields(labels: LabelModel | None) -> list[pa.Field]:
         return []
     found = []
     for name in labels.names:
-        unit = UNITS[name]
+        unit = LABEL_UNITS[name]
         found.append(_float(name, unit, f"{name} predicted from the spectrum: median"))
         for percent in (68, 95):
             for end in ("low", "high"):

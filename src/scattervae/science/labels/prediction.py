@@ -192,7 +192,7 @@ class LabelFlag(MeaningfulFlag):
 
 @dataclass(frozen=True)
 class LabelPrediction:
-    """Labels of stars, in the units of `UNITS`; NaN for a star that could not be encoded.
+    """Labels of stars, in the units of `LABEL_UNITS`; NaN for a star that could not be encoded.
 
     The intervals are of the star's true label. A measured one lies outside a little more often, by its own error.
     """

@@ -1,5 +1,6 @@
 """Labels to learn from: in their units, and as numbers of order one that a network can learn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,12 +11,9 @@ from torch import Tensor
 
 from scattervae.arrays import LabelArray, StarArray, StarMask
 from scattervae.errors import DataError
-from scattervae.spectra.star_tables import LABEL_NAMES, LABEL_UNITS, StarTable, StellarLabels
+from scattervae.spectra.star_tables import A_K_RANGE, LABEL_NAMES, StarTable, StellarLabels
 
-A_K = "a_k"
-UNITS = LABEL_UNITS | {A_K: "mag"}
-A_K_RANGE = (-0.1, 5.0)
-"""Outside lie marks for a missing value and failures: APOGEE's targeting A_K reaches -86 mag."""
+_USABLE = {"teff": (0.0, np.inf), "a_k": A_K_RANGE}
 LOGARITHMIC = frozenset({"teff"})
 FEWEST = 20
 _LARGEST_ERROR = 3.0
@@ -26,7 +24,7 @@ LabelVector = Float64[np.ndarray, " label"]
 
 @dataclass(frozen=True)
 class TargetLabels(StarTable):
-    """Labels of some stars, in the units of `UNITS`, with one standard deviation; NaN where a star lacks a label.
+    """Labels of some stars, in the units of `LABEL_UNITS`, with one standard deviation; NaN where a star lacks one.
 
     An error is 0 where a label has none.
     """
@@ -36,25 +34,27 @@ class TargetLabels(StarTable):
     errors: LabelArray
 
     @classmethod
-    def of(cls, labels: StellarLabels, *, a_k: StarArray | None = None) -> "TargetLabels":
+    def of(cls, labels: StellarLabels, names: Sequence[str] | None = None) -> "TargetLabels":
         """The labels of these stars without unusable values: Teff not above 0, A_K out of range.
 
         Args:
-            a_k: Extinction in K [mag] of the same stars, without errors, as APOGEE's targeting has it; then it is
-                a fifth label.
+            names: Which labels, in this order; where None, those that any of the stars has.
+
+        Raises:
+            DataError: There is no label of this name, or it comes twice.
         """
-        names: tuple[str, ...] = LABEL_NAMES
-        values, errors = labels.values.astype(np.float64), labels.errors
-        values[~np.isfinite(values)] = np.nan
-        teff = values[:, names.index("teff")]
-        teff[~(teff > 0)] = np.nan
-        if a_k is not None:
-            names = (*names, A_K)
-            usable = (a_k > A_K_RANGE[0]) & (a_k < A_K_RANGE[1])
-            values = np.column_stack([values, np.where(usable, a_k, np.nan)])
-            errors = np.column_stack([errors, np.zeros(len(values))])
+        chosen = LABEL_NAMES if names is None else tuple(names)
+        if unknown := sorted(set(chosen) - set(LABEL_NAMES)):
+            raise DataError(f"no label {', '.join(unknown)}: choose of {', '.join(LABEL_NAMES)}")
+        if len(set(chosen)) < len(chosen):
+            raise DataError(f"{', '.join(chosen)}: a label comes twice")
+        values = np.stack([_usable(name, labels[name].astype(np.float64)) for name in chosen], axis=1)
+        if names is None and np.isfinite(values).any():
+            chosen = tuple(np.array(chosen)[np.isfinite(values).any(axis=0)].tolist())
+            return cls.of(labels, chosen)
+        errors = labels.errors[:, [LABEL_NAMES.index(name) for name in chosen]]
         errors = np.where(np.isfinite(errors) & (errors > 0), errors, 0.0)
-        return cls(labels.source_id, names, values, np.where(np.isfinite(values), errors, np.nan))
+        return cls(labels.source_id, chosen, values, np.where(np.isfinite(values), errors, np.nan))
 
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
@@ -124,6 +124,12 @@ class LabelScales(NamedTuple):
             self.logarithmic, np.exp(np.where(self.logarithmic, linear, 0.0)), linear
         )
         return labels
+
+
+def _usable(name: str, values: StarArray) -> StarArray:
+    low, high = _USABLE.get(name, (-np.inf, np.inf))
+    usable: StarArray = np.where((values > low) & (values < high), values, np.nan)
+    return usable
 
 
 def _linear(values: LabelArray, logarithmic: Bool[np.ndarray, " label"]) -> LabelArray:

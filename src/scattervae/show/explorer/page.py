@@ -60,6 +60,7 @@ _FIRST = (
     "logg",
     "fe_h",
     "alpha_m",
+    "a_k",
     "spectrum_score",
     "reduced_chi2",
 )

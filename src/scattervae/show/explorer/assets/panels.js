@@ -99,7 +99,7 @@ class GeneratePanel {
       return made("label", {}, made("span", { text: `latent ${k + 1}` }), output, input);
     }));
     byId("family-latent").replaceChildren(...this.ranges.map((_, k) => made("option", { value: k, text: String(k + 1) })));
-    const labels = ["teff", "logg", "fe_h", "alpha_m", "m_h"].filter((name) => app.stars.columns.get(name)?.numeric);
+    const labels = ["teff", "logg", "fe_h", "alpha_m", "m_h", "a_k"].filter((name) => app.stars.columns.get(name)?.numeric);
     byId("requested").hidden = labels.length === 0;
     byId("requested-labels").replaceChildren(...labels.map((name) => made("label", { text: `${name} ` }, made("input", { type: "number", step: "any", id: `label-${name}`, "data-label": name }), made("span", { text: ` ${app.stars.columns.get(name).unit}` }))));
   }
