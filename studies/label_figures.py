@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scattervae.science.labels.targets import UNITS
 from scattervae.show.style import PAGE_WIDTH, house_style
+from scattervae.spectra.star_tables import LABEL_NAMES
 from studies import arguments
 from studies.label_plots import ErrorsByNumber, plot_errors_by_number, plot_predicted
 from studies.label_scores import GIANT_BELOW, LabelScores
 
 FOLDER = Path(arguments(__doc__, 1)[0])
-LABELS = tuple(UNITS)
+LABELS = LABEL_NAMES
 SHOWN = {
     "ours": "ours",
     "residual network": "residual network, as many networks",

@@ -44,8 +44,7 @@ EPOCHS = 60
 _MOST_LABELLED, _MOST_WITH_ERRORS = 10_000, 500
 _ARRAYS = ("labels", "g_mag", "latents", "log_errors")
 _SHARE_UNKNOWN = 0.3  # of known labels that each epoch of fitting takes away
-_NEIGHBOURS = 10
-_LIKE_MAG = 0.5
+_NEIGHBOURS, _LIKE_MAG = 10, 0.5
 
 
 @dataclass(frozen=True, repr=False)

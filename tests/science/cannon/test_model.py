@@ -147,7 +147,7 @@ def test_the_order_of_stars_changes_nothing(order):
 
 
 @settings(max_examples=10)
-@given(st.lists(st.floats(1e-4, 1e4), min_size=4, max_size=4), st.floats(-100.0, 100.0))
+@given(st.lists(st.floats(1e-4, 1e4), min_size=5, max_size=5), st.floats(-100.0, 100.0))
 def test_the_unit_of_a_label_changes_no_prediction(factors, zero):
     """Kelvin or kilokelvin, dex or solar units: labels are scaled before anything else."""
     unit = np.array(factors)

@@ -140,7 +140,7 @@ def test_a_collapsed_model_has_no_coverage_to_test(n_active, second):
 def test_sets_without_a_star_are_not_testable():
     stars = box(300, LABELLED, seed=0)
     model, labels = known_latents(stars), labels_of(300)
-    none = replace(labels, values=np.full((300, 4), np.nan))
+    none = replace(labels, values=np.full((300, 5), np.nan))
     for given, others in ((none, box(50, WIDER, seed=1, first_id=1000)), (labels, stars)):
         claims, found = volume_claims(model, stars, given, others)
         assert {claim.verdict for claim in claims} == {NOT_TESTABLE}
