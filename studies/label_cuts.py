@@ -20,7 +20,7 @@ from studies.trust import print_header, print_row
 
 QUOTED = {"teff": "47", "logg": "0.11", "fe_h": "0.07 ([M/H])"}
 """Source: Leung & Bovy (2024), arXiv:2308.10944, abstract."""
-COOL, GIANTS_BELOW = 7000.0, 3.5
+GIANTS_BELOW = 3.5
 
 
 def main() -> None:
@@ -49,7 +49,6 @@ def main() -> None:
         row(f"... {title}", left)
     row("all cuts, giants (log g below 3.5)", left & (some.labels["logg"] < GIANTS_BELOW))
     row("all cuts, dwarfs", left & (some.labels["logg"] >= GIANTS_BELOW))
-    row("all cuts, Teff below 7,000 K", left & (some.labels["teff"] < COOL))
     row("all cuts, SNR of labels above 50", left & (some.snr > 50.0))
 
 
