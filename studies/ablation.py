@@ -25,10 +25,10 @@ from scattervae.model.recipe import RECIPES
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.comparison import Table
-from scattervae.science.paper.sensitivity import KeptRows, Variant, stars_digest, variant_of
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
+from studies.sensitivity import KeptRows, Variant, stars_digest, variant_of
 
 logger = logging.getLogger(__name__)
 

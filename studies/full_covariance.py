@@ -25,7 +25,6 @@ from scattervae.model.covariance import CorrelatedNoise, full_terms, square
 from scattervae.model.network import Reconstruction
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train
-from scattervae.science.paper.sensitivity import Simulation, simulate
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs
@@ -41,6 +40,7 @@ from studies.covariance_gain import (
     mean_correlations,
     scatter_over_flux,
 )
+from studies.sensitivity import Simulation, simulate
 
 N_EXACT = 1500  # stars whose covariances are written out
 

@@ -15,10 +15,10 @@ from scattervae.gaia import reading
 from scattervae.model.recipe import RECIPES
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
 from scattervae.show.style import MODEL_MARKERS, PAGE_WIDTH, house_style, model_colour
 from studies import arguments
+from studies.sensitivity import variant_of
 
 BUDGETS = {"best": (5, 10, 20, 40, 100), "elbo": (10, 30, 100, 300)}
 LABELS = {"best": "best", "elbo": "elbo (the paper's network)"}

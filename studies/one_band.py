@@ -23,13 +23,13 @@ from scattervae.science.calibration.fit import calibrate, made_from
 from scattervae.science.calibration.widths import LatentCoverage, encode, latent_coverage, without_band
 from scattervae.science.evaluation import evaluate
 from scattervae.science.exact_posterior import posterior_draws
-from scattervae.science.paper.sensitivity import variant_of
 from scattervae.science.trained import load_model
 from scattervae.seeds import folds, numpy_stream, stream
 from scattervae.spectra.normalization import Inputs, Normalization
 from scattervae.spectra.spectra import Spectra
 from studies import arguments
 from studies.latent_intervals import one_band_coverage
+from studies.sensitivity import variant_of
 
 
 def main() -> None:

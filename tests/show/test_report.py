@@ -98,7 +98,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
 
 
 def test_numbers_intervals_and_verdicts_stand_in_the_summary_and_with_the_claim():
-    found = Page(page(tables=[Table("All", ("model", "x"), (("elbo", "1"),))]))
+    found = Page(page())
     assert found.text.count("1.17 to 1.20") == 2
     assert found.text.count(" does not hold") == 3
     assert "Of 1 claims: 1 does not hold." in found.text

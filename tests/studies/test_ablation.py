@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 from studies.ablation import CHANGES, HEADER, ablate, ablations
+from studies.sensitivity import variant_of
 
 from cli.toys import write_parquet
 from scattervae.errors import DataError, TrainingError
 from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
-from scattervae.science.paper.sensitivity import variant_of
 from scattervae.seeds import folds
 from studies import ablation as module
 from toy import toy_best, toy_sky

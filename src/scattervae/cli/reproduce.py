@@ -12,7 +12,7 @@ from scattervae.display import epoch_bar
 
 if TYPE_CHECKING:
     from scattervae.gaia.reading import Stars
-    from scattervae.science.paper.comparison import Claim, Outcome, Table
+    from scattervae.science.paper.comparison import Claim, Outcome
     from scattervae.science.paper.reproduce import Reproduction
     from scattervae.spectra.spectra import Spectra
 
@@ -37,12 +37,6 @@ def reproduce(
             "--recipe", "-r", metavar="NAME|FILE", help="The network's: a name, or a TOML file of settings."
         ),
     ] = "elbo",
-    sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Also train 19 variants (about 15 minutes; resumable).")
-    ] = False,
-    paper_size: Annotated[
-        bool, typer.Option("--paper-size", help="Also train on 500,000 simulated stars (about 20 minutes).")
-    ] = False,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -51,14 +45,14 @@ def reproduce(
     Trains the scatter VAE (with the evidence lower bound, and with the paper's loss as printed beside it) and the
     Cannon on the same stars and folds, and writes claims.json (each claim with its number here, a bootstrap interval,
     the paper's number, a verdict, the recipe and loss that were tested, and what came out with the loss as printed),
-    the paper's three figures as PNG and PDF, and report.html. Under five minutes on two cores without the options.
+    the paper's three figures as PNG and PDF, and report.html. Under five minutes on two cores.
     If it is stopped, run the same command again: it resumes.
 
     Examples:
 
         scattervae reproduce --out reproduction
 
-        scattervae reproduce store --unlabelled other_store --out reproduction --sensitivity
+        scattervae reproduce store --unlabelled other_store --out reproduction
 
         scattervae reproduce store --recipe paper2023 --out as_printed
     """
@@ -82,7 +76,6 @@ def reproduce(
     with epoch_bar(settings.training.epochs) as progress:
         test = partial(test_claims, unlabelled=others, recipe=settings, stage=print_stage, progress=progress)
         done = test(sky.spectra, sky.labels, out)
-    further = _further(sky, done, out, sensitivity=sensitivity, paper_size=paper_size)
     print_stage("drawing figures and the report")
     figures = _draw(sky, done, out, others)
     claims = claims_as_json(done.claims)
@@ -93,7 +86,6 @@ def reproduce(
         claims=done.claims,
         figures=report_figures(figures),
         facts=facts,
-        tables=further,
     )
     write_report(out / "report.html", page)
     rows = [(c.id, _outcome(c), "-" if c.as_printed is None else _outcome(c.as_printed)) for c in done.claims]
@@ -124,24 +116,6 @@ def _draw(sky: "Stars", done: "Reproduction", out: Path, unlabelled: "Spectra | 
     )
     names = ["architecture", "normalised_errors", *(["latent_volume"] if unlabelled is not None else [])]
     return save_figures(data, out / "figures", names, formats=("png", "pdf"))
-
-
-def _further(
-    sky: "Stars", done: "Reproduction", out: Path, *, sensitivity: bool, paper_size: bool
-) -> "tuple[Table, ...]":
-    from scattervae.model.recipe import RECIPES
-    from scattervae.science.paper.sensitivity import at_paper_size
-    from scattervae.science.paper.sensitivity import sensitivity as test_variants
-
-    spectra, labels = sky.spectra, sky.labels
-    if not (sensitivity or paper_size):
-        return ()
-    with epoch_bar(RECIPES["elbo"].training.epochs) as progress:
-        test = partial(test_variants, stage=print_stage, progress=progress)
-        simulate = partial(at_paper_size, stage=print_stage, progress=progress)
-        variants = [test(spectra, labels, out / "sensitivity")] if sensitivity else []
-        simulated = [simulate(done.model, spectra, labels, out / "paper_size")] if paper_size else []
-    return (*variants, *simulated)
 
 
 def _facts(sky: "Stars", done: "Reproduction", seconds: float) -> dict[str, Any]:

@@ -6,7 +6,6 @@ figures, or of what anybody asks of the stars.
 
 __all__ = [
     "checkpoint",
-    "covariance",
     "distributed",
     "flow",
     "loss",

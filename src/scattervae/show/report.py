@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scattervae.files import written_file
-from scattervae.science.paper.comparison import Claim, Outcome, Table
+from scattervae.science.paper.comparison import Claim, Outcome
 from scattervae.show.registry import FIGURES
 
 PAPER = "Laroche & Speagle (2023), arXiv:2307.06378"
@@ -59,14 +59,12 @@ def render_report(
     claims: Sequence[Claim],
     figures: Mapping[str, ReportFigure],
     facts: Mapping[str, str],
-    tables: Sequence[Table] = (),
 ) -> str:
     """The page as text; every string in it is escaped.
 
     Args:
         claims: What the paper says and what was measured, in the order of the summary.
         facts: Provenance: data, versions, seeds, how long it took; a line each.
-        tables: Comparisons that belong to no single claim.
     """
     environment = Environment(
         loader=PackageLoader("scattervae.show", "."),
@@ -83,7 +81,6 @@ def render_report(
         claims=claims,
         counts=_counts(claims),
         tested=next((claim.tested for claim in claims if claim.tested), ""),
-        tables=tables,
         figures=figures,
         facts=facts,
         marks=_MARKS,

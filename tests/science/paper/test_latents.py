@@ -11,8 +11,7 @@ from scipy.stats import kstest
 from scattervae.model.network import Posterior
 from scattervae.science.latent_volume.comparison import VolumeSettings, compare_volumes
 from scattervae.science.paper.comparison import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
-from scattervae.science.paper.latents import aggregate_posterior, volume_claims, volumes
-from scattervae.science.paper.sensitivity import seeds_agree
+from scattervae.science.paper.latents import aggregate_posterior, seeds_agree, volume_claims, volumes
 from scattervae.seeds import folds
 from scattervae.spectra.star_tables import StellarLabels
 from science.toys import KnownLatents, known_latents, labels_of, stars_at

@@ -3,4 +3,4 @@
 It must not know how models were trained or how a report looks.
 """
 
-__all__ = ["comparison", "reproduce", "sensitivity"]
+__all__ = ["comparison", "reproduce"]

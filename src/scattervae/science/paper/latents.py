@@ -311,3 +311,50 @@ def relative_inference(model: Checkpoint, spectra: Spectra, labels: StellarLabel
     largest_found = Interval(*(float(of[largest]) for of in (first.difference, first.low, first.high)))
     title = "Matched pairs; latents that differ at a false-discovery rate of 5 % have a star"
     return Claim.of(about, largest_found, verdict, note, Table(title, header, rows))
+
+
+_FEWEST_FOR_SEEDS = 100
+_SAME_ABOVE = 0.95
+
+
+def seeds_agree(model: Checkpoint, other: Checkpoint, spectra: Spectra) -> Claim:
+    """How much of each active latent of one network is a linear function of the latents of another seed's."""
+    stars = spectra.take(folds(spectra.source_id).test & spectra.usable)
+    posteriors = [checkpoint.encode(stars) for checkpoint in (model, other)]
+    about = About(
+        "seeds_agree",
+        "Least share of an active latent explained by the latents of another seed (linear, R^2)",
+        "latents stand for labels: another seed should find the same ones (not stated)",
+    )
+    active = [sorted(posterior.active_latents()) for posterior in posteriors]
+    if not all(active) or len(stars) < _FEWEST_FOR_SEEDS:
+        note = f"{len(active[0])} and {len(active[1])} active latents, {len(stars)} test stars."
+        return Claim.of(about, None, NOT_TESTABLE, note)
+    means = [p.mean.double().numpy()[:, which] for p, which in zip(posteriors, active, strict=True)]
+
+    def least(rows: np.ndarray) -> float:
+        first, second = (of[rows] for of in means)
+        return float(min(_explained(first, second).min(), _explained(second, first).min()))
+
+    found = bootstrap(least, len(stars), n_resamples=100)
+    shares = (_explained(means[1], means[0]), _explained(means[0], means[1]))
+    rows = tuple(
+        (name, f"latent {index + 1}", f"{share:.3f}")
+        for name, which, of in zip(("this seed", "the other"), active, shares, strict=True)
+        for index, share in zip(which, of, strict=True)
+    )
+    note = (
+        f"{len(active[0])} and {len(active[1])} active latents on {len(stars):,} test stars. Latents are found but "
+        "for a rotation at best, so that each is compared with all of the other's together."
+    )
+    verdict = HOLDS if found.low > _SAME_ABOVE else "depends on the latent: see the table"
+    table = Table("Explained by the other seed's latents", ("seed", "latent", "R^2"), rows)
+    return Claim.of(about, found, verdict, note, table)
+
+
+def _explained(by: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """R^2 of each column of `of` as a linear function of the columns of `by`."""
+    design = np.column_stack([np.ones(len(by)), by])
+    left = of - design @ np.linalg.lstsq(design, of, rcond=None)[0]
+    share: np.ndarray = 1.0 - left.var(axis=0) / of.var(axis=0)
+    return share

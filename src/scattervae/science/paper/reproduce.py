@@ -20,8 +20,12 @@ from scattervae.science.paper.errors import (
     tails,
 )
 from scattervae.science.paper.labels import bad_labels, gain_by_label_error, incomplete_labels, lossless_flux
-from scattervae.science.paper.latents import aggregate_posterior, relative_inference, volume_claims
-from scattervae.science.paper.sensitivity import seeds_agree
+from scattervae.science.paper.latents import (
+    aggregate_posterior,
+    relative_inference,
+    seeds_agree,
+    volume_claims,
+)
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StellarLabels
 

@@ -9,18 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest
-from torch.distributions import Normal
-
-from model.noise_toys import correlated
-from scattervae.errors import DataError, TrainingError
-from scattervae.model.checkpoint import read_checkpoint
-from scattervae.model.covariance import square
-from scattervae.model.recipe import RECIPES
-from scattervae.science.evaluation import evaluate
-from scattervae.science.paper import sensitivity as module
-from scattervae.science.paper.comparison import HOLDS, compare_models, fit_cannons
-from scattervae.science.paper.reproduce import claims_of
-from scattervae.science.paper.sensitivity import (
+from studies.sensitivity import (
     HEADER,
     PAPER_N_STARS,
     RECIPE_NAMES,
@@ -31,10 +20,21 @@ from scattervae.science.paper.sensitivity import (
     simulate,
     variants,
 )
+from torch.distributions import Normal
+
+from model.noise_toys import correlated
+from scattervae.errors import DataError, TrainingError
+from scattervae.model.checkpoint import read_checkpoint
+from scattervae.model.covariance import square
+from scattervae.model.recipe import RECIPES
+from scattervae.science.evaluation import evaluate
+from scattervae.science.paper.comparison import HOLDS, compare_models, fit_cannons
+from scattervae.science.paper.reproduce import claims_of
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import NormalizationSettings
 from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from science.toys import KnownLatents, known_latents, trained
+from studies import sensitivity as module
 from toy import spoiled, toy_recipe, toy_sky, untrained_model
 
 NOISY = toy_sky(300, signal_to_noise=1.5)  # errors as large as the scatter of a model without training
@@ -276,7 +276,7 @@ def test_a_variant_that_diverges_is_a_row_and_not_the_end(tmp_path, seeds_traine
         return counted(spectra, recipe, **options)
 
     monkeypatch.setattr(module, "train", diverges)
-    with caplog.at_level(logging.WARNING, logger="scattervae.science.paper.sensitivity"):
+    with caplog.at_level(logging.WARNING, logger="studies.sensitivity"):
         table = sensitivity(SKY.spectra, SKY.labels, tmp_path)
     assert table.rows[0][:3] == ("tiny, seed 0", "training failed", "-")
     assert {len(row) for row in table.rows} == {len(HEADER)}
