@@ -1,16 +1,21 @@
+import gc
+import importlib
 import re
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 
 from cli.toys import with_ids, write_parquet
 from scattervae.model.checkpoint import read_checkpoint
+from scattervae.science.calibration import coverage
 from scattervae.science.evaluation import evaluate
 from scattervae.seeds import folds
 from scattervae.spectra.normalization import Normalization
 from toy import toy_sky
 
+command = importlib.import_module("scattervae.cli.evaluate")  # not the function of this name
 SCORES = (
     "negative_elbo",
     "nll_at_mean",
@@ -50,6 +55,25 @@ def test_the_stars_of_the_coverage_are_prepared_once(cli, model, store, monkeypa
     monkeypatch.setattr(Normalization, "apply", apply)
     run = cli("evaluate", model, store, "--json")
     assert prepared == 2 * [run.json["n_test"]]  # of the scores, and of the coverage
+
+
+def test_while_coverage_is_measured_no_other_stars_are_in_memory(cli, model, store, monkeypatch):
+    load, table, loaded = command.load_fold, coverage.coverage_table, []
+
+    def noted(*what):
+        stars = load(*what)
+        loaded.append(weakref.ref(stars.spectra))
+        return stars
+
+    def measured(*what, **how):
+        gc.collect()
+        loaded.append(loaded[0]() is None)
+        return table(*what, **how)
+
+    monkeypatch.setattr(command, "load_fold", noted)
+    monkeypatch.setattr(coverage, "coverage_table", measured)
+    assert cli("evaluate", model, store).code == 0
+    assert loaded[1:] == [True]
 
 
 def test_text(cli, model, store):

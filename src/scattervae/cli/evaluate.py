@@ -5,7 +5,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -24,11 +24,13 @@ from scattervae.cli.console import (
 from scattervae.errors import DataError, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from scattervae.gaia.reading import Stars
     from scattervae.model.checkpoint import Checkpoint
-    from scattervae.science.calibration.coverage import CoverageRow, CoverageTable, Share
+    from scattervae.science.calibration.coverage import CoverageRow, CoverageTable, DrawnStars, Share
     from scattervae.science.calibration.widths import LatentCoverage
     from scattervae.science.evaluation import Evaluation
 
@@ -94,20 +96,13 @@ def evaluate(
         raise DataError(
             f"--figure {figure}: draws the coverage, which --no-coverage leaves out; drop one of them"
         )
-    from scattervae.science.calibration.coverage import DrawnStars, coverage_table
+    from scattervae.science.calibration.coverage import coverage_table
     from scattervae.science.calibration.widths import faint_coverage
-    from scattervae.science.evaluation import evaluate as score
 
     checkpoints = loaded(models, choose_device(device, threads))
-    loaded_stars = load_fold(store, fold)
-    stars, n_source = loaded_stars.spectra, loaded_stars.n_source
-    scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
-    tables, faint = {}, {}
-    for name, model in checkpoints.items() if coverage else ():
-        drawn = DrawnStars.of(model, stars)
-        tables[name] = coverage_table(model, drawn, n_rounds=rounds)
-        faint[name] = faint_coverage(model, drawn.inputs)
-    n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
+    scores, drawn, n_source, n_one_band = scored(checkpoints, store, fold, draws=draws, coverage=coverage)
+    tables = {name: coverage_table(checkpoints[name], some, n_rounds=rounds) for name, some in drawn.items()}
+    faint = {name: faint_coverage(checkpoints[name], some.inputs) for name, some in drawn.items()}
     n_test = next(iter(scores.values())).n_stars
     values = {
         "n_stars": n_source,
@@ -137,6 +132,30 @@ def evaluate(
         values["figure"] = str(figure)
         lines.append(f"wrote {figure}")
     Summary(values, tuple(lines)).show(as_json=as_json)
+
+
+class Scored(NamedTuple):
+    """Scores of each model, the stars that their coverage is to be measured on, and how many there are."""
+
+    scores: "dict[str, Evaluation]"
+    drawn: "dict[str, DrawnStars]"  # none without coverage
+    n_source: int
+    n_one_band: int  # that are not scored
+
+
+def scored(
+    checkpoints: "Mapping[str, Checkpoint]", store: Path, fold: Fold, *, draws: int, coverage: bool
+) -> Scored:
+    """The scores of all models on the stars of a fold, of which those drawn for coverage alone stay in memory."""
+    from scattervae.science.calibration.coverage import DrawnStars
+    from scattervae.science.evaluation import evaluate as score
+
+    loaded_stars = load_fold(store, fold)
+    stars = loaded_stars.spectra
+    scores = {name: score(model, stars, fold="all", n_draws=draws) for name, model in checkpoints.items()}
+    drawn = {name: DrawnStars.of(model, stars) for name, model in checkpoints.items() if coverage}
+    n_one_band = int((stars.usable_with_one_band & ~stars.usable).sum())
+    return Scored(scores, drawn, loaded_stars.n_source, n_one_band)
 
 
 def load_fold(store: Path, fold: Fold) -> "Stars":

@@ -1,23 +1,24 @@
 """What is measured of a star to compare it with others: where it lies in the latents, and how well it is decoded."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from scattervae.arrays import SourceIds, StarArray
+from scattervae.arrays import StarArray
 from scattervae.gaia.basis import g_mag_of, is_known
 from scattervae.gaia.flux import design
 from scattervae.model.checkpoint import Checkpoint, Prediction
 from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.star_tables import StarTable
 
 
 @dataclass(frozen=True)
-class StarParts:
+class StarParts(StarTable):
     """What the parts of some stars are computed from; stars that cannot be encoded are left out.
 
     Attributes:
@@ -33,7 +34,6 @@ class StarParts:
         worst_nm: Where the flux differs most from the decoded one, in units of its error and scatter [nm].
     """
 
-    source_id: SourceIds
     g_mag: StarArray
     latents: Float64[np.ndarray, "star latent"]
     sd: Float64[np.ndarray, "star latent"]
@@ -41,9 +41,6 @@ class StarParts:
     worst: np.ndarray
     worst_sigma: StarArray
     worst_nm: StarArray
-
-    def __len__(self) -> int:
-        return len(self.source_id)
 
     @staticmethod
     def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "StarParts":
@@ -69,9 +66,7 @@ class StarParts:
                 no_star.astype(int),
                 *[no_star] * 2,
             )
-        return StarParts(
-            **{name: np.concatenate([vars(row)[name] for row in rows]) for name in vars(rows[0])}
-        )
+        return StarParts.concatenate(rows)
 
     @staticmethod
     def of_batch(
@@ -117,13 +112,9 @@ class StarParts:
             worst_nm=_worst_wavelength(model, residual.numpy(), variance.numpy()),
         )
 
-    def take(self, rows: np.ndarray) -> "StarParts":
-        """The parts of these rows."""
-        return StarParts(**{name: values[rows] for name, values in vars(self).items()})
-
 
 @dataclass(frozen=True)
-class Features:
+class Features(StarTable):
     """What stars are compared by; stars that cannot be encoded are left out.
 
     Attributes:
@@ -134,14 +125,10 @@ class Features:
         residuals: What is left of each coefficient, over error and scatter in quadrature; 0 where it is missing.
     """
 
-    source_id: SourceIds
     g_mag: StarArray
     latents: Float64[np.ndarray, "star latent"]
     covariance: Float64[np.ndarray, "star latent latent"]
     residuals: Float64[np.ndarray, "star coeff"]
-
-    def __len__(self) -> int:
-        return len(self.source_id)
 
     @staticmethod
     def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "Iterator[Features]":
@@ -164,17 +151,6 @@ class Features:
                     for values in (posterior.mean, posterior.covariance, residuals)
                 ),
             )
-
-    def take(self, rows: np.ndarray) -> "Features":
-        """The features of these rows."""
-        return Features(**{name: values[rows] for name, values in vars(self).items()})
-
-    @staticmethod
-    def concatenate(parts: "Sequence[Features]") -> "Features":
-        """The stars of all parts in order; at least one part."""
-        return Features(
-            **{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
-        )
 
 
 def _worst_wavelength(

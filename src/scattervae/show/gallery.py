@@ -6,19 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
-from scattervae.files import written_file
 from scattervae.gaia.flux import sample_flux
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import generate
 from scattervae.science.outliers import OUTSIDE, PARTS
 from scattervae.show.registry import save_figure
-from scattervae.show.report import ReportFigure
+from scattervae.show.report import ReportFigure, rendered, write_report
 from scattervae.show.star_figure import (
     WAVELENGTH_LABEL,
     Curve,
@@ -51,9 +49,7 @@ def save_gallery(model: Checkpoint, spectra: Spectra, table: pa.Table, path: Pat
     rows = np.array([np.flatnonzero(spectra.source_id == star)[0] for star in table["source_id"].to_pylist()])
     stars = spectra.take(rows)
     if path.suffix == ".html":
-        page = render_gallery(model, stars, table)
-        with written_file(path) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_report(path, render_gallery(model, stars, table))
     else:
         save_figure(gallery_figure(model, stars, table), path)
 
@@ -80,9 +76,6 @@ def gallery_figure(model: Checkpoint, stars: Spectra, table: pa.Table) -> Figure
 
 def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
     """The page as text; every string in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("scattervae.show", "."), autoescape=True, undefined=StrictUndefined
-    )
     curves = _Curves.of(model, stars)
     entries = []
     for index, row in enumerate(table.to_pylist()):
@@ -99,7 +92,7 @@ def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
             {**row, "source_id": str(row["source_id"]), "reasons": reasons}
             | {"png": ReportFigure(file.getvalue(), "", "").base64}
         )
-    return environment.get_template("gallery.html.jinja").render(entries=entries, n_stars=len(entries))
+    return rendered("gallery.html.jinja", entries=entries, n_stars=len(entries))
 
 
 class _Curves(NamedTuple):

@@ -66,16 +66,8 @@ def render_report(
         claims: What the paper says and what was measured, in the order of the summary.
         facts: Provenance: data, versions, seeds, how long it took; a line each.
     """
-    environment = Environment(
-        loader=PackageLoader("scattervae.show", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        extensions=["jinja2.ext.do"],
-        trim_blocks=True,
-        finalize=lambda value: _printable(value) if type(value) is str else value,
-    )
-    environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome}
-    return environment.get_template("report.html.jinja").render(
+    return rendered(
+        "report.html.jinja",
         title=title,
         paper=PAPER,
         claims=claims,
@@ -86,6 +78,20 @@ def render_report(
         marks=_MARKS,
         unsure=_UNSURE,
     )
+
+
+def rendered(template: str, **values: object) -> str:
+    """A page of this room's templates as text; every string in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("scattervae.show", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        extensions=["jinja2.ext.do"],
+        trim_blocks=True,
+        finalize=lambda value: _printable(value) if type(value) is str else value,
+    )
+    environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome}
+    return environment.get_template(template).render(**values)
 
 
 def write_report(path: Path, page: str) -> None:

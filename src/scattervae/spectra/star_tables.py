@@ -85,6 +85,14 @@ class StarTable:
         """These rows: a mask, indices or a slice."""
         return self._changed(self.source_id[rows], lambda values: values[rows])
 
+    @classmethod
+    def concatenate(cls: type[Table], tables: Sequence[Table]) -> Table:
+        """The rows of all tables, one at least, in their order."""
+        names = [name for name, values in vars(tables[0]).items() if isinstance(values, np.ndarray)]
+        return replace(
+            tables[0], **{name: np.concatenate([vars(one)[name] for one in tables]) for name in names}
+        )
+
     def aligned_to(self: Table, source_id: SourceIds) -> Table:
         """The rows of these stars in this order: the first of several, NaN where there is none."""
         if len(self) == 0:
@@ -137,12 +145,6 @@ class StellarLabels(StarTable):
 
     values: LabelArray
     errors: LabelArray
-
-    @classmethod
-    def concatenate(cls, tables: "Sequence[StellarLabels]") -> "StellarLabels":
-        """The labels of all tables, in their order."""
-        names = ("source_id", "values", "errors")
-        return cls(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
 
     def __getitem__(self, name: str) -> StarArray:
         """One label of all stars, by name."""
