@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scattervae.science.catalogue.hats_folder import encode_store as encode_store
     from scattervae.science.catalogue.one_file import write_catalogue as write_catalogue
     from scattervae.science.evaluation import evaluate as evaluate
+    from scattervae.science.outliers import find_outliers as find_outliers
     from scattervae.science.similar import similar as similar
     from scattervae.science.trained import TrainedModel as TrainedModel
     from scattervae.science.trained import load_model as load_model
@@ -54,6 +55,7 @@ _HOMES = {
     "science.catalogue.hats_folder": ("encode_store",),
     "science.catalogue.one_file": ("write_catalogue",),
     "science.evaluation": ("evaluate",),
+    "science.outliers": ("find_outliers",),
     "science.similar": ("similar",),
     "science.trained": ("TrainedModel", "load_model", "train"),
     "seeds": ("folds",),

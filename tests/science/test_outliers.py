@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.spatial import KDTree
 
+import scattervae as sv
 from scattervae.errors import CheckpointError, DataError
 from scattervae.science.outliers import (
     NOT_ADDED,
@@ -17,6 +18,7 @@ from scattervae.science.outliers import (
     find_outliers,
 )
 from scattervae.science.star_parts import StarParts
+from scattervae.spectra.spectra import Spectra
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(1500)
@@ -140,6 +142,19 @@ def test_a_reference_is_kept_and_belongs_to_its_model(model, parts, tmp_path):
     np.testing.assert_array_equal(again.score(parts).score, reference.score(parts).score)
     with pytest.raises(CheckpointError, match=rf"{REFERENCE}: is of another model"):
         OutlierReference.load(tmp_path, toy_model(SKY, toy_recipe(epochs=1)))
+
+
+def test_the_models_own_reference_is_taken_where_none_is_given():
+    own, stars = sv.load_model("best"), sv.load_model("best").generate(100, seed=1)
+    spectra = Spectra.of(
+        np.arange(1, 101),
+        stars.coeffs,
+        0.01 * np.abs(stars.coeffs) + 1.0,
+        basis=stars.basis,
+        g_flux=stars.g_flux,
+    )
+    found, expected = (sv.find_outliers(own, spectra, ordinary) for ordinary in (None, own.outlier_reference))
+    assert found.equals(expected)
 
 
 def test_too_few_ordinary_stars_are_refused(model):

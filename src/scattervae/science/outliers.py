@@ -23,6 +23,7 @@ from scipy.spatial import KDTree
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, tensors_digest, write_tensors
+from scattervae.gaia.reading import load_chunks
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.star_parts import StarParts, counting
 from scattervae.seeds import numpy_stream
@@ -38,7 +39,7 @@ PARTS = {
     "misfit": "the spectrum is far from what the model makes of it, in units of its errors",
     "misfit_with_scatter": "the spectrum is far from what the model makes of it, even for its scatter",
     "largest_residual": "one coefficient is far off",
-    "scatter": "the model expects little of stars like it: its scatter is large",
+    "scatter": "the model knows stars like it only roughly: its scatter is large",
     "likelihood": "its spectrum is unlikely",
     "neighbours": "few ordinary stars lie within the widths of its latents",
     "isolation": "its latents are far from those of ordinary stars",
@@ -65,6 +66,7 @@ SCORE_FIELDS = {
 }
 """Unit and description of the two columns that say how odd a star is, and in what."""
 
+Source = str | Path | Spectra | Iterable[Spectra]
 ReferenceArray = Float64[np.ndarray, " reference"]
 _NEIGHBOURS, _NEAREST, _CANDIDATES = 10, 5, 64
 _IN_G = 101  # reference stars nearest in G that a part is compared with
@@ -247,8 +249,8 @@ class OutlierScores:
 
 def find_outliers(
     model: Checkpoint,
-    stars: Iterable[Spectra],
-    reference: Iterable[Spectra] | OutlierReference | None = None,
+    stars: Source,
+    reference: Source | OutlierReference | None = None,
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
@@ -256,20 +258,33 @@ def find_outliers(
 
     Args:
         model: A trained model.
-        stars: The stars, in chunks.
-        reference: The population called ordinary; where None, the stars themselves, each left out of its own
-            neighbours.
+        stars: A store, a file, spectra, or spectra in chunks.
+        reference: The population called ordinary; where None, that of the model's folder, or else the stars themselves,
+            each left out of its own neighbours.
         progress: Called after each chunk with its number of stars.
 
     Raises:
         DataError: Too few reference stars, or stars of another basis than the model's.
+
+    Example:
+        >>> import scattervae as sv
+        >>> odd = sv.find_outliers(sv.load_model("best"), "stars.csv.gz")
+        >>> odd.column_names[:4]
+        ['source_id', 'g_mag', 'outlier_score', 'outlier_reasons']
     """
-    parts = StarParts.of(model, counting(stars, progress))
+    parts = StarParts.of(model, counting(_chunks(model, stars), progress))
+    if reference is None:
+        reference = getattr(model, "outlier_reference", None)
     if not isinstance(reference, OutlierReference):
-        reference = OutlierReference.fit(
-            model, parts if reference is None else StarParts.of(model, reference)
-        )
+        ordinary = parts if reference is None else StarParts.of(model, _chunks(model, reference))
+        reference = OutlierReference.fit(model, ordinary)
     return reference.score(parts).table(model)
+
+
+def _chunks(model: Checkpoint, stars: Source) -> Iterable[Spectra]:
+    if isinstance(stars, str | Path):
+        return load_chunks(stars, basis=model.normalization.basis)
+    return [stars] if isinstance(stars, Spectra) else stars
 
 
 def _distances(stars: StarParts, reference: StarParts, tree: KDTree) -> Float64[np.ndarray, "star 2"]:

@@ -66,6 +66,8 @@ def gallery_figure(model: Checkpoint, stars: Spectra, table: pa.Table) -> Figure
             above = figure.add_subplot(grid[2 * line, column])
             below = figure.add_subplot(grid[2 * line + 1, column], sharex=above)
             curves.draw(above, below, index)
+            if index == 0:
+                above.legend(loc="best", fontsize=6.0)
             above.set_title(
                 f"{row['source_id']}, $G$ = {row['g_mag']:.1f}, score {row['outlier_score']:.1f}\n"
                 f"{row['outlier_reasons'].replace('_', ' ') or 'nothing unusual'}",

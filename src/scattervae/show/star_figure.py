@@ -179,7 +179,9 @@ def plot_flux_residuals(
     axes.set_xlim(grid_nm[0], grid_nm[-1])
     if max(abs(limit) for limit in axes.get_ylim()) > 3 * linear_below:
         axes.set_yscale("symlog", linthresh=linear_below)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below))
+        n_decades = int(np.log10(max(abs(limit) for limit in axes.get_ylim()) / linear_below))
+        above = linear_below * 10.0 ** np.arange(0, n_decades + 1, 1 + n_decades // 3)
+        axes.set_yticks([*-above[::-1], 0.0, *above])
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
 
