@@ -2,13 +2,13 @@
 
     python -m studies.trust MODEL STARS [FIELD ...]
 
-MODEL is a trained folder. STARS have labels; those of the test fold are asked for, of which neither the
-model of spectra nor that of labels was trained on. FIELD are files of other stars, without labels. Printed are, in bins
-of G, how well spectra are reproduced and whether scores are even, of FIELD those of each fifth of the stars beside the
-other four; by order, what of that scatter cannot explain; where
-MODEL predicts labels, in bins of known labels and of G, errors of predicted
-labels and how many known ones their intervals hold; the same for stars with and without each flag, and for test stars
-made 3 to 20 times noisier; and how many stars have which flag.
+MODEL is a trained folder. STARS have labels; those of the test fold are asked for, of which neither the model of
+spectra nor that of labels was trained on. FIELD are files of other stars, without labels. Printed are, in bins of G,
+how well spectra are reproduced and whether scores are even, of FIELD those of each fifth of the stars beside the
+other four; by order, what of that scatter cannot explain; what blended stars cost the bound; where MODEL predicts
+labels, in bins of known labels and of G, errors of predicted labels and how many known ones their intervals hold; the
+same for stars with and without each flag, and for test stars made 3 to 20 times noisier; and how many stars have
+which flag.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from scattervae.science.labels.prediction import LabelFlag, LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import labels_of
 from scattervae.seeds import folds, numpy_stream
-from scattervae.spectra.spectra import Spectra
+from scattervae.spectra.spectra import Flag, Spectra
 from studies import arguments
 from studies.label_scores import LabelScores, coverage
 
@@ -61,6 +61,7 @@ def main() -> None:
         print_spectra(model, some, title, cross_fitted=title in others)
     for title, some in samples.items():
         print_orders(model, some.take(np.asarray(g_mag_of(some.g_flux)) < BRIGHT), title)
+    print_blended(model, spectra)
     if labels is None:
         return
     predicted = label_stars(model, labels, spectra)
@@ -144,6 +145,16 @@ def print_orders(model: sv.Checkpoint, spectra: Spectra, title: str) -> None:
         with_scatter, alone, ratio = (value[:, columns] for value in values)
         chi2 = (f"{value.mean(dim=1).median():.2f}" for value in (with_scatter, alone))
         print_row(name, *chi2, f"{ratio.median():.3f}")
+
+
+def print_blended(model: sv.Checkpoint, spectra: Spectra) -> None:
+    """What stars with light of a neighbour cost the mean bound."""
+    blended = (spectra.flags & np.uint16(Flag.BLENDED)) > 0
+    print_header("Negative evidence lower bound, test fold [nat per star]", ("stars", "number", "-ELBO"))
+    for name, here in (("all", blended | True), ("blended", blended), ("not blended", ~blended)):
+        if here.any():
+            found = sv.evaluate(model, spectra.take(here), fold="all")
+            print_row(name, f"{here.sum():,}", f"{found.negative_elbo:.1f} ± {found.negative_elbo_error:.1f}")
 
 
 def print_labels(predicted: LabelPrediction, known: TargetLabels, spectra: Spectra) -> None:
