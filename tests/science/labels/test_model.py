@@ -7,7 +7,7 @@ from studies.label_scores import coverage
 
 from scattervae.errors import CheckpointError, DataError
 from scattervae.files import DIGESTS, read_tensors, write_tensors
-from scattervae.science.labels import model as labels_model
+from scattervae.science.labels import support
 from scattervae.science.labels.model import (
     CALIBRATION,
     CONFIG,
@@ -86,9 +86,19 @@ def test_stars_without_labels_are_not_copied(monkeypatch):
         return taken
 
     monkeypatch.setattr(Spectra, "take", take)
-    monkeypatch.setattr(labels_model, "FEWEST_UNSEEN", 10)
+    monkeypatch.setattr(support, "FEWEST_UNSEEN", 10)
     fit_labels(model, sky.spectra, known_of(sky).take(slice(0, 100)), QUICK.model_copy(update={"steps": 1}))
     assert sum(copied) < 0.5 * len(sky.spectra)
+
+
+def test_no_more_spectra_are_judged_than_ranks_are_made_of(monkeypatch):
+    sky, model, _ = with_labels()
+    plain, n_judged = support.reduced_chi2, []
+    monkeypatch.setattr(support, "FEWEST_UNSEEN", 10)
+    monkeypatch.setattr(support, "MOST_JUDGED", 25)
+    monkeypatch.setattr(support, "reduced_chi2", lambda of: n_judged.append(len(of.spectra)) or plain(of))
+    fitted = fit_labels(model, sky.spectra, known_of(sky), QUICK.model_copy(update={"steps": 1}))
+    assert sum(n_judged) == len(fitted.support.chi2) == 25
 
 
 def test_the_order_of_stars_does_not_matter():

@@ -100,7 +100,7 @@ def test_a_spectrum_that_the_model_does_not_reproduce_is_flagged():
 def test_stars_that_the_model_was_not_trained_on_say_how_well_it_reproduces(monkeypatch):
     """Their labels matter for nothing: they are of the test fold."""
     sky, model = trained()
-    monkeypatch.setattr("scattervae.science.labels.model.FEWEST_UNSEEN", 10)
+    monkeypatch.setattr("scattervae.science.labels.support.FEWEST_UNSEEN", 10)
     known, test = known_of(sky), folds(sky.spectra.source_id).test
     settings = LabelSettings(networks=1, steps=1, blocks=1)
     labels = fit_labels(model, sky.spectra, known.take(~test), settings)

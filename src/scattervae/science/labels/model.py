@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags
@@ -28,8 +27,8 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.model.checkpoint import Checkpoint, Encoded, on_cpu, require_finite, with_weights
-from scattervae.model.network import Posterior, gaussian_terms
+from scattervae.model.checkpoint import Checkpoint, on_cpu, require_finite, with_weights
+from scattervae.model.network import Posterior
 from scattervae.model.recipe import trained_on
 from scattervae.science.labels.prediction import (
     BY_CHI2,
@@ -40,7 +39,13 @@ from scattervae.science.labels.prediction import (
     cell_axes,
     scores_of,
 )
-from scattervae.science.labels.support import RELIABLE_ABOVE, LabelledVolume, LabelSupport, SurveyStars
+from scattervae.science.labels.support import (
+    RELIABLE_ABOVE,
+    LabelledVolume,
+    LabelSupport,
+    SurveyStars,
+    reduced_chi2,
+)
 from scattervae.science.labels.targets import LabelScales, TargetLabels
 from scattervae.science.labels.training import (
     LabelledBatches,
@@ -58,7 +63,6 @@ from scattervae.spectra.spectra import Flag, Spectra
 logger = logging.getLogger(__name__)
 
 FEWEST_STARS = 40
-FEWEST_UNSEEN = 1000  # for a rank below `REPRODUCED_ABOVE`
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def fit_labels(
     settings = settings or LabelSettings()
     rows = np.flatnonzero(trained_on(spectra, model.recipe))
     known = labels.aligned_to(spectra.source_id[rows])
-    survey, labelled = _survey(model, spectra, rows, known), known.any_known
+    survey, labelled = SurveyStars.of(model, spectra, rows, known, seed=settings.seed), known.any_known
     stars, known = spectra.take(rows[labelled]), known.take(labelled)
     if len(stars) < FEWEST_STARS:
         raise DataError(
@@ -196,7 +200,7 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     predictions = []
     for encoded in model.encode_batches([spectra]):
         g_flux, flags = encoded.spectra.g_flux, encoded.spectra.flags
-        chi2 = _reduced_chi2(encoded)
+        chi2 = reduced_chi2(encoded)
         predictions.append(
             label_model.predict(encoded.inputs, encoded.posterior, chi2, g_flux=g_flux, flags=flags)
         )
@@ -205,35 +209,6 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
         g_flux, flags = spectra.g_flux, spectra.flags
         return label_model.predict(inputs, posterior, np.empty(0), g_flux=g_flux, flags=flags)
     return LabelPrediction.concatenate(predictions)
-
-
-def _survey(
-    model: Checkpoint, spectra: Spectra, rows: Int64[np.ndarray, " row"], known: TargetLabels
-) -> SurveyStars:
-    """The stars that the model of spectra was trained on, of these rows, with their labels.
-
-    Chi^2 is of usable stars that it was not trained on (of the test fold: their spectra, not their labels), where there
-    are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those that it was trained on.
-    """
-    model.normalization.require_basis(spectra.basis)
-    inputs = Inputs.empty(len(rows), model.normalization.n_coeffs)
-    model.normalization.apply_to(spectra, rows, inputs, gaps=model.recipe.trains_on_one_band)
-    unseen = spectra.usable & ~np.isin(spectra.source_id, spectra.source_id[rows])
-    judged = spectra.take(unseen if unseen.sum() >= FEWEST_UNSEEN else rows)
-    chi2 = [_reduced_chi2(encoded) for encoded in model.encode_batches([judged])]
-    bp, rp = model.normalization.bp, model.normalization.rp
-    bands = (bp.stop, rp.stop - rp.start)
-    has = torch.from_numpy(np.isfinite(known.values))
-    return SurveyStars(inputs, has, np.concatenate([np.empty(0), *chi2]), bands)
-
-
-def _reduced_chi2(encoded: Encoded) -> StarArray:
-    """At the posterior mean, over error and scatter."""
-    mean, scatter = encoded.reconstruction
-    variance = encoded.inputs.errors.square() + scatter.square()
-    terms = gaussian_terms(encoded.inputs.x, mean, variance)
-    chi2: StarArray = (terms.chi2 / terms.n_known).double().numpy()
-    return chi2
 
 
 def _trained(

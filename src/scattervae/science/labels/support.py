@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scattervae.arrays import LabelArray, PerStar, StarArray, StarMask
-from scattervae.model.network import Posterior, ScatterVAE
+from scattervae.model.checkpoint import Checkpoint, Encoded
+from scattervae.model.network import Posterior, ScatterVAE, gaussian_terms
 from scattervae.model.recipe import draw_degradation
-from scattervae.science.labels.targets import LabelTensor
+from scattervae.science.labels.targets import LabelTensor, TargetLabels
 from scattervae.science.labels.training import (
     LabelNetwork,
     LabelSettings,
@@ -29,6 +30,7 @@ from scattervae.science.labels.training import (
 )
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.normalization import Inputs
+from scattervae.spectra.spectra import Spectra
 
 NEIGHBOURS = 10
 RELIABLE_ABOVE = 0.01
@@ -144,7 +146,9 @@ _BATCH = 256
 _NOISE_BINS = 4
 _LARGEST_WEIGHT = 10.0
 _NOISE_FACTORS = (3.0, 20.0)
-_FAINT, _MOST_KEPT = 0.95, 10_000
+_FAINT = 0.95
+FEWEST_UNSEEN = 1000  # for a rank below `REPRODUCED_ABOVE`
+MOST_JUDGED = 10_000  # stars whose chi^2 ranks that of others
 
 
 class SurveyStars(NamedTuple):
@@ -152,8 +156,43 @@ class SurveyStars(NamedTuple):
 
     inputs: Inputs
     known: Bool[Tensor, "star label"]  # which labels each has
-    chi2: StarArray  # reduced chi^2 under that model, of stars that it was not trained on where there are enough
+    # reduced chi^2 under that model, of at most `MOST_JUDGED`, not trained on where there are enough such
+    chi2: StarArray
     bands: tuple[int, int]  # coefficients of BP and of RP
+
+    @staticmethod
+    def of(
+        model: Checkpoint,
+        spectra: Spectra,
+        rows: Int64[np.ndarray, " row"],
+        known: TargetLabels,
+        *,
+        seed: int,
+    ) -> "SurveyStars":
+        """These rows, with their labels.
+
+        Chi^2 is of usable stars that are not among them (of the test fold: their spectra, not their labels), where
+        there are enough: of the demo's, eight times as many lie beyond a chi^2 of 3.6 as of those trained on.
+        """
+        normalization = model.normalization
+        normalization.require_basis(spectra.basis)
+        inputs = Inputs.empty(len(rows), normalization.n_coeffs)
+        normalization.apply_to(spectra, rows, inputs, gaps=model.recipe.trains_on_one_band)
+        unseen = np.flatnonzero(spectra.usable & ~np.isin(spectra.source_id, spectra.source_id[rows]))
+        judged = unseen if len(unseen) >= FEWEST_UNSEEN else rows
+        drawn = numpy_stream(seed, "survey chi2").permutation(len(judged))[:MOST_JUDGED]
+        batches = model.encode_batches([spectra.take(judged[np.sort(drawn)])])
+        chi2 = np.concatenate([np.empty(0), *(reduced_chi2(encoded) for encoded in batches)])
+        bands = normalization.bp.stop, normalization.n_coeffs - normalization.bp.stop
+        return SurveyStars(inputs, torch.from_numpy(np.isfinite(known.values)), chi2, bands)
+
+
+def reduced_chi2(encoded: Encoded) -> StarArray:
+    """At the posterior mean, over error and scatter."""
+    mean, scatter = encoded.reconstruction
+    terms = gaussian_terms(encoded.inputs.x, mean, encoded.inputs.errors.square() + scatter.square())
+    chi2: StarArray = (terms.chi2 / terms.n_known).double().numpy()
+    return chi2
 
 
 class LabelSupport(NamedTuple):
@@ -183,7 +222,7 @@ class LabelSupport(NamedTuple):
         """
         known = stars.known.numpy()
         has_enough = (~known).sum(axis=0) >= FEWEST_WITHOUT
-        kept = np.sort(numpy_stream(settings.seed, "survey chi2").permutation(stars.chi2)[:_MOST_KEPT])
+        kept = np.sort(stars.chi2)
         if not has_enough.any():
             return cls((), np.empty((0, known.shape[1])), kept)
         schedule = Schedule.of(len(known), settings)
