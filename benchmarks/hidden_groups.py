@@ -22,6 +22,7 @@ from benchmarks.outliers import best, fitted, scores
 import scattervae as sv
 from scattervae.gaia.flux import design
 from scattervae.seeds import numpy_stream
+from scattervae.spectra.star_tables import StellarLabels
 
 Mask = np.ndarray
 _SWAN = (
@@ -52,7 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     stars = sv.load(given.store)
     spectra = stars.spectra.take(stars.spectra.usable)
-    labels = stars.labels.aligned_to(spectra.source_id).values
+    labels = stars.labels.aligned_to(spectra.source_id)
     found = [
         {"group": name, **row}
         for name, group in groups(spectra, labels).items()
@@ -62,9 +63,9 @@ def main() -> None:
     print(json.dumps(found, indent=2) if given.json else table(found))
 
 
-def groups(spectra: sv.Spectra, labels: np.ndarray) -> dict[str, Group]:
+def groups(spectra: sv.Spectra, labels: StellarLabels) -> dict[str, Group]:
     """The hidden kinds among these stars."""
-    teff, _, fe_h, _ = labels.T
+    teff, fe_h = labels["teff"], labels["fe_h"]
     by_label = {
         "metal-poor": (fe_h, fe_h < -1.2),
         "very cool": (teff, teff < 3700),

@@ -28,6 +28,7 @@ from scattervae.gaia.flux import design
 from scattervae.science.similar import Population, rank_features
 from scattervae.science.star_parts import Features
 from scattervae.seeds import numpy_stream
+from scattervae.spectra.star_tables import StellarLabels
 
 NUMBERS = (1, 5, 20, 100)
 _DRAWS = 5
@@ -45,7 +46,7 @@ class Hidden:
     kinds: dict[str, np.ndarray]
 
     @staticmethod
-    def of(model: sv.TrainedModel, stars: sv.Spectra, labels: np.ndarray) -> "Hidden":
+    def of(model: sv.TrainedModel, stars: sv.Spectra, labels: StellarLabels) -> "Hidden":
         carbon = numpy_stream(0, "similar benchmark").permutation(len(stars)) < _CARBON_SHARE * len(stars)
         rows = np.flatnonzero(carbon)
         grid = design(stars.basis)
@@ -55,7 +56,7 @@ class Hidden:
         features = Features.concatenate(list(Features.of(model, [stars])))
         assert np.array_equal(features.source_id, stars.source_id)
         per_flux = stars.coeffs / stars.g_flux[:, None]
-        teff, _, fe_h, alpha = labels.T
+        teff, fe_h, alpha = labels["teff"], labels["fe_h"], labels["alpha_m"]
         kinds = {"metal-poor": fe_h < -1.2, "alpha-rich": alpha > 0.25, "very cool": teff < 3700}
         kinds |= {"hot": teff > 6500, "carbon bands": carbon}
         return Hidden(features, (per_flux - per_flux.mean(axis=0)) / per_flux.std(axis=0), kinds)
@@ -150,7 +151,7 @@ def main() -> None:
     usable = loaded.spectra.usable
     fold = sv.folds(loaded.spectra.source_id)
     validation, test = (
-        Hidden.of(model, loaded.spectra.take(rows), loaded.labels.values[rows])
+        Hidden.of(model, loaded.spectra.take(rows), loaded.labels.take(rows))
         for rows in (np.flatnonzero(usable & part) for part in (fold.validation, fold.test))
     )
     mean = {

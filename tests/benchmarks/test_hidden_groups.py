@@ -11,7 +11,7 @@ from benchmarks import hidden_groups, outliers
 from cli.toys import write_parquet
 from scattervae.gaia.flux import design
 from scattervae.spectra.spectra import Spectra
-from scattervae.spectra.star_tables import StellarLabels
+from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 
 
 def made(n: int) -> Spectra:
@@ -40,7 +40,7 @@ def test_a_group_is_hidden_and_scored_against_the_others(tmp_path, monkeypatch, 
     """The bluest stars are called hot."""
     stars = made(2600)
     blue = stars.coeffs[:, 0] / stars.coeffs[:, stars.basis.n_bp]
-    values = np.zeros((len(stars), 4))
+    values = np.zeros((len(stars), len(LABEL_NAMES)))
     values[:, 0] = np.where(blue > np.quantile(blue, 0.9), 7000.0, 5000.0)
     labels = StellarLabels(stars.source_id, values, np.ones_like(values))
     path = write_parquet(tmp_path / "stars.parquet", stars, labels)
