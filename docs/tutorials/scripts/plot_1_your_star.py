@@ -39,7 +39,7 @@ for k in range(1, model.n_latent + 1):
 # Its labels, with the interval that contains the true value in 68 % of stars. The survey's own values are beside
 # them. The model was trained on other stars.
 
-for name in ("teff", "logg", "fe_h", "alpha_m"):
+for name in model.label_model.names:
     low, high = star[f"{name}_low_68"], star[f"{name}_high_68"]
     print(f"{name:8} {star[name]:9.2f}  {low:9.2f} to {high:9.2f}  APOGEE {stars.labels[name][row]:9.2f}")
 
