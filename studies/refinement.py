@@ -3,7 +3,7 @@
     python -m studies.refinement MODEL STARS [EVERY]
 
 MODEL was trained without the validation fold (`training.hold_out_validation`); the stars of that fold are scored,
-every so many of them.
+every so many of them, by the model as it was trained: that of a calibrated one refines by itself.
 """
 
 import time
@@ -27,7 +27,7 @@ MODEL, STARS, *MORE = arguments(__doc__, 2)
 EVERY = int(MORE[0]) if MORE else 1
 N_DRAWS = 20
 G_EDGES = (0.0, 10.0, 11.0, 12.0, 13.0, 14.0, 25.0)
-checkpoint = scattervae.load_model(MODEL)
+checkpoint = scattervae.load_model(MODEL, calibrated=False)  # of a calibrated one `encode` refines already
 every_star = scattervae.load(STARS).spectra
 stars = every_star.take(folds(every_star.source_id).validation & every_star.usable)
 stars = stars.take(slice(None, None, EVERY))
