@@ -163,9 +163,8 @@ class Functions:
     grid_nm: Wavelengths
     bp: Float64[np.ndarray, "wavelength bp_coeff"]  # in flux units; NaN rows where the band has no flux
     rp: Float64[np.ndarray, "wavelength rp_coeff"]
-    precision: float = (
-        1e-14  # relative size of their rounding; combinations that make less flux count as unknown
-    )
+    # relative size of their rounding; combinations that make less flux count as unknown
+    precision: float = 1e-14
 
 
 @dataclass(frozen=True)
@@ -307,9 +306,8 @@ class _BandMap:
     unknown: (
         _Unknown  # a root of the covariance of what the source does not determine, for a star of unit flux
     )
-    beyond: Float64[
-        np.ndarray, "target beyond"
-    ]  # what no source coefficient moves; it has the band's errors too
+    # what no source coefficient moves; it has the band's errors too
+    beyond: Float64[np.ndarray, "target beyond"]
     n_unknown: int  # combinations of which the prior says more than the source
     flux: Float64[np.ndarray, "row source"]  # the source's functions
     lost: Float64[np.ndarray, "row source"]  # what of them the target cannot make

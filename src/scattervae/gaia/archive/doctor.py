@@ -115,9 +115,7 @@ class Examination:
         self._patience = patience or Patience(tries=_TRIES)
         self._services = Services(release, patience=self._patience, timeout=_TIMEOUT, longest_job=_TIMEOUT)
         self._bases: list[Basis] = []
-        self._lacking: set[str] | None = (
-            None  # columns of spectra, in all forms; None where no header was seen
-        )
+        self._lacking: set[str] | None = None  # columns of spectra, in all forms; None without a header
         self._gives_stars = False
         self._listed: list[str] = []
         self._located = False

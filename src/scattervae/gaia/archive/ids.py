@@ -34,13 +34,11 @@ class FetchedIds:
 
     path: Path
     fetched: Int64[np.ndarray, " fetched"]  # stars in the file, in its order
-    unlocated: Int64[
-        np.ndarray, " unlocated"
-    ]  # those of them that a table of the release has, but without a position
+    # those of them that a table of the release has, but without a position
+    unlocated: Int64[np.ndarray, " unlocated"]
     unlisted: Int64[np.ndarray, " unlisted"]  # those of them that no table of the release has
-    unknown: Int64[
-        np.ndarray, " unknown"
-    ]  # stars that no table of the release has, and that have no spectrum
+    # stars that no table of the release has, and that have no spectrum
+    unknown: Int64[np.ndarray, " unknown"]
     without: Int64[np.ndarray, " without"]  # stars that a table has, but that have no mean spectrum
 
 

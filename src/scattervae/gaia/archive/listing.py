@@ -40,9 +40,8 @@ class Bulk(Settings):
     """Where a release's bulk files are."""
 
     url: str  # the folder above all
-    listing_url: str | None = (
-        None  # an object store that lists the same objects by the same paths, where there is one
-    )
+    # an object store that lists the same objects by the same paths, where there is one
+    listing_url: str | None = None
     products: tuple[Product, ...] = ()  # its files, a kind each
 
 
@@ -51,9 +50,8 @@ class DataLink(Settings):
 
     release: str  # its ``RELEASE``
     retrieval_type: str  # its ``RETRIEVAL_TYPE`` of mean spectra as coefficients
-    data_structures: tuple[
-        str, ...
-    ]  # ``DATA_STRUCTURE`` of many stars in one table; the first that it knows is used
+    # ``DATA_STRUCTURE`` of many stars in one table; the first that it knows is used
+    data_structures: tuple[str, ...]
     batch_limit: PositiveInt = 5000  # stars that it gives at once
 
 
@@ -91,9 +89,8 @@ class Release(Settings):
     preliminary: bool = False  # true where it was written before the release was published
     epoch: PositiveFloat  # reference epoch of positions [Julian year]
     g_zero_point: PositiveFloat | None = None  # of G, VEGAMAG: flux [electron/s] = 10**(0.4 (zero point - G))
-    ids_hold_pixels: bool = (
-        False  # true where source_ids are documented to begin with an order-12 nested pixel
-    )
+    # true where source_ids are documented to begin with an order-12 nested pixel
+    ids_hold_pixels: bool = False
     archive_url: str  # its TAP and DataLink servers
     basis: ReleaseBasis | None = None
     datalink: DataLink

@@ -145,28 +145,23 @@ class Services:
             IVOA, Table Access Protocol 1.1, sect. 4, ``TAP_SCHEMA.columns``; a unit that is null there is empty here.
         """
         if table not in self._columns:
-            adql = f"SELECT column_name, unit FROM TAP_SCHEMA.columns WHERE table_name = '{table}'"
-
-            def units() -> dict[str, str]:
-                listed = self._rows(adql)
-                names, units = (
-                    np.ma.filled(np.ma.asarray(listed[listed.colnames[index]], dtype=object), "").tolist()
-                    for index in (0, 1)
-                )
-                return {str(n).lower().strip('"'): str(u) for n, u in zip(names, units, strict=True)}
-
-            self._columns[table] = self._ask(units)
+            listed = self._schema(f"column_name, unit FROM TAP_SCHEMA.columns WHERE table_name = '{table}'")
+            self._columns[table] = {name.lower(): unit for name, unit in listed}
         return self._columns[table]
 
     def tables_like(self, table: str) -> list[str]:
         """Tables of the same name that TAP_SCHEMA lists in any schema."""
-        adql = f"SELECT table_name FROM TAP_SCHEMA.tables WHERE table_name LIKE '%{table.rpartition('.')[2]}'"
+        like = f"'%{table.rpartition('.')[2]}'"
+        return [
+            name
+            for (name,) in self._schema(f"table_name FROM TAP_SCHEMA.tables WHERE table_name LIKE {like}")
+        ]
 
-        def names() -> list[str]:
-            listed = self._rows(adql)
-            return [str(name).strip('"') for name in listed[listed.colnames[0]]]
-
-        return self._ask(names)
+    def _schema(self, selected: str) -> list[tuple[str, ...]]:
+        """Rows of TAP_SCHEMA, null as empty text."""
+        rows = self._ask(lambda: self._rows(f"SELECT {selected}"))
+        columns = [np.ma.filled(np.ma.asarray(rows[own], dtype=object), "").tolist() for own in rows.colnames]
+        return [tuple(str(cell).strip('"') for cell in row) for row in zip(*columns, strict=True)]
 
     def _rows_of(self, table: str, source_id: SourceIds) -> SourceColumns:
         own = self.release.tap.own("source_id", *SOURCE_COLUMNS)

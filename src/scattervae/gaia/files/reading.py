@@ -140,8 +140,9 @@ def read_labels_file(path: str | Path) -> StellarLabels:
     a FITS table may be larger than memory.
     """
     labels = (name for pair in LABEL_COLUMNS for name in pair)
+    cuts = (cut.column for table in ALLSTARS for cut in table.cuts)
     with located(path):
-        wanted = frozenset((*SOURCE_ID_NAMES, *labels, SNR_NAME, *label_flags()))
+        wanted = frozenset((*SOURCE_ID_NAMES, *labels, SNR_NAME, *cuts))
         return assemble_labels(_read_columns(Path(path), wanted, fits=read_mapped_fits))
 
 
@@ -165,7 +166,9 @@ def read_ids_file(path: str | Path, *, release: DataRelease = DR3) -> SourceIds:
         ids = _listed_ids(path, release.name)
         if ids is None:
             columns = _read_columns(path, frozenset(SOURCE_ID_NAMES))
-            ids = assemble_ids(replace(columns, release=release))
+            require_columns(columns, "holds no identifiers")
+            skips = Skips(len(columns))
+            ids = read_source_ids(replace(columns, release=release), skips)[skips.kept]
         if len(ids) == 0:
             raise DataError("holds no source_id")
         return ids
@@ -316,11 +319,6 @@ def allstar_of(names: Sequence[str]) -> AllStar | None:
     return next((table for table in ALLSTARS if table.own_columns <= lower), None)
 
 
-def label_flags() -> frozenset[str]:
-    """The columns, in lower case, that any cut looks at."""
-    return frozenset(cut.column for table in ALLSTARS for cut in table.cuts)
-
-
 def assemble_labels(columns: Columns) -> StellarLabels:
     """The labels of a table that need not hold spectra, one row a star, the best where it has several.
 
@@ -338,11 +336,3 @@ def assemble_labels(columns: Columns) -> StellarLabels:
         kept, worth = kept & allstar.trusted(columns), allstar.worth(columns)
     rows = np.flatnonzero(kept)
     return read_labels(columns, source_id, rows=rows[~repeats(source_id[rows], worth[rows])])
-
-
-def assemble_ids(columns: Columns) -> SourceIds:
-    """The source_ids of a table, as often as they are in it."""
-    require_columns(columns, "holds no identifiers")
-    skips = Skips(len(columns))
-    source_id: SourceIds = read_source_ids(columns, skips)[skips.kept]
-    return source_id
