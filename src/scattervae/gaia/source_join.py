@@ -29,6 +29,7 @@ from scattervae.spectra.star_tables import (
     DataRelease,
     SourceColumns,
     joined_sources,
+    rows_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,23 +46,15 @@ _RANGE = re.compile(r"_(\d{6})-(\d{6})\.")
 _OPEN = 3  # tables kept in memory: a spectrum file rarely needs more than one, of about 50 MB
 
 
-class RangedFile(NamedTuple):
-    """A file of ``gaia_source`` with the first and last level-8 pixel of its name."""
-
-    path: Path
-    first: int
-    last: int
-
-
 class SourceFiles:
     """Files of ``gaia_source``, opened as the stars at hand ask for them.
 
     Args:
-        ranged: Files whose names say which part of the sky they hold: read when a star lies in it.
+        ranged: Files whose names say which level-8 pixels they hold: read when a star lies in one.
         table: The folder of all others, as one sorted table on disk; None where there are none.
     """
 
-    def __init__(self, ranged: Sequence[RangedFile], table: Path | None) -> None:
+    def __init__(self, ranged: Sequence[tuple[Path, range]], table: Path | None) -> None:
         self.ranged = tuple(ranged)
         self.table = table
         self._open: dict[Path, SourceColumns] = {}  # the files of the last chunks, the newest last
@@ -81,7 +74,7 @@ class SourceFiles:
             if found is None or not release.ids_hold_pixels:
                 others.append(path)
             else:
-                ranged.append(RangedFile(path, int(found[1]), int(found[2])))
+                ranged.append((path, range(int(found[1]), int(found[2]) + 1)))
         return cls(ranged, _write_table(others, scratch, release) if others else None)
 
     def of_stars(self, source_id: SourceIds) -> SourceColumns:
@@ -90,11 +83,11 @@ class SourceFiles:
         known = np.zeros(len(source_id), dtype=bool)
         covered = np.full(len(source_id), self.table is not None)
         pixels = source_id // _LEVEL8
-        for file in self.ranged:
-            inside = (pixels >= file.first) & (pixels <= file.last)
+        for path, own in self.ranged:
+            inside = (pixels >= own.start) & (pixels < own.stop)
             covered |= inside
             if (inside & ~known).any():
-                _fill(values, known, self._opened(file.path), source_id)
+                _fill(values, known, self._opened(path), source_id)
         if not covered.all():
             lacking = np.unique(pixels[~covered])
             raise DataError(
@@ -171,16 +164,14 @@ def _fill(
     """Take over what `sources`, sorted by source_id, say of stars that are not known yet."""
     if len(sources) == 0:
         return
-    row = np.searchsorted(sources.source_id, source_id).clip(max=len(sources) - 1)
-    new = (sources.source_id[row] == source_id) & ~known
+    row, there = rows_of(source_id, among=sources.source_id)
+    new = there & ~known
     for name, column in sources.values.items():
         values[name][new] = column[row[new]]
     known |= new
 
 
 def _read(path: Path, release: DataRelease = DR3) -> SourceColumns:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
     return read_sources(path) if is_bulk_sources(path) else read_sources_file(path, release=release)
 
 

@@ -133,13 +133,13 @@ class ForeignColumns:
         n_relevant = [self._numbers(table, f"{band}_n_relevant_bases") for band in BANDS]
         spectra = Spectra.of(
             self._column(table, self.source_id).cast(pa.int64()).to_numpy(),
-            np.hstack([one.values for one in coeffs]),
-            np.hstack([one.values for one in errors]),
+            np.hstack([values for values, _ in coeffs]),
+            np.hstack([values for values, _ in errors]),
             basis=basis,
             g_flux=self._numbers(table, self.g_flux),
             n_relevant_bases=np.nan_to_num(np.stack(n_relevant, axis=1), nan=-1.0).astype(np.int16),
         )
-        wrong = np.any([one.wrong for one in (*coeffs, *errors)], axis=0)
+        wrong = np.any([other for _, other in (*coeffs, *errors)], axis=0)
         for band, own in zip(BANDS, (basis.bp_id, basis.rp_id), strict=True):
             ids = self._ids(table, band)
             wrong |= (ids >= 0) & (ids != (ids if own is None else own))
@@ -176,21 +176,14 @@ class ForeignColumns:
         return ids
 
 
-@dataclass(frozen=True)
-class _Matrix:
+def _matrix(column: pa.ChunkedArray, width: int) -> tuple[Float64[np.ndarray, "star element"], StarMask]:
     """Lists as rows, NaN where there is none; and which lists had another length."""
-
-    values: Float64[np.ndarray, "star element"]
-    wrong: StarMask
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> _Matrix:
     lengths = pc.list_value_length(column).fill_null(0).to_numpy()
     whole = lengths == width
     values = np.full((len(column), width), np.nan)
     flat = pc.list_flatten(column.filter(pa.array(whole))).cast(pa.float64()).fill_null(np.nan)
     values[whole] = flat.to_numpy().reshape(-1, width)
-    return _Matrix(values, ~whole & (lengths > 0))
+    return values, ~whole & (lengths > 0)
 
 
 _MAGIC = b"PAR1"

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -186,28 +186,19 @@ def _positioned(sources: SourceColumns, source_id: SourceIds, *, name: str) -> S
 @contextmanager
 def _written_by_tables(path: Path) -> Iterator[Callable[[pa.Table], None]]:
     """What appends tables to a parquet file, renamed to `path` when the block ends well and a table came."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer: pq.ParquetWriter | None = None
+    with ExitStack() as opened:
+        writer: pq.ParquetWriter | None = None
 
-    def write(table: pa.Table) -> None:
-        nonlocal writer
-        writer = writer or parquet_writer(partial, table.schema)
-        if not writer.schema.equals(table.schema, check_metadata=True):
-            raise ValueError(f"{path}: the chunks of a file differ in what is known of their stars")
-        writer.write_table(table, row_group_size=ROWS_A_GROUP)
+        def write(table: pa.Table) -> None:
+            nonlocal writer
+            if writer is None:
+                partial = opened.enter_context(written_file(path))
+                writer = opened.enter_context(parquet_writer(partial, table.schema))
+            if not writer.schema.equals(table.schema, check_metadata=True):
+                raise ValueError(f"{path}: the chunks of a file differ in what is known of their stars")
+            writer.write_table(table, row_group_size=ROWS_A_GROUP)
 
-    try:
         yield write
-        if writer is not None:
-            writer.close()
-            os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            if writer is not None:
-                writer.close()
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def without_seen(staged: StagedStars, seen: SeenIds) -> StagedStars:

@@ -21,15 +21,18 @@ _FIELDS = ("sourceId", "bpSpec", "rpSpec")
 
 def read_avro(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
     """All records, with the archive's names for what they hold."""
-    records = AvroFile(stream)
-    schema = records.schema
+    reader = fastavro.reader(cast(IO[bytes], stream))
+    schema, codec = reader.writer_schema, str(reader.codec)
     names = (
         tuple(str(field["name"]) for field in schema.get("fields", ())) if isinstance(schema, dict) else ()
     )
     if not set(_FIELDS) <= set(names):
         raise DataError(f"is avro with fields {', '.join(names[:8])}; expected {', '.join(_FIELDS)}")
     correlations = "bp_coefficient_correlations" in wanted
-    rows = [_row(record, correlations=correlations) for record in records]
+    if codec not in ("null", "deflate", "bzip2", "xz"):
+        raise DataError(f"is avro packed as {codec[:20]}; expected null, deflate, bzip2 or xz")
+    _require_lists_of_numbers(schema)
+    rows = [_row(record, correlations=correlations) for record in _records(stream, schema, codec)]
     columns = ["source_id", *(f"{band}_{name}" for band in BANDS for name in _BAND_COLUMNS)]
     cells = {name: object_array([row.get(name) for row in rows]) for name in columns if name in wanted}
     return Columns.of("DPAC avro", cells, names)
@@ -116,55 +119,45 @@ _MOST_BYTES = 10  # of a number of variable length
 _NUMBERS = ("int", "long", "float", "double")
 
 
-class AvroFile:
-    """A file's schema and its records."""
+def _records(stream: BufferedIOBase, schema: Any, codec: str) -> Iterator[dict[str, Any]]:
+    """All records behind the header of a file."""
+    budget = budget_of(stream)
+    while (count := _long(stream)) is not None:
+        content = _read(stream, _long(stream) or 0)
+        _read(stream, _SYNC_BYTES)
+        block = _unpacked(codec, content, budget)
+        if not 0 <= count <= len(block):
+            raise DataError(f"has a block of {count} records in {len(block)} bytes; download it again")
+        budget.spend(_RECORD_BYTES * count + _GROWTH * len(block))
+        records = BytesIO(block)
+        for _ in range(count):
+            yield cast(dict[str, Any], fastavro.schemaless_reader(records, schema, None))
 
-    def __init__(self, stream: BufferedIOBase) -> None:
-        """Read the header."""
-        reader = fastavro.reader(cast(IO[bytes], stream))
-        self.schema = reader.writer_schema
-        self._stream, self._budget = stream, budget_of(stream)
-        self._codec = str(reader.codec)
-        if self._codec not in ("null", "deflate", "bzip2", "xz"):
-            raise DataError(f"is avro packed as {self._codec[:20]}; expected null, deflate, bzip2 or xz")
-        _require_lists_of_numbers(self.schema)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while (count := self._long()) is not None:
-            size = self._long() or 0
-            content = self._read(size)
-            self._read(_SYNC_BYTES)
-            block = _unpacked(self._codec, content, self._budget)
-            if not 0 <= count <= len(block):
-                raise DataError(f"has a block of {count} records in {len(block)} bytes; download it again")
-            self._budget.spend(_RECORD_BYTES * count + _GROWTH * len(block))
-            records = BytesIO(block)
-            for _ in range(count):
-                yield cast(dict[str, Any], fastavro.schemaless_reader(records, self.schema, None))
+def _read(stream: BufferedIOBase, size: int) -> bytes:
+    content = stream.read(size) if size >= 0 else b""
+    if len(content) != size:
+        raise EOFError
+    return content
 
-    def _read(self, size: int) -> bytes:
-        content = self._stream.read(size) if size >= 0 else b""
-        if len(content) != size:
+
+def _long(stream: BufferedIOBase) -> int | None:
+    """A number of variable length, None at the end of the file.
+
+    Source:
+        Avro 1.12 specification, binary encoding: zig-zag, seven bits a byte, the lowest first.
+    """
+    value = 0
+    for k in range(_MOST_BYTES):
+        byte = stream.read(1)
+        if not byte:
+            if k == 0:
+                return None
             raise EOFError
-        return content
-
-    def _long(self) -> int | None:
-        """A number of variable length, None at the end of the file.
-
-        Source:
-            Avro 1.12 specification, binary encoding: zig-zag, seven bits a byte, the lowest first.
-        """
-        value = 0
-        for k in range(_MOST_BYTES):
-            byte = self._stream.read(1)
-            if not byte:
-                if k == 0:
-                    return None
-                raise EOFError
-            value |= (byte[0] & 127) << (7 * k)
-            if byte[0] < 128:
-                return (value >> 1) ^ -(value & 1)
-        raise DataError("is avro with a number that does not end; download it again")
+        value |= (byte[0] & 127) << (7 * k)
+        if byte[0] < 128:
+            return (value >> 1) ^ -(value & 1)
+    raise DataError("is avro with a number that does not end; download it again")
 
 
 def _unpacked(codec: str, content: bytes, budget: Budget) -> bytes:

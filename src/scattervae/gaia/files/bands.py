@@ -304,19 +304,18 @@ def _with_diagonal(values: Elements, errors: CoeffArray) -> Pairs:
     for row, column in (np.tril_indices(n), np.triu_indices(n)):
         matrices = np.zeros((len(values), n, n))
         matrices[:, row, column] = matrices[:, column, row] = values
-        made.append(_of_matrices(matrices, errors))
+        made.append(_whole(matrices, errors))
     return np.where(np.isnan(made[0]).all(axis=1, keepdims=True), made[1], made[0])
 
 
-def _whole(values: Elements, errors: CoeffArray) -> Pairs:
-    """Whole matrices, of which one half may be zero."""
+def _whole(values: Elements | Matrices, errors: CoeffArray) -> Pairs:
+    """Whole matrices, of which one half may be zero: the strict lower triangle of their correlations.
+
+    NaN where the diagonal is of neither kind or the halves differ.
+    """
     n = errors.shape[1]
-    return _of_matrices(values.reshape(-1, n, n), errors)
-
-
-def _of_matrices(matrices: Matrices, errors: CoeffArray) -> Pairs:
-    """The strict lower triangle of correlations, NaN where the diagonal is of neither kind or the halves differ."""
-    row, column = np.tril_indices(errors.shape[1], -1)
+    matrices = values.reshape(-1, n, n)
+    row, column = np.tril_indices(n, -1)
     lower, upper = matrices[:, row, column], matrices[:, column, row]
     lower = np.where((lower == 0).all(axis=1, keepdims=True), upper, lower)
     upper = np.where((upper == 0).all(axis=1, keepdims=True), lower, upper)
