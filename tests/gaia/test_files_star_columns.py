@@ -53,8 +53,10 @@ def all_star(path, rows, *, wide=True):
 def labels_of(path):
     labels = read_labels_file(path)
     assert len(set(labels.source_id.tolist())) == len(labels)
+    n = len(LABELS)
+    assert np.isnan(labels.values[:, n:]).all(), "those of which the table has no column"
     return {
-        star: (labels.values[index], labels.errors[index])
+        star: (labels.values[index, :n], labels.errors[index, :n])
         for index, star in enumerate(labels.source_id.tolist())
     }
 
