@@ -61,7 +61,7 @@ def outliers(
         bool,
         typer.Option(
             "--binaries",
-            help="Also fit a second star to each spectrum; 0.02 s a star. With 5 % false alarms three in four are found "
+            help="Also fit a second star to each spectrum; 0.02 s a star. At 5 % false alarms three in four are found "
             "that have a quarter of the flux and another colour, and few of the same colour.",
         ),
     ] = False,
