@@ -68,7 +68,8 @@ def test_a_full_disk_in_another_process(sky, tmp_path):
     with sky.start(tmp_path, store, workers=2, before=limit) as run:
         assert run.stdout.read() == ""
         said = run.stderr.read().splitlines()[-1]
-    assert f"{store}: File too large; 0 of 5 files are in {store}" in said
+    assert f"StoreError: {store}" in said
+    assert f": File too large; 0 of 5 files are in {store}" in said
     assert "run the same command again to go on" in said
     sky.ingest(store)
     assert contents(store) == sky.expected
