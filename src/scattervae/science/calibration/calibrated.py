@@ -18,7 +18,7 @@ from scattervae.errors import CheckpointError
 from scattervae.files import read_tensors, tensors_digest, write_tensors
 from scattervae.model.checkpoint import Checkpoint, on_cpu, read_checkpoint, require_finite, with_weights
 from scattervae.model.network import NetworkShape, Posterior, Reconstruction, ScatterVAE
-from scattervae.science.calibration.score import ObservedScores, ScoreInputs, ScoreMap
+from scattervae.science.calibration.score import ObservedScores, ScoreInputs, ScoreMap, brightness_and_kind
 from scattervae.science.calibration.widths import NO_LAW, WidthLaw, kinds_of
 from scattervae.science.exact_posterior import refine_cheaply
 from scattervae.spectra.columns import StoredSpectra
@@ -111,10 +111,11 @@ class CalibratedModel(Checkpoint):
         share of stars that the model makes.
         """
         assert self.score is not None
-        scores: StarArray = self.score(found).cpu().double().numpy()
+        u = self.score.standardised(found)
+        scores: StarArray = self.score.share_above(u).cpu().double().numpy()
         if self.observed is None:
             return scores
-        return self.observed(*self.score.of_stars(found, stars), scores)
+        return self.observed(u.cpu().double().numpy(), *brightness_and_kind(stars), scores)
 
 
 def with_scatter_factor(checkpoint: Checkpoint, factor: Float[Tensor, " coeff"]) -> CalibratedModel:
@@ -200,11 +201,8 @@ def with_saved_calibration(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         WidthLaw: stored.under(_LAW),
         ObservedScores: stored.under(_OBSERVED),
     }
-    for part in (
-        parts[ScoreMap],
-        parts[WidthLaw],
-    ):  # NaN in the third is a kind of stars that it does not know
-        require_finite(part, path)
+    for fitted in (ScoreMap, WidthLaw):  # NaN in the third is a kind of stars that it does not know
+        require_finite(parts[fitted], path)
     try:
         score, refined, observed = (
             kind(**{name: torch.from_numpy(w) for name, w in part.items()}) if part else None

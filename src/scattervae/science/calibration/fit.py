@@ -18,7 +18,13 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import DegradationSettings, draw_degradation
 from scattervae.science.calibration.calibrated import CalibratedModel, with_scatter_factor, with_widths
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
-from scattervae.science.calibration.score import ObservedScores, ScoreInputs, fit_score, score_inputs
+from scattervae.science.calibration.score import (
+    ObservedScores,
+    ScoreInputs,
+    brightness_and_kind,
+    fit_score,
+    score_inputs,
+)
 from scattervae.science.calibration.widths import encode, fit_widths
 from scattervae.science.exact_posterior import WeightedDraws, posterior_draws
 from scattervae.seeds import folds, stream
@@ -104,7 +110,8 @@ def observe(model: CalibratedModel, stars: Spectra) -> ObservedScores | None:
     posterior = model.encode(stars)
     inputs = model.normalization.apply(stars)
     found = score_inputs(inputs, posterior, model.reconstruct(posterior.mean), model.normalization)
-    return ObservedScores.fit(*model.score.of_stars(found, stars))
+    u = model.score.standardised(found).cpu().double().numpy()
+    return ObservedScores.fit(u, *brightness_and_kind(stars))
 
 
 def fit_scatter(

@@ -70,7 +70,10 @@ class ScoreMap(NamedTuple):
 
     def __call__(self, inputs: ScoreInputs) -> PerStar:
         """Between 0 and 1; uniform over stars that the model makes, near 0 for a star unlike them."""
-        u = self.standardised(inputs)
+        return self.share_above(self.standardised(inputs))
+
+    def share_above(self, u: PerStar) -> PerStar:
+        """The share of the model's stars whose standardised statistic is larger than each of these."""
         n = len(self.quantiles)
         right = torch.searchsorted(self.quantiles, u.contiguous()).clamp(1, n - 1)
         low, high = self.quantiles[right - 1], self.quantiles[right]
@@ -83,14 +86,6 @@ class ScoreMap(NamedTuple):
         mean, log_spread = self.moments(inputs.features).minimum(self.limits).T
         u: PerStar = (inputs.statistic - mean) * (-log_spread).exp()
         return u
-
-    def of_stars(
-        self, inputs: ScoreInputs, stars: Spectra | StoredSpectra
-    ) -> tuple[StarArray, StarArray, StarMask]:
-        """What `ObservedScores` asks of stars: `standardised`, G [mag], and whether coefficients are inferred."""
-        standardised: StarArray = self.standardised(inputs).cpu().double().numpy()
-        inferred = (stars.flags & np.uint16(Flag.INFERRED)) > 0
-        return standardised, np.asarray(g_mag_of(stars.g_flux)), inferred
 
     def moments(self, features: Features) -> Float[Tensor, "star two"]:
         """Mean a of the statistic under the model, and the logarithm of its spread b."""
@@ -159,6 +154,11 @@ class ObservedScores(NamedTuple):
             above = np.where(t > q[-1], np.exp(q[-1] - np.maximum(t, q[-1])) / (n + 1.0), above)
             scores[here] = np.where(t < q[0], 1.0 - np.exp(np.minimum(t, q[0]) - q[0]) / (n + 1.0), above)
         return scores
+
+
+def brightness_and_kind(stars: Spectra | StoredSpectra) -> tuple[StarArray, StarMask]:
+    """What `ObservedScores` asks of stars: G [mag], and whether their coefficients are inferred."""
+    return np.asarray(g_mag_of(stars.g_flux)), (stars.flags & np.uint16(Flag.INFERRED)) > 0
 
 
 def _observe(u: StarArray, g_mag: StarArray) -> tuple[np.ndarray, np.ndarray]:
