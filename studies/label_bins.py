@@ -20,6 +20,7 @@ from scattervae.science.labels.model import label_stars
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import labels_of
 from scattervae.seeds import folds
+from scattervae.spectra.spectra import Spectra
 from studies import arguments
 from studies.label_scores import compare, root_mean_square, spread
 from studies.trust import FEWEST, bins_of_g, bins_of_labels, print_row
@@ -35,13 +36,8 @@ Bins = Sequence[tuple[str, np.ndarray]]
 def main() -> None:
     path, source, *fold_name = arguments(__doc__, 2)
     model, stars = sv.load_model(path), sv.load(source)
-    fold, usable = folds(stars.spectra.source_id), stars.spectra.usable
-    asked = stars.spectra.take(getattr(fold, (fold_name or ["validation"])[0]) & usable)
-    seen = stars.spectra.take(fold.train & usable)
     labels = labels_of(model)
-    known, labelled = (
-        TargetLabels.of(stars.labels.aligned_to(some.source_id), labels.names) for some in (asked, seen)
-    )
+    (asked, known), (seen, labelled) = asked_and_seen(stars, labels.names, *fold_name[:1])
     own = label_stars(model, labels, asked).values
     x, asked_x = (model.normalization.apply(s).x.numpy() for s in (seen, asked))
     predicted = []  # of each label: by the model, the trees, the neighbours
@@ -64,6 +60,18 @@ def main() -> None:
     counts = (np.isfinite(truth[rows]).sum() for truth in known.values.T for _, rows in bins)
     print(f"\nof {sum(count >= FEWEST for count in counts)} bins")
     print_mixes(predicted[0], known.values[:, 0], bins)
+
+
+def asked_and_seen(
+    stars: sv.Stars, names: Sequence[str], fold_name: str = "validation"
+) -> tuple[tuple[Spectra, TargetLabels], tuple[Spectra, TargetLabels]]:
+    """Usable stars of a fold and of the train fold, each with their known labels of these names."""
+    fold, usable = folds(stars.spectra.source_id), stars.spectra.usable
+    asked, seen = (stars.spectra.take(rows & usable) for rows in (getattr(fold, fold_name), fold.train))
+    known, labelled = (
+        TargetLabels.of(stars.labels.aligned_to(some.source_id), names) for some in (asked, seen)
+    )
+    return (asked, known), (seen, labelled)
 
 
 def larger(

@@ -15,9 +15,8 @@ import scattervae as sv
 from scattervae.science.labels.model import label_stars
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import labels_of
-from scattervae.seeds import folds
 from studies import arguments
-from studies.label_bins import N_NEAREST
+from studies.label_bins import N_NEAREST, asked_and_seen
 from studies.label_scores import Comparison, compare, coverage, interval_of
 from studies.trust import print_header, print_row
 
@@ -27,13 +26,8 @@ OWN = "the model"
 def main() -> None:
     path, source, *more = arguments(__doc__, 2)
     model, stars = sv.load_model(path), sv.load(source)
-    fold, usable = folds(stars.spectra.source_id), stars.spectra.usable
-    asked = stars.spectra.take(getattr(fold, (more or ["validation"])[0]) & usable)
-    seen = stars.spectra.take(fold.train & usable)
     labels = labels_of(model)
-    known, labelled = (
-        TargetLabels.of(stars.labels.aligned_to(some.source_id), labels.names) for some in (asked, seen)
-    )
+    (asked, known), (seen, labelled) = asked_and_seen(stars, labels.names, *more[:1])
     answers = {OWN: label_stars(model, labels, asked)}
     if more[1:]:
         other = sv.load_model(more[1])
