@@ -70,7 +70,6 @@ class Matched:
     n_unmatched_b: int  # the same of B
     n_incomplete: int  # stars of both groups that lack a covariate or cannot be used
     balance: Balance  # how alike the groups were and are
-    caliper: float  # the largest Mahalanobis distance allowed within a pair
 
     @property
     def n_pairs(self) -> int:
@@ -147,7 +146,6 @@ def match(covariates: Covariates, in_a: StarMask, in_b: StarMask, *, caliper: fl
             after=(x_a[i].mean(axis=0) - x_b[j].mean(axis=0)) / spread,
             median_gap=np.median(np.abs(x_a[i] - x_b[j]), axis=0),
         ),
-        caliper=caliper,
     )
 
 
