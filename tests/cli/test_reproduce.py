@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cli.toys import RECIPE, write_parquet
+from scattervae.science.paper.reproduce import PRINTED
 from toy import DR3, toy_sky, with_own_g
 
 PROMISED = {
@@ -36,6 +37,10 @@ def stars(tmp_path_factory):
 
 def test_claims_figures_and_report_are_written(cli, stars, tmp_path, monkeypatch):
     monkeypatch.setattr("scattervae.show.style.DPI", 40)
+    few = PRINTED.training.model_copy(update={"epochs": 3})
+    monkeypatch.setattr(
+        "scattervae.science.paper.reproduce.PRINTED", PRINTED.model_copy(update={"training": few})
+    )
     out = tmp_path / "reproduction"
     more = ("--unlabelled", stars / "others.parquet", "--recipe", stars / "toy.toml", "--json")
     run = cli("reproduce", stars / "labelled.parquet", "--out", out, *more)

@@ -56,14 +56,14 @@ def sky(tmp_path_factory):
     return IngestedSky.make(tmp_path_factory.mktemp("sky"))
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 8))])
 def test_killed_at_each_step(sky, tmp_path, monkeypatch, part):
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         sky.ingest(tmp_path / "counted")
     assert contents(tmp_path / "counted") == sky.expected
     assert disk.n_steps > 20
-    for last in range(part, disk.n_steps, 4):
+    for last in range(part, disk.n_steps, 8):
         store = tmp_path / f"killed{last}"
         with monkeypatch.context() as patch:
             Disk(patch, last)

@@ -1,4 +1,4 @@
-"""Every part of the harness in short, two minutes in all, in processes of their own: it forks, which threads forbid."""
+"""Every part of the harness in short, a minute in all, in processes of their own: it forks, which threads forbid."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHORT = {
-    "readers": ("--mutations", "1", "--every", "32"),
-    "server": ("--every", "5"),
+    "readers": ("--mutations", "1", "--every", "40"),
+    "server": ("--every", "9"),
     "corruption": ("--flips", "1", "--only", "trained folder"),
     "kills": ("--kills", "4", "--only", "to a file"),
 }

@@ -384,7 +384,7 @@ def failure(read) -> str | None:
 
 
 @given(text=tables(), rows=st.integers(1, 14), block=st.sampled_from([50, 700, 2**20]))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_table_is_read_as_read_file_reads_it(tmp_path, text, rows, block):
     path = write(tmp_path, text, "spectra.csv")
     with pytest.MonkeyPatch.context() as patch:
