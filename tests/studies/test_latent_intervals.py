@@ -2,15 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2, kstest
-from studies.latent_intervals import simulated_ranks, uniformity
+from studies.latent_intervals import (
+    FACTORS,
+    bound,
+    density_rank,
+    moments,
+    print_degraded,
+    share_below,
+    simulated_ranks,
+    uniformity,
+)
 
 from scattervae.science.calibration.widths import latent_coverage, renoised_coverage
+from scattervae.science.exact_posterior import posterior_draws
 from scattervae.seeds import stream
 from scattervae.spectra.normalization import Inputs
-from science.calibration.linear import correlated, errors_of, linear_model, with_widths
+from science.calibration.linear import correlated, errors_of, linear_model, stars_of, with_widths
 
 
 def test_draws_from_a_posterior_are_covered_as_they_should():
@@ -64,3 +75,30 @@ def test_draws_from_an_exact_bright_posterior_lie_in_the_exact_faint_one(factor)
     found = renoised_coverage(model, bright, factor)
     assert found.jointly == pytest.approx(0.6827, abs=0.02)
     assert found.per_latent == pytest.approx([0.6827] * 2, abs=0.02)
+
+
+def test_weighted_draws_of_a_gaussian_posterior_have_its_moments_and_even_ranks():
+    model = linear_model()
+    stars = stars_of(model, 2000)
+    stated = model.network.encode(stars.x, stars.errors)
+    draws = posterior_draws(model, stars, stated, stream(5, "draws"), n_draws=200)
+    found = moments(draws)
+    np.testing.assert_allclose((found.mean - stated.mean) / stated.sd, 0.0, atol=0.6)
+    assert (found.sd / stated.sd).median() == pytest.approx(1.0, abs=0.03)
+    z = stated.sample(stream(6, "z"))
+    assert kstest(density_rank(model, stars, draws, z).numpy(), "uniform").statistic < 0.05
+    assert kstest(share_below(draws, z)[:, 0].numpy(), "uniform").statistic < 0.05
+    far = stated.mean + 3.0 * stated.sd
+    assert (density_rank(model, stars, draws, far) < 0.05).all()
+    assert (bound(model, stars, stated) < bound(model, stars, stated._replace(mean=far))).all()
+
+
+def test_the_table_has_every_posterior_of_every_degradation(capsys):
+    model = linear_model()
+    stars = stars_of(model, 300)
+    z = model.network.encode(stars.x, stars.errors).sample(stream(7, "z"))
+    print_degraded(model, stars, z, "toy")
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| x ")]
+    assert [row[1].strip() for row in rows] == [f"x {factor:g}" for factor in FACTORS for _ in range(4)]
+    jointly = np.array([[float(share) for share in row[3].split(",")] for row in rows])
+    np.testing.assert_allclose(jointly[:, 0], 68.3, atol=10.0)  # 300 stars: 2.7 % are one standard deviation
