@@ -1,9 +1,12 @@
 """The errors a user of scattervae can meet; the command line prints each as one line."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from typing import SupportsIndex
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def counted(n: SupportsIndex, noun: str, plural: str | None = None) -> str:

@@ -14,7 +14,6 @@ from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.trained import LABELS, labels_of, load_model
 from science.labels.label_toys import QUICK
-from spectra.stores import without_columns, write_store
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(400)
@@ -58,15 +57,6 @@ def test_a_label_that_there_is_not_is_refused(cli, labelled, tmp_path):
     shutil.copytree(labelled / "model", tmp_path / "model")
     run = cli("label", tmp_path / "model", labelled / "stars.parquet", "--only", "logg,age")
     assert run.err.splitlines()[-1].startswith("scattervae: error: no label age: choose of teff, logg")
-
-
-def test_a_store_of_an_earlier_version_teaches_the_labels_it_has(cli, labelled, tmp_path):
-    shutil.copytree(labelled / "model", tmp_path / "model")
-    write_store(tmp_path / "store", SKY.spectra, labels=SKY.labels)
-    without_columns(tmp_path / "store", "a_k", "a_k_err")
-    assert cli("info", tmp_path / "store", "--json").json["n_labelled"]["a_k"] == 0
-    run = cli("label", tmp_path / "model", tmp_path / "store", "--json")
-    assert run.json["labels"] == ["teff", "logg", "fe_h", "alpha_m"]
 
 
 def test_the_catalogue_gains_labels_with_intervals_reliability_and_flags(cli, labelled, tmp_path):

@@ -63,11 +63,6 @@ def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     write_digests(folder, [*files, *described, folder / "manifest.json"])
 
 
-def without_columns(folder: Path, *names: str) -> None:
-    """Make of a store what an earlier version wrote, without these columns."""
-    rewrite(folder, lambda table: table.drop_columns(list(names)))
-
-
 def scattered(source_id: np.ndarray, *, seed: int = 0, **more: np.ndarray) -> SourceColumns:
     """Measured positions all over the sky, whatever the source_ids say."""
     draws = np.random.default_rng(seed)

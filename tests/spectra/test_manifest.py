@@ -96,7 +96,6 @@ def lines(folder):
     staged = StagedStars(
         Journal(folder).staged_path(4),
         basis=Basis(6, 5, rp_id=2),
-        n_rows=3,
         n_kept=3,
         flags={"MISSING_BP": 1},
         positions=Positions.MEASURED,

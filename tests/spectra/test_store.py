@@ -8,12 +8,11 @@ import pytest
 
 from scattervae.errors import StoreError
 from scattervae.spectra import hats
-from scattervae.spectra.foreign import read_partition_file
 from scattervae.spectra.hats import Positions
 from scattervae.spectra.spectra import Correlations, Flag, GFluxSource, Spectra
 from scattervae.spectra.store import SpectrumStore
 from scattervae.spectra.store_writer import StoreWriter
-from spectra.stores import add, entry, rewrite, scattered, without_columns, write_store
+from spectra.stores import add, entry, rewrite, scattered, write_store
 from toy import SMALL, spoiled, toy_sky
 
 SKY = toy_sky(40)
@@ -343,48 +342,8 @@ def test_rows_that_the_metadata_do_not_count_are_noticed(tmp_path):
         SpectrumStore(tmp_path / "store").read()
 
 
-def with_former_flags(folder):
-    """Make of a store what an earlier version wrote, whose column of flags had another name."""
-    rewrite(
-        folder,
-        lambda table: table.rename_columns(
-            [{"quality_flags": "flags"}.get(name, name) for name in table.schema.names]
-        ),
-    )
-
-
-def test_a_store_from_before_the_extinction_is_read_and_grows(tmp_path):
-    first, second = SKY.spectra.take(slice(0, 25)), SKY.spectra.take(slice(25, 40))
-    write_store(tmp_path / "store", first, labels=SKY.labels.take(slice(0, 25)), rows_a_partition=7)
-    without_columns(tmp_path / "store", "a_k", "a_k_err")
-    store = SpectrumStore(tmp_path / "store")
-    assert store.entries
-    assert store.labels().counts() == {"teff": 25, "logg": 25, "fe_h": 25, "alpha_m": 25, "a_k": 0}
-    part = read_partition_file(store.path_of(store.partitions[0]))
-    assert np.isfinite(part.labels["teff"]).all()
-    assert np.isnan(part.labels["a_k"]).all()
-    write_store(tmp_path / "store", second, labels=SKY.labels.take(slice(25, 40)), rows_a_partition=7)
-    labels = SpectrumStore(tmp_path / "store").labels()
-    assert labels.counts() == {"teff": 40, "logg": 40, "fe_h": 40, "alpha_m": 40, "a_k": 15}
-
-
-def test_a_store_of_an_earlier_version_is_read_and_grows_with_the_column_of_flags_as_it_was(tmp_path):
-    first, second = rich_stars().take(slice(0, 25)), rich_stars().take(slice(25, 40))
-    for name in ("old", "new"):
-        write_store(tmp_path / name, first, correlations=True, rows_a_partition=7)
-    with_former_flags(tmp_path / "old")
-    old, new = (SpectrumStore(tmp_path / name) for name in ("old", "new"))
-    assert "flags" in pq.read_schema(old.path_of(old.partitions[0])).names
-    np.testing.assert_array_equal(old.read().flags, new.read().flags)
-    np.testing.assert_array_equal(
-        old.read_row_group(old.row_groups[0]).flags, new.read_row_group(new.row_groups[0]).flags
-    )
-    flagged = old.read(where=lambda _, flags: flags > 0)
-    assert (len(flagged), old.read().correlations is None) == (int((new.read().flags > 0).sum()), False)
-    part = read_partition_file(old.path_of(old.partitions[0]))
-    np.testing.assert_array_equal(part.spectra.flags, new.read().flags[: len(part.spectra)])
-    for name in ("old", "new"):
-        write_store(tmp_path / name, second, correlations=True, rows_a_partition=7)
-    old, new = (SpectrumStore(tmp_path / name) for name in ("old", "new"))
-    np.testing.assert_array_equal(old.read().flags, new.read().flags)
-    assert all("quality_flags" in pq.read_schema(old.path_of(p)).names for p in old.partitions)
+def test_a_store_without_a_column_that_every_store_has_is_refused(tmp_path):
+    write_store(tmp_path / "store", SKY.spectra.take(slice(0, 25)))
+    rewrite(tmp_path / "store", lambda table: table.drop_columns(["quality_flags"]))
+    with pytest.raises(StoreError, match="lacks columns that every store has; ingest again"):
+        SpectrumStore(tmp_path / "store")

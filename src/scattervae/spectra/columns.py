@@ -13,7 +13,6 @@ from scattervae.arrays import CoeffArray, CoeffArray32, SourceIds, StarArray, St
 from scattervae.spectra.hats import SPATIAL_INDEX, Positions, pixel_centres, spatial_index
 from scattervae.spectra.spectra import (
     FLAGS,
-    FORMER_FLAGS,
     Basis,
     Correlations,
     Flag,
@@ -81,7 +80,6 @@ _LABEL_DESCRIPTIONS = {
     "alpha_m": "[alpha/M]",
     "a_k": "extinction in K",
 }
-_LATER_LABELS = ("a_k",)  # that stores written before them lack
 _APPROXIMATE = "approximate: of the centre of the order-12 HEALPix pixel in source_id"
 QUALITY_COLUMNS = tuple(name for name in SOURCE_COLUMNS if name not in (*POSITION_COLUMNS, G_FLUX_COLUMN))
 
@@ -89,6 +87,12 @@ QUALITY_COLUMNS = tuple(name for name in SOURCE_COLUMNS if name not in (*POSITIO
 def described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
     """An arrow field that says what it holds, for whoever opens the file."""
     return pa.field(name, kind, metadata={"unit": unit, "description": description})
+
+
+def unit_and_description(field: pa.Field) -> dict[str, str]:
+    """Both by these words, as `described` noted them; empty where a field has none."""
+    metadata = field.metadata or {}
+    return {key: str(metadata.get(key.encode(), b""), "utf-8", "replace") for key in ("unit", "description")}
 
 
 def flag_legend(flags: type[MeaningfulFlag] = Flag) -> str:
@@ -128,13 +132,7 @@ def store_schema(
 
 def holds_all_columns(schema: pa.Schema) -> bool:
     """True for tables with every column that each store has, whoever wrote them."""
-    later = {name + end for name in _LATER_LABELS for end in _LABEL_ENDS}
-    return set(store_schema(correlations=False).names) - later <= set(current_names(schema.names))
-
-
-def current_names(names: Collection[str]) -> list[str]:
-    """The same names, that of the flags in an earlier version's store as it is now."""
-    return [FLAGS if name == FORMER_FLAGS and FLAGS not in names else name for name in names]
+    return set(store_schema(correlations=False).names) <= set(schema.names)
 
 
 def _band_fields(band: str, *, correlations: bool) -> list[pa.Field]:
@@ -201,8 +199,7 @@ def table_of(spectra: Spectra, labels: StellarLabels, sources: SourceColumns) ->
 
 def is_approximate(schema: pa.Schema) -> bool:
     """True where the positions in a table of `store_schema` are centres of pixels."""
-    metadata = schema.field("ra").metadata or {}
-    return metadata.get(b"description") == _APPROXIMATE.encode()
+    return unit_and_description(schema.field("ra"))["description"] == _APPROXIMATE
 
 
 def in_sky_order(table: pa.Table) -> pa.Table:
@@ -214,7 +211,6 @@ def in_sky_order(table: pa.Table) -> pa.Table:
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The same rows with all columns of a schema, null where the table has none."""
-    table = table.rename_columns(current_names(table.column_names))
     columns = [
         table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
         for field in schema
@@ -283,24 +279,17 @@ def stored_of(spectra: Spectra) -> StoredSpectra:
 
 
 def labels_from(table: pa.Table) -> StellarLabels:
-    """The labels of an arrow table that `table_of` made, NaN where null or where it has no such column."""
+    """The labels of an arrow table that `table_of` made, NaN where null."""
     values, errors = (
-        np.stack([_numbers_or_nan(table, name + end) for name in LABEL_NAMES], axis=1) for end in _LABEL_ENDS
+        np.stack([table[name + end].fill_null(np.nan).to_numpy() for name in LABEL_NAMES], axis=1)
+        for end in _LABEL_ENDS
     )
     return StellarLabels(source_id=table["source_id"].to_numpy(), values=values, errors=errors)
 
 
-def _numbers_or_nan(table: pa.Table, name: str) -> StarArray:
-    if name not in table.column_names:
-        return np.full(len(table), np.nan)
-    numbers: StarArray = table[name].fill_null(np.nan).to_numpy()
-    return numbers
-
-
-def label_columns(among: Collection[str] | None = None) -> list[str]:
-    """Names of the label columns and of their errors; of these alone, where some are given."""
-    names = [name + end for name in LABEL_NAMES for end in _LABEL_ENDS]
-    return names if among is None else [name for name in names if name in among]
+def label_columns() -> list[str]:
+    """Names of the label columns and of their errors."""
+    return [name + end for name in LABEL_NAMES for end in _LABEL_ENDS]
 
 
 def list_array(values: np.ndarray, kind: pa.DataType | None = None) -> pa.ListArray:

@@ -21,7 +21,6 @@ from scattervae.opening import Budget, require_file
 from scattervae.spectra.columns import (
     BANDS,
     QUALITY_COLUMNS,
-    current_names,
     flattened,
     holds_all_columns,
     is_approximate,
@@ -216,7 +215,6 @@ def read_partition_file(path: Path, *, correlations: bool = False) -> PartitionF
         raise StoreError(f"{path}: cannot be read: {error}") from error
     except DataError as error:
         raise StoreError(f"{path}: {error}") from None
-    table = table.rename_columns(current_names(table.column_names))
     basis = ForeignColumns.of(table.schema, path).basis([table], path)
     if basis is None:
         raise StoreError(f"{path}: no star has coefficients of both bands")

@@ -19,9 +19,8 @@ from jaxtyping import Int64
 from scattervae import __version__
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import StoreError
-from scattervae.files import write_digests, written_file
+from scattervae.files import write_digests, write_text, written_file
 from scattervae.opening import Budget
-from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS
 
 SPATIAL_INDEX, SPATIAL_ORDER = "_healpix_29", 29
 SOURCE_ID_ORDER = 12
@@ -138,9 +137,8 @@ def finish_catalogue(
     )
     with written_file(folder / "dataset" / "_common_metadata") as partial:
         pq.write_metadata(schema, partial)
-    with written_file(folder / "partition_info.csv") as partial:
-        rows = [f"Norder,Npix,{_N_ROWS}", *(f"{p.order},{p.pixel},{p.n_rows}" for p in in_order)]
-        partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = [f"Norder,Npix,{_N_ROWS}", *(f"{p.order},{p.pixel},{p.n_rows}" for p in in_order)]
+    write_text(folder / "partition_info.csv", "\n".join(rows) + "\n")
     with written_file(folder / "hats.properties") as partial:
         properties.to_properties_file_path(UPath(partial), initial_comments="HATS catalog")
     kept = [partition_path(folder, p.order, p.pixel) for p in unchanged]
@@ -342,7 +340,7 @@ def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None 
 def read_groups(
     file: pq.ParquetFile, columns: Sequence[str] | None = None, *, groups: Sequence[int] | None = None
 ) -> pa.Table:
-    """These row groups of an open file (all where None), computed by this thread alone; `FLAGS` also by `FORMER_FLAGS`.
+    """These row groups of an open file (all where None), computed by this thread alone.
 
     Arrow's own threads may outlive the reading, and then abort the process after the right answer: 19 of 48 did.
 
@@ -350,11 +348,7 @@ def read_groups(
         https://github.com/apache/arrow/issues/34314, open for pyarrow 10 to 25.
     """
     groups = range(file.num_row_groups) if groups is None else groups
-    former = FLAGS in (columns or ()) and FLAGS not in file.schema_arrow.names
-    names = columns and [FORMER_FLAGS if former and name == FLAGS else name for name in columns]
-    table = file.read_row_groups(groups, columns=names, use_threads=False)
-    own = [FLAGS if name == FORMER_FLAGS else name for name in table.column_names]
-    return table.rename_columns(own) if former else table  # without the metadata of the schema
+    return file.read_row_groups(groups, columns=columns, use_threads=False)
 
 
 def read_table(

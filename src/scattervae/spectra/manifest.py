@@ -22,6 +22,7 @@ from scattervae.files import (
     problems,
     read_json,
     write_json,
+    write_text,
     written_file,
 )
 from scattervae.spectra.hats import Positions
@@ -35,33 +36,19 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What became of one ingested file.
+    """What became of one ingested file."""
 
-    Attributes:
-        name: The file, as the user named it.
-        digest: SHA-256 of its bytes.
-        kind: What it was recognised as; None where it could not be read.
-        note: How its coefficients came about, where they are not the published ones.
-        n_rows: Rows read, skipped ones included.
-        n_kept: Stars written.
-        n_duplicates: Rows dropped because another row of the same source_id was kept.
-        flags: Stars kept with each flag, by the flag's name.
-        skipped: Rows that could not be read, each with its reason.
-        error: Why the whole file could not be read.
-        other_bases: Rows dropped that are of other bases than the store's, by the ids.
-    """
-
-    name: str
-    digest: str
-    kind: str | None = None
-    note: str | None = None
-    n_rows: int = 0
-    n_kept: int = 0
-    n_duplicates: int = 0
-    flags: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
-    error: str | None = None
-    other_bases: Mapping[str, int] = field(default_factory=dict)
+    name: str  # the file, as the user named it
+    digest: str  # SHA-256 of its bytes
+    kind: str | None = None  # what it was recognised as; None where it could not be read
+    note: str | None = None  # how its coefficients came about, where they are not the published ones
+    n_rows: int = 0  # rows read, skipped ones included
+    n_kept: int = 0  # stars written
+    n_duplicates: int = 0  # rows dropped because another row of the same source_id was kept
+    flags: Mapping[str, int] = field(default_factory=dict)  # stars kept with each flag, by the flag's name
+    skipped: tuple[str, ...] = ()  # rows that could not be read, each with its reason
+    error: str | None = None  # why the whole file could not be read
+    other_bases: Mapping[str, int] = field(default_factory=dict)  # rows dropped of other bases, by the ids
 
 
 @dataclass(frozen=True)
@@ -183,9 +170,7 @@ class Journal:
         for file in self._file.parent.glob("stars-*"):
             if file not in named:
                 file.unlink()
-        with written_file(self._file) as partial:
-            text = [self._header, *map(_text, self.lines)]
-            partial.write_text("\n".join(text) + "\n", encoding="utf-8")
+        write_text(self._file, "\n".join([self._header, *map(_text, self.lines)]) + "\n")
 
     def note(self, line: Line) -> None:
         """Add a line."""

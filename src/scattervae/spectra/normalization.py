@@ -112,25 +112,16 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each coefficient over the training stars, in units of the G flux.
+    """Mean and standard deviation of each coefficient over the training stars, in units of the G flux."""
 
-    Attributes:
-        basis: Sizes and ids of the coefficients it was computed on.
-        columns: Which of the basis's coefficients the model uses.
-        mean: Mean of coefficient / G flux, of the columns used.
-        std: Standard deviation of the same.
-        n_stars: How many stars went into the statistics.
-        n_g_flux_from_table: How many of them had their G flux from a table, not from the coefficients.
-        outliers: Stars that were dropped because alone they move the statistics by more than others do, or lie too
-            far out; no model is to train on them. Not kept with a model.
-    """
-
-    basis: Basis
-    columns: Int64[np.ndarray, " coeff"]
-    mean: CoeffVector
-    std: CoeffVector
-    n_stars: int
-    n_g_flux_from_table: int
+    basis: Basis  # of the coefficients it was computed on
+    columns: Int64[np.ndarray, " coeff"]  # which of the basis's coefficients the model uses
+    mean: CoeffVector  # of coefficient / G flux, of the columns used
+    std: CoeffVector  # of the same
+    n_stars: int  # that went into the statistics
+    n_g_flux_from_table: int  # stars of them that had their G flux from a table, not from the coefficients
+    # stars that were dropped because alone they move the statistics by more than others do, or lie too far out;
+    # no model is to train on them. Not kept with a model
     outliers: SourceIds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod

@@ -13,8 +13,8 @@ from scattervae.arrays import CoeffArray, SourceIds, StarArray, StarFlags, StarM
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted
 
-FLAGS, FORMER_FLAGS = "quality_flags", "flags"
-"""Column of flags in stores and catalogues, and its name in those of earlier versions."""
+FLAGS = "quality_flags"
+"""Column of flags in stores and catalogues."""
 
 
 class MeaningfulFlag(IntFlag):
@@ -167,17 +167,6 @@ class Correlations:
 class Spectra(Shown):
     """Stars in archive units, one a row; coefficients run BP then RP.
 
-    Attributes:
-        source_id: Gaia's identifier.
-        coeffs: Coefficients as published, NaN where missing [electron/s in the basis of `basis`].
-        errors: One standard deviation of each, standard-deviation factor included; same units.
-        basis: Sizes and ids of the coefficients.
-        flags: Bits of `Flag`.
-        g_flux: Mean flux in the G band [electron/s], NaN where unknown.
-        g_flux_source: `GFluxSource` of each star.
-        n_relevant_bases: Recommended truncation of BP and RP, -1 where not given.
-        correlations: Correlations of the coefficients, where the file has them and they were asked for.
-
     Source:
         Gaia archive, table ``gaiadr3.xp_continuous_mean_spectrum``.
 
@@ -190,14 +179,16 @@ class Spectra(Shown):
         <220 stars of 55 BP (basis 56) + 55 RP (basis 57) coefficients, 220 usable>
     """
 
-    source_id: SourceIds
-    coeffs: CoeffArray
-    errors: CoeffArray
-    basis: Basis
-    flags: StarFlags
-    g_flux: StarArray
-    g_flux_source: StarFlags
+    source_id: SourceIds  #: Gaia's identifier
+    coeffs: CoeffArray  #: coefficients as published, NaN where missing [electron/s in the basis of `basis`]
+    errors: CoeffArray  #: one standard deviation of each, standard-deviation factor included; same units
+    basis: Basis  #: sizes and ids of the coefficients
+    flags: StarFlags  #: bits of `Flag`
+    g_flux: StarArray  #: mean flux in the G band [electron/s], NaN where unknown
+    g_flux_source: StarFlags  #: `GFluxSource` of each star
+    #: recommended truncation of BP and RP, -1 where not given
     n_relevant_bases: Int16[np.ndarray, "star band"]
+    #: of the coefficients, where the file has them and they were asked for
     correlations: Correlations | None = None
 
     @classmethod

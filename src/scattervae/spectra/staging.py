@@ -88,7 +88,6 @@ class StagedStars:
     path: Path  # the parquet file; there is none where no star was kept
     # basis of its coefficients; like `positions` and `release` None where it holds no star
     basis: Basis | None = None
-    n_rows: int = 0  # stars given
     n_duplicates: int = 0  # stars dropped since they were flagged ``DUPLICATE`` or came a second time
     n_kept: int = 0  # stars written
     flags: dict[str, int] = field(default_factory=dict)  # stars written with each flag, by the flag's name
@@ -97,8 +96,7 @@ class StagedStars:
 
     def joined_by(self, given: Spectra, kept: Spectra, positions: Positions, *, name: str) -> "StagedStars":
         """The same with more stars."""
-        n_dropped = len(given) - len(kept)
-        counted = replace(self, n_rows=self.n_rows + len(given), n_duplicates=self.n_duplicates + n_dropped)
+        counted = replace(self, n_duplicates=self.n_duplicates + len(given) - len(kept))
         if not len(kept):
             return counted
         basis = kept.basis

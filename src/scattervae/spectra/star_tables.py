@@ -218,15 +218,11 @@ class OfBasis(NamedTuple):
 
 
 class SeveralBasesError(DataError):
-    """A file holds stars of other bases than the one to take.
-
-    Attributes:
-        counts: Stars of each basis, by its ids.
-    """
+    """A file holds stars of other bases than the one to take."""
 
     def __init__(self, message: str, counts: dict[str, int]) -> None:
         super().__init__(message)
-        self.counts = counts
+        self.counts = counts  # stars of each basis, by its ids
 
     def located(self, where: object) -> "SeveralBasesError":
         """The same error of a file or table of this name."""
@@ -254,7 +250,9 @@ def sort_by_basis(bp: StatedBand, rp: StatedBand, wanted: Basis | BasisIds | Non
     left = (bp.sizes > 0) | (rp.sizes > 0)
     found: list[OfBasis] = []
     if wanted is not None:
-        basis = _with_sizes(wanted, rows[left & _fits(rows, wanted)])
+        basis = wanted
+        if not isinstance(basis, Basis):
+            basis = replace(_common_basis(rows[left & _fits(rows, basis)]), bp_id=basis[0], rp_id=basis[1])
         found.append(OfBasis(basis, left & _fits(rows, basis)))
         left &= ~found[0].rows
     while left.any():
@@ -319,12 +317,6 @@ def _fits(rows: _Rows, basis: Basis | BasisIds) -> StarMask:
 def _row_of(basis: Basis) -> tuple[int, int, int, int]:
     bp_id, rp_id = (-1 if one is None else one for one in (basis.bp_id, basis.rp_id))
     return basis.n_bp, bp_id, basis.n_rp, rp_id
-
-
-def _with_sizes(wanted: Basis | BasisIds, rows: _Rows) -> Basis:
-    if isinstance(wanted, Basis):
-        return wanted
-    return replace(_common_basis(rows), bp_id=wanted[0], rp_id=wanted[1])
 
 
 def _common_basis(rows: _Rows) -> Basis:

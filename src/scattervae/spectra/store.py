@@ -22,7 +22,6 @@ from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import (
     RowGroup,
     StoredSpectra,
-    current_names,
     holds_all_columns,
     label_columns,
     labels_from,
@@ -81,6 +80,8 @@ class SpectrumStore(Shown):
             raise StoreError(f"{lost or self.path}: is gone, or holds no file; ingest again")
         schema = self._hats.schema
         self._foreign = None if holds_all_columns(schema) else ForeignColumns.of(schema, self.path)
+        if self.entries and self._foreign:
+            raise StoreError(f"{self.path}: lacks columns that every store has; ingest again")
         self.basis: Basis = manifest.basis or self._found_basis()
 
     def __len__(self) -> int:
@@ -232,7 +233,7 @@ class SpectrumStore(Shown):
     def _labels(self, group: RowGroup) -> StellarLabels:
         if self._foreign is not None:
             return self._foreign.labels(_table(group, self._foreign.label_columns))
-        return labels_from(_table(group, ["source_id", *label_columns(self._hats.schema.names)]))
+        return labels_from(_table(group, ["source_id", *label_columns()]))
 
     def _chosen(self, where: Choice | None, at_most: int | None) -> list[np.ndarray | slice]:
         """The rows to take of each row group."""
@@ -264,8 +265,7 @@ class SpectrumStore(Shown):
     def _spectra_columns(self, *, correlations: bool) -> list[str]:
         if self._foreign is not None:
             return self._foreign.columns
-        names = current_names(self._hats.schema.names)
-        return [name for name in spectra_columns(correlations=correlations) if name in names]
+        return [n for n in spectra_columns(correlations=correlations) if n in self._hats.schema.names]
 
     def _spectra(self, group: RowGroup, columns: Sequence[str]) -> Spectra:
         table = _table(group, columns)

@@ -38,9 +38,6 @@ class StoreWriter:
         rows_a_partition: At most so many rows in a partition of the finished store; where None, as many as a
             worker of a cluster holds comfortably.
 
-    Attributes:
-        manifest: What became of every file, of earlier runs and of this one, and what their stars have in common.
-
     Raises:
         StoreError: The folder holds something else.
         OSError: The disk is full, or the folder cannot be written to; so do all methods that write.

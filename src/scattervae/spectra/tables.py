@@ -22,7 +22,7 @@ import pyarrow.csv
 from scattervae.display import Shown
 from scattervae.errors import DataError, counted
 from scattervae.files import sole_writer, written_file
-from scattervae.spectra.columns import described, list_array
+from scattervae.spectra.columns import described, list_array, unit_and_description
 from scattervae.spectra.hats import open_parquet, parquet_writer, read_groups, read_table
 
 if TYPE_CHECKING:
@@ -110,6 +110,12 @@ def result_schema(fields: Sequence[pa.Field], notes: Mapping[str, str]) -> pa.Sc
     return pa.schema(fields, metadata={**notes, **own})
 
 
+def notes_of(schema: pa.Schema) -> dict[str, Any]:
+    """What a table says of its making, by the keys of `NOTES`."""
+    notes = schema.metadata or {}
+    return {key: json.loads(notes[key.encode()]) for key in NOTES if key.encode() in notes}
+
+
 def result_table(
     columns: Mapping[str, tuple[str, str, np.ndarray]],
     notes: Mapping[str, str],
@@ -134,7 +140,7 @@ def _votable_field(field: pa.Field) -> str:
     listed = pa.types.is_list(field.type)
     datatype = _DATATYPES.get(str(field.type.value_type if listed else field.type))
     size = "" if datatype and not listed else ' arraysize="*"'
-    unit, description = _known_unit(_about(field), "vounit")
+    unit, description = _known_unit(unit_and_description(field), "vounit")
     words = {
         "name": field.name,
         "datatype": datatype or "unicodeChar",
@@ -143,10 +149,6 @@ def _votable_field(field: pa.Field) -> str:
     }
     attributes = " ".join(f"{key}={quoteattr(value)}" for key, value in words.items() if value)
     return f"<FIELD {attributes}{size}><DESCRIPTION>{escape(description)}</DESCRIPTION></FIELD>"
-
-
-def _about(field: pa.Field) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
 
 
 def _known_unit(about: Mapping[str, str], unit_format: str) -> tuple[str, str]:
@@ -336,7 +338,7 @@ def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]
         raise ValueError(f"its column {rows.column_names.index('') + 1} has no name")
     for field, column in zip(rows.schema, rows.itercolumns(), strict=True):
         values = _values(field.name, column)
-        unit, description = _known_unit(_about(field), unit_format)
+        unit, description = _known_unit(unit_and_description(field), unit_format)
         if unit_format == "fits":  # which knows ASCII alone
             description = description.encode("ascii", "replace").decode()
             values = np.char.encode(values, "ascii", "replace") if values.dtype.kind == "U" else values
@@ -345,8 +347,7 @@ def _in_memory(rows: pa.Table, unit_format: str) -> "tuple[Table, dict[str, Any]
         table[field.name].info.description = description or None
         if ucd := ucd_of(field.name):
             table[field.name].info.meta = {"ucd": ucd}
-    notes = rows.schema.metadata or {}
-    return table, {key: json.loads(notes[key.encode()]) for key in NOTES if key.encode() in notes}
+    return table, notes_of(rows.schema)
 
 
 @cache

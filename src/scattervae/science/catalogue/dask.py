@@ -20,7 +20,6 @@ from scattervae.science.catalogue.hats_folder import Encoding, SkyColumns, write
 from scattervae.science.catalogue.training_flags import file_flags
 from scattervae.spectra.columns import (
     StoredSpectra,
-    current_names,
     holds_all_columns,
     stored_columns,
     stored_from,
@@ -199,7 +198,6 @@ def _rows_of(frame: pd.DataFrame, checkpoint: Checkpoint, shared: int | None) ->
 def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> tuple[StoredSpectra, Basis]:
     """The stars of a frame with a store's columns, or with those of somebody else's catalogue, and their basis."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.rename_columns(current_names(table.column_names))
     try:
         columns = ForeignColumns.of(table.schema, Path("partition"))
     except StoreError as error:
@@ -220,9 +218,8 @@ def _chunk_in(frame: pd.DataFrame, checkpoint: Checkpoint) -> tuple[StoredSpectr
 
 def _columns_of(hats: HatsFolder, sky: SkyColumns) -> list[str]:
     """The columns of a store, or of somebody else's catalogue, that a worker needs; of a nested one, the whole."""
-    names = hats.schema.names
     if holds_all_columns(hats.schema):
-        spectra = [name for name in names if current_names([name])[0] in stored_columns()]
+        spectra = stored_columns()
     else:
         spectra = [name.partition(".")[0] for name in ForeignColumns.of(hats.schema, hats.path).columns]
     return list(dict.fromkeys([*spectra, *sky.names]))

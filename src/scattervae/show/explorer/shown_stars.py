@@ -4,7 +4,6 @@ A catalogue is read as a stream, a row group at a time, once for each of four pa
 cell of the latent space, the sample, its columns.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ from jaxtyping import Float64, Int64, Shaped
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
+from scattervae.science.catalogue.encoding import NOTE
 from scattervae.science.lists import ROW, read_list
 from scattervae.seeds import numpy_stream
+from scattervae.spectra.columns import unit_and_description
 from scattervae.spectra.hats import open_parquet, read_groups
-from scattervae.spectra.spectra import FLAGS, FORMER_FLAGS, Flag
-from scattervae.spectra.tables import SUFFIXES
+from scattervae.spectra.spectra import FLAGS, Flag
+from scattervae.spectra.tables import SUFFIXES, notes_of
 
 Latents = Float64[np.ndarray, "star latent"]
 _CELL_AXES, _CELLS, _REACH = (
@@ -28,7 +29,6 @@ _CELL_AXES, _CELLS, _REACH = (
     24,
     4.0,
 )  # principal components, cells along each, their reach in standard deviations
-_NOTE = b"scattervae.catalogue"
 FEW = 12
 """Integers of so few different values are names of kinds, not numbers."""
 
@@ -132,8 +132,8 @@ def model_of(path: Path) -> str | None:
         return None
     for file in _parquet_files(path)[:1]:
         with open_parquet(file) as source:
-            note = (source.schema_arrow.metadata or {}).get(_NOTE)
-            return None if note is None else str(json.loads(note).get("model"))
+            note = notes_of(source.schema_arrow).get(NOTE)
+            return None if note is None else str(note.get("model"))
     return None
 
 
@@ -225,10 +225,9 @@ def columns_of(path: Path, rows: Int64[np.ndarray, " star"]) -> tuple[SourceIds,
 
 def column_of(field: pa.Field, values: pa.ChunkedArray) -> Column:
     """An arrow column as the page has it: numbers in float64, all else, flags and codes too, as text."""
-    about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
     integers = pa.types.is_integer(field.type)
     few = integers and len(values.unique()) <= FEW
-    if field.name in (FLAGS, FORMER_FLAGS) and integers:
+    if field.name == FLAGS and integers:
         found = _texts(
             [
                 None if bits is None else " + ".join(str(f.name) for f in Flag if bits & f) or "none"
@@ -241,7 +240,7 @@ def column_of(field: pa.Field, values: pa.ChunkedArray) -> Column:
         found = _texts([None if v is None else "yes" if v else "no" for v in values.to_pylist()])
     else:
         found = _texts(values.to_pylist())
-    return Column(field.name, found, about.get("unit", ""), about.get("description", ""))
+    return Column(field.name, found, **unit_and_description(field))
 
 
 def _texts(values: list[object]) -> np.ndarray:
