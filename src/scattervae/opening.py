@@ -21,7 +21,7 @@ LIMIT_VARIABLE = "SCATTERVAE_READ_LIMIT_GB"
 LARGEST_RATIO = 50
 """Bytes in memory for each byte on disk that no table of spectra needs; lists of identifiers come to about 30."""
 _LIMIT_GB = 0.5
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 
 
 def require_local(path: str | Path) -> None:
@@ -126,7 +126,7 @@ class InMemory(io.BytesIO):
 def unpacked_bytes(content: bytes) -> InMemory:
     """The same bytes, unpacked where they are gzipped, with the budget for decoding them."""
     budget = Budget(len(content))
-    if content.startswith(_GZIP):
+    if content.startswith(GZIP):
         content = io.BufferedReader(_Unpacking(io.BytesIO(content), budget)).read()
     return InMemory(content, budget)
 
@@ -159,7 +159,7 @@ def open_file(path: Path) -> OpenFile:
     """The bytes of a file, unpacked if they are gzipped."""
     budget = Budget(require_file(path))
     with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP
+        zipped = file.read(2) == GZIP
     raw: io.RawIOBase = _Unpacking(path, budget) if zipped else io.FileIO(path)
     return OpenFile(raw, budget, zipped=zipped)
 

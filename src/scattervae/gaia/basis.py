@@ -23,23 +23,14 @@ from scattervae.gaia.facts import DR3_BASIS, G_LIMITS, G_ZERO_POINT
 from scattervae.spectra.spectra import Basis, Flag, GFluxSource, Spectra
 from scattervae.spectra.star_tables import BasisIds, SourceColumns
 
-
-@dataclass(frozen=True)
-class KnownBasis:
-    """A basis whose functions the installed GaiaXPy ships."""
-
-    basis: Basis  # sizes and ids
-    model: str  # GaiaXPy's name of the instrument model that its sampled functions were made with
-
-
 # The model that GaiaXPy takes by default, of two that it ships for these ids.
 # Source: GaiaXPy 2.1.5, calibrator._calibrate (bp_model, rp_model).
 _DR3_MODEL = "v375wiv142r"
 
 
 @cache
-def known_bases() -> tuple[KnownBasis, ...]:
-    """All bases that the installed GaiaXPy ships functions for; none twice.
+def known_bases() -> dict[Basis, str]:
+    """All bases that the installed GaiaXPy ships functions for, with its name of the instrument model of these.
 
     Its definitions of bases give ids and sizes, its sampled functions only sizes. The two are matched by size; where
     several models have the size of one basis, it is known only if it is DR3's.
@@ -55,17 +46,17 @@ def known_bases() -> tuple[KnownBasis, ...]:
         name = file.stem.removeprefix("XpFilter_")
         if "_" not in name:  # with one it is a photometric system's
             models.setdefault(_sampled_sizes(file), []).append(name)
-    known: dict[Basis, KnownBasis] = {}
+    known: dict[Basis, str] = {}
     for file in sorted(Path(config_path).glob("*.xml")):
         for basis in _defined_bases(file):
             fitting = models.get((basis.n_bp, basis.n_rp), [])
             model = _DR3_MODEL if basis == DR3_BASIS else fitting[0] if len(fitting) == 1 else None
             if model in fitting:
-                known[basis] = KnownBasis(basis, str(model))
-    return tuple(known.values())
+                known[basis] = str(model)
+    return known
 
 
-def require_known(basis: Basis) -> KnownBasis:
+def require_known(basis: Basis) -> Basis:
     """The basis as GaiaXPy knows it; one without ids is taken for the only one of its sizes.
 
     Raises:
@@ -74,7 +65,7 @@ def require_known(basis: Basis) -> KnownBasis:
     fitting = _fitting(basis)
     if len(fitting) == 1:
         return fitting[0]
-    every = " and ".join(str(known.basis) for known in (fitting or known_bases())) or "none"
+    every = " and ".join(map(str, fitting or known_bases())) or "none"
     if fitting:
         raise DataError(f"no flux or G flux from {basis} without basis ids: GaiaXPy knows {every}")
     raise DataError(
@@ -86,7 +77,7 @@ def known_basis(ids: BasisIds) -> Basis | BasisIds:
     """The basis of these ids with its sizes, where they are DR3's or GaiaXPy knows them; else the ids."""
     if ids == (DR3_BASIS.bp_id, DR3_BASIS.rp_id):
         return DR3_BASIS
-    return next((one.basis for one in known_bases() if (one.basis.bp_id, one.basis.rp_id) == ids), ids)
+    return next((one for one in known_bases() if (one.bp_id, one.rp_id) == ids), ids)
 
 
 def is_known(basis: Basis) -> bool:
@@ -94,8 +85,8 @@ def is_known(basis: Basis) -> bool:
     return len(_fitting(basis)) == 1
 
 
-def _fitting(basis: Basis) -> list[KnownBasis]:
-    return [known for known in known_bases() if basis.agrees_with(known.basis)]
+def _fitting(basis: Basis) -> list[Basis]:
+    return [known for known in known_bases() if basis.agrees_with(known)]
 
 
 def g_flux_from_coeffs(spectra: Spectra) -> StarArray:
@@ -122,7 +113,7 @@ def _band_flux(spectra: Spectra, band: str) -> StarArray:
 
 def band_weights(basis: Basis, band: str) -> CoeffVector:
     """What each coefficient adds to the flux in G, BP or RP, all with the zero point of G [electron/s]."""
-    return _band_weights(require_known(basis).model, band)
+    return _band_weights(known_bases()[require_known(basis)], band)
 
 
 def g_flux_error_from_coeffs(spectra: Spectra) -> StarArray:
@@ -256,7 +247,7 @@ Source:
 
 def is_corrected(basis: Basis) -> bool:
     """True for DR3's basis, which the correction was fitted in."""
-    return require_known(basis).basis == DR3_BASIS
+    return require_known(basis) == DR3_BASIS
 
 
 def catalogue_g_flux(spectra: Spectra) -> StarArray:

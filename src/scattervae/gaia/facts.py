@@ -55,7 +55,6 @@ JOINED_COLUMNS = {
 }
 
 # Source: Gaia DR3 data model, gaia_source; the second magnitude is APOGEE DR17's copy of it.
-G_FLUX_NAME = "phot_g_mean_flux"
 G_MAG_NAMES = ("phot_g_mean_mag", "gaiaedr3_phot_g_mean_mag")
 
 # Labels and their errors: APOGEE's names in lower case, `teff` with `teff_err`.

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Float64
 
 from scattervae.arrays import CoeffArray, FluxArray, StarArray, Wavelengths
 from scattervae.errors import DataError, counted
-from scattervae.gaia.basis import catalogue_g_flux, is_known, require_known, tables_of_gaiaxpy
+from scattervae.gaia.basis import catalogue_g_flux, is_known, known_bases, require_known, tables_of_gaiaxpy
 from scattervae.gaia.facts import DR3_BASIS
 from scattervae.spectra.spectra import Basis, Correlations, Spectra
 
@@ -28,17 +28,11 @@ class Design:
 
 @dataclass(frozen=True)
 class SampledFlux:
-    """Stars as flux on a wavelength grid [W m^-2 nm^-1], NaN where a star has no spectrum.
-
-    Attributes:
-        grid_nm: Wavelengths.
-        flux: Externally calibrated flux.
-        errors: One standard deviation of each, always positive or NaN; neighbours are strongly correlated.
-    """
+    """Stars as flux on a wavelength grid [W m^-2 nm^-1], NaN where a star has no spectrum."""
 
     grid_nm: Wavelengths
-    flux: FluxArray
-    errors: FluxArray
+    flux: FluxArray  # externally calibrated
+    errors: FluxArray  # one standard deviation of each, positive or NaN; neighbours are strongly correlated
 
 
 def design(basis: Basis = DR3_BASIS) -> Design:
@@ -48,7 +42,7 @@ def design(basis: Basis = DR3_BASIS) -> Design:
         GaiaXPy, ``calibrator.calibrate``, and ``CalibrationAbsoluteSampledSpectrum`` for the limits of a band
         whose partner is missing (643 nm of BP, 635 nm of RP); for DR3, file ``XpFilter_v375wiv142r.xml``.
     """
-    return _design(require_known(basis).model)
+    return _design(known_bases()[require_known(basis)])
 
 
 @cache

@@ -53,28 +53,18 @@ class Prior:
 
 @dataclass(frozen=True)
 class InferredCoeffs:
-    """Stars whose coefficients were inferred from sampled spectra.
+    """Stars whose coefficients were inferred from sampled spectra."""
 
-    Attributes:
-        spectra: The stars, with `Flag.INFERRED`; NaN where the sampled spectrum is incomplete. Their errors
-            are those of the flux brought back to coefficients, without the uncertainty of the inference.
-        scale: Root mean square flux of each star [W m^-2 nm^-1].
-        posterior_covariance: Uncertainty of the inference, the same for all stars in units of scale squared.
-        prior: What the spectra taught.
-        noise: Relative noise assumed, in units of the mean spectrum's shape.
-        n_determined: Combinations that the spectra determine better than the prior.
-        matrix_name: Which design matrix the spectra agree with.
-        n_teachers: Spectra that the prior was fitted to.
-    """
-
+    # the stars, with `Flag.INFERRED`; NaN where the sampled spectrum is incomplete. Their errors are those of the
+    # flux brought back to coefficients, without the uncertainty of the inference
     spectra: Spectra
-    scale: StarArray
-    posterior_covariance: CoeffMatrix
-    prior: Prior
-    noise: float
-    n_determined: int
-    matrix_name: str
-    n_teachers: int
+    scale: StarArray  # root mean square flux of each star [W m^-2 nm^-1]
+    posterior_covariance: CoeffMatrix  # of the inference, the same for all stars in units of scale squared
+    prior: Prior  # fitted to the spectra
+    noise: float  # relative noise assumed, in units of the mean spectrum's shape
+    n_determined: int  # combinations that the spectra determine better than the prior
+    matrix_name: str  # which design matrix the spectra agree with
+    n_teachers: int  # spectra that the prior was fitted to
 
     def covariance_of(self, row: int) -> CoeffMatrix:
         """Posterior covariance of one star's coefficients, in archive units."""

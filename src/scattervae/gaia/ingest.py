@@ -1,6 +1,5 @@
 """Thousands of files to one store: a process a file, one order, nothing lost to a broken file or a broken run."""
 
-import errno
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scattervae.errors import DataError, ScatterVaeError, StoreError, counted, located
+from scattervae.errors import DISK_FULL, DataError, ScatterVaeError, StoreError, counted, located
 from scattervae.files import file_digest, sole_writer
 from scattervae.gaia.archive.listing import Release, release_of
 from scattervae.gaia.basis import GFluxes, known_basis
@@ -111,10 +110,9 @@ def ingest(  # noqa: PLR0913 - the options of one act, each by its name
                 done_files = frozenset(
                     entry.digest for entry in writer.manifest.entries if entry.error is None
                 )
-                in_order = labels and labels.take(
-                    np.argsort(labels.source_id, kind="stable")
-                )  # quick to search
-                task = StageFile(in_order, joined, correlations, done_files, release, wanted)
+                if labels is not None:  # quick to search
+                    labels = labels.take(np.argsort(labels.source_id, kind="stable"))
+                task = StageFile(labels, joined, correlations, done_files, release, wanted)
                 _warn_of_space(writer.path, run.jobs(files), done_files, correlations=correlations)
                 for job, staged in in_processes(task, run.jobs(files), workers=workers):
                     progress(run.take_in(job, run.in_its_basis(job, staged, task)))
@@ -349,7 +347,7 @@ def _stops_in_one_line(run: _Run, n_files: int) -> Iterator[None]:
         where = error.filename2 or error.filename or run.writer.path
         reason = str(error) if error.errno is None else os.strerror(error.errno)
         done = f"{run.n_done} of {counted(n_files, 'file')} are in {run.writer.path}"
-        room = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        room = "make room and " if error.errno in DISK_FULL else ""
         raise StoreError(f"{where}: {reason}; {done}; {room}run the same command again to go on") from error
 
 

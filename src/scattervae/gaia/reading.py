@@ -54,15 +54,6 @@ _NO_LABELS = StellarLabels(np.empty(0, dtype=np.int64), *np.empty((2, 0, len(LAB
 class Stars(Shown):
     """The stars of one source, ready for a model.
 
-    Attributes:
-        spectra: Stars with their G flux, flagged where they cannot be used.
-        labels: Labels of the same stars in the same order, NaN where a star has none.
-        kind: What the source was recognised as.
-        skipped: Rows that could not be used at all.
-        note: How the coefficients came about, where they are not the published ones.
-        sources: What a file has of ``gaia_source`` for these stars; empty where it has no ra and dec.
-        n_source: Stars of the source, those that were not asked for included.
-
     Example:
         >>> import scattervae as sv
         >>> stars = sv.read("stars.csv.gz")
@@ -70,13 +61,14 @@ class Stars(Shown):
         (220, 10, 220)
     """
 
-    spectra: Spectra
-    labels: StellarLabels
-    kind: str
-    skipped: tuple[SkippedRow, ...] = ()
-    note: str | None = None
+    spectra: Spectra  #: stars with their G flux, flagged where they cannot be used
+    labels: StellarLabels  #: labels of the same stars in the same order, NaN where a star has none
+    kind: str  #: what the source was recognised as
+    skipped: tuple[SkippedRow, ...] = ()  #: rows that could not be used at all
+    note: str | None = None  #: how the coefficients came about, where they are not the published ones
+    #: what a file has of ``gaia_source`` for these stars; empty where it has no ra and dec
     sources: SourceColumns = field(default_factory=SourceColumns.empty)
-    n_source: int = 0
+    n_source: int = 0  #: stars of the source, those that were not asked for included
 
     def __repr__(self) -> str:
         labelled = ", ".join(f"{n:,} with {name}" for name, n in self.labels.counts().items() if n)

@@ -100,8 +100,11 @@ class SourceFiles:
 
     def _opened(self, path: Path) -> SourceColumns:
         found = self._open.pop(path, None)
-        if found is None:
-            found = _open_table(path) if path == self.table else _sorted(_read(path))
+        if found is None and path == self.table:
+            columns = {file.stem: np.load(file, mmap_mode="r") for file in path.glob("*.npy")}
+            found = SourceColumns(columns.pop("source_id"), columns)
+        elif found is None:
+            found = _sorted(_read(path))
         self._open[path] = found
         while len(self._open) > _OPEN:
             del self._open[next(iter(self._open))]
@@ -193,11 +196,6 @@ def _write_table(paths: Sequence[Path], scratch: Path, release: DataRelease) -> 
     for name, column in {"source_id": joined.source_id, **joined.values}.items():
         np.save(scratch / f"{name}.npy", column)
     return scratch
-
-
-def _open_table(folder: Path) -> SourceColumns:
-    columns = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    return SourceColumns(columns.pop("source_id"), columns)
 
 
 _BLOCK_BYTES = 2**23  # must hold the comments before the header, which are 0.1 MB in Gaia's files

@@ -102,7 +102,9 @@ def _functions(band: str, model: str, grid_nm: Wavelengths, inside: np.ndarray, 
     """The functions of a band in flux units, NaN outside it."""
     from scipy.interpolate import CubicSpline
 
-    folder = _tables_folder()
+    with as_if_not_imported():
+        from gaiaxpy.config.paths import config_path
+    folder = Path(config_path)
     tables = [
         np.genfromtxt(folder / f"{band}C03_{model}_{name}.csv", delimiter=",")
         for name in ("dispersion", "response")
@@ -137,13 +139,6 @@ def _matrix(text: str, n_rows: int) -> Float64[np.ndarray, "row column"]:
     return np.array([float(value) for value in text.strip("()").split(",")]).reshape(n_rows, -1)
 
 
-def _tables_folder() -> Path:
-    with as_if_not_imported():
-        from gaiaxpy.config.paths import config_path
-
-    return Path(config_path)
-
-
 logger = logging.getLogger(__name__)
 
 _TABLE_PRECISION = 3e-6  # rounding of the functions that GaiaXPy ships, with six digits, and some
@@ -169,16 +164,12 @@ class Functions:
 
 @dataclass(frozen=True)
 class Transported:
-    """Stars in another basis, and what was lost on the way.
+    """Stars in another basis, and what was lost on the way."""
 
-    Attributes:
-        spectra: The stars; their errors hold what the source does not know.
-        n_unknown: Combinations of BP and of RP coefficients that the source does not determine.
-        outside: Of each star the share of its flux, root mean square, that the target's functions cannot make.
-    """
-
-    spectra: Spectra
+    spectra: Spectra  #: the stars; their errors hold what the source does not know
+    #: combinations of BP and of RP coefficients that the source does not determine
     n_unknown: tuple[int, int]
+    #: of each star the share of its flux, root mean square, that the target's functions cannot make
     outside: StarArray
 
     @property

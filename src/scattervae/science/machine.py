@@ -90,7 +90,7 @@ def _bases() -> Iterator[Finding]:
     from scattervae.gaia.basis import is_known, known_bases
     from scattervae.gaia.facts import DR3_BASIS
 
-    found = "; ".join(str(known.basis) for known in known_bases()) or "none"
+    found = "; ".join(map(str, known_bases())) or "none"
     advice = "install GaiaXPy again"
     yield Finding.of(
         "bases that GaiaXPy knows", str(DR3_BASIS), found, same=is_known(DR3_BASIS), advice=advice

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from itertools import repeat
 
 import pytest
@@ -155,7 +156,7 @@ def test_the_word_that_is_answered_is_named(server):
 
 
 def test_another_size_of_the_basis(server):
-    dr4 = release_of("DR4").basis.model_copy(update={"bp_id": 156})
+    dr4 = replace(release_of("DR4").basis, bp_id=156)
     examination = examined(server, basis=dr4)
     found = by_name(examination)
     assert differing(examination) == [

@@ -1,6 +1,5 @@
 """Many bulk files: what there is to do, whether the disk holds it, and doing it several at a time."""
 
-import errno
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from scattervae.errors import FetchError
+from scattervae.errors import DISK_FULL, FetchError
 from scattervae.files import sole_writer
 from scattervae.gaia.archive.listing import BulkFile
 from scattervae.gaia.archive.transfer import CheckedFiles, md5_of, partial_path, transfer
@@ -24,7 +23,6 @@ _SPARE_SHARE = 0.01
 _SPARE_BYTES = 100 * 2**20
 _SIZE_WORKERS = 16  # a size is one small answer: more of them may be asked for at once than files
 _SIZE_TRIES = 3
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Moved(NamedTuple):
@@ -191,7 +189,7 @@ def _note(report: Report, path: str, future: Future[bool], out: Path) -> None:
         report.failed[path] = str(error)
         logger.warning("%s", error)
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             why = "the disk is full; free some space, and the same command resumes"
             raise FetchError(f"{out}: {why}") from error
         where = error.filename or out / path

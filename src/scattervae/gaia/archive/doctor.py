@@ -272,7 +272,7 @@ class Examination:
         for band in ("bp", "rp"):
             if found[f"n_{band}"] is None and cells.get(f"{band}_coefficients", "").strip():
                 found[f"n_{band}"] = cells[f"{band}_coefficients"].count(",") + 1
-        own = self.release.basis.model_dump() if self.release.basis else {}
+        own = vars(self.release.basis) if self.release.basis else {}
         for entry, value in found.items():
             expected, seen = own.get(entry), "not stated" if value is None else str(value)
             same = None if None in (expected, value) else expected == value

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from scattervae.arrays import SourceIds, StarArray
 from scattervae.errors import FetchError, counted
-from scattervae.files import written_file
+from scattervae.files import write_text, written_file
 from scattervae.gaia.archive.listing import Release
 from scattervae.gaia.archive.services import Services
 from scattervae.spectra.spectra import repeats
@@ -68,7 +68,8 @@ def fetch_ids(
         raise FetchError(f"batches of {batch_size} stars: expected 1 to {limit}, the archive's limit")
     out = Path(out)
     wanted = source_id[~repeats(source_id)]
-    sources = _sources(wanted, services)
+    starts = range(0, len(wanted), _SOURCES_BATCH)
+    sources = joined_sources([services.sources_of(wanted[i : i + _SOURCES_BATCH]) for i in starts])
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
@@ -110,11 +111,6 @@ def _digest(release: Release, batch: SourceIds) -> str:
     return hashlib.sha256(release.datalink.release.encode() + batch.tobytes()).hexdigest()[:16]
 
 
-def _sources(source_id: SourceIds, services: Services) -> SourceColumns:
-    starts = range(0, len(source_id), _SOURCES_BATCH)
-    return joined_sources([services.sources_of(source_id[i : i + _SOURCES_BATCH]) for i in starts])
-
-
 def _fetch_batch(source_id: SourceIds, path: Path, services: Services, sources: SourceColumns) -> None:
     """Write a batch's lines without their header, which all batches share."""
     lines = services.spectra_of(source_id)
@@ -141,8 +137,7 @@ def _texts(name: str, values: StarArray) -> list[str]:
 def _check_header(path: Path, header: list[str]) -> None:
     text = ",".join(header) + "\n"
     if not path.is_file():
-        with written_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(path, text)
     elif path.read_text(encoding="utf-8") != text:
         raise FetchError(
             f"{path.parent}: the archive's columns are not those of the batches there; remove it and fetch all again"

@@ -73,15 +73,6 @@ class Tables(Settings):
         return {name: self.columns.get(name, name) for name in names}
 
 
-class ReleaseBasis(Settings):
-    """The basis of its mean spectra; ids where they are known."""
-
-    n_bp: PositiveInt
-    n_rp: PositiveInt
-    bp_id: int | None = None
-    rp_id: int | None = None
-
-
 class Release(Settings):
     """One data release."""
 
@@ -92,7 +83,7 @@ class Release(Settings):
     # true where source_ids are documented to begin with an order-12 nested pixel
     ids_hold_pixels: bool = False
     archive_url: str  # its TAP and DataLink servers
-    basis: ReleaseBasis | None = None
+    basis: Basis | None = None  # of its mean spectra; ids where they are known
     datalink: DataLink
     tap: Tables
     bulk: Bulk | None = None  # None where it is not known where they are
@@ -135,8 +126,7 @@ class Release(Settings):
 
     def has_basis(self, basis: Basis) -> bool:
         """True where spectra of this basis may be this release's: equal sizes, and equal ids as far as both say."""
-        own = self.basis
-        return own is not None and Basis(own.n_bp, own.n_rp, own.bp_id, own.rp_id).agrees_with(basis)
+        return self.basis is not None and self.basis.agrees_with(basis)
 
 
 @cache

@@ -22,11 +22,11 @@ from scattervae.gaia.archive.transport import (
     is_page,
     new_session,
 )
+from scattervae.opening import GZIP
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 2**16  # small enough that a stop takes effect soon on a slow line
-_GZIP = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 Received = Callable[[int], None]
@@ -39,10 +39,6 @@ class Partial:
     Its name holds the start of the checksum that the archive promises, so what an earlier run left is only
     continued if the archive still has the same file. Bytes go to the disk as they come: a killed process loses
     none that it had written.
-
-    Attributes:
-        tag: What the server calls this version of the file, for asking for the rest of the same.
-        reached: The most bytes that there ever were.
     """
 
     def __init__(self, folder: Path, file: BulkFile) -> None:
@@ -51,14 +47,14 @@ class Partial:
         for stale in folder.glob(f"{file.name}.*.partial"):
             if stale != self.path:
                 stale.unlink()
-        self.size, self.tag = 0, ""
+        self.size, self.tag = 0, ""  # the tag is what the server calls this version of the file
         self._hash = hashlib.md5(usedforsecurity=False)
         self._file: BinaryIO = self.path.open("a+b", buffering=0)
         self._file.seek(0)
         while chunk := self._file.read(_CHUNK):
             self._hash.update(chunk)
             self.size += len(chunk)
-        self.reached = self.size
+        self.reached = self.size  # the most bytes that there ever were
 
     def __enter__(self) -> "Partial":
         return self
@@ -160,7 +156,7 @@ def _body(response: requests.Response, file: BulkFile) -> Iterator[bytes]:
     first = next(chunks, b"")
     if is_page(response, first):
         raise PassingError(f"{file.url}: the server sent a web page instead of the file")
-    if response.status_code == 200 and first and not first.startswith(_GZIP):
+    if response.status_code == 200 and first and not first.startswith(GZIP):
         raise PassingError(f"{file.url}: the server sent something that is not gzipped")
     return chain([first], chunks)
 

@@ -40,17 +40,12 @@ _Result = TypeVar("_Result")
 
 
 class PassingError(Exception):
-    """A request failed in a way that may pass; the message says how.
-
-    Attributes:
-        after: Seconds that the server asks us to wait, where it does.
-        progressed: True where something was gained before it failed.
-    """
+    """A request failed in a way that may pass; the message says how."""
 
     def __init__(self, message: str, *, after: float | None = None, progressed: bool = False) -> None:
         super().__init__(message)
-        self.after = after
-        self.progressed = progressed
+        self.after = after  # seconds that the server asks us to wait, where it does
+        self.progressed = progressed  # true where something was gained before it failed
 
 
 class PageError(PassingError):

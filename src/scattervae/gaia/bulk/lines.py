@@ -15,7 +15,7 @@ from scattervae.errors import DataError, located
 from scattervae.gaia.facts import BANDS, SOURCE_ID_NAMES
 from scattervae.gaia.files.columns import FIT_COLUMNS
 from scattervae.gaia.files.text import Kind, read_text, recognise
-from scattervae.opening import BROKEN_LINE_BYTES, LINE_BYTES, LONGEST_LINE, Budget, require_file
+from scattervae.opening import BROKEN_LINE_BYTES, GZIP, LINE_BYTES, LONGEST_LINE, Budget, require_file
 from scattervae.spectra.spectra import Basis
 
 ARRAYS = tuple(f"{band}_{name}" for name in ("coefficients", "coefficient_errors") for band in BANDS)
@@ -24,19 +24,15 @@ STATED = tuple(f"{band}_{name}" for name in ("n_parameters", "basis_function_id"
 N_RELEVANT = tuple(f"{band}_n_relevant_bases" for band in BANDS)
 
 _UNPACKING_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]  # isal's stub has it wrong
-_GZIP = b"\x1f\x8b"
 _PACKED_BYTES = 2**18
 _TEXT_BYTES = 2**20  # about 25 stars: small enough to stay in a processor's cache while it is cut and parsed
 
 
 class BrokenFileError(DataError):
-    """A file ends before its end, or is damaged; what was read before that has been handed over.
+    """A file ends before its end, or is damaged; what was read before that, `n_rows`, has been handed over.
 
-    Attributes:
-        what: What is wrong with it, and where.
-        n_rows: Rows read before, those skipped included.
-        trusted: True where these rows are as they were written: the file is cut off. False where it is damaged:
-            a checksum comes only after what it vouches for, so any row of the file may be wrong.
+    These rows are to be `trusted` where the file is cut off. Where it is damaged, any of them may be wrong: a checksum
+    comes only after what it vouches for.
     """
 
     def __init__(self, path: Path, what: str, trusted: bool, n_rows: int = 0) -> None:  # noqa: FBT001 - as pickle calls it
@@ -133,7 +129,7 @@ def read_texts(path: Path, *, line_bytes: int = LINE_BYTES) -> Iterator[bytes]:
 def _texts(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            zipped = file.read(len(_GZIP)) == _GZIP
+            zipped = file.read(len(GZIP)) == GZIP
             file.seek(0)
             if zipped:
                 yield from _unpacked(file, path)

@@ -196,7 +196,7 @@ def _joined_basis(lengths: Int64[np.ndarray, " star"], name: str) -> Basis:
         return DR3_BASIS
     from scattervae.gaia.basis import known_bases
 
-    known = [one.basis for one in known_bases()]
+    known = list(known_bases())
     fitting = [basis for basis in known if (present == basis.n_coeffs).any()]
     if len(fitting) != 1:
         sizes = " or ".join(str(basis.n_coeffs) for basis in known)

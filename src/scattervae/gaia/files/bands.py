@@ -88,12 +88,13 @@ class _Cells:
 
     @classmethod
     def of(cls, columns: Columns, band: str, skips: Skips) -> "_Cells":
-        coeffs = without_padding(arrays(columns.cells[f"{band}_coefficients"]), _sizes(columns, band))
+        stated, ids = (columns.integers(f"{band}_{name}") for name in ("n_parameters", "basis_function_id"))
+        sizes = np.where(stated.known, stated.values, getattr(DR3_BASIS, f"n_{band}"))
+        coeffs = without_padding(arrays(columns.cells[f"{band}_coefficients"]), sizes)
         errors = without_padding(arrays(columns.cells[f"{band}_coefficient_errors"]), coeffs.lengths)
         skips.add_unreadable(f"{band}_coefficients", coeffs)
         skips.add_unreadable(f"{band}_coefficient_errors", errors)
         present = coeffs.lengths > 0
-        stated, ids = (columns.integers(f"{band}_{name}") for name in ("n_parameters", "basis_function_id"))
         skips.add_unreadable(f"{band}_n_parameters", stated, among=present)
         skips.add_unreadable(f"{band}_basis_function_id", ids, among=present)
         contradicted = present & stated.known & (stated.values != coeffs.lengths)
@@ -109,16 +110,21 @@ class _Cells:
     def read(self, columns: Columns, skips: Skips, own: tuple[int, int | None], *, is_known: bool) -> Band:
         """The band of all rows, NaN where it is missing, contradicts itself, or has another size."""
         size, basis_id = own
-        sound = (self.coeffs.lengths > 0) & ~self.contradicted
+        present = self.coeffs.lengths > 0
+        sound = present & ~self.contradicted
         coeffs, errors = (
             np.where(sound[:, None], one.matrix(size), np.nan) for one in (self.coeffs, self.errors)
         )
+        relevant = columns.integers(f"{self.name}_n_relevant_bases")
+        fits = relevant.known & (np.abs(relevant.values) < 2**15)
+        with np.errstate(all="ignore"):
+            changed = fit_disagrees(*map(columns.numbers, FIT_COLUMNS[BANDS.index(self.name)]))
         return Band(
             coeffs=coeffs,
             errors=errors,
-            n_relevant_bases=_relevant_bases(columns, self.name),
+            n_relevant_bases=np.where(fits, relevant.values, -1).astype(np.int16),
             basis_id=basis_id,
-            contradicted=self.contradicted | (self.coeffs.lengths > 0) & _disagrees(columns, self.name),
+            contradicted=self.contradicted | present & changed,
             correlations=read_correlations(columns, self.name, errors=errors, present=sound, skips=skips),
             is_known=is_known,
         )
@@ -148,13 +154,7 @@ def _bases_with(basis: Basis) -> Iterator[Basis]:
         yield DR3_BASIS
         from scattervae.gaia.basis import known_bases
 
-        yield from (known.basis for known in known_bases())
-
-
-def _sizes(columns: Columns, band: str) -> Int64[np.ndarray, " star"]:
-    """How many coefficients of a band the rows of a file have: as it says, else as DR3 has."""
-    stated = columns.integers(f"{band}_n_parameters")
-    return np.where(stated.known, stated.values, getattr(DR3_BASIS, f"n_{band}"))
+        yield from known_bases()
 
 
 def without_padding(read: Arrays, sizes: Int64[np.ndarray, " star"]) -> Arrays:
@@ -184,15 +184,8 @@ def _width(read: Arrays) -> int:
     return int(read.rows.shape[1]) if isinstance(read.rows, np.ndarray) else 0
 
 
-def _disagrees(columns: Columns, band: str) -> StarMask:
-    """True where standard deviation, chi squared and degrees of freedom disagree: one of them has been changed."""
-    names = FIT_COLUMNS[BANDS.index(band)]
-    with np.errstate(all="ignore"):
-        return np.asarray(fit_disagrees(*map(columns.numbers, names)))
-
-
 def fit_disagrees(deviation: Numbers, chi_squared: Numbers, degrees_of_freedom: Numbers) -> StarMask | bool:
-    r"""True where :math:`s^2 \ne \chi^2 / n` by more than the rounding of a table; False where one is missing.
+    r"""True where :math:`s^2 \ne \chi^2 / n` by more than rounding: one has been changed; False where one is missing.
 
     Source:
         Gaia DR3 data model, xp_continuous_mean_spectrum, ``bp_standard_deviation``; the archive's files agree to 2e-7.
@@ -200,12 +193,6 @@ def fit_disagrees(deviation: Numbers, chi_squared: Numbers, degrees_of_freedom: 
     expected = deviation * deviation * degrees_of_freedom
     disagrees: StarMask | bool = abs(expected - chi_squared) > _FIT_ROUNDING * abs(chi_squared)
     return disagrees
-
-
-def _relevant_bases(columns: Columns, band: str) -> Int16[np.ndarray, " star"]:
-    read = columns.integers(f"{band}_n_relevant_bases")
-    fits = read.known & (np.abs(read.values) < 2**15)
-    return np.where(fits, read.values, -1).astype(np.int16)
 
 
 Pairs = Float64[np.ndarray, "row pair"]

@@ -88,8 +88,12 @@ def arrays(cells: np.ndarray) -> Arrays:
     rows: list[np.ndarray | None] = []
     lengths = np.zeros(len(cells), dtype=np.int64)
     for row, cell in enumerate(cells):
-        rows.append(_array(cell))
-        lengths[row] = _length(cell, rows[row])
+        array = _array(cell)
+        rows.append(array)
+        if array is None:
+            lengths[row] = 0 if is_missing(cell) else UNREADABLE
+        elif not np.isnan(array).all():
+            lengths[row] = len(array)
     why = {int(row): _why_no_array(cells[row]) for row in np.flatnonzero(lengths == UNREADABLE)}
     return Arrays(lengths, rows, why)
 
@@ -225,12 +229,6 @@ def _why_no_array(cell: object) -> str:
 
 def _is_open(text: str) -> bool:
     return any(text.count(left) != text.count(right) for left, right in ("[]", "()", "{}"))
-
-
-def _length(cell: object, array: np.ndarray | None) -> int:
-    if array is None:
-        return 0 if is_missing(cell) else UNREADABLE
-    return 0 if np.isnan(array).all() else len(array)
 
 
 _DESIGNATION = re.compile(r"Gaia\s+(?P<release>E?DR\d+)\s+(?P<id>\d{1,19})", re.IGNORECASE)

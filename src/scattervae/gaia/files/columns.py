@@ -16,7 +16,6 @@ from scattervae.gaia.basis import g_flux_of
 from scattervae.gaia.facts import (
     BANDS,
     DR3,
-    G_FLUX_NAME,
     G_MAG_NAMES,
     JOINED_COLUMNS,
     LABEL_COLUMNS,
@@ -27,7 +26,7 @@ from scattervae.gaia.facts import (
 )
 from scattervae.gaia.files.cells import Arrays, Integers, arrays, floats, integers, shown
 from scattervae.spectra.spectra import Basis
-from scattervae.spectra.star_tables import LABEL_UNITS, SOURCE_COLUMNS, DataRelease
+from scattervae.spectra.star_tables import G_FLUX_COLUMN, LABEL_UNITS, SOURCE_COLUMNS, DataRelease
 
 _BAND_COLUMNS = (
     "coefficients",
@@ -41,7 +40,7 @@ FIT_COLUMNS = tuple(
     for band in BANDS
 )
 """For each band, three columns of which each follows from the others."""
-_SCALARS = (G_FLUX_NAME, *G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux_error", "wavelength", "xp")
+_SCALARS = (*G_MAG_NAMES, MEDIAN_FLUX_NAME, SNR_NAME, "flux", "flux_error", "wavelength", "xp")
 
 
 @dataclass(frozen=True)
@@ -291,9 +290,7 @@ def _converted(cells: np.ndarray, name: str, stated: str) -> np.ndarray:
 
 def parse_unit(stated: str) -> Any:
     """The unit, None where astropy knows no such unit in any way to write units."""
-    stated = stated.strip().replace(
-        "'", ""
-    )  # VOUnit's quotes around units of its user's own, such as electron
+    stated = stated.strip().replace("'", "")  # VOUnit's, around units of its user's own, such as electron
     stated = _SPELLINGS.get(stated.lower().replace(" ", ""), stated)
     for form in _FORMATS:
         try:
@@ -354,7 +351,7 @@ def read_g_flux(columns: Columns) -> StarArray:
 
     Magnitudes are not used where the release's zero point is not known.
     """
-    flux, zero_point = columns.numbers(G_FLUX_NAME), columns.release.g_zero_point
+    flux, zero_point = columns.numbers(G_FLUX_COLUMN), columns.release.g_zero_point
     for name in G_MAG_NAMES:
         if name in columns and zero_point is not None:
             from_mag = g_flux_of(columns.numbers(name), zero_point=zero_point)

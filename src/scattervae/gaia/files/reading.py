@@ -217,8 +217,6 @@ def opened(path: Path) -> Iterator[tuple[Kind, BufferedIOBase]]:
         with open_file(path) as stream:
             kind = recognise(stream)
             yield kind, stream if kind is Kind.TEXT else unpacked(stream)
-    except FileNotFoundError:
-        raise DataError("does not exist; check the path") from None
     except PermissionError:
         raise DataError("may not be read; check its permissions") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -22,7 +22,7 @@ from scattervae.gaia.files.fits_and_votable import columns_of_table
 from scattervae.gaia.files.sampled import WAVELENGTH, with_id_of_name
 from scattervae.gaia.files.text import text_lines
 from scattervae.opening import Budget, budget_of
-from scattervae.spectra.columns import flattened, is_approximate, leaves
+from scattervae.spectra.columns import flattened, is_approximate, leaves, unit_and_description
 from scattervae.spectra.hats import open_parquet, read_groups, spend_on
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 
@@ -48,8 +48,7 @@ def read_parquet(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 def _units(schema: pa.Schema) -> dict[str, object]:
     """Units in the metadata of fields at the top, as stores have them."""
-    stated = {field.name: (field.metadata or {}).get(b"unit", b"") for field in schema}
-    return {name: unit.decode(errors="replace") for name, unit in stated.items()}
+    return {field.name: unit_and_description(field)["unit"] for field in schema}
 
 
 def read_feather(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
@@ -238,8 +237,8 @@ def _values(dataset: h5py.Dataset, budget: Budget, field: str | None = None) -> 
 
 def _unit(dataset: h5py.Dataset) -> str:
     """The unit in a dataset's attributes, empty where there is none."""
-    stated = next((dataset.attrs[name] for name in ("unit", "units") if name in dataset.attrs), "")
-    return stated.decode(errors="replace") if isinstance(stated, bytes) else str(stated)
+    unit = next((dataset.attrs[name] for name in ("unit", "units") if name in dataset.attrs), "")
+    return unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit)
 
 
 @runtime_checkable

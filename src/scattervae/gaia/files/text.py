@@ -241,9 +241,11 @@ def read_text(stream: BufferedIOBase, wanted: frozenset[str]) -> Columns:
 
 def as_plain_csv(stream: BufferedIOBase, wanted: frozenset[str]) -> BufferedIOBase | None:
     """The same table in UTF-8, separated by commas, below one line of names; None where it is ECSV, which says more."""
+    encoding = encoding_of(stream.read(4))
+    stream.seek(0)
     lines = _Lines(text_lines(stream))
     table = _layout(lines, wanted)
-    if table.ecsv or (table.separator == "," and table.n_ahead == 1 and not _has_mark(stream)):
+    if table.ecsv or (table.separator == "," and table.n_ahead == 1 and encoding == "utf-8"):
         stream.seek(0)
         return None if table.ecsv else stream
     text = StringIO()
@@ -251,11 +253,6 @@ def as_plain_csv(stream: BufferedIOBase, wanted: frozenset[str]) -> BufferedIOBa
     rows.writerow(table.header)
     rows.writerows(_split(line, table.separator) or [line] for _, line in lines if not line.startswith("#"))
     return BytesIO(text.getvalue().encode())
-
-
-def _has_mark(stream: BufferedIOBase) -> bool:
-    stream.seek(0)
-    return encoding_of(stream.read(4)) != "utf-8"
 
 
 def text_lines(stream: BufferedIOBase) -> Iterator[tuple[int, str]]:
