@@ -11,7 +11,8 @@ from astropy.table import MaskedColumn, Table
 
 from scattervae.errors import DataError, StoreError
 from scattervae.science import lists
-from scattervae.science.lists import read_list, unit_of
+from scattervae.science.lists import read_list
+from scattervae.spectra.columns import unit_and_description
 from science.sky_toys import everywhere, ids_at, write_hats
 
 IDS = [4295806720, 6917528997577384319, 34361129088]  # more digits than float64 has
@@ -47,7 +48,7 @@ def test_astropy_tables(tmp_path, form, end, zipped):
         "teff": [5000, None, 6000],
         "list_row": [0, 1, 2],
     }
-    assert {f.name: unit_of(f) for f in rows.table.schema} == {
+    assert {f.name: unit_and_description(f)["unit"] for f in rows.table.schema} == {
         **{"ra": "deg", "dec": "deg", "gaia_id": "", "name": ""},
         **{"teff": "K", "list_row": ""},
     }
@@ -67,6 +68,15 @@ def test_text_with_other_separators_encodings_and_line_ends(tmp_path, text, enco
     path.write_bytes(text.replace("\n", end).encode(encoding))
     table = read_list(path).table
     assert [column.to_pylist() for column in table.columns] == [[1, 3], [2, 4], ["a,b", ""], [0, 1]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_long_csv_that_begins_with_the_mark_of_its_encoding(tmp_path, encoding):
+    """As Excel saves it; longer than what is read of a file at a time."""
+    ra = [k / 100 for k in range(3000)]
+    path = tmp_path / "list.csv"
+    path.write_bytes("\n".join(["ra,dec", *(f"{value},1.5" for value in ra)]).encode(encoding))
+    assert read_list(path).table["ra"].to_pylist() == ra
 
 
 def test_text_with_its_header_in_a_comment(tmp_path):
@@ -141,7 +151,7 @@ def test_hats_folders(tmp_path, monkeypatch):
     rows = read_list(write_hats(tmp_path / "hats", ra, dec, source_id))
     assert rows.dropped_columns == ("bp_coefficients", "_healpix_29")
     assert sorted(rows.table["source_id"].to_pylist()) == sorted(source_id.tolist())
-    assert unit_of(rows.table.schema.field("ra")) == "deg"
+    assert unit_and_description(rows.table.schema.field("ra"))["unit"] == "deg"
     monkeypatch.setattr(lists, "LARGEST_LIST", 49)
     with pytest.raises(
         DataError, match="50 rows, more than the 49 of a list; match two catalogues with LSDB"

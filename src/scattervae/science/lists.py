@@ -18,7 +18,7 @@ from scattervae.gaia.files.fits_and_votable import first_table
 from scattervae.gaia.files.reading import opened
 from scattervae.gaia.files.text import Kind, as_plain_csv
 from scattervae.opening import budget_of
-from scattervae.spectra.columns import described
+from scattervae.spectra.columns import described, unit_and_description
 from scattervae.spectra.hats import SPATIAL_INDEX, HatsFolder, read_table
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ class SkyList:
         )
         for name, least, most in ((names[0], -360.0, 360.0), (names[1], -90.0, 90.0)):
             field, column = self.table.schema.field(name), self.table[name]
-            unit = unit_of(field)
+            unit = unit_and_description(field)["unit"]
             if unit.lower() not in _DEGREES or not _is_number(field.type):
                 found = unit if _is_number(field.type) else "text"
                 raise DataError(f"{self.path}: column {name} is in {found}; expected numbers in degrees")
-            extremes = pc.min_max(_without_nan(column)).as_py()
+            finite = column.filter(pc.is_finite(column)) if pa.types.is_floating(field.type) else column
+            extremes = pc.min_max(finite).as_py()
             if extremes["min"] is not None and not least <= extremes["min"] <= extremes["max"] <= most:
                 raise DataError(
                     f"{self.path}: column {name} runs from {extremes['min']} to {extremes['max']}; "
@@ -155,11 +156,6 @@ def read_list(path: Path) -> SkyList:
         return _from_astropy(path, stream, kind)
 
 
-def unit_of(field: pa.Field) -> str:
-    """The unit that a field's metadata names, empty where it names none."""
-    return str((field.metadata or {}).get(b"unit", b""), "utf-8")
-
-
 def _from_hats(folder: HatsFolder) -> SkyList:
     n_rows = sum(partition.n_rows for partition in folder.partitions)
     if n_rows > LARGEST_LIST:
@@ -178,20 +174,18 @@ def _from_hats(folder: HatsFolder) -> SkyList:
 def _scalars(path: Path, table: pa.Table, dropped_columns: Iterable[str] = ()) -> SkyList:
     if len(table) > LARGEST_LIST:
         raise DataError(f"{len(table)} rows, more than the {LARGEST_LIST} of a list; split it")
-    dropped_columns = (*dropped_columns, *(f.name for f in table.schema if _stays_behind(f)))
+    added = (ROW, SEPARATION, SPATIAL_INDEX)
+    stay = (f.name for f in table.schema if pa.types.is_nested(f.type) or f.name in added)
+    dropped_columns = (*dropped_columns, *stay)
     own = [
         f for f in table.schema if f.name not in dropped_columns and not f.name.startswith("__index_level_")
     ]
-    fields = [described(f.name, f.type, unit_of(f), _description_of(f)) for f in own]
+    fields = [described(f.name, f.type, **unit_and_description(f)) for f in own]
     fields.append(described(ROW, pa.int64(), "", "row of the list, counted from 0"))
     columns = [table[f.name].combine_chunks() for f in own]
     return SkyList(
         path, pa.table([*columns, np.arange(len(table))], schema=pa.schema(fields)), dropped_columns
     )
-
-
-def _stays_behind(field: pa.Field) -> bool:
-    return bool(pa.types.is_nested(field.type)) or field.name in (ROW, SEPARATION, SPATIAL_INDEX)
 
 
 def _from_astropy(path: Path, stream: BufferedIOBase, kind: Kind) -> SkyList:
@@ -236,13 +230,5 @@ def _arrow_of(column: Any) -> pa.Array:
     return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=mask)
 
 
-def _description_of(field: pa.Field) -> str:
-    return str((field.metadata or {}).get(b"description", b""), "utf-8")
-
-
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.filter(pc.is_finite(column)) if pa.types.is_floating(column.type) else column
