@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from scattervae.arrays import Latents
+from scattervae.arrays import CoeffArray, Latents
 from scattervae.cli.console import print_stage, table_lines
 from scattervae.errors import DataError, TrainingError, counted
 from scattervae.files import write_json
 from scattervae.gaia import reading
 from scattervae.model.checkpoint import Checkpoint, Progress
-from scattervae.model.covariance import draw_correlated
+from scattervae.model.covariance import is_sound, square
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train, train_once
 from scattervae.model.training_stars import data_digest
@@ -218,6 +219,26 @@ def at_paper_size(
         trained = train_once(sky.spectra, RECIPES[name], folder / name, progress=progress)
         rows.append((name, *claim_cells(trained, sky.spectra, sky.labels)))
     return Table(f"{n_stars:,} simulated stars ({LEGEND})", HEADER, tuple(rows))
+
+
+def draw_correlated(correlations: Correlations, noise: CoeffArray) -> CoeffArray:
+    """Standard normal draws for all coefficients of a basis, made as correlated as each star's.
+
+    Args:
+        correlations: Of the stars; a band in which a star has none, or what is no correlation matrix, stays as it is.
+        noise: The draws, one for each coefficient of BP and RP.
+    """
+    drawn, start = noise.copy(), 0
+    for values in (correlations.bp, correlations.rp):
+        for first in range(0, len(noise), 1024):
+            rows = slice(first, first + 1024)
+            pairs = torch.from_numpy(values[rows].copy())
+            pairs[~is_sound(pairs)] = 0.0
+            root, _ = torch.linalg.cholesky_ex(square(pairs.double()))
+            here = slice(start, start + root.shape[1])
+            drawn[rows, here] = (torch.from_numpy(noise[rows, None, here]) @ root.mT)[:, 0].numpy()
+        start = here.stop
+    return drawn
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torch.distributions import MultivariateNormal
 from model.noise_toys import N_BP, N, a_noise, correlated, covariance_by_hand
 from scattervae.model.covariance import (
     CorrelatedNoise,
-    draw_correlated,
     full_terms,
     is_sound,
     square,
@@ -21,7 +20,7 @@ from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior, Reconstruction
 from scattervae.seeds import numpy_stream, stream
 from scattervae.spectra.normalization import Normalization, NormalizationSettings
-from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra
+from scattervae.spectra.spectra import GFluxSource, Spectra
 from toy import SMALL, spoiled, toy_sky
 
 
@@ -287,27 +286,6 @@ def test_a_g_flux_of_the_coefficients_has_no_error_of_its_own():
     unknown = Spectra.of(stars.source_id, stars.coeffs, stars.errors, basis=SMALL)
     found = unknown.with_g_flux(stars.g_flux, GFluxSource.COEFFICIENTS)
     assert (CorrelatedNoise.of(found, NORMALIZATION, g_flux_error=np.ones(60)).g_error == 0).all()
-
-
-def test_draws_of_all_coefficients_are_those_of_each_star():
-    stars = correlated(SKY.spectra)
-    stars.correlations.bp[2] = 1.0  # of none: stays as it is
-    noise = numpy_stream(0, "draws").standard_normal((60, N))
-    drawn = draw_correlated(stars.correlations, noise)
-    for star in (0, 2, 59):
-        for pairs, here in ((stars.correlations.bp, slice(0, N_BP)), (stars.correlations.rp, slice(N_BP, N))):
-            own = square(torch.from_numpy(pairs[star : star + 1]).double())[0].numpy()
-            root = np.eye(N_BP) if star == 2 and here.start == 0 else np.linalg.cholesky(own)
-            np.testing.assert_allclose(drawn[star, here], root @ noise[star, here], atol=1e-6)
-
-
-def test_shared_correlations_may_take_no_memory():
-    one = correlated(SKY.spectra).correlations
-    shared = Correlations(
-        *(np.broadcast_to(values[:1], (60, values.shape[1])) for values in (one.bp, one.rp))
-    )
-    noise = numpy_stream(0, "draws").standard_normal((60, N))
-    assert draw_correlated(shared, noise).shape == (60, N)
 
 
 def test_independent_noise_has_no_correlation_left():

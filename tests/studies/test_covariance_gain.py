@@ -12,12 +12,13 @@ from studies.covariance_gain import (
     mean_correlations,
     scatter_over_flux,
 )
+from studies.sensitivity import draw_correlated
 from torch.distributions import MultivariateNormal
 
 import scattervae
 from model.noise_toys import N, correlated
 from scattervae.errors import DataError
-from scattervae.model.covariance import CorrelatedNoise, draw_correlated
+from scattervae.model.covariance import CorrelatedNoise
 from scattervae.model.network import Reconstruction
 from scattervae.model.run import train
 from scattervae.science.evaluation import evaluate

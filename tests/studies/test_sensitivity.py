@@ -16,13 +16,15 @@ from studies.sensitivity import (
     Variant,
     at_paper_size,
     claim_cells,
+    draw_correlated,
     sensitivity,
     simulate,
     variants,
 )
 from torch.distributions import Normal
 
-from model.noise_toys import correlated
+from model.noise_toys import N_BP, correlated
+from model.noise_toys import N as N_COEFFS
 from scattervae.errors import DataError, TrainingError
 from scattervae.model.checkpoint import read_checkpoint
 from scattervae.model.covariance import square
@@ -30,8 +32,9 @@ from scattervae.model.recipe import RECIPES
 from scattervae.science.evaluation import evaluate
 from scattervae.science.paper.comparison import HOLDS, compare_models, fit_cannons
 from scattervae.science.paper.reproduce import claims_of
-from scattervae.seeds import folds
+from scattervae.seeds import folds, numpy_stream
 from scattervae.spectra.normalization import NormalizationSettings
+from scattervae.spectra.spectra import Correlations
 from scattervae.spectra.star_tables import LABEL_NAMES, StellarLabels
 from science.toys import KnownLatents, known_latents, trained
 from studies import sensitivity as module
@@ -350,3 +353,27 @@ def test_a_model_of_other_simulated_stars_is_trained_anew(tmp_path, fits, no_cla
 def test_the_papers_size_is_the_default():
     assert PAPER_N_STARS == 500_000
     assert RECIPE_NAMES == ("paper2023", "elbo")
+
+
+def test_draws_of_all_coefficients_are_those_of_each_star():
+    stars = correlated(toy_sky(60, seed=4).spectra)
+    stars.correlations.bp[2] = 1.0  # of none: stays as it is
+    noise = numpy_stream(0, "draws").standard_normal((60, N_COEFFS))
+    drawn = draw_correlated(stars.correlations, noise)
+    for star in (0, 2, 59):
+        for pairs, here in (
+            (stars.correlations.bp, slice(0, N_BP)),
+            (stars.correlations.rp, slice(N_BP, N_COEFFS)),
+        ):
+            own = square(torch.from_numpy(pairs[star : star + 1]).double())[0].numpy()
+            root = np.eye(N_BP) if star == 2 and here.start == 0 else np.linalg.cholesky(own)
+            np.testing.assert_allclose(drawn[star, here], root @ noise[star, here], atol=1e-6)
+
+
+def test_shared_correlations_may_take_no_memory():
+    one = correlated(toy_sky(60, seed=4).spectra).correlations
+    shared = Correlations(
+        *(np.broadcast_to(values[:1], (60, values.shape[1])) for values in (one.bp, one.rp))
+    )
+    noise = numpy_stream(0, "draws").standard_normal((60, N_COEFFS))
+    assert draw_correlated(shared, noise).shape == (60, N_COEFFS)

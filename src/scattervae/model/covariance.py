@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scattervae.arrays import CoeffArray, Coeffs, PerStar, StarArray
+from scattervae.arrays import Coeffs, PerStar, StarArray
 from scattervae.spectra.normalization import Normalization
-from scattervae.spectra.spectra import Correlations, GFluxSource, Spectra
+from scattervae.spectra.spectra import GFluxSource, Spectra
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ class CorrelatedNoise(NamedTuple):
         given, refused = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
         triangles = []
         published = spectra.correlations
-        for size, values in zip(sizes, (None, None) if published is None else _both(published), strict=True):
+        for size, values in zip(
+            sizes, (None, None) if published is None else (published.bp, published.rp), strict=True
+        ):
             pairs = torch.zeros(n, size * (size - 1) // 2)
             if values is not None:
                 pairs.numpy()[:] = values[:, : pairs.shape[1]]  # of the first orders: the first rows
@@ -116,7 +118,11 @@ class CorrelatedNoise(NamedTuple):
 
     def draw(self, noise: Coeffs) -> Coeffs:
         """Standard normal draws made as correlated as each star's coefficients, still of unit variance."""
-        return torch.cat([_drawn(pairs, noise[:, band]) for pairs, band in self.bands], dim=1)
+        drawn = []
+        for pairs, band in self.bands:
+            root, _ = torch.linalg.cholesky_ex(square(pairs))
+            drawn.append(torch.bmm(noise[:, None, band], root.mT)[:, 0])
+        return torch.cat(drawn, dim=1)
 
 
 def square(pairs: Pairs) -> Matrices:
@@ -139,36 +145,6 @@ def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:
     ]
     finite = pairs.isfinite().all(dim=1)
     return torch.cat(parts) & finite if parts else finite
-
-
-def draw_correlated(correlations: Correlations, noise: CoeffArray) -> CoeffArray:
-    """Standard normal draws for all coefficients of a basis, made as correlated as each star's.
-
-    Args:
-        correlations: Of the stars; a band in which a star has none, or what is no correlation matrix, stays as it is.
-        noise: The draws, one for each coefficient of BP and RP.
-    """
-    drawn, start = noise.copy(), 0
-    for values in _both(correlations):
-        here = slice(start, start + _size(values))
-        for first in range(0, len(noise), _STARS_AT_ONCE):
-            rows = slice(first, first + _STARS_AT_ONCE)
-            pairs = torch.from_numpy(values[rows].copy())
-            pairs[~is_sound(pairs)] = 0.0
-            drawn[rows, here] = _drawn(pairs.double(), torch.from_numpy(noise[rows, here])).numpy()
-        start = here.stop
-    return drawn
-
-
-def _drawn(pairs: Pairs, noise: Coeffs) -> Coeffs:
-    root, _ = torch.linalg.cholesky_ex(square(pairs))
-    return torch.bmm(noise[:, None, :], root.mT)[:, 0, :]
-
-
-def _both(
-    published: Correlations,
-) -> tuple[Float32[np.ndarray, "star bp_pair"], Float32[np.ndarray, "star rp_pair"]]:
-    return published.bp, published.rp
 
 
 def _size(pairs: Tensor | np.ndarray) -> int:
