@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from scattervae.errors import DataError
 from scattervae.science.latent_volume.richness import count_cells
 from scattervae.show.latent_volume import (
-    Projected,
     enclosing_levels,
     latent_volume_figure,
     measured_volumes,
@@ -76,7 +75,7 @@ def test_cells_are_those_that_volumes_are_counted_in():
     both = [rng.normal(size=(100, 2)) for _ in range(2)]
     axes = Figure().add_subplot()
     ends = Limits(-6.0, 6.0)
-    plot_cells(axes, *(Projected(z[:, 0], z[:, 1]) for z in both), side=0.25, x=ends, y=ends)
+    plot_cells(axes, *both, side=0.25, x=ends, y=ends)
     (mesh,) = axes.collections
     which = mesh.get_array().compressed()
     counts = count_cells(*both, 0.25)

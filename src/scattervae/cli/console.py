@@ -28,11 +28,7 @@ Paths = TypeVar("Paths", Path, list[Path], Path | None)
 
 
 def existing(paths: Paths) -> Paths:
-    """The same paths: a callback of arguments that are read, so that a wrong one is named before torch is imported.
-
-    Raises:
-        DataError: There is nothing by one of these names.
-    """
+    """The same paths: a callback of arguments that are read, so that a wrong one is named before torch is imported."""
     from scattervae.files import restored
 
     for path in paths if isinstance(paths, list) else [paths]:
@@ -45,22 +41,14 @@ def existing(paths: Paths) -> Paths:
 
 
 def figure_file(path: Path | None) -> Path | None:
-    """The same path: a callback of figures that are drawn, as `existing`.
-
-    Raises:
-        DataError: Its suffix is no format of a figure.
-    """
+    """The same path: a callback of figures that are drawn, as `existing`."""
     if path is not None and path.suffix[1:].lower() not in FORMATS:
         raise DataError(f"{path}: a figure's suffix says its format; give one of .{', .'.join(FORMATS)}")
     return path
 
 
 def model_folders(paths: list[Path]) -> list[Path]:
-    """The folders of models given by folder or name: a callback, as `existing`.
-
-    Raises:
-        CheckpointError: There is no such folder or name.
-    """
+    """The folders of models given by folder or name: a callback, as `existing`."""
     return [model_folder(path) for path in paths]
 
 
@@ -159,11 +147,7 @@ def print_stage(what: str) -> None:
 
 
 def choose_device(device: str, threads: int) -> "torch.device":
-    """The device to compute on, chosen once; sets the number of CPU threads.
-
-    Raises:
-        RecipeError: There is no such device here.
-    """
+    """The device to compute on, chosen once; sets the number of CPU threads."""
     if device != "auto" and device.partition(":")[0] not in _DEVICES:
         raise RecipeError(f"--device {device}: no such device; choose auto, {', '.join(_DEVICES)}")
     import torch
@@ -183,16 +167,13 @@ def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
     import pyarrow.parquet as pq
 
     from scattervae.spectra.hats import UNREADABLE
-    from scattervae.spectra.tables import NOTES
+    from scattervae.spectra.tables import NOTES, notes_of
 
-    if not path.is_file():
-        return None
     try:
-        notes = pq.read_schema(path).metadata or {}
+        notes = notes_of(pq.read_schema(path)) if path.is_file() else {}
     except UNREADABLE:
         return None
-    found = next((key for key in NOTES if key.encode() in notes), None)
-    return None if found is None else (NOTES[found], json.loads(notes[found.encode()]))
+    return next(((NOTES[key], note) for key, note in notes.items()), None)
 
 
 def check_out(out: Path, kind: str, *, folders: bool = False) -> None:
@@ -203,9 +184,6 @@ def check_out(out: Path, kind: str, *, folders: bool = False) -> None:
             result of this kind.
         kind: What is written: catalogue, spectra, crossmatch.
         folders: See `out`.
-
-    Raises:
-        DataError: The suffix is no form; or something else is there.
     """
     from scattervae.spectra.tables import is_scattervae_table, require_form
 
@@ -245,11 +223,7 @@ def skipped_rows(n_skipped: int, n_rows: int) -> str:
 
 
 def check_skipped(n_skipped: int, n_rows: int, allowed: float, *, first: str = "") -> None:
-    """End with an exit code of its own where a larger share of rows was skipped than is allowed.
-
-    Raises:
-        SkippedRowsError: That is so.
-    """
+    """End with an exit code of its own where a larger share of rows was skipped than is allowed."""
     if n_skipped > allowed * n_rows:
         found = skipped_rows(n_skipped, n_rows).removeprefix("; ")
         why = f"; the first, {first}" if first else ""

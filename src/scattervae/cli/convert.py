@@ -82,11 +82,7 @@ def _copy_parquet(path: Path, out: Path) -> int:
 
 
 def read_other(path: Path) -> "pa.Table":
-    """A FITS, VOTable, ECSV or csv file with units and descriptions, and what it says of its making.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """A FITS, VOTable, ECSV or csv file with units and descriptions, and what it says of its making."""
     import pyarrow as pa
     import pyarrow.csv
     from astropy.io import fits

@@ -159,11 +159,7 @@ def scored(
 
 
 def load_fold(store: Path, fold: Fold) -> "Stars":
-    """The stars of a fold, at most `scattervae.gaia.reading.MOST_STARS` of them, drawn at random.
-
-    Raises:
-        DataError: None of them is usable.
-    """
+    """The stars of a fold, at most `scattervae.gaia.reading.MOST_STARS` of them, drawn at random."""
     from scattervae.gaia import reading
     from scattervae.seeds import folds
 

@@ -92,11 +92,7 @@ def explore(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse, before any work, a name that is no page's, or a file that we did not make.
-
-    Raises:
-        DataError: That is so.
-    """
+    """Refuse, before any work, a name that is no page's, or a file that we did not make."""
     if out.is_dir():
         raise DataError(f"{out}: is a folder; name a file, such as {out / 'page.html'}")
     if out.suffix != ".html":

@@ -31,10 +31,10 @@ class Products(StrEnum):
     BOTH = "both"
 
     @property
-    def tables(self) -> tuple[str, ...]:
+    def tables(self) -> list[str]:
         """The archive's names of them."""
-        names = {Products.XP: ("xp_continuous_mean_spectrum",), Products.SOURCES: ("gaia_source",)}
-        return names.get(self, ("xp_continuous_mean_spectrum", "gaia_source"))
+        names = {Products.XP: "xp_continuous_mean_spectrum", Products.SOURCES: "gaia_source"}
+        return [*names.values()] if self is Products.BOTH else [names[self]]
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The csv file, gzipped where its name ends in .gz.")]

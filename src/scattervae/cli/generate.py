@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -122,7 +122,16 @@ def generate(
 
     given = {"teff": teff, "logg": logg, "fe_h": feh, "alpha_m": alpha}
     labels = {name: value for name, value in given.items() if value is not None}
-    source = _LatentSource(model, latent, aggregate, flow, around, between, labels, stars)
+    source = _LatentSource.of(
+        model,
+        stars,
+        latent=latent,
+        aggregate=aggregate,
+        flow=flow,
+        around=around,
+        between=between,
+        labels=labels,
+    )
     like = _g_mag(errors_like, labels)
     check_out(out, "spectra")
     n = number or (1 if latent is not None else _DEFAULT_NUMBER)
@@ -157,84 +166,64 @@ def generate(
 
 @dataclass
 class _LatentSource:
-    """Where in the latent space to make spectra, by the options."""
+    """Where in the latent space to make spectra: by the one option that was given, and its value."""
 
     model: Path
-    latent: str | None
-    aggregate: bool
-    flow: bool
-    around: int | None
-    between: tuple[int, int] | None
-    labels: dict[str, float]
     stars: Path | None
+    option: str  # prior where none was given
+    value: Any
     reliability: float | None = None  # how ordinary the labels are, once they have been looked up
 
-    def __post_init__(self) -> None:
-        if len(self._options) > 1:
-            both = " and ".join("labels" if name == "labels" else f"--{name}" for name in self._options)
+    @classmethod
+    def of(cls, model: Path, stars: Path | None, **options: Any) -> "_LatentSource":
+        """The source that these options choose."""
+        given = [name for name, value in options.items() if value not in (None, False, {})]
+        if len(given) > 1:
+            both = " and ".join("labels" if name == "labels" else f"--{name}" for name in given)
             raise DataError(f"{both} both choose where to make spectra; give one of them")
-        if self.option in ("prior", "latent") and self.stars is not None:
+        option = given[0] if given else "prior"
+        if option in ("prior", "latent") and stars is not None:
             raise DataError(
                 "--stars needs one of --aggregate, --flow, --around and --between, or labels, beside it"
             )
-        if self.option not in ("prior", "latent", "flow", "labels") and self.stars is None:
-            raise DataError(f"--{self.option} needs stars; name a store or a file with --stars")
-
-    @property
-    def _options(self) -> list[str]:
-        given = {
-            "latent": self.latent is not None,
-            "aggregate": self.aggregate,
-            "flow": self.flow,
-            "around": self.around is not None,
-            "between": self.between is not None,
-            "labels": bool(self.labels),
-        }
-        return [option for option, is_given in given.items() if is_given]
-
-    @property
-    def option(self) -> str:
-        return self._options[0] if self._options else "prior"
+        if option in ("aggregate", "around", "between") and stars is None:
+            raise DataError(f"--{option} needs stars; name a store or a file with --stars")
+        return cls(model, stars, option, options.get(option))
 
     @property
     def source_ids(self) -> tuple[int, ...]:
-        if self.between is not None:
-            return self.between
-        return () if self.around is None else (self.around,)
+        ids: tuple[int, ...] = {"around": (self.value,), "between": self.value}.get(self.option, ())
+        return ids
 
     def __str__(self) -> str:
+        labels = self.value if self.option == "labels" else {}
         return {
             "prior": "from the prior",
-            "latent": f"at latents {self.latent}",
+            "latent": f"at latents {self.value}",
             "aggregate": f"from the posteriors of the stars in {self.stars}",
             "flow": f"from the flow in {self.model}"
             + (f", fitted to the stars in {self.stars}" if self.stars else ""),
-            "around": f"from the posterior of star {self.around}",
-            "labels": "of stars with "
-            + ", ".join(f"{name} {value:g}" for name, value in self.labels.items()),
+            "around": f"from the posterior of star {self.value}",
             "between": "between stars " + " and ".join(map(str, self.source_ids)),
+            "labels": "of stars with " + ", ".join(f"{name} {value:g}" for name, value in labels.items()),
         }[self.option]
 
     def latents(self, checkpoint: "Checkpoint", n: int, seed: int) -> "Latents":
-        """`n` latent vectors there.
-
-        Raises:
-            DataError: The latents are not those of the model, or a star is not there or cannot be encoded.
-        """
+        """`n` latent vectors there."""
         from scattervae.gaia import reading
         from scattervae.science import generation
 
-        if self.latent is not None:
-            return _parsed(self.latent, checkpoint.n_latent).expand(n, -1)
-        if self.flow:
+        if self.option == "latent":
+            return _parsed(self.value, checkpoint.n_latent).expand(n, -1)
+        if self.option == "flow":
             return generation.from_flow(self._survey_flow(checkpoint), n, seed=seed)
-        if self.labels:
+        if self.option == "labels":
             label_flow = self._label_flow(checkpoint)
-            self.reliability = label_flow.reliability(self.labels)
-            return label_flow.sample(self.labels, n, seed=seed)
+            self.reliability = label_flow.reliability(self.value)
+            return label_flow.sample(self.value, n, seed=seed)
         if self.stars is None:
             return generation.from_prior(checkpoint, n, seed=seed)
-        if self.between is not None and n == 1:
+        if self.option == "between" and n == 1:
             raise DataError("--between steps from one star to the other; give --number 2 or more")
         if self.source_ids:
             import numpy as np
@@ -247,7 +236,7 @@ class _LatentSource:
         else:
             spectra = reading.load(self.stars, at_most=reading.MOST_STARS).spectra
         posterior = checkpoint.encode(spectra)
-        if self.between is not None:
+        if self.option == "between":
             return generation.between(posterior.mean[:1], posterior.mean[1:], n)
         return generation.from_aggregate(posterior, n, seed=seed)
 

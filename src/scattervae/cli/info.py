@@ -1,6 +1,6 @@
 """``scattervae info``: what anything is that this package reads or writes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,23 +145,18 @@ def _store(path: Path) -> Summary:
     if not SpectrumStore.is_store(path):
         raise StoreError(f"{path}: a folder that is neither a store nor a finished model")
     store = SpectrumStore(path)
-    tally = _StarTally.of(store)
-    values = {
-        **store_values(store),
-        "n_usable": tally.n_usable,
-        "n_usable_with_one_band": tally.n_one_band,
-        "n_labelled": tally.labelled,
-        "n_g_flux_from": tally.g_flux_from,
-    }
+    values = store_values(store) | _counts(store)
+    one_band = values["n_usable_with_one_band"]
     unread = [entry for entry in store.entries if entry.error is not None]
     n_skipped = sum(len(entry.skipped) for entry in store.entries)
     orders = sorted({partition.order for partition in store.partitions})
     span = " to ".join(map(str, dict.fromkeys((orders[0], orders[-1]))))
     lines = (
-        f"store of {counted(len(store), 'star')}, {tally}; {store.basis}",
+        f"store of {counted(len(store), 'star')}, {values['n_usable']:,} usable"
+        f"{f' and {one_band:,} with one band' if one_band else ''}; {store.basis}",
         f"flags: {listed(store.flags)}",
-        f"labels: {listed(tally.labelled)}",
-        f"G flux from: {listed(tally.g_flux_from)}",
+        f"labels: {listed(values['n_labelled'])}",
+        f"G flux from: {listed(values['n_g_flux_from'])}",
         f"positions: {store.positions.value}",
         *([] if store.release is None else [f"release: {store.release}"]),
         f"{counted(len(store.partitions), 'partition')} of HEALPix order {span}, "
@@ -173,37 +168,30 @@ def _store(path: Path) -> Summary:
     return Summary(values, lines)
 
 
-@dataclass(frozen=True)
-class _StarTally:
-    """How many stars of a store are usable, with one band or both, have each label, and their G flux from where."""
+def _counts(store: "SpectrumStore") -> dict[str, Any]:
+    """Stars that are usable, with one band or both, have each label, and their G flux from where.
 
-    n_usable: int
-    n_one_band: int
-    labelled: dict[str, int]
-    g_flux_from: dict[str, int]
+    They are counted row group by row group, without their coefficients where the store is our own.
+    """
+    import numpy as np
 
-    @classmethod
-    def of(cls, store: "SpectrumStore") -> "_StarTally":
-        """The tally of all stars, row_group by row_group, without their coefficients where the store is our own."""
-        import numpy as np
+    from scattervae.spectra.spectra import GFluxSource, usable_stars
+    from scattervae.spectra.star_tables import LABEL_NAMES
 
-        from scattervae.spectra.spectra import GFluxSource, usable_stars
-        from scattervae.spectra.star_tables import LABEL_NAMES
-
-        n_usable = n_one_band = 0
-        labelled, sources = dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
-        for flags, g_flux_source, n_labelled in _own_columns(store) if store.entries else _columns(store):
-            n_complete = int(usable_stars(flags).sum())
-            n_usable += n_complete
-            n_one_band += int(usable_stars(flags, one_band=True).sum()) - n_complete
-            sources += np.bincount(g_flux_source, minlength=len(GFluxSource))
-            labelled = {name: n + n_labelled.get(name, 0) for name, n in labelled.items()}
-        g_flux_from = {source.name.lower(): int(sources[source]) for source in GFluxSource}
-        return cls(n_usable, n_one_band, labelled, g_flux_from)
-
-    def __str__(self) -> str:
-        one_band = f" and {self.n_one_band:,} with one band" if self.n_one_band else ""
-        return f"{self.n_usable:,} usable{one_band}"
+    n_usable = n_one_band = 0
+    labelled, sources = dict.fromkeys(LABEL_NAMES, 0), np.zeros(len(GFluxSource), dtype=int)
+    for flags, g_flux_source, n_labelled in _own_columns(store) if store.entries else _columns(store):
+        n_complete = int(usable_stars(flags).sum())
+        n_usable += n_complete
+        n_one_band += int(usable_stars(flags, one_band=True).sum()) - n_complete
+        sources += np.bincount(g_flux_source, minlength=len(GFluxSource))
+        labelled = {name: n + n_labelled[name] for name, n in labelled.items()}
+    return {
+        "n_usable": n_usable,
+        "n_usable_with_one_band": n_one_band,
+        "n_labelled": labelled,
+        "n_g_flux_from": {source.name.lower(): int(sources[source]) for source in GFluxSource},
+    }
 
 
 def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags, dict[str, int]]]":
@@ -211,13 +199,12 @@ def _own_columns(store: "SpectrumStore") -> "Iterator[tuple[StarFlags, StarFlags
     from scattervae.spectra.spectra import FLAGS
     from scattervae.spectra.star_tables import LABEL_NAMES
 
-    names = [FLAGS, "phot_g_mean_flux_source", *LABEL_NAMES]  # stores written before A_K lack it
+    names = [FLAGS, "phot_g_mean_flux_source", *LABEL_NAMES]
     for path, row_groups in groupby(store.row_groups, lambda row_group: row_group.path):
         with open_parquet(path) as file:
             for row_group in row_groups:
                 table = read_groups(file, names, groups=[row_group.group])
-                labels = [name for name in LABEL_NAMES if name in table.column_names]
-                n_labelled = {name: len(table) - table[name].null_count for name in labels}
+                n_labelled = {name: len(table) - table[name].null_count for name in LABEL_NAMES}
                 yield table[FLAGS].to_numpy(), table["phot_g_mean_flux_source"].to_numpy(), n_labelled
 
 
@@ -290,6 +277,7 @@ def _recipe(name: str) -> Summary:
 def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
     import pyarrow.parquet as pq
 
+    from scattervae.spectra.columns import unit_and_description
     from scattervae.spectra.hats import HatsFolder
 
     if path.is_dir():
@@ -297,14 +285,7 @@ def _table(path: Path, kind: str, about: dict[str, Any]) -> Summary:
         schema, n_rows = folder.schema, sum(partition.n_rows for partition in folder.partitions)
     else:
         schema, n_rows = pq.read_schema(path), pq.read_metadata(path).num_rows
-    columns = [
-        {
-            "name": field.name,
-            "unit": (field.metadata or {}).get(b"unit", b"").decode(),
-            "description": (field.metadata or {}).get(b"description", b"").decode(),
-        }
-        for field in schema
-    ]
+    columns = [{"name": field.name} | unit_and_description(field) for field in schema]
     values = {"kind": kind, "path": str(path), "n_rows": n_rows, "made_by": about, "columns": columns}
     names, units = (max(len(c[key]) for c in columns) for key in ("name", "unit"))
     if "model" in about:

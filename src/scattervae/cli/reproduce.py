@@ -56,13 +56,13 @@ def reproduce(
 
         scattervae reproduce store --recipe paper2023 --out as_printed
     """
-    from scattervae.files import write_json
+    from scattervae.files import write_json, write_text
     from scattervae.gaia import reading
     from scattervae.gaia.ingest import ingest
     from scattervae.model.recipe import load_recipe
     from scattervae.science.paper.comparison import as_json as claims_as_json
     from scattervae.science.paper.reproduce import reproduce as test_claims
-    from scattervae.show.report import render_report, report_figures, write_report
+    from scattervae.show.report import render_report, report_figures
 
     settings = load_recipe(recipe)
     choose_device("cpu", threads)
@@ -87,7 +87,7 @@ def reproduce(
         figures=report_figures(figures),
         facts=facts,
     )
-    write_report(out / "report.html", page)
+    write_text(out / "report.html", page)
     rows = [(c.id, _outcome(c), "-" if c.as_printed is None else _outcome(c.as_printed)) for c in done.claims]
     Summary(
         {"out": str(out), "facts": facts, "claims": claims},

@@ -183,9 +183,6 @@ def memory_for_stars(size: str, device: "torch.device") -> int:
     Args:
         size: A number with a unit, as ``4GB``, or ``auto``.
         device: Where they are kept; the memory of a GPU counts too.
-
-    Raises:
-        RecipeError: The size cannot be understood.
     """
     if size != "auto":
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", size.strip().lower())

@@ -90,21 +90,12 @@ def read_records(path: Path) -> tuple[EpochRecord, ...]:
         raise CheckpointError(f"{path}: not readable: {error}") from error
 
 
-class BasisIds(Settings):
-    """`Basis`, as files have it."""
-
-    n_bp: PositiveInt
-    n_rp: PositiveInt
-    bp_id: int | None = None
-    rp_id: int | None = None
-
-
 class _Config(Settings):
     """``config.json``."""
 
     format: int
     recipe: Recipe
-    basis: BasisIds
+    basis: Basis
     n_coeffs: PositiveInt
 
 
@@ -301,7 +292,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     config = read_json(folder / CONFIG, _Config.model_validate, formats=(1, _FORMAT))
     if config.format > 1 and not (folder / DIGESTS).is_file():
         raise CheckpointError(f"{folder}: no {DIGESTS}; copy the folder again")
-    normalization = Normalization.read(folder / NORMALIZATION, Basis(**dict(config.basis)))
+    normalization = Normalization.read(folder / NORMALIZATION, config.basis)
     if normalization.n_coeffs != config.n_coeffs:
         raise CheckpointError(
             f"{folder}: {NORMALIZATION} has {normalization.n_coeffs} coefficients, {CONFIG} has {config.n_coeffs}"

@@ -103,7 +103,6 @@ class LatentFlow:
     scale: Vector  # their standard deviations
     model: str  # `Checkpoint.latent_digest` of the model whose latents these are
     fit: FlowFit  # how well it fits
-    n_context: int = 0  # numbers that the density is conditional on; 0 for one that is not
 
     def log_density(self, z: Latents, context: Context | None = None) -> PerStar:
         """Natural logarithm of the density at each latent vector, given its context; NaN where a latent is."""
@@ -180,7 +179,7 @@ class LatentFlow:
             raise CheckpointError(f"{path}: broken: {reason}; fit the flow again") from error
         if not (centre.shape == scale.shape == (checkpoint.n_latent,) and bool((scale > 0).all())):
             raise CheckpointError(f"{path}: broken: its scales are not above 0; fit the flow again")
-        return cls(settings, network.eval(), centre, scale, notes["model"], fit, n_context)
+        return cls(settings, network.eval(), centre, scale, notes["model"], fit)
 
 
 def fit_flow(
@@ -238,10 +237,9 @@ def fit_to_posteriors(
     generator = stream(settings.seed, "flow", "validation")
     held_out = torch.cat([validation.sample(generator) for _ in range(_VALIDATION_DRAWS)])
     given = contexts and torch.cat([contexts[1](generator) for _ in range(_VALIDATION_DRAWS)])
-    n_context = 0 if given is None else given.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings.seed, "flow", "weights").initial_seed())
-        network = _spline_flow(len(centre), settings, n_context)
+        network = _spline_flow(len(centre), settings, 0 if given is None else given.shape[1])
     log_scale = scale.log().sum().item()
     best, best_epoch, weights = math.inf, 0, network.state_dict()
     standardised = _standardised(training, centre, scale)
@@ -258,10 +256,10 @@ def fit_to_posteriors(
     network.load_state_dict(weights)
     prior = 0.5 * (held_out.double().square().sum(dim=1).mean().item() + len(centre) * _LN_2_PI)
     fit = FlowFit(len(training.mean), len(validation.mean), best_epoch, best, prior)
-    return LatentFlow(settings, network.eval(), centre, scale, model, fit, n_context)
+    return LatentFlow(settings, network.eval(), centre, scale, model, fit)
 
 
-def _spline_flow(n_latent: int, settings: FlowSettings, n_context: int = 0) -> nn.Module:
+def _spline_flow(n_latent: int, settings: FlowSettings, n_context: int) -> nn.Module:
     # imported only where needed, since that turns off the checks of all of torch.distributions
     from zuko.flows import NSF
 

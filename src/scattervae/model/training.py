@@ -50,18 +50,7 @@ class LossOfBatch(nn.Module):
 
 
 class TrainingState:
-    """Network, optimiser, schedule and the epoch begun; saved and restored bit for bit, without pickle.
-
-    Attributes:
-        records: Of the epochs that are finished.
-        n_batches_done: Of the epoch that is not.
-        sums: Loss and loss terms over the stars of these batches.
-        draws: Where the epoch's latent noise comes from.
-        degradation: Where the epoch's degradation comes from.
-        file: Where the state is kept; nowhere where None.
-        saved_at: When it was last written, by the clock of `time.monotonic`.
-        n_stars_seen: Stars that went through since this object was made, once an epoch each.
-    """
+    """Network, optimiser, schedule and the epoch begun; saved and restored bit for bit, without pickle."""
 
     def __init__(
         self, stars: TrainingStars, recipe: Recipe, *, file: Path | None = None, world: World = ALONE
@@ -75,15 +64,15 @@ class TrainingState:
         self.loss_of_batch = world.shared(LossOfBatch(self.network))
         steps_an_epoch = math.ceil(len(stars) / settings.batch_size)
         self.optimizers = Optimizers(self.network, settings, settings.epochs * steps_an_epoch)
-        self.records: list[EpochRecord] = []
+        self.records: list[EpochRecord] = []  # of the epochs that are finished
         self.n_epochs_resumed = 0
-        self.file = file
-        self.saved_at = time.monotonic()
-        self.n_stars_seen = 0
-        self.n_batches_done = 0
-        self.sums = torch.zeros(4, dtype=torch.float64)
-        self.draws = torch.Generator()
-        self.degradation = torch.Generator()
+        self.file = file  # where the state is kept; nowhere where None
+        self.saved_at = time.monotonic()  # when it was last written
+        self.n_stars_seen = 0  # since this object was made, once an epoch each
+        self.n_batches_done = 0  # of the epoch that is not finished
+        self.sums = torch.zeros(4, dtype=torch.float64)  # of loss and loss terms over the stars of these
+        self.draws = torch.Generator()  # where the epoch's latent noise comes from
+        self.degradation = torch.Generator()  # where the epoch's degradation comes from
 
     @property
     def is_sound(self) -> bool:

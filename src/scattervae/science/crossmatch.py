@@ -118,18 +118,11 @@ def crossmatch(
     everything = read_list(Path(listing))
     if isinstance(how, ById):
         how = ById(everything.column(how.column, option="--by-id"))
-        rows, position, margin, hidden = (
-            _placed_by_id(everything, how),
-            _POSITION,
-            ID_MARGIN,
-            {*_POSITION, _KEY},
-        )
+        rows, position = _placed_by_id(everything, how), _POSITION
+        margin, hidden = ID_MARGIN, {*_POSITION, _KEY}
     else:
-        position, margin, hidden = (
-            everything.positions(how.ra, how.dec),
-            max(how.radius, _LEAST_MARGIN),
-            set(),
-        )
+        position = everything.positions(how.ra, how.dec)
+        margin, hidden = max(how.radius, _LEAST_MARGIN), set()
         rows = everything.with_positions(*position)
     if len(rows) == 0:
         raise DataError(
@@ -282,11 +275,8 @@ def _write_folder(pairs: "Catalog", schema: pa.Schema, out: Path) -> pa.ChunkedA
         shutil.rmtree(partial, ignore_errors=True)
         notes = {key.decode(): value.decode() for key, value in schema.metadata.items()}
         try:
-            options: dict[str, Any] = {
-                "as_collection": False,
-                "progress_bar": False,
-                "addl_hats_properties": notes,
-            }
+            options: dict[str, Any] = {"as_collection": False, "progress_bar": False}
+            options["addl_hats_properties"] = notes
             pairs[schema.names].write_catalog(partial, catalog_name=out.name, **options)
         except RuntimeError as error:  # LSDB's word for a catalogue without rows
             shutil.rmtree(partial, ignore_errors=True)

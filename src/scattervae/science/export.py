@@ -3,7 +3,6 @@
 Both hold what turns archive units into the network's and back, so that nothing else is needed.
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scattervae.errors import DataError, RecipeError
-from scattervae.files import written_folder
+from scattervae.files import write_json, written_folder
 from scattervae.gaia.basis import is_known
 from scattervae.gaia.flux import design
 from scattervae.model.checkpoint import Checkpoint
@@ -95,7 +94,7 @@ def export_onnx(model: Checkpoint, folder: Path) -> None:
                 opset_version=_OPSET,
                 dynamo=False,
             )
-        _write_json(partial / "model.json", _about(model))
+        write_json(partial / "model.json", _about(model))
 
 
 def export_plain(model: Checkpoint, folder: Path) -> None:
@@ -141,7 +140,7 @@ def export_plain(model: Checkpoint, folder: Path) -> None:
     }
     with written_folder(folder) as partial:
         np.savez(partial / "model.npz", allow_pickle=False, **arrays)
-        _write_json(partial / "model.json", _about(model) | {"arrays": described})
+        write_json(partial / "model.json", _about(model) | {"arrays": described})
         (partial / "decode.c").write_text(_C, encoding="utf-8")
 
 
@@ -180,10 +179,6 @@ def _about(model: Checkpoint) -> dict[str, Any]:
         "columns": model.normalization.columns.tolist(),
         "units": "coefficients and scatter: electron/s in the basis; G flux: electron/s",
     }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def check_folder(folder: Path) -> None:

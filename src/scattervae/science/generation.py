@@ -118,9 +118,8 @@ class LabelFlow:
     flow: LatentFlow  # p(z | labels): of scaled labels, 0 where unknown, and whether each is known
     names: tuple[str, ...]  # the labels
     scales: LabelScales  # from their units to the flow's
-    labels: Float64[
-        np.ndarray, "labelled label"
-    ]  # scaled, of some of the stars it was fitted to, NaN where a star lacks one
+    # scaled, of some of the stars it was fitted to, NaN where a star lacks one
+    labels: Float64[np.ndarray, "labelled label"]
     g_mag: StarArray  # of stars whose errors are kept [mag]
     latents: Float64[np.ndarray, "star latent"]  # their posterior means
     log_errors: CoeffArray  # ln of the errors of their coefficients, over G flux

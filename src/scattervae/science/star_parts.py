@@ -19,28 +19,19 @@ from scattervae.spectra.star_tables import StarTable
 
 @dataclass(frozen=True)
 class StarParts(StarTable):
-    """What the parts of some stars are computed from; stars that cannot be encoded are left out.
+    """What the parts of some stars are computed from; stars that cannot be encoded are left out."""
 
-    Attributes:
-        source_id: The stars.
-        g_mag: G magnitude [mag].
-        latents: Posterior means.
-        sd: Posterior standard deviations of the latents.
-        fits: log10 of the reduced chi^2 with errors alone, of that with scatter, of the largest squared normalised
-            residual, of the scatter over errors; and the likelihood [nat per coefficient, over that of a perfect fit
-            without scatter].
-        worst: Index of the coefficient with the largest residual.
-        worst_sigma: That residual, in units of error and scatter in quadrature.
-        worst_nm: Where the flux differs most from the decoded one, in units of its error and scatter [nm].
-    """
-
-    g_mag: StarArray
-    latents: Float64[np.ndarray, "star latent"]
-    sd: Float64[np.ndarray, "star latent"]
+    g_mag: StarArray  # G magnitude [mag]
+    latents: Float64[np.ndarray, "star latent"]  # posterior means
+    sd: Float64[np.ndarray, "star latent"]  # their posterior standard deviations
+    # log10 of the reduced chi^2 with errors alone, of that with scatter, of the largest squared normalised residual,
+    # of the scatter over errors; and the likelihood [nat per coefficient, over that of a perfect fit without scatter]
     fits: Float64[np.ndarray, "star fit"]
-    worst: np.ndarray
-    worst_sigma: StarArray
-    worst_nm: StarArray
+    worst: np.ndarray  # index of the coefficient with the largest residual
+    worst_sigma: StarArray  # that residual, in units of error and scatter in quadrature
+    worst_nm: (
+        StarArray  # where the flux differs most from the decoded one, in units of its error and scatter [nm]
+    )
 
     @staticmethod
     def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "StarParts":
@@ -115,19 +106,12 @@ class StarParts(StarTable):
 
 @dataclass(frozen=True)
 class Features(StarTable):
-    """What stars are compared by; stars that cannot be encoded are left out.
+    """What stars are compared by; stars that cannot be encoded are left out."""
 
-    Attributes:
-        source_id: The stars.
-        g_mag: G magnitude [mag].
-        latents: Posterior means.
-        covariance: Of the posteriors.
-        residuals: What is left of each coefficient, over error and scatter in quadrature; 0 where it is missing.
-    """
-
-    g_mag: StarArray
-    latents: Float64[np.ndarray, "star latent"]
-    covariance: Float64[np.ndarray, "star latent latent"]
+    g_mag: StarArray  # G magnitude [mag]
+    latents: Float64[np.ndarray, "star latent"]  # posterior means
+    covariance: Float64[np.ndarray, "star latent latent"]  # of the posteriors
+    # what is left of each coefficient, over error and scatter in quadrature; 0 where it is missing
     residuals: Float64[np.ndarray, "star coeff"]
 
     @staticmethod

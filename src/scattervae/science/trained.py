@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -65,11 +65,6 @@ class TrainedModel(CalibratedModel):
         if self.label_model is None:
             return super().digest
         return tensors_digest({}, super().digest, self.label_model.digest)[:32]
-
-    @property
-    def latent_digest(self) -> str:
-        """As the model's own, whatever labels are predicted."""
-        return super().latent_digest
 
     def __repr__(self) -> str:
         plain = super().__repr__().removesuffix(">")
@@ -270,28 +265,20 @@ def outlier_reference_of(model: Checkpoint) -> OutlierReference | None:
     return model.outlier_reference if isinstance(model, TrainedModel) else None
 
 
-class TrainingInput(NamedTuple):
-    """What `scattervae.model.run.train` takes of stars."""
-
-    stars: Spectra | SpectrumStore  # a store, or stars in memory
-    # one standard deviation of the G flux of each star in memory [electron/s], where known
-    g_flux_error: StarArray | None
-
-
-def training_input(stars: Anything, recipe: Recipe) -> TrainingInput:
-    """Stars to train a recipe on; a store stays on disk.
+def training_input(stars: Anything, recipe: Recipe) -> tuple[Spectra | SpectrumStore, StarArray | None]:
+    """Stars to train a recipe on, and the errors of their G flux [electron/s] where known; a store stays on disk.
 
     Raises:
         DataError: These are no stars.
         StoreError: A folder is no store.
     """
     if isinstance(stars, SpectrumStore | Spectra):
-        return TrainingInput(stars, None)
+        return stars, None
     if isinstance(stars, str | Path) and Path(stars).is_dir():
-        return TrainingInput(SpectrumStore(stars), None)
+        return SpectrumStore(stars), None
     found = read(stars, correlations=recipe.likelihood == "full")
     known = found.sources.aligned_to(found.spectra.source_id).values
-    return TrainingInput(found.spectra, known.get(G_FLUX_ERROR_COLUMN))
+    return found.spectra, known.get(G_FLUX_ERROR_COLUMN)
 
 
 def train(
@@ -329,12 +316,12 @@ def train(
         (6, 2)
     """
     chosen = chosen_recipe(recipe, epochs=epochs, seed=seed)
-    given = training_input(stars, chosen)
+    given, g_flux_error = training_input(stars, chosen)
     out = out if out is None or isinstance(out, RunFolder) else RunFolder(Path(out))
     machine = device if isinstance(device, Machine) else Machine(device=device_of(device))
     with epoch_bar(chosen.training.epochs) if progress is True else nullcontext(progress or None) as report:
         model = runs.train(
-            given.stars, chosen, out=out, machine=machine, progress=report, g_flux_error=given.g_flux_error
+            given, chosen, out=out, machine=machine, progress=report, g_flux_error=g_flux_error
         )
     return with_labels(model, None, None if out is None else out.model)
 

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from scattervae.arrays import Wavelengths
 from scattervae.errors import DataError
+from scattervae.files import write_text
 from scattervae.gaia.flux import sample_flux
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import generate
 from scattervae.science.outliers import OUTSIDE, PARTS
 from scattervae.show.registry import save_figure
-from scattervae.show.report import ReportFigure, rendered, write_report
+from scattervae.show.report import ReportFigure, rendered
 from scattervae.show.star_figure import (
     WAVELENGTH_LABEL,
     Curve,
@@ -49,7 +50,7 @@ def save_gallery(model: Checkpoint, spectra: Spectra, table: pa.Table, path: Pat
     rows = np.array([np.flatnonzero(spectra.source_id == star)[0] for star in table["source_id"].to_pylist()])
     stars = spectra.take(rows)
     if path.suffix == ".html":
-        write_report(path, render_gallery(model, stars, table))
+        write_text(path, render_gallery(model, stars, table))
     else:
         save_figure(gallery_figure(model, stars, table), path)
 

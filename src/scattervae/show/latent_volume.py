@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
-from scattervae.arrays import StarArray
 from scattervae.errors import DataError, counted
 from scattervae.science.latent_volume.comparison import (
     Overlap,
@@ -42,15 +40,8 @@ _FEWEST = 50  # stars for a contour
 Points: TypeAlias = Float64[np.ndarray, " point"]
 
 
-@dataclass(frozen=True)
-class Projected:
-    """Posterior means of one set of stars in two latents, all finite."""
-
-    first: StarArray
-    second: StarArray
-
-    def __len__(self) -> int:
-        return len(self.first)
+Projected: TypeAlias = Float64[np.ndarray, "_ 2"]
+"""Posterior means of one set of stars in two latents, all finite."""
 
 
 def plot_cells(
@@ -65,7 +56,7 @@ def plot_cells(
         side * np.arange(np.floor(ends.low / side), np.ceil(ends.high / side) + 1) for ends in (x, y)
     )
     sup, unsup = (
-        np.histogram2d(stars.first, stars.second, bins=(x_edges, y_edges))[0] > 0
+        np.histogram2d(stars[:, 0], stars[:, 1], bins=(x_edges, y_edges))[0] > 0
         for stars in (labelled, unlabelled)
     )
     which = np.where(sup & unsup, 2, np.where(unsup, 1, 0))
@@ -84,10 +75,10 @@ def plot_cells(
 def plot_contours(axes: Axes, stars: Projected, *, colour: str, dashed: bool, x: Limits, y: Limits) -> None:
     """Lines of equal density that enclose 90 and 50 % of the stars; none where stars are too few."""
     if len(stars) < _FEWEST:
-        axes.plot(stars.first, stars.second, ".", markersize=2, color=colour, zorder=3)
+        axes.plot(*stars.T, ".", markersize=2, color=colour, zorder=3)
         return
     edges = [np.linspace(ends.low, ends.high, _GRID + 1) for ends in (x, y)]
-    counts = gaussian_filter(np.histogram2d(stars.first, stars.second, bins=edges)[0], _SMOOTH)
+    counts = gaussian_filter(np.histogram2d(stars[:, 0], stars[:, 1], bins=edges)[0], _SMOOTH)
     levels = enclosing_levels(counts, ENCLOSED)
     if len(set(levels)) < len(levels):
         return
@@ -291,7 +282,7 @@ def _draw_pairs(
         for column, first in enumerate(shown[: row + 1]):
             axes = figure.add_subplot(grid[row, column])
             x, y = limits[first], limits[second]
-            labelled, unlabelled, *equal = (Projected(z[:, first], z[:, second]) for z in sets)
+            labelled, unlabelled, *equal = (z[:, [first, second]] for z in sets)
             plot_cells(axes, *equal, side=side, x=x, y=y)
             plot_contours(axes, labelled, colour=LABELLED_COLOUR, dashed=False, x=x, y=y)
             plot_contours(axes, unlabelled, colour=UNLABELLED_COLOUR, dashed=True, x=x, y=y)

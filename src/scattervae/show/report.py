@@ -13,7 +13,6 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scattervae.files import written_file
 from scattervae.science.paper.comparison import Claim, Outcome
 from scattervae.show.registry import FIGURES
 
@@ -92,12 +91,6 @@ def rendered(template: str, **values: object) -> str:
     )
     environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome}
     return environment.get_template(template).render(**values)
-
-
-def write_report(path: Path, page: str) -> None:
-    """Write what `render_report` gave, whole or not at all."""
-    with written_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
 
 
 def number(value: float | None) -> str:

@@ -29,7 +29,6 @@ from scattervae.files import (
     write_tensors,
     written_folder,
 )
-from scattervae.model.checkpoint import BasisIds
 from scattervae.model.network import Reconstruction
 from scattervae.model.training_stars import data_digest
 from scattervae.science.cannon.fit import (
@@ -267,7 +266,7 @@ class Cannon:
     def _of(cls, config: "_Config", arrays: dict[str, Any], provenance: dict[str, Any]) -> "Cannon":
         settings = config.settings
         normalization = Normalization.of(
-            Basis(**dict(config.basis)),
+            config.basis,
             {name: arrays[f"normalization.{name}"] for name in _NORMALIZATION},
             n_stars=config.n_stars,
             n_g_flux_from_table=config.n_g_flux_from_table,
@@ -300,7 +299,7 @@ class _Config(Settings):
 
     format: int
     settings: CannonSettings
-    basis: BasisIds
+    basis: Basis
     n_stars: NonNegativeInt
     n_g_flux_from_table: NonNegativeInt
     counts: CannonCounts

@@ -1,6 +1,5 @@
 """A catalogue as one file, in the stars' order; a run that is stopped resumes where it was."""
 
-import errno
 import hashlib
 import json
 import logging
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import DISK_FULL, DataError, StoreError
 from scattervae.files import sole_writer, write_json, written_file
 from scattervae.model.checkpoint import BATCH, Checkpoint
 from scattervae.parallel import reading_threads
@@ -38,7 +37,6 @@ logger = logging.getLogger(__name__)
 ROWS_A_GROUP = 16 * BATCH
 IDENTITY = "identity.json"
 _DONE = "part-*.parquet"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_catalogue(
@@ -148,7 +146,7 @@ def resumable(out: Path, identity: dict[str, str] | None, done: str) -> Iterator
         except BaseException as error:
             if isinstance(error, DataError) or next(folder.glob(done), None) is None:
                 shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise StoreError(
                     f"{folder}: the disk is full; what is written is kept: free some space, and the same command "
                     "resumes"

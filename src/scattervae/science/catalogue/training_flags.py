@@ -1,12 +1,12 @@
 """How a star stands to those that a model was trained on: one of them, or unlike them, as bits of a column."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int16, Int32
 
-from scattervae.arrays import SourceIds, StarMask
+from scattervae.arrays import SourceIds
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.checkpoint import Checkpoint
 from scattervae.model.recipe import in_training_fold
@@ -45,38 +45,24 @@ class TrainingFlag(MeaningfulFlag):
 UNLIKE = ~(TrainingFlag.TRAINED_ON | TrainingFlag.MAY_HAVE_TRAINED)
 
 
-class TrainingStars(NamedTuple):
+def _facts_of(checkpoint: Checkpoint) -> DataFacts:
     """What a model keeps of the stars that it was trained on; what it does not say is None, and flags no star."""
+    return DataFacts.model_validate(checkpoint.provenance.get("data", {}))
 
-    facts: DataFacts
-    source_id: SourceIds  # rising; none where they were not kept
 
-    @staticmethod
-    def of(checkpoint: Checkpoint) -> "TrainingStars":
-        """Those of a model."""
-        facts = DataFacts.model_validate(checkpoint.provenance.get("data", {}))
-        return TrainingStars(facts, checkpoint.source_id)
-
-    def holds(self, source_id: SourceIds) -> StarMask:
-        """Which of these stars are among them; none where they were not kept."""
-        if not len(self.source_id):
-            return np.zeros(len(source_id), dtype=bool)
-        return rows_of(source_id, among=self.source_id)[1]
-
-    def rare(self) -> Mapping[TrainingFlag, tuple[bool, bool]]:
-        """Of kinds of coefficients and of G flux: whether published and inferred, and table's and made, are rare."""
-        facts = self.facts
-        n_made, n_table = facts.n_g_flux_from_coefficients, facts.n_g_flux_from_table
-        n_all = None if n_made is None or n_table is None else n_made + n_table
-        shares = {
-            TrainingFlag.OTHER_COEFFICIENTS: _share(facts.n_inferred_coefficients, facts.n_trained_on),
-            TrainingFlag.OTHER_G_FLUX: _share(n_made, n_all),
-        }
-        return {
-            flag: (1 - share < RARE_BELOW, share < RARE_BELOW)
-            for flag, share in shares.items()
-            if share is not None
-        }
+def _rare_kinds(facts: DataFacts) -> Mapping[TrainingFlag, tuple[bool, bool]]:
+    """Of kinds of coefficients and of G flux: whether published and inferred, and table's and made, are rare."""
+    n_made, n_table = facts.n_g_flux_from_coefficients, facts.n_g_flux_from_table
+    n_all = None if n_made is None or n_table is None else n_made + n_table
+    shares = {
+        TrainingFlag.OTHER_COEFFICIENTS: _share(facts.n_inferred_coefficients, facts.n_trained_on),
+        TrainingFlag.OTHER_G_FLUX: _share(n_made, n_all),
+    }
+    return {
+        flag: (1 - share < RARE_BELOW, share < RARE_BELOW)
+        for flag, share in shares.items()
+        if share is not None
+    }
 
 
 def _share(part: int | None, whole: int | None) -> float | None:
@@ -85,7 +71,7 @@ def _share(part: int | None, whole: int | None) -> float | None:
 
 def file_flags(checkpoint: Checkpoint, basis: Basis, release: DataRelease | None = None) -> TrainingFlag:
     """The bits that all stars of a file or store share."""
-    own = TrainingStars.of(checkpoint).facts.release
+    own = _facts_of(checkpoint).release
     found = TrainingFlag(0)
     if checkpoint.normalization.basis.is_named and not basis.is_named:
         found |= TrainingFlag.UNNAMED_BASIS
@@ -99,20 +85,20 @@ def training_flags(checkpoint: Checkpoint, stars: StoredSpectra, shared: int = 0
 
     The test fold never trains. A star that is not among the model's own is not known to it, whatever its fold.
     """
-    of = TrainingStars.of(checkpoint)
-    having: dict[TrainingFlag, Any] = {TrainingFlag.TRAINED_ON: of.holds(stars.source_id)}
-    if not len(of.source_id):
-        # whatever flags a star has, of which some are known only later
+    facts, having = _facts_of(checkpoint), dict[TrainingFlag, Any]()
+    if len(checkpoint.source_id):
+        having[TrainingFlag.TRAINED_ON] = rows_of(stars.source_id, among=checkpoint.source_id)[1]
+    else:  # whatever flags a star has, of which some are known only later
         having[TrainingFlag.MAY_HAVE_TRAINED] = in_training_fold(stars.source_id, checkpoint.recipe)
     kinds = {
         TrainingFlag.OTHER_COEFFICIENTS: (stars.flags & np.uint16(Flag.INFERRED)) > 0,
         TrainingFlag.OTHER_G_FLUX: stars.g_flux_source == GFluxSource.COEFFICIENTS,
     }
-    for flag, (usual_rare, other_rare) in of.rare().items():
+    for flag, (usual_rare, other_rare) in _rare_kinds(facts).items():
         having[flag] = np.where(kinds[flag], other_rare, usual_rare)
-    having[TrainingFlag.OUTSIDE_G] = _outside(np.asarray(g_mag_of(stars.g_flux)), of.facts.g_mag_range)
+    having[TrainingFlag.OUTSIDE_G] = _outside(np.asarray(g_mag_of(stars.g_flux)), facts.g_mag_range)
     n_bp = checkpoint.normalization.basis.n_bp
-    having[TrainingFlag.OUTSIDE_COLOUR] = _outside(xp_colour(stars.coeffs, n_bp), of.facts.colour_range)
+    having[TrainingFlag.OUTSIDE_COLOUR] = _outside(xp_colour(stars.coeffs, n_bp), facts.colour_range)
     flags = np.full(len(stars), shared, dtype=np.int32)
     for flag, rows in having.items():
         flags |= np.where(rows, np.int32(flag), np.int32(0))
@@ -141,11 +127,9 @@ _KINDS, _SOURCES = ("published", "inferred"), ("a table", "the coefficients")
 
 def _outside(values: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
     """Which values are beyond the limits by more than `MARGIN`; one that is no number is not."""
-    return (
-        np.zeros(len(values), dtype=bool)
-        if limits is None
-        else (values < limits[0] - MARGIN) | (values > limits[1] + MARGIN)
-    )
+    if limits is None:
+        return np.zeros(len(values), dtype=bool)
+    return (values < limits[0] - MARGIN) | (values > limits[1] + MARGIN)
 
 
 def fold_numbers(source_id: SourceIds) -> Int16[np.ndarray, " star"]:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 import scattervae
 from scattervae.arrays import SourceIds, StarMask
 from scattervae.errors import CheckpointError, DataError, counted
+from scattervae.files import write_text
 from scattervae.gaia.basis import g_mag_of
 from scattervae.gaia.reading import load
 from scattervae.model.checkpoint import Checkpoint
@@ -102,10 +103,7 @@ class ExplorerPage:
 
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all."""
-        from scattervae.files import written_file
-
-        with written_file(Path(path)) as partial:
-            partial.write_text(self.content, encoding="utf-8")
+        write_text(Path(path), self.content)
         return Path(path)
 
     def _repr_html_(self) -> str:
