@@ -17,7 +17,7 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.science.generation import generate
 from scattervae.science.outliers import OUTSIDE, PARTS
 from scattervae.show.registry import save_figure
-from scattervae.show.report import ReportFigure, rendered
+from scattervae.show.report import rendered
 from scattervae.show.star_figure import (
     WAVELENGTH_LABEL,
     Curve,
@@ -92,8 +92,7 @@ def render_gallery(model: Checkpoint, stars: Spectra, table: pa.Table) -> str:
         names = row["outlier_reasons"].split("; ") if row["outlier_reasons"] else []
         reasons = [(name.replace("_", " "), (PARTS | OUTSIDE)[name], row.get(name)) for name in names]
         entries.append(
-            {**row, "source_id": str(row["source_id"]), "reasons": reasons}
-            | {"png": ReportFigure(file.getvalue(), "", "").base64}
+            {**row, "source_id": str(row["source_id"]), "reasons": reasons, "png": file.getvalue()}
         )
     return rendered("gallery.html.jinja", entries=entries, n_stars=len(entries))
 

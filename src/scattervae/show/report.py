@@ -30,26 +30,16 @@ class ReportFigure:
     title: str  # what it shows, in a line; the text for a reader who cannot see it
     caption: str  # what each mark means
 
-    @property
-    def base64(self) -> str:
-        """The image as a page holds it."""
-        return base64.b64encode(self.png).decode("ascii")
-
-    @classmethod
-    def read(cls, path: str | Path, title: str | None = None, caption: str | None = None) -> "ReportFigure":
-        """A figure from its PNG file; one of `registry.FIGURES` brings its own title and caption."""
-        path = Path(path)
-        entry = FIGURES.get(path.stem)
-        return cls(
-            path.read_bytes(),
-            title or (entry.title if entry else path.stem),
-            caption or (f"{entry.caption} Answers {entry.answers} of the paper." if entry else ""),
-        )
-
 
 def report_figures(paths: Iterable[Path]) -> dict[str, ReportFigure]:
-    """The PNG files among these, by their names; other formats, which stand beside them, are passed over."""
-    return {path.stem: ReportFigure.read(path) for path in paths if path.suffix == ".png"}
+    """The PNG files of `FIGURES` among these, by name; other formats, which stand beside them, are passed over."""
+    figures = {}
+    for path in paths:
+        if path.suffix == ".png":
+            entry = FIGURES[path.stem]
+            caption = f"{entry.caption} Answers {entry.answers} of the paper."
+            figures[path.stem] = ReportFigure(path.read_bytes(), entry.title, caption)
+    return figures
 
 
 def render_report(
@@ -89,7 +79,7 @@ def rendered(template: str, **values: object) -> str:
         trim_blocks=True,
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome}
+    environment.filters |= {"number": number, "interval": _interval, "outcome": _outcome, "base64": _base64}
     return environment.get_template(template).render(**values)
 
 
@@ -117,6 +107,10 @@ def _outcome(outcome: Outcome | None) -> str:
     if outcome is None:
         return _DASH
     return outcome.verdict if outcome.measured is None else f"{number(outcome.measured)}: {outcome.verdict}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _printable(text: str) -> str:

@@ -24,11 +24,8 @@ from scattervae.spectra.spectra import FLAGS, Flag
 from scattervae.spectra.tables import SUFFIXES, notes_of
 
 Latents = Float64[np.ndarray, "star latent"]
-_CELL_AXES, _CELLS, _REACH = (
-    3,
-    24,
-    4.0,
-)  # principal components, cells along each, their reach in standard deviations
+# principal components, cells along each, their reach in standard deviations
+_CELL_AXES, _CELLS, _REACH = 3, 24, 4.0
 FEW = 12
 """Integers of so few different values are names of kinds, not numbers."""
 
@@ -83,8 +80,10 @@ def tables_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.T
                 raise DataError(
                     f"{path}: no catalogue is called so; expected {', '.join(SUFFIXES)} or a folder"
                 )
-            table = read_list(path).table
-            yield table.drop_columns([ROW]) if columns is None else _only(table, columns, path)
+            table = read_list(path).table.drop_columns([ROW])
+            names = table.column_names if columns is None else list(columns)
+            _require(names, table.column_names, path)
+            yield table.select(names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a catalogue: {error}") from error
 
@@ -106,24 +105,19 @@ def _row_groups(file: Path, columns: Sequence[str] | None) -> Iterator[pa.Table]
         names = (
             [f.name for f in schema if not pa.types.is_nested(f.type)] if columns is None else list(columns)
         )
-        missing = [name for name in names if name not in schema.names]
-        if missing:
-            raise DataError(_lacks(file, missing[0]))
+        _require(names, schema.names, file)
         for group in range(source.num_row_groups):
             yield read_groups(source, names, groups=[group])
         if source.num_row_groups == 0:
             yield schema.empty_table().select(names)
 
 
-def _only(table: pa.Table, columns: Sequence[str], path: Path) -> pa.Table:
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise DataError(_lacks(path, missing[0]))
-    return table.select(list(columns))
-
-
-def _lacks(path: Path, name: str) -> str:
-    return f"{path}: no column {name}; give a catalogue that `scattervae encode` wrote with this model"
+def _require(names: Sequence[str], there: Sequence[str], path: Path) -> None:
+    """Refuse a catalogue without one of these columns."""
+    if missing := [name for name in names if name not in there]:
+        raise DataError(
+            f"{path}: no column {missing[0]}; give a catalogue that `scattervae encode` wrote with this model"
+        )
 
 
 def model_of(path: Path) -> str | None:
@@ -212,8 +206,7 @@ def columns_of(path: Path, rows: Int64[np.ndarray, " star"]) -> tuple[SourceIds,
         kept.append(table.take(here))
         start += len(table)
     table = pa.concat_tables(kept, promote_options="permissive").take(np.argsort(order))
-    if "source_id" not in table.column_names:
-        raise DataError(_lacks(path, "source_id"))
+    _require(["source_id"], table.column_names, path)
     try:
         source_id = table["source_id"].cast(pa.int64()).to_numpy()
     except pa.ArrowException as error:
