@@ -83,6 +83,8 @@ def _copy_parquet(path: Path, out: Path) -> int:
 
 def read_other(path: Path) -> "pa.Table":
     """A FITS, VOTable, ECSV or csv file with units and descriptions, and what it says of its making."""
+    import json
+
     import pyarrow as pa
     import pyarrow.csv
     from astropy.io import fits
@@ -104,8 +106,6 @@ def read_other(path: Path) -> "pa.Table":
             column.info.description = header.get(f"TCOMM{number}", column.info.description)
     except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-    import json
-
     stated = json.loads(table.meta.get(FITS_NOTE, "{}")) | dict(table.meta)
     return _of_astropy(table, {key: json.dumps(value) for key, value in stated.items()})
 

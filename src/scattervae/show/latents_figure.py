@@ -190,7 +190,6 @@ def _draw_latents(figure: Figure, data: FigureData, rows: list[_LatentRow]) -> N
                 )
                 axes.tick_params(labelleft=column == 0)
                 axes.set_ylabel(row.names[1] if column == 0 else "")
-
             else:
                 plot_against_label(axes, row.means[0], data.labels[name])
                 axes.set_ylabel(LABEL_TITLES[name])

@@ -46,11 +46,8 @@ _N_BRIGHT = 20
 _HEAD_BYTES = 2**16  # of a bulk file: its header and the first row, which is 30 kB at most
 _LARGEST_HEAD = 2**22  # bytes of it once they are decompressed
 # Folders that are looked into below a release's address, where its file names no products.
-_DEPTH, _MOST_FOLDERS, _PRODUCT = (
-    2,
-    100,
-    re.compile(r"(xp_[a-z_]*mean|mean[a-z_]*_xp|gaia_source)[a-z_]*/$", re.I),
-)
+_DEPTH, _MOST_FOLDERS = 2, 100
+_PRODUCT = re.compile(r"(xp_[a-z_]*mean|mean[a-z_]*_xp|gaia_source)[a-z_]*/$", re.I)
 _SPECTRA, _SOURCES = "xp_continuous_mean_spectrum", "gaia_source"
 # The entry of a release's file for what the archive says it does not know; the first that fits.
 _ENTRIES = {
