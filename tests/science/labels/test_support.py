@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from studies.label_scores import coverage
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scattervae.science.labels.model import fit_labels, label_stars, load_label_model, save_label_model
@@ -143,3 +144,19 @@ def test_being_faint_alone_is_not_being_unlabelled():
     balanced_loss(odds, known, level).backward()
     gradient = odds.grad[:, 0].reshape(4, -1).sum(dim=1)
     torch.testing.assert_close(gradient, torch.zeros(4), atol=1e-4, rtol=0)
+
+
+def test_a_label_that_some_stars_happen_to_lack_has_intervals_that_hold():
+    """Where there is nothing to know log odds scatter, and widths too: intervals are calibrated as wide as they are."""
+    (_, model), sky, new = trained(), toy_sky(4000, n_latent=3, seed=7), toy_sky(3000, n_latent=3, seed=5)
+    known, asked = (replace(k, errors=np.zeros_like(k.errors)) for k in (known_of(sky), known_of(new)))
+    lacking = np.random.default_rng(0).random(known.values.shape) < 0.2
+    some = replace(known, values=np.where(lacking, np.nan, known.values))
+    # one network: the mean of two errs less than either
+    labels = fit_labels(model, sky.spectra, some, SETTINGS.model_copy(update={"networks": 1, "steps": 300}))
+    predicted = label_stars(model, labels, new.spectra)
+    widening = labels.support.judge(model.normalization.apply(new.spectra)).widening
+    assert widening.mean() > 1.05, "else nothing is tested"
+    share = coverage(predicted, asked)
+    np.testing.assert_allclose(share.inside_68, 0.68, atol=0.04)
+    np.testing.assert_allclose(share.inside_95, 0.95, atol=0.02)

@@ -9,9 +9,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scattervae.arrays import LabelArray, StarArray, StarFlags
@@ -181,14 +183,22 @@ def fit_labels(
     scales = LabelScales.fit(known)
     inputs = survey.inputs.take(torch.from_numpy(np.flatnonzero(labelled)))
     batches = LabelledBatches(inputs, scales.apply(known), stars.g_flux, survey.bands)
-    networks, conformal = _trained(model, batches, settings, progress)
+    schedule = Schedule.of(len(stars), settings)
+    fold = np.empty(len(labelled), dtype=np.int64)
+    for name, some in (("label folds", labelled), ("support folds", ~labelled)):
+        fold[some] = numpy_stream(settings.seed, name).permutation(int(some.sum())) % settings.folds
+    support, widening = LabelSupport.fit(
+        model.network, survey, settings, fold=fold, n_unseen=schedule.networks
+    )
+    unseen = Unseen(fold[labelled], widening[labelled])
+    networks, conformal = _trained(model, batches, settings, unseen, schedule=schedule, progress=progress)
     return LabelModel(
         names=known.names,
         scales=scales,
         networks=networks,
         conformal=conformal,
         volume=LabelledVolume.of(model.encode(stars), np.isfinite(known.values), seed=settings.seed),
-        support=LabelSupport.fit(model.network, survey, settings),
+        support=support,
         settings=settings,
         model_digest=model.latent_digest,
         n_stars=len(stars),
@@ -211,26 +221,36 @@ def label_stars(model: Checkpoint, label_model: LabelModel, spectra: Spectra) ->
     return LabelPrediction.concatenate(predictions)
 
 
+class Unseen(NamedTuple):
+    """Which stars a network does not learn from, and how wide intervals of those are made."""
+
+    fold: Int64[np.ndarray, " star"]  # the network of that number does not see the star
+    widening: LabelArray  # of its intervals, by a network of the survey that has not seen it either
+
+
 def _trained(
     model: Checkpoint,
     stars: LabelledBatches,
     settings: LabelSettings,
+    unseen: Unseen,
+    *,
+    schedule: Schedule,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[tuple[LabelNetwork, ...], Conformal]:
     """The networks, and intervals from what each predicts of the fold it did not learn from."""
-    schedule = Schedule.of(len(stars), settings)
-    fold = numpy_stream(settings.seed, "label folds").permutation(len(stars)) % settings.folds
     networks, along_axes, scores, standardised = [], [], [], []
     for index in range(schedule.networks):
-        unseen = torch.from_numpy(fold == index)
-        network = train_network(model.network, stars.take(~unseen), settings, schedule, index=index)
-        rest = stars.take(unseen)
+        here = unseen.fold == index
+        network = train_network(
+            model.network, stars.take(torch.from_numpy(~here)), settings, schedule, index=index
+        )
+        rest = stars.take(torch.from_numpy(here))
         mean, sd = _averaged([network], rest.inputs)
         values, errors = (part.double().numpy() for part in rest.targets[:2])
         networks.append(network)
         along_axes.append(cell_axes(mean, rest.g_flux))
         off = np.where(rest.targets.known.numpy(), values - mean, np.nan)
-        scores.append(scores_of(off, sd, errors))
+        scores.append(scores_of(off, sd * unseen.widening[here], errors))
         standardised.append(off / np.hypot(sd, errors))
         logger.info("label network %d of %d: %d steps", index + 1, schedule.networks, schedule.steps)
         if progress is not None:

@@ -210,11 +210,27 @@ class LabelSupport(NamedTuple):
     chi2: StarArray
 
     @classmethod
-    def fit(cls, encoder: ScatterVAE, stars: SurveyStars, settings: LabelSettings) -> "LabelSupport":
+    def fit(
+        cls,
+        encoder: ScatterVAE,
+        stars: SurveyStars,
+        settings: LabelSettings,
+        *,
+        fold: Int64[np.ndarray, " star"],
+        n_unseen: int,
+    ) -> tuple["LabelSupport", LabelArray]:
         r"""Networks that separate stars with a label from those without, cross-fitted over folds of the survey.
 
         At the optimum the log odds are those of the densities of both in the space of spectra, so that no other flag of
         as many labelled stars finds more of the unlabelled ones.
+
+        Args:
+            fold: Of each star.
+            n_unseen: In how many folds, from the first on, a network must not have seen what it judges.
+
+        Returns:
+            The networks, and what they multiply half-widths of each star's intervals by, of the first folds by a
+            network that has not seen the star; 1 in the others.
 
         Source:
             Neyman & Pearson (1933), Phil. Trans. R. Soc. A 231, 289 (likelihood ratio); Sugiyama, Suzuki & Kanamori
@@ -222,22 +238,27 @@ class LabelSupport(NamedTuple):
         """
         known = stars.known.numpy()
         has_enough = (~known).sum(axis=0) >= FEWEST_WITHOUT
-        kept = np.sort(stars.chi2)
+        kept, widening = np.sort(stars.chi2), np.ones(known.shape)
         if not has_enough.any():
-            return cls((), np.empty((0, known.shape[1])), kept)
+            return cls((), np.empty((0, known.shape[1])), kept), widening
         schedule = Schedule.of(len(known), settings)
         schedule = schedule._replace(
             steps=max(1, round(_STEPS * schedule.steps)), batch=min(_BATCH, len(known))
         )
-        fold = numpy_stream(settings.seed, "support folds").permutation(len(known)) % settings.folds
-        networks, log_odds = [], []
+        # each network leaves out a fold, or several where there are more networks of the labels
+        left_out = np.where(fold < max(n_unseen, schedule.networks), fold % schedule.networks, -1)
+        networks, log_odds = [], np.full(known.shape, np.nan)
         for index in range(schedule.networks):
-            seen, unseen = (torch.from_numpy(np.flatnonzero(rows)) for rows in (fold != index, fold == index))
+            rows = (np.flatnonzero(left_out == index), np.flatnonzero(left_out != index))
+            unseen, seen = (torch.from_numpy(some) for some in rows)
             network = _train(encoder, stars, settings, schedule, rows=seen, index=index)
-            rest = _log_odds([network], stars.inputs.take(unseen))
+            log_odds[rows[0]] = _log_odds([network], stars.inputs.take(unseen))
             networks.append(network)
-            log_odds.append(np.where(known[unseen.numpy()] & has_enough, rest, np.nan))
-        return cls(tuple(networks), np.concatenate(log_odds), kept)
+        log_odds[:, ~has_enough] = np.nan
+        here = left_out >= 0
+        support = cls(tuple(networks), np.where(known, log_odds, np.nan)[here], kept)
+        widening[here] = Supported(np.ones_like(log_odds[here]), support.hidden(log_odds[here])).widening
+        return support, widening
 
     def judge(self, inputs: Inputs) -> "Supported":
         """How far stars of the survey that look like these have labels; NaN for those that could not be encoded."""
@@ -245,12 +266,20 @@ class LabelSupport(NamedTuple):
         rank, hidden = np.ones((len(inputs), n_labels)), np.zeros((len(inputs), n_labels))
         if self.networks:
             log_odds = _log_odds(self.networks, inputs)
+            hidden = self.hidden(log_odds)
             for label, column in enumerate(self.log_odds.T):
                 if np.isfinite(column).any():
                     rank[:, label] = _share_at_most(column, log_odds[:, label])
-                    hidden[:, label] = hidden_share(log_odds[:, label], usual=float(np.nanmedian(column)))
         unusable = ~torch.isfinite(inputs.x).all(dim=1).numpy()[:, None]
         return Supported(np.where(unusable, np.nan, rank), np.where(unusable, np.nan, hidden))
+
+    def hidden(self, log_odds: LabelArray) -> LabelArray:
+        """`hidden_share` of each label, for stars of these log odds; 0 for a label that hardly any star lacks."""
+        hidden = np.zeros(log_odds.shape)
+        for label, column in enumerate(self.log_odds.T):
+            if np.isfinite(column).any():
+                hidden[:, label] = hidden_share(log_odds[:, label], usual=float(np.nanmedian(column)))
+        return hidden
 
     def chi2_rank(self, chi2: StarArray) -> StarArray:
         """Share of stars that the model of spectra reproduces no better; NaN where chi^2 is."""
