@@ -14,7 +14,7 @@ from scattervae.science.binaries import find_binaries
 from scattervae.science.catalogue.encoding import catalogue_schema
 from scattervae.science.catalogue.one_file import identity_of
 from scattervae.science.outliers import REFERENCE, OutlierReference, find_outliers
-from scattervae.science.star_parts import StarParts
+from scattervae.science.star_parts import CATALOGUE_COLUMNS, StarParts
 from toy import DR3, toy_sky
 
 
@@ -68,7 +68,7 @@ def test_a_catalogue_has_the_same_scores_to_the_bit_where_the_model_has_a_refere
         assert run.code == 0, run.err
     table, plain = (pq.read_table(tmp_path / name) for name in ("catalogue.parquet", "plain.parquet"))
     columns = ["outlier_score", "outlier_reasons"]
-    assert table.drop_columns(columns).equals(plain)
+    assert table.drop_columns([*columns, *CATALOGUE_COLUMNS]).equals(plain)
     odd = pq.read_table(tmp_path / "odd.parquet").to_pandas().set_index("source_id")[columns]
     for found in (table, pq.read_table(tmp_path / "hats" / "dataset", schema=None)):
         rows = found.to_pandas().drop_duplicates("source_id").set_index("source_id")
@@ -79,6 +79,50 @@ def test_a_catalogue_has_the_same_scores_to_the_bit_where_the_model_has_a_refere
     model, spectra = sv.load_model(own), sv.load(stars).spectra
     np.testing.assert_array_equal(
         model.encode(spectra).column("outlier_score"), table["outlier_score"].to_numpy()
+    )
+
+
+def test_a_catalogue_is_a_reference_as_its_stars_are(cli, folder, tmp_path):
+    """Catalogues have float32, so windows in G begin a star sooner or later, and shares differ by some ranks."""
+    own, stars = shutil.copytree(folder / "model", tmp_path / "model"), folder / "stars.parquet"
+    assert cli("outliers", own, folder / "store", "--fit").code == 0
+    expected, shares = StarParts.of_ordinary(sv.load_model(own), folder / "store"), {}
+    for name, reference in (
+        ("store", folder / "store"),
+        ("hats", tmp_path / "hats"),
+        ("file", tmp_path / "c.parquet"),
+    ):
+        if name != "store":
+            assert cli("encode", own, folder / "store", "--out", reference).code == 0
+        run = cli(
+            "outliers", own, stars, "--reference", reference, "--out", tmp_path / f"{name}.csv", "--json"
+        )
+        assert run.code == 0, run.err
+        assert (run.json["reference"], run.json["n_reference"]) == (str(reference), len(expected))
+        found = StarParts.of_ordinary(sv.load_model(own), reference)
+        for column in ("source_id", "g_mag", "latents", "sd", "fits"):
+            np.testing.assert_allclose(
+                getattr(found, column), getattr(expected, column), rtol=1e-6, atol=1e-6
+            )
+        shares[name] = 10 ** -pd.read_csv(tmp_path / f"{name}.csv").set_index("source_id")["outlier_score"]
+    for name in ("hats", "file"):
+        assert (shares[name] - shares["store"]).abs().mean() < 2 / len(expected)
+
+
+def test_a_catalogue_of_another_model_or_without_its_parts_is_refused(cli, folder, tmp_path):
+    stars, plain = folder / "stars.parquet", tmp_path / "plain.parquet"
+    assert cli("encode", folder / "model", stars, "--out", plain).code == 0
+    given = (stars, "--out", tmp_path / "odd.csv", "--reference", plain)
+    lacking = cli("outliers", folder / "model", *given).error
+    assert lacking.startswith(f"{plain}: lacks g_mag, worst_residual")
+    assert lacking.endswith("give the spectra")
+    model = sv.load_model(folder / "model")
+    table = pq.read_table(plain)
+    about = table.schema.metadata[b"scattervae.catalogue"].replace(model.digest.encode(), b"another")
+    pq.write_table(table.replace_schema_metadata({b"scattervae.catalogue": about}), plain)
+    refused = cli("outliers", folder / "model", *given).error
+    assert refused.startswith(
+        f"{plain}: a catalogue of model another, this one is {model.digest}; encode it again"
     )
 
 

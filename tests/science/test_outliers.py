@@ -5,19 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.spatial import KDTree
+import torch
+from sklearn.decomposition import PCA
 
 import scattervae as sv
 from scattervae.errors import CheckpointError, DataError
+from scattervae.files import read_tensors, write_tensors
 from scattervae.science.outliers import (
     NOT_ADDED,
     PARTS,
     REFERENCE,
     OutlierReference,
-    _distances,
     find_outliers,
 )
-from scattervae.science.star_parts import StarParts
+from scattervae.science.star_parts import Neighbours, StarParts
+from scattervae.seeds import stream
 from scattervae.spectra.spectra import Spectra
 from toy import toy_model, toy_recipe, toy_sky
 
@@ -69,10 +71,10 @@ def test_a_wild_coefficient_is_found_and_named(model, parts, sigma, share):
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_beyond_the_references_g_ordinary_stars_are_not_called_odd(model, parts, side):
-    """Misfit is made to rise with brightness, as in real spectra, so that the nearest stars in G are no measure."""
+    """Unlikelihood is made to rise with brightness, as in real spectra: the nearest stars in G are no measure."""
     g = side * parts.g_mag
     fits = parts.fits.copy()
-    fits[:, list(PARTS).index("misfit_with_scatter")] -= 0.2 * (g - g.mean())
+    fits[:, list(PARTS).index("likelihood")] -= 0.2 * (g - g.mean())
     stars = replace(parts, fits=fits)
     beyond = np.argsort(g)[:75]
     found = OutlierReference.fit(model, stars.take(np.argsort(g)[300:])).score(stars.take(beyond))
@@ -98,7 +100,7 @@ def test_a_star_of_the_reference_is_not_its_own_neighbour(model, parts):
     own, other = (reference.score(stars).excess[:, near] for stars in (parts, renamed))
     assert (own > other).all()
     np.testing.assert_array_equal(
-        reference.score(parts).excess[:, :5], reference.score(renamed).excess[:, :5]
+        reference.score(parts).excess[:, :6], reference.score(renamed).excess[:, :6]
     )
 
 
@@ -107,11 +109,28 @@ def test_neighbours_are_those_of_a_search_over_all_pairs(model, parts):
     stars = parts.take(np.arange(5))
     d2 = (stars.latents[:, None] - reference.stars.latents) ** 2
     plain = np.sort(np.sqrt(d2.sum(axis=2)), axis=1)[:, :5].mean(axis=1)
-    scored = np.column_stack([stars.fits, np.zeros((5, 2))])
-    assert scored.shape == (5, len(PARTS))
-    np.testing.assert_allclose(
-        10 ** _distances(stars, reference.stars, KDTree(reference.stars.latents))[:, 1], plain
-    )
+    white = np.linalg.inv(np.cov(reference.stars.latents.T) + 0.01 * np.eye(stars.latents.shape[1]))
+    off = stars.latents[:, None] - reference.stars.latents
+    mahalanobis = np.sqrt(np.einsum("sri,ij,srj->sr", off, white, off))
+    whitened = np.sort(mahalanobis, axis=1)[:, :5].mean(axis=1)
+    found = 10 ** Neighbours.of(reference.stars).distances(stars)
+    np.testing.assert_allclose(found[:, 1:], np.column_stack([plain, whitened]), rtol=1e-6)
+    assert stars.fits.shape[1] + found.shape[1] == len(PARTS)
+
+
+def test_components_are_those_of_scikit_learn(model):
+    """Of 4,096 spectra decoded from the prior, half as many components as coefficients; as `PCA` finds them."""
+    decoded = model.reconstruct(
+        torch.randn(4096, model.n_latent, generator=stream(0, "principal components"))
+    ).mean
+    n = decoded.shape[1]
+    pca = PCA(n // 2, svd_solver="full").fit(decoded.double().numpy())
+    inputs = model.normalization.apply(SKY.spectra.take(slice(0, 50)))
+    x, errors = inputs.x.double().numpy(), inputs.errors.double().numpy()
+    left = x - pca.inverse_transform(pca.transform(x))
+    expected = np.log10((np.square(left) / (np.square(errors) + 0.1**2)).mean(axis=1))
+    found = StarParts.of(model, [SKY.spectra.take(slice(0, 50))]).fits[:, list(PARTS).index("components")]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_scatter_of_a_stars_own_does_not_count_twice(model, parts):
@@ -140,6 +159,10 @@ def test_a_reference_is_kept_and_belongs_to_its_model(model, parts, tmp_path):
     reference.save(tmp_path)
     again = OutlierReference.load(tmp_path, model)
     np.testing.assert_array_equal(again.score(parts).score, reference.score(parts).score)
+    stored = read_tensors(tmp_path / REFERENCE)
+    write_tensors(tmp_path / REFERENCE, stored.arrays, stored.notes | {"format": "1"})
+    with pytest.raises(CheckpointError, match=rf"{REFERENCE}: in format 1 .*expected 2; fit it again with"):
+        OutlierReference.load(tmp_path, model)
     with pytest.raises(CheckpointError, match=rf"{REFERENCE}: is of another model"):
         OutlierReference.load(tmp_path, toy_model(SKY, toy_recipe(epochs=1)))
 

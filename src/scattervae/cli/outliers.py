@@ -44,9 +44,9 @@ def outliers(
         Path | None,
         typer.Option(
             callback=existing,
-            metavar="STORE",
-            help="The stars that are called ordinary, a store or file; if none, those that --fit left in the model's "
-            "folder, else the stars themselves.",
+            metavar="STORE|CATALOGUE",
+            help="The stars that are called ordinary: a store or file, or what encode made of them with this model; if "
+            "none, those that --fit left in the model's folder, else the stars themselves.",
         ),
     ] = None,
     fit: Annotated[
@@ -184,9 +184,13 @@ def _reference(
     model: "TrainedModel", parts: "StarParts", path: Path | None, folder: Path, *, fit: bool
 ) -> "tuple[OutlierReference, str]":
     from scattervae.science.outliers import OutlierReference
+    from scattervae.science.star_parts import StarParts
 
     if path is not None:
-        return OutlierReference.fit(model, _parts(model, path)), str(path)
+        with progress_bar("stars") as bar:
+            task = bar.add_task("encoding ordinary ones", total=None)
+            ordinary = StarParts.of_ordinary(model, path, progress=lambda n: bar.advance(task, n))
+        return OutlierReference.fit(model, ordinary), str(path)
     kept = None if fit else OutlierReference.load(folder, model)
     if kept is not None:
         return kept, f"the model {folder.name}"

@@ -1,6 +1,6 @@
 """Odd stars: how far each lies from a population that is called ordinary, in what, and how rare that is at its G.
 
-Seven numbers say in what a star may be odd (`PARTS`). Each is compared with the reference stars nearest in G: its
+Nine numbers say in what a star may be odd (`PARTS`). Each is compared with the reference stars nearest in G: its
 excess over their median, in units of what separates the median from the 84th percentile, so that neither G nor a few
 odd stars among the reference decide. Excesses of all but one are added in quadrature, deficits do not count. The result
 is calibrated to the share of reference stars of that G that are odder; beyond them the tail is taken to be exponential.
@@ -9,7 +9,7 @@ would change on the way: that it goes on is as likely as that it stops.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
-from scipy.spatial import KDTree
 
 from scattervae.arrays import StarArray
 from scattervae.errors import CheckpointError, DataError, counted
 from scattervae.files import read_tensors, tensors_digest, write_tensors
-from scattervae.gaia.reading import load_chunks
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.star_parts import StarParts, counting
+from scattervae.science.star_parts import Neighbours, Source, StarParts, counting, source_chunks
 from scattervae.seeds import numpy_stream
-from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.tables import result_table
 
 NOTE = "scattervae.outliers"
@@ -41,8 +38,10 @@ PARTS = {
     "largest_residual": "one coefficient is far off",
     "scatter": "the model knows stars like it only roughly: its scatter is large",
     "likelihood": "its spectrum is unlikely",
+    "components": "the spectrum is no sum of those that the model makes",
     "neighbours": "few ordinary stars lie within the widths of its latents",
     "isolation": "its latents are far from those of ordinary stars",
+    "rarity": "its latents are far from those of ordinary stars, in units of their spread",
 }
 """What a star may be odd in, each larger the odder, with the reason in words."""
 OUTSIDE = {
@@ -66,9 +65,8 @@ SCORE_FIELDS = {
 }
 """Unit and description of the two columns that say how odd a star is, and in what."""
 
-Source = str | Path | Spectra | Iterable[Spectra]
 ReferenceArray = Float64[np.ndarray, " reference"]
-_NEIGHBOURS, _NEAREST, _CANDIDATES = 10, 5, 64
+_FORMAT = "2"  # 1 had neither components nor rarity
 _IN_G = 101  # reference stars nearest in G that a part is compared with
 _RANKED = 501  # reference stars nearest in G that a score is compared with
 _TAIL = 0.1  # share of them from which on the tail is exponential
@@ -108,12 +106,12 @@ class OutlierReference:
             stars = stars.take(
                 np.sort(numpy_stream(seed, "outliers").permutation(len(stars))[:MOST_REFERENCE])
             )
-        parts = np.column_stack([stars.fits, _distances(stars, stars, KDTree(stars.latents))])
+        parts = np.column_stack([stars.fits, Neighbours.of(stars).distances(stars)])
         return OutlierReference(stars, parts, model.latent_digest)
 
     def score(self, stars: StarParts) -> "OutlierScores":
         """How odd these stars are; one that is in the reference is not its own neighbour."""
-        parts = np.column_stack([stars.fits, _distances(stars, self.stars, self._tree)])
+        parts = np.column_stack([stars.fits, self._neighbours.distances(stars)])
         excess = self._usual.excess(parts, stars.g_mag)
         score = self._ranked.minus_log10_share(_combined(excess), stars.g_mag)
         known = self.stars.g_mag
@@ -131,8 +129,8 @@ class OutlierReference:
         return {**vars(self.stars), "parts": self.parts}
 
     @cached_property
-    def _tree(self) -> KDTree:
-        return KDTree(self.stars.latents)
+    def _neighbours(self) -> Neighbours:
+        return Neighbours.of(self.stars)
 
     @cached_property
     def _usual(self) -> "_Usual":
@@ -149,7 +147,7 @@ class OutlierReference:
         Raises:
             OSError: The disk is full, or the folder cannot be written to.
         """
-        write_tensors(folder / REFERENCE, self._arrays, {"model": self.model_digest, "format": "1"})
+        write_tensors(folder / REFERENCE, self._arrays, {"model": self.model_digest, "format": _FORMAT})
 
     @staticmethod
     def load(folder: Path, model: Checkpoint) -> "OutlierReference | None":
@@ -165,6 +163,11 @@ class OutlierReference:
         if stored.notes.get("model") != model.latent_digest:
             raise CheckpointError(
                 f"{path}: is of another model; fit it again with `scattervae outliers --fit`"
+            )
+        if stored.notes.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{path}: in format {stored.notes.get('format')} of another version, expected {_FORMAT}; fit it again "
+                "with `scattervae outliers --fit`"
             )
         try:
             stars = StarParts(**{name: stored.arrays[name] for name in StarParts.__dataclass_fields__})
@@ -259,8 +262,8 @@ def find_outliers(
     Args:
         model: A trained model.
         stars: A store, a file, spectra, or spectra in chunks.
-        reference: The population called ordinary; where None, that of the model's folder, or else the stars themselves,
-            each left out of its own neighbours.
+        reference: The population called ordinary, also as the catalogue that this model made of it; where None, that of
+            the model's folder, or else the stars themselves, each left out of its own neighbours.
         progress: Called after each chunk with its number of stars.
 
     Raises:
@@ -272,36 +275,13 @@ def find_outliers(
         >>> odd.column_names[:4]
         ['source_id', 'g_mag', 'outlier_score', 'outlier_reasons']
     """
-    parts = StarParts.of(model, counting(_chunks(model, stars), progress))
+    parts = StarParts.of(model, counting(source_chunks(model, stars), progress))
     if reference is None:
         reference = getattr(model, "outlier_reference", None)
     if not isinstance(reference, OutlierReference):
-        ordinary = parts if reference is None else StarParts.of(model, _chunks(model, reference))
+        ordinary = parts if reference is None else StarParts.of_ordinary(model, reference)
         reference = OutlierReference.fit(model, ordinary)
     return reference.score(parts).table(model)
-
-
-def _chunks(model: Checkpoint, stars: Source) -> Iterable[Spectra]:
-    if isinstance(stars, str | Path):
-        return load_chunks(stars, basis=model.normalization.basis)
-    return [stars] if isinstance(stars, Spectra) else stars
-
-
-def _distances(stars: StarParts, reference: StarParts, tree: KDTree) -> Float64[np.ndarray, "star 2"]:
-    """log10 of mean distances to the nearest reference stars, in units of both stars' widths, and in latents."""
-    n = min(_CANDIDATES + 1, len(reference))
-    distances = np.empty((len(stars), 2))
-    for start in range(0, len(stars), 10_000):
-        rows = slice(start, start + 10_000)
-        plain, near = tree.query(stars.latents[rows], k=n)
-        other = reference.source_id[near] != stars.source_id[rows, None]
-        squares = (stars.latents[rows, None] - reference.latents[near]) ** 2
-        widths = stars.sd[rows, None] ** 2 + reference.sd[near] ** 2
-        scaled = np.where(other, np.sqrt((squares / widths).mean(axis=2)), np.inf)
-        plain = np.where(other, plain, np.inf)
-        distances[rows, 0] = np.sort(scaled, axis=1)[:, :_NEIGHBOURS].mean(axis=1)
-        distances[rows, 1] = np.sort(plain, axis=1)[:, :_NEAREST].mean(axis=1)
-    return np.log10(np.maximum(distances, 1e-6))
 
 
 class _Windows(NamedTuple):

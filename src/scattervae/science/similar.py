@@ -24,7 +24,7 @@ from scattervae.errors import DataError, counted
 from scattervae.gaia.files.reading import read_ids_file
 from scattervae.gaia.reading import load, load_chunks
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.science.star_parts import Features
+from scattervae.science.star_parts import Features, source_chunks
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.tables import result_table
 
@@ -287,7 +287,7 @@ def similar(
         found = like if isinstance(like, Spectra) else load(like, basis=model.normalization.basis).spectra
     examples = _examples(model, found, ids)
     population = Population.of(Features.concatenate(list(Features.of(model, [sample]))))
-    features = Features.of(model, _chunks(model, stars))
+    features = Features.of(model, source_chunks(model, stars))
     ranked = rank_features(examples, population, features, number=number, progress=progress)
     return _table(model, ranked, examples)
 
@@ -307,15 +307,11 @@ def _ids_of(like: Source | Sequence[int]) -> SourceIds | None:
     return None
 
 
-def _chunks(model: Checkpoint, stars: Source) -> Iterable[Spectra]:
-    return [stars] if isinstance(stars, Spectra) else load_chunks(stars, basis=model.normalization.basis)
-
-
 def _sampled(model: Checkpoint, stars: Source, ids: SourceIds | None) -> tuple[Spectra, Spectra]:
     """A sample of the stars, by a hash of their source_ids, and those of these identifiers; refuses too few."""
     sample: Spectra | None = None
     found: list[Spectra] = []
-    for chunk in _chunks(model, stars):
+    for chunk in source_chunks(model, stars):
         if ids is not None or not found:
             found.append(chunk.take(np.flatnonzero(np.isin(chunk.source_id, [] if ids is None else ids))))
         usable = chunk.take(np.flatnonzero(model.usable(chunk)))

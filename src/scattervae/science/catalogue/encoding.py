@@ -35,7 +35,7 @@ from scattervae.science.catalogue.training_flags import (
 from scattervae.science.labels.model import LabelModel
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.outliers import REASONS, SCORE, SCORE_FIELDS
-from scattervae.science.star_parts import StarParts
+from scattervae.science.star_parts import CATALOGUE_COLUMNS, StarParts
 from scattervae.science.trained import labels_of, outlier_reference_of
 from scattervae.spectra.columns import StoredSpectra, described, flag_legend, stored_of
 from scattervae.spectra.normalization import Inputs
@@ -119,6 +119,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
         *([_score_field()] if has_score(checkpoint) else []),
         *([] if reference is None else [_float(SCORE, *SCORE_FIELDS[SCORE])]),
         *([] if reference is None else [described(REASONS, pa.string(), *SCORE_FIELDS[REASONS])]),
+        *([] if reference is None else [_float(name, *about) for name, about in CATALOGUE_COLUMNS.items()]),
         *_label_fields(labels_of(checkpoint)),
         described(FOLD, pa.int16(), "", "0 test, 1 validation, 2 train, by a hash of the source_id"),
         described(TRAINING_FLAGS, pa.int32(), "", flag_legend(TrainingFlag)),
@@ -310,8 +311,9 @@ def encode_chunk(
                 rows = np.flatnonzero(predicted.posterior.mean[:, 0].isfinite().cpu().numpy())
                 scores = reference.score(parts)
                 reasons[start + rows] = scores.reasons()
-                found[SCORE] = torch.full((len(stars),), torch.nan)
-                found[SCORE][rows] = torch.from_numpy(scores.score).float()
+                for name, column in {SCORE: scores.score, **parts.catalogue_columns()}.items():
+                    found[name] = torch.full((len(stars),), torch.nan)
+                    found[name][rows] = torch.from_numpy(column).float()
             batch = torch.stack([found[name].cpu() for name in names])
             batch.masked_fill_(inputs.x[:, 0].isnan().cpu(), torch.nan)  # a star that cannot be encoded
             values[:, start : start + len(stars)] = batch
