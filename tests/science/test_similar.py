@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import multivariate_normal
 
 import scattervae as sv
 from scattervae.errors import DataError
 from scattervae.science.similar import Group, Population, rank_features, similar
 from scattervae.science.star_parts import Features
+from scattervae.spectra.spectra import Spectra
 from toy import toy_model, toy_recipe, toy_sky
 
 SKY = toy_sky(1500)
@@ -32,6 +34,18 @@ def drawn(n, seed, *, centre=0.0, spread=1.0, residual=0.0):
         covariance=np.broadcast_to(0.01 * np.eye(3), (n, 3, 3)),
         residuals=residual + draw.normal(size=(n, 60)),
     )
+
+
+def test_features_are_the_encoders_own_where_posteriors_are_refined():
+    best, made = sv.load_model("best"), sv.load_model("best").generate(100, seed=1)
+    errors = 0.01 * np.abs(made.coeffs) + 1.0
+    spectra = Spectra.of(np.arange(1, 101), made.coeffs, errors, basis=made.basis, g_flux=made.g_flux)
+    inputs = best.normalization.apply(spectra, gaps=True)
+    with torch.no_grad():
+        own = best.network.encode(inputs.x, inputs.errors).mean.numpy()
+    found = Features.of(best, [spectra])
+    np.testing.assert_allclose(np.concatenate([part.latents for part in found]), own, atol=1e-4)
+    assert np.abs(best.encode(spectra).mean.numpy() - own).max() > 0.01
 
 
 def test_the_population_has_the_density_it_was_drawn_from():

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from scattervae.gaia.basis import g_mag_of, is_known
 from scattervae.gaia.flux import design
 from scattervae.gaia.reading import load_chunks
 from scattervae.model.checkpoint import Checkpoint, Prediction
+from scattervae.science.calibration.calibrated import CalibratedModel
 from scattervae.seeds import stream
 from scattervae.spectra.columns import StoredSpectra
 from scattervae.spectra.hats import UNREADABLE, HatsFolder, open_parquet, read_groups
@@ -310,11 +311,15 @@ class Features(StarTable):
 
     @staticmethod
     def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "Iterator[Features]":
-        """The features of these stars, batch by batch.
+        """The features of these stars, batch by batch, by the encoder's own answers.
+
+        A refined posterior takes up what the model does not reproduce, by which stars like the examples are found.
 
         Raises:
             DataError: They are of another basis than the model's.
         """
+        if isinstance(model, CalibratedModel):
+            model = replace(model, refined=None)
         for encoded in model.encode_batches(chunks):
             inputs, posterior, made = encoded.inputs, encoded.posterior, encoded.reconstruction
             keep = torch.isfinite(posterior.mean[:, 0])
