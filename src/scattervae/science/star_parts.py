@@ -1,6 +1,5 @@
 """What is measured of a star to compare it with others: where it lies in the latents, and how well it is decoded."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from scattervae.spectra.hats import UNREADABLE, HatsFolder, open_parquet, read_g
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StarTable
+from scattervae.spectra.tables import notes_of
 
 CATALOGUE_COLUMNS = {
     "g_mag": ("mag", "G magnitude"),
@@ -44,7 +44,7 @@ CATALOGUE_COLUMNS = {
 }
 """Unit and description of what a catalogue has beside its other columns so that its stars can be a reference."""
 Source = str | Path | Spectra | Iterable[Spectra]
-_CATALOGUE = b"scattervae.catalogue"
+_CATALOGUE = "scattervae.catalogue"
 _DRAWS = 4096  # of the prior, whose decoded spectra the components are of
 _MOST_COMPONENTS = 10
 _SCALED, _NEAREST, _CANDIDATES = 10, 5, 64  # stars whose distances are averaged, or looked at for the former
@@ -65,9 +65,8 @@ class StarParts(StarTable):
     fits: Float64[np.ndarray, "star fit"]
     worst: np.ndarray  # index of the coefficient with the largest residual
     worst_sigma: StarArray  # that residual, in units of error and scatter in quadrature
-    worst_nm: (
-        StarArray  # where the flux differs most from the decoded one, in units of its error and scatter [nm]
-    )
+    # where the flux differs most from the decoded one, in units of its error and scatter [nm]
+    worst_nm: StarArray
 
     @staticmethod
     def of(model: Checkpoint, chunks: Iterable[Spectra]) -> "StarParts":
@@ -117,6 +116,7 @@ class StarParts(StarTable):
             return torch.where(known, values, 0.0).sum(dim=1) / n_known
 
         components_chi2 = averaged(_components_chi2(model, torch.where(known, x, mean), error2))
+        components_chi2 = components_chi2.float().double()  # the last digits of a product depend on its rows
         fits = torch.stack(
             [
                 averaged(residual.square() / error2).log10(),
@@ -124,9 +124,7 @@ class StarParts(StarTable):
                 chi2.amax(dim=1).log10(),
                 averaged(scatter.square() / error2).log10() / 2,
                 averaged(chi2 + (variance / error2).log()) / 2,
-                components_chi2.float()
-                .double()
-                .log10(),  # of a product, whose last digits depend on its rows
+                components_chi2.log10(),
             ],
             dim=1,
         )
@@ -234,12 +232,14 @@ def _components_chi2(model: Checkpoint, x: torch.Tensor, error2: torch.Tensor) -
 def _catalogue_note(path: Path) -> dict[str, Any] | None:
     """What a catalogue, a folder or a parquet file, says of its making; None for anything else."""
     try:
-        if path.is_dir():
-            schema = HatsFolder.read(path).schema if HatsFolder.is_catalogue(path) else None
-        else:
+        if not path.is_dir():
             with open_parquet(path) as file:
                 schema = file.schema_arrow
-        found = json.loads((schema.metadata or {}).get(_CATALOGUE, "null")) if schema else None
+        elif HatsFolder.is_catalogue(path):
+            schema = HatsFolder.read(path).schema
+        else:
+            return None
+        found = notes_of(schema).get(_CATALOGUE)
     except (*UNREADABLE, StoreError, ValueError):
         return None
     return found if isinstance(found, dict) else None
