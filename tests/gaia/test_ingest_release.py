@@ -1,6 +1,7 @@
 """Files of another data release: nothing is made of their identifiers and magnitudes that it does not document."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from cli.toys import archive_columns, with_ids
 from ingest_toys import sky_stars, source_columns, write_bulk, write_sources
 from scattervae.errors import DataError, FetchError, StoreError
+from scattervae.gaia.archive import listing
 from scattervae.gaia.archive.listing import release_of
 from scattervae.gaia.facts import DR3
 from scattervae.gaia.files.reading import read_file, read_ids_file
@@ -129,3 +131,18 @@ def test_a_release_that_is_none(tmp_path):
     with pytest.raises(FetchError, match="no release is called DR9"):
         ingest([tmp_path / "a.csv"], tmp_path / "store", release="DR9")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_release_file_with_an_entry_that_is_none_is_refused(tmp_path):
+    """One that is passed over would leave a basis without its identifier, which agrees with any."""
+    path, built_in = tmp_path / "own.toml", Path(listing.__file__).with_name("dr3.toml")
+    path.write_text(built_in.read_text(encoding="utf-8").replace("bp_id", "bp_idd"), encoding="utf-8")
+    with pytest.raises(FetchError, match=r"own\.toml: basis\.bp_idd: Unexpected"):
+        release_of(str(path))
+
+
+def test_a_release_file_with_a_basis_of_no_coefficients_is_refused(tmp_path):
+    path, built_in = tmp_path / "own.toml", Path(listing.__file__).with_name("dr3.toml")
+    path.write_text(built_in.read_text(encoding="utf-8").replace("n_bp = 55", "n_bp = 0"), encoding="utf-8")
+    with pytest.raises(FetchError, match=r"own\.toml: .*basis\.n_bp: .* greater than 0"):
+        release_of(str(path))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int16
+from pydantic import ConfigDict, PositiveInt
 
 from scattervae.arrays import CoeffArray, SourceIds, StarArray, StarFlags, StarMask
 from scattervae.display import Shown
@@ -92,8 +93,10 @@ class Basis:
         (110, slice(55, 110, None))
     """
 
-    n_bp: int
-    n_rp: int
+    __pydantic_config__ = ConfigDict(extra="forbid")  # where a file of settings states one
+
+    n_bp: PositiveInt
+    n_rp: PositiveInt
     bp_id: int | None = None
     rp_id: int | None = None
 
