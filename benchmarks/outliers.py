@@ -98,15 +98,14 @@ def made_nebulae(stars: sv.Spectra) -> sv.Spectra:
     in blue stars (H beta 0.18 to 0.4, [O III] 0.2 to 5), and of symbiotic stars in red ones ([O III] 0.01 to 0.5),
     with some light of a hot star.
     """
-    draw, colour = (
-        numpy_stream(3, "outlier benchmark"),
-        stars.coeffs[:, 0] / stars.coeffs[:, stars.basis.rp.start],
-    )
+    draw = numpy_stream(3, "outlier benchmark")
+    colour = stars.coeffs[:, 0] / stars.coeffs[:, stars.basis.rp.start]
     g_mag = np.asarray(g_mag_of(stars.g_flux))
     inside = (g_mag > 9) & (g_mag < 17.65)
     blue, red = colour > np.quantile(colour, 0.85), colour < np.quantile(colour, 0.15)
-    hosts = [draw.choice(np.flatnonzero(inside & some), _N_NEBULAE // 2) for some in (blue, red)]
-    some, half = stars.take(np.concatenate(hosts)), _N_NEBULAE // 2
+    half = _N_NEBULAE // 2
+    hosts = [draw.choice(np.flatnonzero(inside & some), half) for some in (blue, red)]
+    some = stars.take(np.concatenate(hosts))
     is_red = np.repeat([False, True], half)
     grid = design(some.basis).grid_nm
     flux = np.clip(some.coeffs @ design(some.basis).matrix.T, 0.0, None)
@@ -118,8 +117,7 @@ def made_nebulae(stars: sv.Spectra) -> sv.Spectra:
     )
     added = np.zeros_like(flux)
     for at, ratio in lines.items():
-        profile = np.exp(-0.5 * ((grid - at) / 5.0) ** 2) / (5.0 * np.sqrt(2 * np.pi))
-        added += (h_alpha * ratio)[:, None] * profile
+        added += (h_alpha * ratio)[:, None] * line(grid, at, 5.0)
     hot_light = is_red * 0.05 * draw.uniform(0, 1, 2 * half) * np.median(flux, axis=1)
     made = with_flux(some, added + hot_light[:, None] * (grid / 550.0) ** -3)
     return replace(made, g_flux=some.g_flux * catalogue_g_flux(made) / catalogue_g_flux(some))
@@ -317,9 +315,13 @@ def emission(
     added = np.zeros_like(flux)
     for at, strength in lines:
         continuum = np.median(flux[:, np.abs(grid - at) < 40], axis=1, keepdims=True)
-        profile = np.exp(-0.5 * ((grid - at) / 6.0) ** 2) / (6.0 * np.sqrt(2 * np.pi))
-        added += width * strength * continuum * profile
+        added += width * strength * continuum * line(grid, at, 6.0)
     return added
+
+
+def line(grid: np.ndarray, at: float, sigma: float) -> np.ndarray:
+    """A Gaussian line of unit flux."""
+    return np.exp(-0.5 * ((grid - at) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
 
 
 def with_flux(stars: sv.Spectra, added: np.ndarray) -> sv.Spectra:

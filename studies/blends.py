@@ -19,21 +19,22 @@ import torch
 
 import scattervae as sv
 from scattervae.arrays import CoeffVector, StarArray, StarMask
-from scattervae.model.loss import loss_terms
 from scattervae.model.run import train
+from scattervae.science.evaluation import mean_bound
 from scattervae.science.labels.model import fit_labels, label_stars
 from scattervae.science.labels.prediction import LabelPrediction
 from scattervae.science.labels.targets import TargetLabels
 from scattervae.science.labels.training import LabelSettings
-from scattervae.seeds import folds, numpy_stream, stream
+from scattervae.science.paper.comparison import bootstrap_mean
+from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Normalization
 from scattervae.spectra.spectra import Flag, Spectra
 from studies import arguments
-from studies.label_scores import N_RESAMPLES, compare, coverage
+from studies.label_scores import compare, coverage
 from studies.sensitivity import KeptRows, stars_digest, variant_of
 from studies.trust import print_header, print_row
 
-EPOCHS, N_SEEDS, LABEL_STEPS, N_DRAWS = 20, 3, 900, 10
+EPOCHS, N_SEEDS, LABEL_STEPS = 20, 3, 900
 TRAINED_ON = ("all stars", "clean stars")
 Predicted = dict[str, Any]  # JSON values of one model: the bound of each star, and its labels
 
@@ -92,12 +93,9 @@ def predictions(
 @torch.no_grad()
 def bounds(model: sv.Checkpoint, spectra: Spectra, unit: CoeffVector) -> StarArray:
     """-ELBO of each star in these standard deviations, not in those of the stars that the model was trained on."""
-    generator, parts = stream(0, "evaluate"), []
-    for encoded in model.encode_batches([spectra]):
-        x, errors, posterior = encoded.inputs.x, encoded.inputs.errors, encoded.posterior
-        draws = (model.reconstruct(posterior.sample(generator)) for _ in range(N_DRAWS))
-        values = [loss_terms(x, errors, posterior, drawn).negative_elbo.double() for drawn in draws]
-        parts.append(torch.stack(values).mean(dim=0))
+    generator = stream(0, "evaluate")
+    batches = model.encode_batches([spectra])
+    parts = [mean_bound(model, batch.inputs, batch.posterior, generator) for batch in batches]
     return np.asarray(torch.cat(parts).numpy() + np.log(model.normalization.std / unit).sum())
 
 
@@ -108,16 +106,8 @@ def print_bounds(found: dict[str, list[Predicted]], kinds: dict[str, StarMask]) 
     print_header("-ELBO [nat per star], seed by seed", ("scored on", "stars", *titles, "difference (95 %)"))
     for kind, here in kinds.items():
         means = (", ".join(f"{mean:.2f}" for mean in of[:, here].mean(axis=1)) for of in (everyone, clean))
-        middle, low, high = mean_interval((clean - everyone)[:, here].mean(axis=0))
+        middle, low, high = bootstrap_mean((clean - everyone)[:, here].mean(axis=0))
         print_row(kind, f"{here.sum():,}", *means, f"{middle:+.2f} ({low:+.2f} to {high:+.2f})")
-
-
-def mean_interval(values: StarArray) -> tuple[float, float, float]:
-    """The mean with its 95 % interval over resampled stars."""
-    generator = numpy_stream(0, "blends")
-    drawn = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(N_RESAMPLES)]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(values.mean()), float(low), float(high)
 
 
 def print_label_scores(

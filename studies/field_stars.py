@@ -20,10 +20,9 @@ import scattervae as sv
 from scattervae.gaia.basis import g_mag_of
 from scattervae.model.batches import StarsInMemory
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.loss import loss_terms
 from scattervae.model.recipe import Recipe, load_recipe
 from scattervae.model.training import fit_network
-from scattervae.science.evaluation import N_DRAWS, evaluate
+from scattervae.science.evaluation import evaluate, mean_bound
 from scattervae.science.scatter.leave_one_out import Residuals, leave_one_out
 from scattervae.science.scatter.parts import order_groups
 from scattervae.seeds import folds, numpy_stream, stream
@@ -78,13 +77,6 @@ def fitted(stars: list[Spectra], normalization: Normalization, recipe: Recipe) -
 def scored(model: Checkpoint, spectra: Spectra, training: np.ndarray) -> Scores:
     inputs = model.normalization.apply(spectra)
     posterior = model.encode(spectra)
-    generator = stream(0, "evaluate")
-    draws = [
-        loss_terms(
-            inputs.x, inputs.errors, posterior, model.reconstruct(posterior.sample(generator))
-        ).negative_elbo.double()
-        for _ in range(N_DRAWS)
-    ]
     distance = cKDTree(training).query(posterior.mean.double().numpy(), N_NEIGHBOURS)[0][:, -1]
     hidden = {}
     for band, columns in (("BP from RP", model.normalization.bp), ("RP from BP", model.normalization.rp)):
@@ -92,7 +84,7 @@ def scored(model: Checkpoint, spectra: Spectra, training: np.ndarray) -> Scores:
         mask[:, columns] = True
         hidden[band] = predict_hidden(model, inputs, mask)
     return Scores(
-        torch.stack(draws).mean(dim=0).numpy(),
+        mean_bound(model, inputs, posterior, stream(0, "evaluate")).numpy(),
         posterior.kl().sum(dim=1).double().numpy(),
         posterior.sd.mean(dim=1).double().numpy(),
         distance,

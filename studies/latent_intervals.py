@@ -21,7 +21,6 @@ from torch import Tensor
 import scattervae as sv
 from scattervae.arrays import Latents, PerStar
 from scattervae.model.checkpoint import Checkpoint
-from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior
 from scattervae.science.calibration.coverage import INSIDE_1_SIGMA, INSIDE_2_SIGMA
 from scattervae.science.calibration.fit import made_from
@@ -33,6 +32,7 @@ from scattervae.science.calibration.widths import (
     renoised,
     without_band,
 )
+from scattervae.science.evaluation import mean_bound
 from scattervae.science.exact_posterior import (
     WeightedDraws,
     log_likelihood,
@@ -46,7 +46,7 @@ from studies.trust import print_header, print_row
 
 N_RANKS = 99
 FACTORS = (1.0, 3.0, 10.0)
-N_DRAWS, N_BOUND_DRAWS = 256, 10
+N_DRAWS = 256
 _SMALLEST = 1e-9
 
 
@@ -93,7 +93,7 @@ def print_degraded(model: Checkpoint, stars: Inputs, z: Latents, title: str) -> 
             found = latent_coverage(posterior, z)
             edge = chi2.ppf(INSIDE_2_SIGMA, z.shape[1])
             both = (found.jointly, (distances(posterior, z) <= edge).double().mean().item())
-            nats = f"{bound(model, fainter, posterior).mean():.2f}"
+            nats = f"{mean_bound(model, fainter, posterior, stream(0, 'bound')).mean():.2f}"
             print_row(f"x {factor:g}", name, *cells_of(both, found.per_latent), nats, rate)
         rank, below = density_rank(model, fainter, draws, z), share_below(draws, z)
         both = tuple(
@@ -141,15 +141,6 @@ def density_rank(model: Checkpoint, stars: Inputs, draws: WeightedDraws, z: Late
 def share_below(draws: WeightedDraws, z: Latents) -> Float64[Tensor, "star latent"]:
     """The share of each latent's own posterior below `z`."""
     return (draws.weights[:, :, None] * (draws.z < z)).double().sum(dim=0)
-
-
-def bound(model: Checkpoint, stars: Inputs, posterior: Posterior) -> PerStar:
-    """-ELBO of each star with this posterior."""
-    generator, total = stream(0, "bound"), torch.zeros(len(stars), dtype=torch.float64)
-    for _ in range(N_BOUND_DRAWS):
-        predicted = model.reconstruct(posterior.sample(generator))
-        total += loss_terms(stars.x, stars.errors, posterior, predicted).negative_elbo.double()
-    return total / N_BOUND_DRAWS
 
 
 class SimulatedRanks(NamedTuple):

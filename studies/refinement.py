@@ -16,8 +16,8 @@ from scipy.stats import chi2
 import scattervae
 from scattervae.arrays import Latents, PerStar
 from scattervae.gaia.basis import g_mag_of
-from scattervae.model.loss import loss_terms
 from scattervae.model.network import Posterior
+from scattervae.science.evaluation import mean_bound
 from scattervae.science.exact_posterior import log_evidence, refine
 from scattervae.seeds import folds, stream
 from scattervae.spectra.normalization import Inputs
@@ -40,15 +40,9 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
 
 
-@torch.no_grad()
 def bound(posterior: Posterior, inputs: Inputs = inputs) -> PerStar:
     """-ELBO of each star, over draws that no refinement has seen."""
-    draws = stream(0, "bound")
-    total = torch.zeros(len(stars), dtype=torch.float64)
-    for _ in range(N_DRAWS):
-        predicted = checkpoint.reconstruct(posterior.sample(draws))
-        total += loss_terms(inputs.x, inputs.errors, posterior, predicted).negative_elbo.double()
-    return total / N_DRAWS
+    return mean_bound(checkpoint, inputs, posterior, stream(0, "bound"), n_draws=N_DRAWS)
 
 
 def by_steps() -> None:

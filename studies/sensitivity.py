@@ -28,7 +28,7 @@ from scattervae.errors import DataError, TrainingError, counted
 from scattervae.files import write_json
 from scattervae.gaia import reading
 from scattervae.model.checkpoint import Checkpoint, Progress
-from scattervae.model.covariance import is_sound, square
+from scattervae.model.covariance import correlate, is_sound, size_of
 from scattervae.model.recipe import RECIPES, Recipe, parse_recipe
 from scattervae.model.run import train, train_once
 from scattervae.model.training_stars import data_digest
@@ -230,13 +230,12 @@ def draw_correlated(correlations: Correlations, noise: CoeffArray) -> CoeffArray
     """
     drawn, start = noise.copy(), 0
     for values in (correlations.bp, correlations.rp):
+        here = slice(start, start + size_of(values))
         for first in range(0, len(noise), 1024):
             rows = slice(first, first + 1024)
             pairs = torch.from_numpy(values[rows].copy())
             pairs[~is_sound(pairs)] = 0.0
-            root, _ = torch.linalg.cholesky_ex(square(pairs.double()))
-            here = slice(start, start + root.shape[1])
-            drawn[rows, here] = (torch.from_numpy(noise[rows, None, here]) @ root.mT)[:, 0].numpy()
+            drawn[rows, here] = correlate(pairs.double(), torch.from_numpy(noise[rows, here])).numpy()
         start = here.stop
     return drawn
 

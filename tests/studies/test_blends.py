@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from studies.blends import TRAINED_ON, bounds, mean_interval, predictions, print_bounds, print_label_scores
+from studies.blends import TRAINED_ON, bounds, predictions, print_bounds, print_label_scores
 from studies.sensitivity import variant_of
 
 from scattervae.science.evaluation import evaluate
+from scattervae.science.paper.comparison import bootstrap_mean
 from scattervae.seeds import folds
 from scattervae.spectra.spectra import Flag
 from science.labels.label_toys import known_of
@@ -73,6 +74,6 @@ def test_bounds_are_those_of_evaluate_in_the_given_units(trained):
 
 def test_the_interval_of_a_mean_is_two_of_its_standard_errors():
     values = np.random.default_rng(0).normal(2.0, 3.0, 2000)
-    middle, low, high = mean_interval(values)
+    middle, low, high = bootstrap_mean(values)
     assert middle == pytest.approx(values.mean())
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 2000**0.5, rel=0.1)

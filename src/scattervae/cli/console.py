@@ -164,16 +164,9 @@ def choose_device(device: str, threads: int) -> "torch.device":
 
 def note_of(path: Path) -> tuple[str, dict[str, Any]] | None:
     """What a catalogue or generated spectra in parquet say of themselves: their kind and how they were made."""
-    import pyarrow.parquet as pq
+    from scattervae.spectra.tables import NOTES, notes_at
 
-    from scattervae.spectra.hats import UNREADABLE
-    from scattervae.spectra.tables import NOTES, notes_of
-
-    try:
-        notes = notes_of(pq.read_schema(path)) if path.is_file() else {}
-    except UNREADABLE:
-        return None
-    return next(((NOTES[key], note) for key, note in notes.items()), None)
+    return next(((NOTES[key], note) for key, note in notes_at(path).items()), None)
 
 
 def check_out(out: Path, kind: str, *, folders: bool = False) -> None:

@@ -98,8 +98,8 @@ class CorrelatedNoise(NamedTuple):
     @property
     def bands(self) -> tuple[tuple[Tensor, slice], tuple[Tensor, slice]]:
         """The correlations of BP and of RP, each with the slice of its coefficients."""
-        n_bp = _size(self.bp)
-        return (self.bp, slice(0, n_bp)), (self.rp, slice(n_bp, n_bp + _size(self.rp)))
+        n_bp = size_of(self.bp)
+        return (self.bp, slice(0, n_bp)), (self.rp, slice(n_bp, n_bp + size_of(self.rp)))
 
     def take(self, rows: Tensor | slice) -> "CorrelatedNoise":
         """That of these stars."""
@@ -118,16 +118,18 @@ class CorrelatedNoise(NamedTuple):
 
     def draw(self, noise: Coeffs) -> Coeffs:
         """Standard normal draws made as correlated as each star's coefficients, still of unit variance."""
-        drawn = []
-        for pairs, band in self.bands:
-            root, _ = torch.linalg.cholesky_ex(square(pairs))
-            drawn.append(torch.bmm(noise[:, None, band], root.mT)[:, 0])
-        return torch.cat(drawn, dim=1)
+        return torch.cat([correlate(pairs, noise[:, band]) for pairs, band in self.bands], dim=1)
+
+
+def correlate(pairs: Pairs, noise: Coeffs) -> Coeffs:
+    """Standard normal draws for one band made as correlated as these pairs say."""
+    root, _ = torch.linalg.cholesky_ex(square(pairs))
+    return torch.bmm(noise[:, None], root.mT)[:, 0]
 
 
 def square(pairs: Pairs) -> Matrices:
     """Correlation matrices from their strict lower triangles, row by row."""
-    n = _size(pairs)
+    n = size_of(pairs)
     index = torch.full((n, n), pairs.shape[1], device=pairs.device)
     row, column = torch.tril_indices(n, n, offset=-1, device=pairs.device)
     index[row, column] = index[column, row] = torch.arange(pairs.shape[1], device=pairs.device)
@@ -137,7 +139,7 @@ def square(pairs: Pairs) -> Matrices:
 
 def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:
     """True where all pairs are there and no eigenvalue of the matrix lies below `SMALLEST_EIGENVALUE`."""
-    n = _size(pairs)
+    n = size_of(pairs)
     lowered = SMALLEST_EIGENVALUE * torch.eye(n, dtype=torch.float64, device=pairs.device)
     parts = [
         torch.linalg.cholesky_ex(square(part.double().nan_to_num(math.inf)) - lowered).info == 0
@@ -147,7 +149,7 @@ def is_sound(pairs: Pairs) -> Bool[Tensor, " star"]:
     return torch.cat(parts) & finite if parts else finite
 
 
-def _size(pairs: Tensor | np.ndarray) -> int:
+def size_of(pairs: Tensor | np.ndarray) -> int:
     """Of the matrix with so many pairs."""
     return (1 + math.isqrt(1 + 8 * pairs.shape[1])) // 2
 

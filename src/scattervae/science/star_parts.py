@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from torch import nn
 
 from scattervae.arrays import StarArray
-from scattervae.errors import DataError, StoreError
+from scattervae.errors import DataError
 from scattervae.gaia.basis import g_mag_of, is_known
 from scattervae.gaia.flux import design
 from scattervae.gaia.reading import load_chunks
@@ -22,11 +22,11 @@ from scattervae.model.checkpoint import Checkpoint, Prediction
 from scattervae.science.calibration.calibrated import CalibratedModel
 from scattervae.seeds import stream
 from scattervae.spectra.columns import StoredSpectra
-from scattervae.spectra.hats import UNREADABLE, HatsFolder, open_parquet, read_groups
+from scattervae.spectra.hats import HatsFolder, open_parquet, read_groups
 from scattervae.spectra.normalization import Inputs
 from scattervae.spectra.spectra import Spectra
 from scattervae.spectra.star_tables import StarTable
-from scattervae.spectra.tables import notes_of
+from scattervae.spectra.tables import CATALOGUE_NOTE, notes_at
 
 CATALOGUE_COLUMNS = {
     "g_mag": ("mag", "G magnitude"),
@@ -44,7 +44,6 @@ CATALOGUE_COLUMNS = {
 }
 """Unit and description of what a catalogue has beside its other columns so that its stars can be a reference."""
 Source = str | Path | Spectra | Iterable[Spectra]
-_CATALOGUE = "scattervae.catalogue"
 _DRAWS = 4096  # of the prior, whose decoded spectra the components are of
 _MOST_COMPONENTS = 10
 _SCALED, _NEAREST, _CANDIDATES = 10, 5, 64  # stars whose distances are averaged, or looked at for the former
@@ -155,7 +154,7 @@ class StarParts(StarTable):
         Raises:
             DataError: The spectra are of another basis than the model's, or the catalogue is of another model.
         """
-        if isinstance(stars, str | Path) and _catalogue_note(Path(stars)) is not None:
+        if isinstance(stars, str | Path) and CATALOGUE_NOTE in notes_at(Path(stars)):
             return StarParts.of_catalogue(model, Path(stars))
         return StarParts.of(model, counting(source_chunks(model, stars), progress))
 
@@ -166,10 +165,10 @@ class StarParts(StarTable):
         Raises:
             DataError: It is of another model, or lacks a column.
         """
-        note = _catalogue_note(path) or {}
-        if note.get("model") != model.digest:
+        made_with = notes_at(path).get(CATALOGUE_NOTE, {}).get("model")
+        if made_with != model.digest:
             raise DataError(
-                f"{path}: a catalogue of model {note.get('model')}, this one is {model.digest}; encode it again with "
+                f"{path}: a catalogue of model {made_with}, this one is {model.digest}; encode it again with "
                 "this model, or give the spectra"
             )
         numbers = range(1, model.n_latent + 1)
@@ -227,22 +226,6 @@ def _components_chi2(model: Checkpoint, x: torch.Tensor, error2: torch.Tensor) -
     off = x - centre
     left: torch.Tensor = off - off @ axes.T @ axes
     return left.square() / (error2 + _FLOOR**2)
-
-
-def _catalogue_note(path: Path) -> dict[str, Any] | None:
-    """What a catalogue, a folder or a parquet file, says of its making; None for anything else."""
-    try:
-        if not path.is_dir():
-            with open_parquet(path) as file:
-                schema = file.schema_arrow
-        elif HatsFolder.is_catalogue(path):
-            schema = HatsFolder.read(path).schema
-        else:
-            return None
-        found = notes_of(schema).get(_CATALOGUE)
-    except (*UNREADABLE, StoreError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _catalogue(path: Path, names: list[str]) -> pa.Table:

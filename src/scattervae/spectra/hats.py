@@ -323,6 +323,20 @@ def open_parquet(source: Path | pa.NativeFile, *, memory_map: bool = False) -> p
     return pq.ParquetFile(source, memory_map=memory_map, pre_buffer=False, page_checksum_verification=True)
 
 
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a parquet file, or of the HATS catalogue in a folder.
+
+    Raises:
+        StoreError: The folder is no HATS catalogue.
+        OSError: The file cannot be opened.
+        pa.ArrowException: It is no parquet file.
+    """
+    if path.is_dir():
+        return HatsFolder.read(path).schema
+    with open_parquet(path) as file:
+        return file.schema_arrow
+
+
 def spend_on(file: pq.ParquetFile, budget: Budget, leaves: Sequence[str] | None = None) -> None:
     """Count what reading columns takes, before it is done: a run of equal values is a few bytes in the file.
 

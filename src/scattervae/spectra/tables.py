@@ -20,17 +20,25 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from scattervae.display import Shown
-from scattervae.errors import DataError, counted
+from scattervae.errors import DataError, StoreError, counted
 from scattervae.files import sole_writer, written_file
 from scattervae.spectra.columns import described, list_array, unit_and_description
-from scattervae.spectra.hats import open_parquet, parquet_writer, read_groups, read_table
+from scattervae.spectra.hats import (
+    UNREADABLE,
+    open_parquet,
+    parquet_writer,
+    read_groups,
+    read_table,
+    schema_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from astropy.table import QTable, Table
 
+CATALOGUE_NOTE = "scattervae.catalogue"
 NOTES = {
-    "scattervae.catalogue": "catalogue",
+    CATALOGUE_NOTE: "catalogue",
     "scattervae.generated": "generated spectra",
     "scattervae.crossmatch": "crossmatch",
     "scattervae.outliers": "outliers",
@@ -62,10 +70,7 @@ _UCDS = {
 }
 _DATATYPES = {"int16": "short", "int32": "int", "int64": "long", "float": "float", "double": "double"}
 _DATATYPES |= {"uint8": "short", "uint16": "int", "uint32": "long", "bool": "boolean"}
-ROWS_A_GROUP, _FITS_COLUMNS = (
-    65536,
-    999,
-)  # of which FITS holds no more: its standard 4.0, sect. 7.3.1, TFIELDS
+ROWS_A_GROUP, _FITS_COLUMNS = 65536, 999  # columns that FITS holds: its standard 4.0, sect. 7.3.1, TFIELDS
 _NAMES_SHOWN, _ROWS_SHOWN = 8, 10
 _HEAD = 2**18  # bytes in which FITS, VOTable and ECSV have their note
 
@@ -114,6 +119,14 @@ def notes_of(schema: pa.Schema) -> dict[str, Any]:
     """What a table says of its making, by the keys of `NOTES`."""
     notes = schema.metadata or {}
     return {key: json.loads(notes[key.encode()]) for key in NOTES if key.encode() in notes}
+
+
+def notes_at(path: Path) -> dict[str, Any]:
+    """What a parquet file, or a HATS catalogue, says of its making; nothing where it is neither, or unreadable."""
+    try:
+        return {key: note for key, note in notes_of(schema_of(path)).items() if isinstance(note, dict)}
+    except (*UNREADABLE, StoreError, ValueError):
+        return {}
 
 
 def result_table(

@@ -43,9 +43,8 @@ from scattervae.spectra.spectra import FLAGS, Flag, Spectra, flag_counts, rechun
 from scattervae.spectra.staging import SeenIds
 from scattervae.spectra.star_tables import LABEL_UNITS
 from scattervae.spectra.store import SpectrumStore
-from scattervae.spectra.tables import TableFace, result_schema
+from scattervae.spectra.tables import CATALOGUE_NOTE, TableFace, result_schema
 
-NOTE = "scattervae.catalogue"
 _ROWS_A_CHUNK = 4 * BATCH
 
 
@@ -127,7 +126,7 @@ def catalogue_schema(checkpoint: Checkpoint) -> pa.Schema:
     ]
     about = checkpoint.about | {"calibrated": is_calibrated(checkpoint)}
     about |= {} if reference is None else {"outlier_reference": reference.digest}
-    return result_schema(fields, {NOTE: json.dumps(about)})
+    return result_schema(fields, {CATALOGUE_NOTE: json.dumps(about)})
 
 
 def label_columns(checkpoint: Checkpoint) -> list[str]:

@@ -20,7 +20,6 @@ from scattervae.model.checkpoint import Checkpoint
 from scattervae.parallel import in_threads, reading_threads
 from scattervae.science.catalogue.encoding import (
     COUNTED,
-    NOTE,
     CatalogueSummary,
     catalogue_schema,
     encode_chunk,
@@ -42,7 +41,7 @@ from scattervae.spectra.hats import (
 from scattervae.spectra.spectra import FLAGS, Flag, repeats
 from scattervae.spectra.star_tables import POSITION_COLUMNS
 from scattervae.spectra.store import SpectrumStore
-from scattervae.spectra.tables import result_schema
+from scattervae.spectra.tables import CATALOGUE_NOTE, result_schema
 
 
 class Encoding(NamedTuple):
@@ -182,7 +181,7 @@ def partition_schema(checkpoint: Checkpoint, positions: Positions) -> pa.Schema:
     store = store_schema(correlations=False, positions=positions)
     position_fields = [store.field(name) for name in (SPATIAL_INDEX, "source_id", *POSITION_COLUMNS)]
     fields = [*position_fields, *(field for field in own if field.name != "source_id")]
-    return result_schema(fields, {NOTE: own.metadata[NOTE.encode()].decode()})
+    return result_schema(fields, {CATALOGUE_NOTE: own.metadata[CATALOGUE_NOTE.encode()].decode()})
 
 
 def write_partition(

@@ -15,13 +15,12 @@ from jaxtyping import Float64, Int64, Shaped
 
 from scattervae.arrays import SourceIds
 from scattervae.errors import DataError
-from scattervae.science.catalogue.encoding import NOTE
 from scattervae.science.lists import ROW, read_list
 from scattervae.seeds import numpy_stream
 from scattervae.spectra.columns import unit_and_description
 from scattervae.spectra.hats import open_parquet, read_groups
 from scattervae.spectra.spectra import FLAGS, Flag
-from scattervae.spectra.tables import SUFFIXES, notes_of
+from scattervae.spectra.tables import CATALOGUE_NOTE, SUFFIXES, notes_of
 
 Latents = Float64[np.ndarray, "star latent"]
 # principal components, cells along each, their reach in standard deviations
@@ -126,7 +125,7 @@ def model_of(path: Path) -> str | None:
         return None
     for file in _parquet_files(path)[:1]:
         with open_parquet(file) as source:
-            note = notes_of(source.schema_arrow).get(NOTE)
+            note = notes_of(source.schema_arrow).get(CATALOGUE_NOTE)
             return None if note is None else str(note.get("model"))
     return None
 
